@@ -1,0 +1,50 @@
+# `make repro` runs the pipeline, `make test` the checks; both set up .venv first. `make help` lists the rest.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+# Nothing here needs the hub or reports home.
+export HF_HUB_DISABLE_TELEMETRY := 1
+export DVC_NO_ANALYTICS := 1
+
+.PHONY: help repro test test-slow lint types env sample lock clean
+
+help:  ## list the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+repro: $(VENV)/.installed  ## run the pipeline (dvc repro)
+	dvc repro
+
+test: $(VENV)/.installed-dev lint types  ## lint, types and tests, in minutes
+	pytest -m "not slow"
+
+test-slow: $(VENV)/.installed-dev  ## the slow tests
+	pytest -m slow
+
+lint: $(VENV)/.installed-dev  ## style
+	ruff check .
+
+types: $(VENV)/.installed-dev  ## type checks
+	mypy
+
+env: $(VENV)/.installed-dev  ## make .venv with everything in it
+
+sample: $(VENV)/.installed  ## rebuild the sample data set (checkpoints: see sample/README.md)
+	python -m sample.dataset
+
+$(VENV)/.installed: requirements.lock
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] < (3, 11) and "Sightread needs Python 3.11 or later, found " + sys.version)'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed requirements-dev.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.lock
+	touch $@
+
+lock:  ## renew requirements*.lock from requirements*.txt
+	PYTHON=$(PYTHON) sh lock.sh
+
+clean:  ## remove what runs made (the store of extraction results stays)
+	rm -rf data models metrics plots dvclive dvc.lock .dvc/cache .dvc/tmp

@@ -1,0 +1,186 @@
+"""Where a model's files are: a local folder, or the hub's cache, which is filled on first use.
+
+Adapters get a folder of safetensors files from here, whatever a user wrote in params, so that they need to know
+neither the hub nor pickles. `python -m pipeline.checkpoints convert FOLDER` turns pickle weights into safetensors.
+"""
+
+import argparse
+import hashlib
+import os
+import re
+import sys
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from pathlib import Path
+
+from pipeline.errors import UserError, run_cli
+
+_HUB_NAME = re.compile(r"^[\w.-]+(/[\w.-]+)?$")
+_PICKLES = ("pytorch_model*.bin", "*.pth", "*.pt", "*.ckpt")
+_DOWNLOADED = ("*.safetensors", "*.json", "*.txt", "*.model")
+_SKIPPED = ("onnx/*", "openvino/*", "*/*.json")
+_UNHASHED = {".md", ".gitattributes"}  # files that no model reads
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A model's files: the folder they lie in, and what to call this state of them in a fingerprint."""
+
+    folder: Path
+    identity: str
+
+
+def resolve(model: str, revision: str | None = None) -> Checkpoint:
+    """Find a checkpoint, downloading it where it is a hub name that the cache does not hold.
+
+    Args:
+        model: a folder, or the name of a hub repository.
+        revision: commit, branch or tag on the hub; null for local folders.
+
+    Returns:
+        The folder and its identity: ``sha256:…`` over a local folder's files, ``name@commit`` for the hub.
+
+    Raises:
+        UserError: it is not there, cannot be downloaded, or holds no safetensors weights.
+    """
+    if Path(model).expanduser().is_dir() or not is_hub_name(model):
+        folder = _local(model, revision)
+        return Checkpoint(folder, f"sha256:{digest(folder)}")
+    snapshot = _snapshot(model, revision)
+    _require_weights(snapshot, model)
+    return Checkpoint(snapshot, f"{model}@{snapshot.name}")
+
+
+def require(model: str, revision: str | None = None) -> None:
+    """Check that :func:`resolve` would find the checkpoint, without downloading or hashing its weights.
+
+    Raises:
+        UserError: as :func:`resolve`, or a hub repository is neither cached nor reachable.
+    """
+    if Path(model).expanduser().is_dir() or not is_hub_name(model):
+        _local(model, revision)
+        return
+    from huggingface_hub import hf_hub_download, try_to_load_from_cache
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    if isinstance(try_to_load_from_cache(model, "config.json", revision=revision), str):
+        return
+    try:
+        hf_hub_download(model, "config.json", revision=revision)
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        raise _not_to_be_had(model, revision, error) from None
+
+
+def _local(model: str, revision: str | None) -> Path:
+    folder = Path(model).expanduser()
+    if not folder.is_dir():
+        raise UserError(f"checkpoint {model}: no such folder; put the checkpoint there, or name a hub repository "
+                        "(as in Salesforce/blip-image-captioning-base)")
+    if revision is not None:
+        raise UserError(f"checkpoint {model}: a local folder has no revision; set revision: null")
+    _require_weights(folder, model)
+    return folder
+
+
+def is_hub_name(model: str) -> bool:
+    """Whether `model` can be a hub repository: `name` or `owner/name`, and its first part is no folder here."""
+    return bool(_HUB_NAME.match(model)) and not Path(model.split("/")[0]).is_dir()
+
+
+def _snapshot(model: str, revision: str | None) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    download = partial(snapshot_download, model, revision=revision, allow_patterns=list(_DOWNLOADED),
+                       ignore_patterns=list(_SKIPPED))
+    with suppress(LocalEntryNotFoundError):  # what the cache holds is used as it is: a run does not change by itself
+        cached = Path(download(local_files_only=True))
+        if any(cached.glob("*.safetensors")):
+            return cached
+    try:
+        return Path(download())
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        raise _not_to_be_had(model, revision, error) from None
+
+
+def _not_to_be_had(model: str, revision: str | None, error: Exception) -> UserError:
+    at = f" --revision {revision}" if revision else ""
+    return UserError(
+        f"checkpoint {model}{at}: neither a folder here nor in the local cache, and the hub did not give it "
+        f"({type(error).__name__}). Check the name; a private one needs `hf auth login`. Where there is internet: "
+        f"hf download {model}{at} --local-dir checkpoints/{model.split('/')[-1]}; then name that folder in params.yaml")
+
+
+def _require_weights(folder: Path, model: str) -> None:
+    if any(folder.glob("*.safetensors")):
+        return
+    pickles = sorted(file.name for pattern in _PICKLES for file in folder.glob(pattern))
+    if pickles:
+        raise UserError(f"checkpoint {model}: its weights are a pickle ({pickles[0]}), which can run code when loaded; "
+                        f"convert them: python -m pipeline.checkpoints convert {folder}")
+    raise UserError(f"checkpoint {model}: no *.safetensors in {folder}; found "
+                    f"{', '.join(sorted(file.name for file in folder.iterdir())[:8]) or 'nothing'}")
+
+
+def digest(folder: str | os.PathLike[str]) -> str:
+    """SHA-256 over names and contents of a folder's files; model cards and hidden files do not count."""
+    total = hashlib.sha256()
+    for file in sorted(path for path in Path(folder).rglob("*") if path.is_file()):
+        name = file.relative_to(folder)
+        if file.suffix in _UNHASHED or any(part.startswith(".") for part in name.parts):
+            continue
+        status = file.stat()
+        total.update(f"{name.as_posix()}\0{_file_digest(str(file), status.st_size, status.st_mtime_ns)}\n".encode())
+    return total.hexdigest()
+
+
+@lru_cache(maxsize=4096)
+def _file_digest(file: str, _size: int, _mtime_ns: int) -> str:
+    with open(file, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def convert(folder: Path) -> list[Path]:
+    """Write the pickled weights of `folder` as safetensors beside them, running none of their code.
+
+    Raises:
+        UserError: there are none, or they hold anything but tensors.
+    """
+    import pickle
+
+    import torch
+    from safetensors.torch import save_file
+
+    sources = sorted(folder.glob("pytorch_model*.bin"))
+    if not sources:
+        raise UserError(f"{folder}: no pytorch_model*.bin to convert")
+    if len(sources) > 1:
+        raise UserError(f"{folder}: weights in {len(sources)} shards; load and save them with "
+                        "transformers' save_pretrained on a machine you do not mind losing")
+    try:
+        weights = torch.load(sources[0], map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise UserError(f"{sources[0]}: holds more than tensors, and is not loaded: {error}") from None
+    seen: set[int] = set()
+    tensors = {}
+    for name, tensor in weights.items():  # shared tensors are written twice: safetensors has no aliases
+        tensors[name] = tensor.clone() if tensor.data_ptr() in seen else tensor.contiguous()
+        seen.add(tensor.data_ptr())
+    target = folder / "model.safetensors"
+    save_file(tensors, target, metadata={"format": "pt"})
+    return [target]
+
+
+def main() -> None:
+    """Command line: `convert FOLDER`."""
+    parser = argparse.ArgumentParser(prog="python -m pipeline.checkpoints", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    command = commands.add_parser("convert", help="write pickled weights as safetensors, running none of their code")
+    command.add_argument("folder", type=Path)
+    for written in convert(parser.parse_args().folder):
+        print(f"wrote {written}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    run_cli(main)

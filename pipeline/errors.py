@@ -1,0 +1,35 @@
+"""The one kind of error that a user can mend, and how a command shows it.
+
+Everything else that goes wrong is a fault of ours and keeps its traceback.
+"""
+
+import signal
+import sys
+from collections.abc import Callable
+from types import FrameType
+from typing import NoReturn
+
+
+class UserError(Exception):
+    """A mistake in params, data or set-up. The message says what was found, where, what was expected, what to do."""
+
+
+def run_cli(main: Callable[[], int | None]) -> NoReturn:
+    """Run `main` and exit with its status: 2 and the message for a :class:`UserError`, 130 for Ctrl-C, 143 for SIGTERM.
+
+    None of these prints a traceback, and SIGTERM unwinds as Ctrl-C does, so that what is open gets closed.
+    """
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        status = main() or 0
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        status = 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        status = 130
+    sys.exit(status)
+
+
+def _terminate(_signal: int, _frame: FrameType | None) -> None:
+    sys.exit(143)

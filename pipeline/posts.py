@@ -1,0 +1,271 @@
+"""Posts: tweets as tokens with labels and the name of a picture, and the readers that make them from people's files.
+
+Readers lose nothing and repair nothing silently: a malformed line stops the run with its file and number, and what
+is merely odd (orphan `I-`, invisible tokens, ids given twice) is kept and counted in the report. What a label
+sequence means is left to pipeline/labels.py, pictures to pipeline/images.py.
+"""
+
+import json
+import unicodedata
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import UserError
+from pipeline.labels import Scheme, entities, orphans, split_label, to_iob2
+from pipeline.params import SPLITS, DataParams, Split
+
+_MAX_REPORTED = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Post:
+    """A tweet. `labels` are IOB2, or None where nobody labelled it; `image` names its picture below the images folder."""
+
+    id: str
+    tokens: list[str]
+    labels: list[str] | None
+    image: str | None
+
+
+def read_conll(path: str | Path, *, label_column: int = 2, scheme: Scheme = "iob2",
+               image_name: str | None = "{id}.jpg") -> list[Post]:
+    """Read a CoNLL-like file: an `IMGID:<id>` line, then a token a line with its label behind a tab, then a blank line.
+
+    Lines end in LF or CRLF, a byte-order mark is skipped, a line of nothing but tabs counts as blank. A post without
+    an `IMGID` line is called `{file}-{number}` and has no picture. A file of tokens alone gives posts without labels.
+
+    Args:
+        path: the file.
+        label_column: which column holds the label, from 1.
+        scheme: what the labels are written in; they become IOB2.
+        image_name: how an id names its picture, or None for no picture.
+
+    Raises:
+        UserError: the file is missing, not UTF-8, or has malformed lines; the first few are named.
+    """
+    path = Path(path)
+    problems: list[str] = []
+    posts: list[Post] = []
+    current: _Draft | None = None
+
+    def close() -> None:
+        nonlocal current
+        if current is not None:
+            posts.append(current.finish(f"{path.stem}-{len(posts) + 1}", image_name))
+            current = None
+
+    for number, line in enumerate(_lines(path), start=1):
+        if line.startswith("IMGID:"):
+            close()
+            current = _Draft(number, line.removeprefix("IMGID:"))
+            if not current.id:
+                problems.append(f"{path}:{number}: IMGID: without an id")
+        elif not line.strip("\t"):
+            if current is not None and current.tokens:
+                close()
+        else:
+            current = current or _Draft(number, None)
+            problem = current.add(line.split("\t"), label_column, scheme)
+            if problem:
+                problems.append(f"{path}:{number}: {problem}")
+    close()
+    return _finish(path, posts, problems, scheme)
+
+
+@dataclass(slots=True)
+class _Draft:
+    """A post that is being read."""
+
+    line: int
+    id: str | None
+    tokens: list[str] | None = None
+    labels: list[str] | None = None
+
+    def add(self, columns: list[str], label_column: int, scheme: Scheme) -> str | None:
+        """Take one line's columns; return what is wrong with them, if anything is."""
+        first, self.tokens = self.tokens is None, self.tokens or []
+        if not columns[0]:
+            return "no token before the first tab"
+        if len(columns) == 1:
+            if self.labels is not None:
+                return f"{columns[0]!r} has no label, but the tokens before it do; expected token<TAB>label"
+        elif len(columns) < label_column:
+            return f"{len(columns)} columns, but data.label_column is {label_column}"
+        elif not first and self.labels is None:
+            return f"{columns[0]!r} has a label, but the tokens before it do not; expected token<TAB>label throughout"
+        else:
+            try:
+                split_label(columns[label_column - 1], scheme)
+            except ValueError as error:
+                return str(error)
+            self.labels = [*(self.labels or []), columns[label_column - 1]]
+        self.tokens.append(columns[0])
+        return None
+
+    def finish(self, default_id: str, image_name: str | None) -> Post:
+        image = None if self.id is None or image_name is None else image_name.format(id=self.id)
+        return Post(self.id or default_id, self.tokens or [], self.labels, image)
+
+
+def _lines(path: Path) -> Iterator[str]:
+    """Lines split on LF or CRLF alone: U+2028, U+0085 and their like are part of a token."""
+    try:
+        with open(path, encoding="utf-8-sig", newline="\n") as file:
+            for line in file:
+                yield line.removesuffix("\n").removesuffix("\r")
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; see `data` in params.yaml") from None
+    except IsADirectoryError:
+        raise UserError(f"{path}: a folder; expected a file, see `data` in params.yaml") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 (byte 0x{error.object[error.start]:02x}: {error.reason}); "
+                        "convert it: iconv -f latin1 -t utf-8") from None
+
+
+def read_posts_jsonl(path: str | Path, *, scheme: Scheme = "iob2", image_name: str | None = "{id}.jpg") -> list[Post]:
+    """Read posts from JSON Lines: `id` and `tokens`, and perhaps `labels` and `image` (else `image_name` names it).
+
+    Raises:
+        UserError: as :func:`read_conll`.
+    """
+    path = Path(path)
+    posts, problems = [], []
+    for number, line in enumerate(_lines(path), start=1):
+        if not line.strip():
+            continue
+        try:
+            posts.append(_from_json(json.loads(line), scheme, image_name))
+        except ValueError as error:  # a JSONDecodeError is one
+            problems.append(f"{path}:{number}: {error}")
+    return _finish(path, posts, problems, scheme)
+
+
+def _from_json(row: Any, scheme: Scheme, image_name: str | None) -> Post:
+    if not isinstance(row, dict):
+        raise ValueError(f"expected a JSON object, found {type(row).__name__}")
+    unknown = row.keys() - {"id", "tokens", "labels", "image"}
+    if unknown or not {"id", "tokens"} <= row.keys():
+        raise ValueError(f"expected the keys id, tokens and perhaps labels and image; found {', '.join(sorted(row))}")
+    identifier, tokens, labels, image = (row.get(key) for key in ("id", "tokens", "labels", "image"))
+    if isinstance(identifier, int) and not isinstance(identifier, bool):
+        identifier = str(identifier)
+    if not isinstance(identifier, str) or not identifier:
+        raise ValueError(f"id: expected a text, found {identifier!r}")
+    if not _is_texts(tokens) or not all(tokens):
+        raise ValueError("tokens: expected a list of texts, none of them empty")
+    if labels is not None:
+        if not _is_texts(labels) or len(labels) != len(tokens):
+            raise ValueError(f"labels: expected null or {len(tokens)} texts, one a token")
+        for label in labels:
+            split_label(label, scheme)
+    if image is not None and not isinstance(image, str):
+        raise ValueError(f"image: expected null or a file name, found {image!r}")
+    if "image" not in row and image_name is not None:
+        image = image_name.format(id=identifier)
+    return Post(identifier, tokens, labels, image or None)
+
+
+def _is_texts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(item, str) for item in value)
+
+
+def _finish(path: Path, posts: list[Post], problems: list[str], scheme: Scheme) -> list[Post]:
+    problems += [f"{path}: post {post.id} has no tokens" for post in posts if not post.tokens] if not problems else []
+    if problems:
+        rest = len(problems) - _MAX_REPORTED
+        more = [f"… and {rest} more in {path}"] if rest > 0 else []
+        raise UserError("\n".join(problems[:_MAX_REPORTED] + more))
+    if scheme == "iob2":
+        return posts
+    return [post if post.labels is None else replace(post, labels=to_iob2(post.labels, scheme)) for post in posts]
+
+
+def read_split(data: DataParams, split: Split) -> list[Post]:
+    """Read the files of one split in the data set's format, rename types, and make ids unique (`id`, `id#2`, …).
+
+    Raises:
+        UserError: a file is missing or malformed.
+    """
+    posts: list[Post] = []
+    for path in data.files(split):
+        if data.format == "conll":
+            posts += read_conll(path, label_column=data.label_column, scheme=data.scheme, image_name=data.image_name)
+        else:
+            posts += read_posts_jsonl(path, scheme=data.scheme, image_name=data.image_name)
+    return _unique([rename_types(post, data.types) for post in posts])
+
+
+def rename_types(post: Post, types: dict[str, str]) -> Post:
+    """A post whose entity types are renamed by `types`; types it does not name stay."""
+    if post.labels is None or not types:
+        return post
+    labels = []
+    for label in post.labels:
+        prefix, entity_type = split_label(label)
+        labels.append(label if prefix == "O" else f"{prefix}-{types.get(entity_type, entity_type)}")
+    return replace(post, labels=labels)
+
+
+def _unique(posts: Iterable[Post]) -> list[Post]:
+    seen: set[str] = set()
+    unique = []
+    for post in posts:
+        name, count = post.id, 1
+        while name in seen:
+            count += 1
+            name = f"{post.id}#{count}"
+        seen.add(name)
+        unique.append(post if count == 1 else replace(post, id=name))
+    return unique
+
+
+def post_row(post: Post) -> dict[str, Any]:
+    """The JSON object of a post."""
+    return asdict(post)
+
+
+def report(splits: dict[Split, list[Post]]) -> dict[str, Any]:
+    """What the posts stage found: counts by split and type, and everything odd.
+
+    Returns:
+        ``{"splits": {split: {"posts", "labelled", "tokens", "entities": {"conlleval" | "strict": {"total" | type: n}},
+        "orphan_i", "invisible_tokens", "without_image", "sharing_an_image"}}, "shared_texts": {"train/dev": n, …}}``;
+        `shared_texts` counts the texts that stand in both splits.
+    """
+    texts = {split: {tuple(post.tokens) for post in posts} for split, posts in splits.items()}
+    pairs = [(one, other) for index, one in enumerate(SPLITS) for other in SPLITS[index + 1:]]
+    return {
+        "splits": {split: _split_report(posts) for split, posts in splits.items()},
+        "shared_texts": {f"{one}/{other}": len(texts[one] & texts[other]) for one, other in pairs},
+    }
+
+
+def _split_report(posts: Sequence[Post]) -> dict[str, Any]:
+    labelled = [post.labels for post in posts if post.labels is not None]
+    images = [post.image for post in posts if post.image is not None]
+    return {
+        "posts": len(posts),
+        "labelled": len(labelled),
+        "tokens": sum(len(post.tokens) for post in posts),
+        "entities": {
+            "conlleval": _count(labelled, lambda labels: (entity.type for entity in entities(labels, "conlleval"))),
+            "strict": _count(labelled, lambda labels: (entity.type for entity in entities(labels, "strict"))),
+        },
+        "orphan_i": sum(map(orphans, labelled)),
+        "invisible_tokens": sum(is_invisible(token) for post in posts for token in post.tokens),
+        "without_image": len(posts) - len(images),
+        "sharing_an_image": len(images) - len(set(images)),
+    }
+
+
+def _count(labelled: list[list[str]], types: Callable[[list[str]], Iterable[str]]) -> dict[str, int]:
+    by_type = Counter(name for labels in labelled for name in types(labels))
+    return {"total": by_type.total(), **dict(sorted(by_type.items()))}
+
+
+def is_invisible(token: str) -> bool:
+    """Whether a token shows nothing: only separators, control and format characters, or variation selectors."""
+    return all(unicodedata.category(char)[0] in "ZC" or unicodedata.category(char) == "Mn" for char in token)

@@ -1,0 +1,115 @@
+"""JSON Lines on disk: how every stage reads its input and writes its output.
+
+A file is written whole or not at all, so whoever finds one can trust it. What the rows mean is left to the modules
+that own the records (posts, images, contexts); the view record, which both sides of the house read, stands here.
+"""
+
+import json
+import os
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from pipeline.errors import UserError
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """A tweet and the visual context behind it, in words. An empty context makes a text-only example."""
+
+    id: str
+    tokens: list[str]
+    labels: list[str] | None
+    context: str
+
+
+@contextmanager
+def atomic_write(path: str | os.PathLike[str], mode: str = "w") -> Iterator[IO[Any]]:
+    """Open a temporary file beside `path`; on success flush it to disk and rename it over `path`, else remove it."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    encoding, newline = (None, None) if "b" in mode else ("utf-8", "\n")
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with open(handle, mode, encoding=encoding, newline=newline) as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o666 & ~_umask())
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+
+
+def _umask() -> int:
+    current = os.umask(0)
+    os.umask(current)
+    return current
+
+
+def write_jsonl(path: str | os.PathLike[str], rows: Iterable[Mapping[str, Any]]) -> int:
+    """Write one JSON object a line, atomically; return how many."""
+    count = 0
+    with atomic_write(path) as file:
+        for row in rows:
+            file.write(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
+            count += 1
+    return count
+
+
+def write_json(path: str | os.PathLike[str], value: Any) -> None:
+    """Write one JSON document, indented, atomically."""
+    with atomic_write(path) as file:
+        json.dump(value, file, ensure_ascii=False, allow_nan=False, indent=2)
+        file.write("\n")
+
+
+def read_jsonl(path: str | os.PathLike[str]) -> Iterator[dict[str, Any]]:
+    """Yield the objects of a JSON Lines file, splitting on ``\\n`` alone.
+
+    Raises:
+        UserError: the file is missing, is not UTF-8, or a line is no JSON object; the message names file and line.
+    """
+    try:
+        file = open(path, encoding="utf-8", newline="\n")
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; run the stage that writes it (dvc repro)") from None
+    with file:
+        number = 0
+        try:
+            for number, line in enumerate(file, start=1):
+                row = json.loads(line)
+                if not isinstance(row, dict):
+                    raise UserError(f"{path}:{number}: expected a JSON object, found {type(row).__name__}")
+                yield row
+        except json.JSONDecodeError as error:
+            raise UserError(f"{path}:{number}: not JSON: {error.msg} at column {error.colno}") from None
+        except UnicodeDecodeError as error:
+            raise UserError(f"{path}: after line {number}: not UTF-8 (byte {error.start})") from None
+
+
+def read_views(path: str | os.PathLike[str]) -> list[View]:
+    """Read data/views/{split}.jsonl.
+
+    Raises:
+        UserError: a row lacks a key of the record, has one too many, or has labels of another length than its tokens.
+    """
+    views = []
+    for number, row in enumerate(read_jsonl(path), start=1):
+        try:
+            view = View(**row)
+        except TypeError:
+            raise UserError(f"{path}:{number}: expected the keys id, tokens, labels, context; found {sorted(row)}") from None
+        if view.labels is not None and len(view.labels) != len(view.tokens):
+            raise UserError(f"{path}:{number}: {len(view.tokens)} tokens but {len(view.labels)} labels")
+        views.append(view)
+    return views
+
+
+def view_row(view: View) -> dict[str, Any]:
+    """The JSON object of a view."""
+    return asdict(view)

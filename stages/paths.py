@@ -1,0 +1,15 @@
+"""Where the stages find each other's files, relative to the folder that holds dvc.yaml."""
+
+from pathlib import Path
+
+PARAMS = Path("params.yaml")
+POSTS = Path("data/posts")
+POSTS_REPORT = POSTS / "report.json"
+IMAGES = Path("data/images.jsonl")
+CONTEXTS = Path("data/contexts")
+VIEWS = Path("data/views")
+PREDICTIONS = Path("data/predictions")
+TAGGER = Path("models/tagger")
+EVALUATION = Path("metrics/evaluation.json")
+CURVES = Path("plots/training")
+CONFUSION = Path("plots/confusion.csv")

@@ -1,0 +1,31 @@
+"""Stage `posts`: a data set's text files → data/posts/{train,dev,test}.jsonl and a report of what is in them.
+
+As the first stage it checks all of params.yaml, so that a mistake shows before any work is done.
+"""
+
+from pipeline import check, params, posts
+from pipeline.errors import run_cli
+from pipeline.params import SPLITS
+from pipeline.records import write_json, write_jsonl
+from pipeline.store import stage_lock
+from stages import paths
+
+
+def main() -> None:
+    """Run the stage."""
+    with stage_lock("posts"):
+        settings = check.check(paths.PARAMS)
+        splits = {split: posts.read_split(settings.data, split) for split in SPLITS}
+        for split, rows in splits.items():
+            by_id = sorted(rows, key=lambda post: post.id)
+            write_jsonl(paths.POSTS / f"{split}.jsonl", map(posts.post_row, by_id))
+        report = posts.report(splits)
+        write_json(paths.POSTS_REPORT, report)
+    for split, counts in report["splits"].items():
+        entities = counts["entities"]
+        print(f"{split}: {counts['posts']:,} posts, {counts['tokens']:,} tokens, {entities['conlleval']['total']:,} "
+              f"entities ({entities['strict']['total']:,} read strictly), {counts['orphan_i']:,} orphan I-")
+
+
+if __name__ == "__main__":
+    run_cli(main)
