@@ -171,7 +171,7 @@ class TrainParams(Section):
             raise ValueError(f"max_context: leaves {room} of max_length = {self.max_length} sub-tokens to the tweet; "
                              "at least 16 are needed")
         if self.stride >= room:
-            raise ValueError(f"stride: {self.stride} sub-tokens of overlap do not fit a window with {room} for the tweet")
+            raise ValueError(f"stride: {self.stride} is no overlap of windows that leave {room} sub-tokens to the tweet")
         return self
 
 

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from pipeline.errors import UserError
 from pipeline.labels import Scheme, entities, orphans, split_label, to_iob2
@@ -22,7 +22,7 @@ _MAX_REPORTED = 5
 
 @dataclass(frozen=True, slots=True)
 class Post:
-    """A tweet. `labels` are IOB2, or None where nobody labelled it; `image` names its picture below the images folder."""
+    """A tweet. `labels` are IOB2, or None where nobody labelled it; `image` names a picture in the images folder."""
 
     id: str
     tokens: list[str]
@@ -149,7 +149,7 @@ def _from_json(row: Any, scheme: Scheme, image_name: str | None) -> Post:
     unknown = row.keys() - {"id", "tokens", "labels", "image"}
     if unknown or not {"id", "tokens"} <= row.keys():
         raise ValueError(f"expected the keys id, tokens and perhaps labels and image; found {', '.join(sorted(row))}")
-    identifier, tokens, labels, image = (row.get(key) for key in ("id", "tokens", "labels", "image"))
+    identifier, tokens, labels, image = row["id"], row["tokens"], row.get("labels"), row.get("image")
     if isinstance(identifier, int) and not isinstance(identifier, bool):
         identifier = str(identifier)
     if not isinstance(identifier, str) or not identifier:
@@ -168,7 +168,7 @@ def _from_json(row: Any, scheme: Scheme, image_name: str | None) -> Post:
     return Post(identifier, tokens, labels, image or None)
 
 
-def _is_texts(value: Any) -> bool:
+def _is_texts(value: Any) -> TypeGuard[list[str]]:
     return isinstance(value, list) and all(isinstance(item, str) for item in value)
 
 

@@ -74,22 +74,20 @@ def read_jsonl(path: str | os.PathLike[str]) -> Iterator[dict[str, Any]]:
     Raises:
         UserError: the file is missing, is not UTF-8, or a line is no JSON object; the message names file and line.
     """
+    number = 0
     try:
-        file = open(path, encoding="utf-8", newline="\n")
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file; run the stage that writes it (dvc repro)") from None
-    with file:
-        number = 0
-        try:
+        with open(path, encoding="utf-8", newline="\n") as file:
             for number, line in enumerate(file, start=1):
                 row = json.loads(line)
                 if not isinstance(row, dict):
                     raise UserError(f"{path}:{number}: expected a JSON object, found {type(row).__name__}")
                 yield row
-        except json.JSONDecodeError as error:
-            raise UserError(f"{path}:{number}: not JSON: {error.msg} at column {error.colno}") from None
-        except UnicodeDecodeError as error:
-            raise UserError(f"{path}: after line {number}: not UTF-8 (byte {error.start})") from None
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; run the stage that writes it (dvc repro)") from None
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path}:{number}: not JSON: {error.msg} at column {error.colno}") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: after line {number}: not UTF-8 (byte {error.start})") from None
 
 
 def read_views(path: str | os.PathLike[str]) -> list[View]:
@@ -103,7 +101,8 @@ def read_views(path: str | os.PathLike[str]) -> list[View]:
         try:
             view = View(**row)
         except TypeError:
-            raise UserError(f"{path}:{number}: expected the keys id, tokens, labels, context; found {sorted(row)}") from None
+            found = ", ".join(row)
+            raise UserError(f"{path}:{number}: expected the keys id, tokens, labels, context; found {found}") from None
         if view.labels is not None and len(view.labels) != len(view.tokens):
             raise UserError(f"{path}:{number}: {len(view.tokens)} tokens but {len(view.labels)} labels")
         views.append(view)

@@ -1,0 +1,29 @@
+"""What all tests share: a store of their own, no network, and the way to the real data."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["DVC_NO_ANALYTICS"] = "1"
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _own_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Tests never touch the user's store, and never profit from it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SIGHTREAD_STORE", str(tmp_path_factory.mktemp("store")))
+        yield
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder of real tweets and pictures; tests that need it skip where it is not."""
+    folder = Path(os.environ.get("SIGHTREAD_REAL_DATA", ROOT.parent / "shared" / "data"))
+    if not folder.is_dir():
+        pytest.skip(f"no real data at {folder}; set SIGHTREAD_REAL_DATA to its folder")
+    return folder

@@ -1,0 +1,66 @@
+"""dvc.yaml names, for every stage, just what that stage reads: its modules, its params, its data."""
+
+import ast
+from pathlib import Path
+
+import pytest
+import yaml
+
+from pipeline.params import Params
+from tests.conftest import ROOT
+from tests.test_imports import NAMES, imported, name_of
+
+STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
+FILES = {name_of(path): path for room in ("pipeline", "ner", "stages") for path in
+         (found.relative_to(ROOT) for found in (ROOT / room).rglob("*.py"))}
+
+
+def modules_behind(name: str) -> set[str]:
+    """Every module of ours that importing and running `name` can load."""
+    found, waiting = set(), [name]
+    while waiting:
+        module = waiting.pop()
+        if module not in found and module in FILES:
+            found.add(module)
+            waiting += [other for other in imported(FILES[module]) if other in NAMES]
+    return found
+
+
+def expected_code(stage: str) -> set[str]:
+    """The code deps of a stage: files, or a folder where all of a package can be loaded by name."""
+    paths = {FILES[module] for module in modules_behind(f"stages.{stage}")}
+    if any(path.parent == Path("pipeline/extractors") for path in paths):
+        paths = {path for path in paths if path.parent != Path("pipeline/extractors")} | {Path("pipeline/extractors")}
+    return {path.as_posix() for path in paths}
+
+
+def dep_name(dep: str | dict[str, object]) -> str:
+    return dep if isinstance(dep, str) else next(iter(dep))
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_depends_on_the_modules_it_loads(stage: str) -> None:
+    code = {name for name in map(dep_name, STAGES[stage]["deps"]) if name.split("/")[0] in {"pipeline", "ner", "stages"}}
+    assert code == expected_code(stage)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_is_its_module(stage: str) -> None:
+    assert STAGES[stage]["cmd"] == f"python -m stages.{stage}"
+    tree = ast.parse((ROOT / "stages" / f"{stage}.py").read_text(encoding="utf-8"))
+    assert (ast.get_docstring(tree) or "").startswith(f"Stage `{stage}`:")
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_params_exist_and_execution_is_no_ones(stage: str) -> None:
+    for key in STAGES[stage]["params"]:
+        section, _, rest = key.partition(".")
+        assert section in Params.model_fields
+        assert section != "execution"
+        assert not rest or rest in Params.model_fields[section].annotation.model_fields  # type: ignore[union-attr]
+
+
+def test_every_output_has_one_stage() -> None:
+    outs = [out for stage in STAGES.values() for key in ("outs", "metrics", "plots") for out in stage.get(key, [])]
+    names = [dep_name(out) for out in outs]
+    assert len(set(names)) == len(names)
