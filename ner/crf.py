@@ -1,0 +1,196 @@
+"""A linear-chain CRF over the labels of a token sequence, batched over variable lengths.
+
+The likelihood, marginals, divergences and best paths of one chain; the recursions behind them, and why they are exact
+and safe for any scores, stand in :mod:`ner.recursions`. What the labels mean is left to :mod:`ner.labels`.
+
+Shapes: B sequences, L positions (the longest sequence), K labels. Masks are True on a sequence's tokens and False on
+the padding behind them; a sequence has at least one token. Whatever autocast says, scores are computed in float64 and
+returned in float32, or in float64 where the emissions are.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from ner.recursions import (
+    Chain,
+    LogMessages,
+    log_messages,
+    log_partition,
+    log_partition_and_marginals,
+    steps_to_mix,
+)
+
+
+class LinearChainCRF(nn.Module):
+    """p(y | x) ∝ exp(start[y_1] + Σ_t emission_t[y_t] + Σ_t transition[y_{t-1}, y_t] + stop[y_n]).
+
+    (Lafferty, McCallum and Pereira 2001, "Conditional random fields".)
+
+    Args:
+        n_labels: K.
+        allowed: bool [K, K], [K], [K]: which transitions may occur, which labels may begin and end a sequence
+            (:func:`ner.labels.allowed_transitions`); None allows all. What is not allowed is never decoded.
+        exclude_forbidden: whether what is not allowed also counts as impossible in log Z, likelihood and marginals.
+            Off, the model learns to avoid it.
+    """
+
+    allowed_transitions: Tensor
+    allowed_start: Tensor
+    allowed_stop: Tensor
+
+    def __init__(
+        self, n_labels: int, allowed: tuple[Tensor, Tensor, Tensor] | None = None, exclude_forbidden: bool = True
+    ) -> None:
+        super().__init__()
+        if allowed is None:
+            every = torch.ones(n_labels, dtype=torch.bool)
+            allowed = (every.expand(n_labels, n_labels).clone(), every.clone(), every.clone())
+        self.exclude_forbidden = exclude_forbidden
+        self.transitions = nn.Parameter(torch.zeros(n_labels, n_labels))  # from row to column
+        self.start = nn.Parameter(torch.zeros(n_labels))
+        self.stop = nn.Parameter(torch.zeros(n_labels))
+        # The labels give these back, so no checkpoint needs them.
+        self.register_buffer("allowed_transitions", allowed[0], persistent=False)
+        self.register_buffer("allowed_start", allowed[1], persistent=False)
+        self.register_buffer("allowed_stop", allowed[2], persistent=False)
+        in_training = allowed[0] if exclude_forbidden else torch.ones_like(allowed[0])
+        self._mixing = steps_to_mix(in_training)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Small random transitions, so that no two labels start out alike."""
+        for parameter in (self.transitions, self.start, self.stop):
+            nn.init.uniform_(parameter, -0.1, 0.1)
+
+    def log_partition(self, emissions: Tensor, mask: Tensor) -> Tensor:
+        """log Z [B] of emissions [B, L, K]: the log-sum over all paths. Its gradient is the marginals."""
+        return log_partition(self._chain(emissions, mask), self._mixing).to(_result_dtype(emissions))
+
+    def log_partition_and_marginals(self, emissions: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """log Z [B] and log P(y_t = k | x) [B, L, K], from one forward-backward pass, both differentiable.
+
+        The log-marginal of a label that no allowed path visits there, and of all labels on padding, is -inf.
+        """
+        chain = self._chain(emissions, mask)
+        partition, log_marginals = log_partition_and_marginals(chain, self._mixing)
+        dtype = _result_dtype(emissions)
+        log_marginals = log_marginals.to(dtype).masked_fill(~mask.unsqueeze(-1), -torch.inf)
+        return partition.to(dtype), log_marginals
+
+    def score(self, emissions: Tensor, labels: Tensor, mask: Tensor) -> Tensor:
+        """The unnormalised log-score [B] of labels [B, L] (any value on padding)."""
+        return self._score(self._chain(emissions, mask), labels, mask).to(_result_dtype(emissions))
+
+    def log_likelihood(self, emissions: Tensor, labels: Tensor, mask: Tensor) -> Tensor:
+        """log p(labels | x) [B]: score - log Z; -inf for a path that takes an excluded transition."""
+        chain = self._chain(emissions, mask)
+        return (self._score(chain, labels, mask) - log_partition(chain, self._mixing)).to(_result_dtype(emissions))
+
+    def marginals(self, emissions: Tensor, mask: Tensor) -> Tensor:
+        """P(y_t = k | x) [B, L, K], 0 on padding, differentiable."""
+        return self.log_partition_and_marginals(emissions, mask)[1].exp()
+
+    def pairwise_marginals(self, emissions: Tensor, mask: Tensor) -> Tensor:
+        """P(y_{t-1} = i, y_t = j | x) [B, L-1, K, K], 0 where either lies on padding, differentiable by autograd."""
+        chain = self._chain(emissions, mask)
+        messages = log_messages(chain)
+        joint = messages.forward[:, :-1, :, None] + chain.transitions + messages.backward[:, 1:, None, :]
+        joint = joint - messages.log_partition[:, None, None, None]
+        return joint.exp().to(_result_dtype(emissions)) * mask[:, 1:, None, None]
+
+    def viterbi(self, emissions: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """The best allowed path.
+
+        Returns:
+            labels [B, L], 0 on padding, and the paths' unnormalised log-scores [B].
+        """
+        with torch.no_grad():
+            dtype = _result_dtype(emissions)
+            positions = emissions.to(dtype).masked_fill(~mask.unsqueeze(-1), 0.0).transpose(0, 1).contiguous()
+            into = self.transitions.to(dtype).masked_fill(~self.allowed_transitions, -torch.inf).T.contiguous()
+            start = self.start.to(dtype).masked_fill(~self.allowed_start, -torch.inf)
+            stop = self.stop.to(dtype).masked_fill(~self.allowed_stop, -torch.inf)
+            length, batch, n_labels = positions.shape
+            best = torch.empty_like(positions)
+            bests, emitted = best.unbind(0), positions.unbind(0)
+            torch.add(emitted[0], start, out=bests[0])
+            candidates = positions.new_empty(batch, n_labels, n_labels)  # [B, to, from]
+            for t in range(1, length):
+                torch.add(bests[t - 1].unsqueeze(1), into, out=candidates)
+                torch.amax(candidates, dim=2, out=bests[t])
+                bests[t].add_(emitted[t])
+            last = mask.sum(1) - 1
+            rows = torch.arange(batch, device=mask.device)
+            scores, label = (best[last, rows] + stop).max(-1)
+            # Only the transitions into the labels on the best path are looked at again, not all K x K of them.
+            path = label.new_zeros(length, batch)
+            path[last, rows] = label
+            ends_here = (last == torch.arange(length, device=mask.device)[:, None]).unbind(0)
+            ending = label
+            for t in range(length - 2, -1, -1):
+                label = torch.where(ends_here[t], ending, (bests[t] + into[label]).argmax(-1))
+                path[t] = label
+            return path.T.masked_fill(~mask, 0), scores
+
+    def span_log_probability(self, emissions: Tensor, mask: Tensor, labels: Tensor, spans: Tensor) -> Tensor:
+        """log P(the tokens of a span carry exactly these labels | x), all else summed out: an entity's confidence.
+
+        Computed along the chain: P(y_a) · Π P(y_t | y_{t-1}), each factor from the messages.
+
+        Args:
+            emissions: [B, L, K]
+            mask: [B, L]
+            labels: [B, L], the labels whose probability is asked (those of the best path, say)
+            spans: [N, 3] int64: row of the batch, first token, token after the last.
+
+        Returns:
+            [N]
+        """
+        with torch.no_grad():
+            chain = self._chain(emissions, mask)
+            messages = log_messages(chain)
+            rows, first, end = spans.unbind(-1)
+            at = _at_labels(messages, labels)
+            opening = at.forward + at.future - messages.log_partition[:, None]  # log P(y_t), [B, L]
+            step = chain.transitions[labels[:, :-1], labels[:, 1:]] + at.backward[:, 1:] - at.future[:, :-1]
+            step = step.masked_fill(~mask[:, 1:], 0.0).clamp_min(-1e30)
+            along = torch.cat([step.new_zeros(len(step), 1), step.cumsum(1)], dim=1)  # [B, L]
+            result = opening[rows, first] + along[rows, end - 1] - along[rows, first]
+            return result.clamp_max(0.0).to(_result_dtype(emissions))
+
+    def kl(self, teacher: Tensor, student: Tensor, mask: Tensor) -> Tensor:
+        """KL(p ‖ q) [B] between the distributions over label sequences that two sets of emissions give this chain.
+
+        With shared transitions, E_p[score_p - score_q] needs p's unary marginals alone:
+        Σ_t Σ_k p_t(k) (teacher_t[k] - student_t[k]) - log Z_p + log Z_q. Differentiable in everything.
+        """
+        partition, log_marginals = self.log_partition_and_marginals(torch.cat([teacher, student]), mask.repeat(2, 1))
+        n_rows = len(teacher)
+        difference = (teacher - student).to(partition.dtype).masked_fill(~mask.unsqueeze(-1), 0.0)
+        expected = (log_marginals[:n_rows].exp() * difference).sum((1, 2))
+        return expected - partition[:n_rows] + partition[n_rows:]
+
+    def _chain(self, emissions: Tensor, mask: Tensor) -> Chain:
+        scores = [self.transitions.double(), self.start.double(), self.stop.double()]
+        if self.exclude_forbidden:
+            allowed = (self.allowed_transitions, self.allowed_start, self.allowed_stop)
+            scores = [score.masked_fill(~may, -torch.inf) for score, may in zip(scores, allowed, strict=True)]
+        emissions = emissions.double().masked_fill(~mask.unsqueeze(-1), 0.0)
+        return Chain(emissions, *scores, mask.sum(1))
+
+    def _score(self, chain: Chain, labels: Tensor, mask: Tensor) -> Tensor:
+        labels = labels.masked_fill(~mask, 0)
+        emitted = chain.emissions.gather(2, labels.unsqueeze(-1)).squeeze(-1).sum(1)
+        moved = chain.transitions[labels[:, :-1], labels[:, 1:]].masked_fill(~mask[:, 1:], 0.0).sum(1)
+        last = labels.gather(1, (chain.lengths - 1).unsqueeze(1)).squeeze(1)
+        return emitted + moved + chain.start[labels[:, 0]] + chain.stop[last]
+
+
+def _result_dtype(emissions: Tensor) -> torch.dtype:
+    return torch.float64 if emissions.dtype == torch.float64 else torch.float32
+
+
+def _at_labels(messages: LogMessages, labels: Tensor) -> LogMessages:
+    index = labels.unsqueeze(-1)
+    forward, backward, future = (x.gather(2, index).squeeze(-1) for x in messages[:3])
+    return LogMessages(forward, backward, future, messages.log_partition)
