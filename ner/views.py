@@ -1,0 +1,221 @@
+"""A tweet's text-only and cross-modal views as tensors: sub-tokens, the context behind them, windows, batches.
+
+The text-only view is ``<s> tweet </s>``, the cross-modal one ``<s> tweet </s> context </s>``, with the tokenizer's own
+special tokens. The tweet is never cut: what does not fit a window is read in several, each with the (cut) context, and
+each token is scored in one of them. What an encoder makes of the tensors is left to :mod:`ner.tagger`.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pipeline.errors import UserError
+from pipeline.records import View
+
+
+@dataclass(frozen=True, slots=True)
+class WindowLimits:
+    """How much of a view one encoder pass takes, all in sub-tokens.
+
+    Args:
+        max_length: length of a window, special tokens and context included.
+        max_context: at most so much of it is context, and at most half where the tweet needs the room.
+        stride: how far the windows of a long tweet overlap (at most half a window's share of the tweet).
+    """
+
+    max_length: int
+    max_context: int
+    stride: int
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedView:
+    """A view as an encoder's input.
+
+    Attributes:
+        windows: sub-token ids with special tokens; more than one only for a long tweet.
+        rows: for each token, the window in which it is scored.
+        positions: for each token, its first sub-token in that window.
+        context_used: as much of the context as the windows carry, a prefix of the string.
+    """
+
+    windows: list[list[int]]
+    rows: list[int]
+    positions: list[int]
+    context_used: str
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def width(self) -> int:
+        """Sub-tokens of the longest window."""
+        return max(map(len, self.windows), default=0)
+
+
+class ViewBatch(dict[str, Tensor]):
+    """Encoded views, padded: what :meth:`ner.tagger.CrossViewTagger.emissions` takes.
+
+    input_ids, attention_mask [R, S] (R windows, S sub-tokens); rows, positions [B, L]: where each token's first
+    sub-token stands; mask [B, L]: True on tokens.
+    """
+
+
+class ViewEncoder:
+    """Turns views into sub-token windows with one tokenizer call for many of them.
+
+    Raises:
+        UserError: the tokenizer cannot tell words apart or has no special tokens to frame a sentence with.
+    """
+
+    def __init__(self, tokenizer: Any, limits: WindowLimits) -> None:
+        if not getattr(tokenizer, "is_fast", False):
+            raise UserError(f"{tokenizer.name_or_path}: expected a fast tokenizer (tokenizer.json), which maps "
+                            f"sub-tokens to tokens; found {type(tokenizer).__name__}")
+        first = tokenizer.cls_token_id if tokenizer.cls_token_id is not None else tokenizer.bos_token_id
+        last = tokenizer.sep_token_id if tokenizer.sep_token_id is not None else tokenizer.eos_token_id
+        if first is None or last is None or tokenizer.unk_token_id is None or tokenizer.pad_token_id is None:
+            raise UserError(f"{tokenizer.name_or_path}: the tokenizer lacks one of the special tokens cls, sep, unk and "
+                            "pad; choose an encoder of the BERT or RoBERTa kind")
+        room = limits.max_length - 3
+        if room < 4:
+            raise UserError(f"train.max_length: {limits.max_length} sub-tokens leave no room for a tweet; at least 16")
+        self.tokenizer, self.limits = tokenizer, limits
+        self.pad_id: int = tokenizer.pad_token_id
+        self._first, self._last, self._unknown = int(first), int(last), int(tokenizer.unk_token_id)
+        self._special = set(tokenizer.all_special_ids) - {self._unknown}
+
+    def words(self, tokens: Iterable[str]) -> dict[str, list[int]]:
+        """Sub-tokens of each distinct token, never none and never a special token, whatever the token spells.
+
+        A token of which the tokenizer leaves nothing (U+200B, say) becomes the unknown sub-token.
+        """
+        distinct = list(dict.fromkeys(tokens))
+        if not distinct:
+            return {}
+        # One pre-tokenised sentence: the tokenizer treats its words one by one, without a call for each.
+        encoded = self.tokenizer(distinct, is_split_into_words=True, add_special_tokens=False,
+                                 split_special_tokens=True, return_attention_mask=False, verbose=False)
+        pieces: dict[str, list[int]] = {token: [] for token in distinct}
+        for word, piece in zip(encoded.word_ids(), encoded["input_ids"], strict=True):
+            pieces[distinct[word]].append(self._harmless(piece))
+        return {token: ids or [self._unknown] for token, ids in pieces.items()}
+
+    def encode(self, views: Sequence[View], *, with_context: bool) -> list[EncodedView]:
+        """Encode views, `with_context` as cross-modal, else as text-only (as an empty context does either way)."""
+        words = self.words(token for view in views for token in view.tokens)
+        contexts = self._contexts([view.context if with_context else "" for view in views])
+        return [self._encode(view, words, *context) for view, context in zip(views, contexts, strict=True)]
+
+    def _harmless(self, piece: int) -> int:
+        """A SentencePiece vocabulary holds `</s>` as an ordinary piece too: text that spells it gets unknown."""
+        return self._unknown if piece in self._special else piece
+
+    def _contexts(self, texts: list[str]) -> list[tuple[str, list[int], list[int]]]:
+        """(text, sub-tokens, end of each in the text), cut to max_context."""
+        wanted = [index for index, text in enumerate(texts) if text]
+        result: list[tuple[str, list[int], list[int]]] = [(text, [], []) for text in texts]
+        if not wanted or not self.limits.max_context:
+            return result
+        encoded = self.tokenizer([texts[index] for index in wanted], add_special_tokens=False,
+                                 split_special_tokens=True, return_offsets_mapping=True,
+                                 return_attention_mask=False, verbose=False)
+        limit = self.limits.max_context
+        for index, ids, offsets in zip(wanted, encoded["input_ids"], encoded["offset_mapping"], strict=True):
+            result[index] = (texts[index], [self._harmless(piece) for piece in ids[:limit]],
+                             [end for _, end in offsets[:limit]])
+        return result
+
+    def _encode(
+        self, view: View, words: dict[str, list[int]], text: str, context: list[int], ends: list[int]
+    ) -> EncodedView:
+        tweet: list[int] = []
+        firsts: list[int] = []
+        for token in view.tokens:
+            firsts.append(len(tweet))
+            tweet += words[token]
+        room = self.limits.max_length - 3  # <s>, </s> and the context's </s>
+        context = context[: max(room - len(tweet), room // 2)]
+        tail = [*context, self._last] if context else []
+        starts, share = window_starts(len(tweet), room + 1 - (len(tail) or 1), self.limits.stride)
+        windows = [[self._first, *tweet[start : start + share], self._last, *tail] for start in starts]
+        rows = [best_window(first, starts, share, len(tweet)) for first in firsts]
+        positions = [1 + first - starts[row] for first, row in zip(firsts, rows, strict=True)]
+        used = text[: max(ends[: len(context)], default=0)]
+        return EncodedView(windows, rows, positions, used)
+
+
+def window_starts(length: int, share: int, stride: int) -> tuple[list[int], int]:
+    """Where the windows over `length` sub-tokens start, each taking `share` of them, `stride` shared with the next.
+
+    Returns:
+        the starts (the last window ends with the text) and the share.
+    """
+    if length <= share:
+        return [0], share
+    step = share - min(stride, share // 2)
+    starts = list(range(0, length - share, step))
+    return [*starts, length - share], share
+
+
+def best_window(position: int, starts: Sequence[int], share: int, length: int) -> int:
+    """The window in which `position` has most text around it; a window's end that is the text's own end costs none."""
+    if len(starts) == 1:
+        return 0
+
+    def surroundings(window: int) -> int:
+        start = starts[window]
+        end = start + share
+        if not start <= position < end:
+            return -1
+        left = length if start == 0 else position - start
+        right = length if end >= length else end - 1 - position
+        return min(left, right)
+
+    return max(range(len(starts)), key=surroundings)
+
+
+def collate(encoded: Sequence[EncodedView], pad_id: int) -> ViewBatch:
+    """Pad encoded views to the longest of the batch."""
+    width = max(view.width for view in encoded)
+    windows = [window for view in encoded for window in view.windows]
+    input_ids = torch.tensor([[*window, *[pad_id] * (width - len(window))] for window in windows])
+    lengths = torch.tensor([len(window) for window in windows])
+    n_tokens = torch.tensor([len(view) for view in encoded])
+    longest = int(n_tokens.max())
+    rows, positions, before = [], [], 0
+    for view in encoded:
+        padding = [0] * (longest - len(view))
+        rows.append([*(before + row for row in view.rows), *padding])
+        positions.append([*view.positions, *padding])
+        before += len(view.windows)
+    return ViewBatch(
+        input_ids=input_ids,
+        attention_mask=(torch.arange(width) < lengths[:, None]).long(),
+        rows=torch.tensor(rows, dtype=torch.long),
+        positions=torch.tensor(positions, dtype=torch.long),
+        mask=torch.arange(longest) < n_tokens[:, None],
+    )
+
+
+def length_sorted_batches(encoded: Sequence[EncodedView], batch_size: int) -> Iterator[list[int]]:
+    """Indices of the views in batches of similar length, the longest first, so that little is padded.
+
+    A view of several windows counts once for each; a view without tokens is left out.
+    """
+    order = sorted((index for index, view in enumerate(encoded) if len(view)),
+                   key=lambda index: encoded[index].width, reverse=True)
+    batch: list[int] = []
+    n_windows = 0
+    for index in order:
+        more = len(encoded[index].windows)
+        if batch and n_windows + more > batch_size:
+            yield batch
+            batch, n_windows = [], 0
+        batch.append(index)
+        n_windows += more
+    if batch:
+        yield batch
