@@ -49,10 +49,9 @@ class LinearChainCRF(nn.Module):
         self.transitions = nn.Parameter(torch.zeros(n_labels, n_labels))  # from row to column
         self.start = nn.Parameter(torch.zeros(n_labels))
         self.stop = nn.Parameter(torch.zeros(n_labels))
-        # The labels give these back, so no checkpoint needs them.
-        self.register_buffer("allowed_transitions", allowed[0], persistent=False)
-        self.register_buffer("allowed_start", allowed[1], persistent=False)
-        self.register_buffer("allowed_stop", allowed[2], persistent=False)
+        self.register_buffer("allowed_transitions", allowed[0])
+        self.register_buffer("allowed_start", allowed[1])
+        self.register_buffer("allowed_stop", allowed[2])
         in_training = allowed[0] if exclude_forbidden else torch.ones_like(allowed[0])
         self._mixing = steps_to_mix(in_training)
         self.reset_parameters()
@@ -158,17 +157,23 @@ class LinearChainCRF(nn.Module):
             result = opening[rows, first] + along[rows, end - 1] - along[rows, first]
             return result.clamp_max(0.0).to(_result_dtype(emissions))
 
-    def kl(self, teacher: Tensor, student: Tensor, mask: Tensor) -> Tensor:
+    def kl(self, teacher: Tensor, student: Tensor, mask: Tensor, temperature: float = 1.0) -> Tensor:
         """KL(p ‖ q) [B] between the distributions over label sequences that two sets of emissions give this chain.
 
         With shared transitions, E_p[score_p - score_q] needs p's unary marginals alone:
-        Σ_t Σ_k p_t(k) (teacher_t[k] - student_t[k]) - log Z_p + log Z_q. Differentiable in everything.
+        Σ_t Σ_k p_t(k) (teacher_t[k] - student_t[k]) - log Z_p + log Z_q. Differentiable in everything. A temperature
+        divides every score of both chains.
         """
-        partition, log_marginals = self.log_partition_and_marginals(torch.cat([teacher, student]), mask.repeat(2, 1))
+        emissions = torch.cat([teacher, student]) / temperature
+        chain = self._chain(emissions, mask.repeat(2, 1))
+        softened = (score / temperature for score in chain[1:4])
+        chain = Chain(chain.emissions, *softened, chain.lengths)
+        partition, log_marginals = log_partition_and_marginals(chain, self._mixing)
         n_rows = len(teacher)
-        difference = (teacher - student).to(partition.dtype).masked_fill(~mask.unsqueeze(-1), 0.0)
+        log_marginals = log_marginals.masked_fill(~mask.repeat(2, 1).unsqueeze(-1), -torch.inf)
+        difference = chain.emissions[:n_rows] - chain.emissions[n_rows:]
         expected = (log_marginals[:n_rows].exp() * difference).sum((1, 2))
-        return expected - partition[:n_rows] + partition[n_rows:]
+        return (expected - partition[:n_rows] + partition[n_rows:]).to(_result_dtype(emissions))
 
     def _chain(self, emissions: Tensor, mask: Tensor) -> Chain:
         scores = [self.transitions.double(), self.start.double(), self.stop.double()]

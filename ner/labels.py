@@ -49,8 +49,9 @@ def allowed_transitions(labels: Sequence[str]) -> tuple[Tensor, Tensor, Tensor]:
         bool tensors [K, K] (from row to column), [K] (may begin a sequence), [K] (may end one).
     """
     parts = [split_label(label, "bioes") for label in labels]
-    stays_open = torch.tensor([prefix in ("B", "I") for prefix, _ in parts])
-    continues = torch.tensor([prefix in ("I", "E") for prefix, _ in parts])
-    same_type = torch.tensor([[one == other for _, other in parts] for _, one in parts])
+    # Real tensors even while transformers builds a model on the meta device.
+    stays_open = torch.tensor([prefix in ("B", "I") for prefix, _ in parts], device="cpu")
+    continues = torch.tensor([prefix in ("I", "E") for prefix, _ in parts], device="cpu")
+    same_type = torch.tensor([[one == other for _, other in parts] for _, one in parts], device="cpu")
     transitions = torch.where(stays_open[:, None], continues & same_type, ~continues)
     return transitions, ~continues, ~stays_open

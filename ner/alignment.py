@@ -1,0 +1,69 @@
+"""The cross-view losses: how far the text-only view's beliefs lie from the cross-modal view's.
+
+Each takes both views' emissions of the same tweets over one CRF and returns a loss a tweet; weights, the mean over
+tweets and what the encoder does are left to :mod:`ner.tagger`. ITA's published loss is `marginal`; a new form is a
+function here and a name in FORMS (and in `train.alignment` of pipeline/params.py).
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ner.crf import LinearChainCRF
+
+
+@dataclass(frozen=True, slots=True)
+class TwoViews:
+    """What a form may use of B tweets of at most L tokens under K labels; teacher: cross-modal, student: text-only.
+
+    With a detached teacher, `teacher_emissions` and `teacher_log_marginals` carry no gradient.
+    """
+
+    teacher_emissions: Tensor  # [B, L, K]
+    student_emissions: Tensor  # [B, L, K]
+    teacher_log_marginals: Tensor  # [B, L, K], -inf where impossible and on padding
+    student_log_marginals: Tensor  # [B, L, K]
+    mask: Tensor  # [B, L]
+
+
+def marginal(crf: LinearChainCRF, views: TwoViews, temperature: float) -> Tensor:
+    """Σ_tokens KL(p_IT,T ‖ p_T,T) [B], the views' marginals flattened by T: p_T(y) ∝ exp(log-marginal(y) / T).
+
+    ITA's cross-view alignment (Wang et al., NAACL 2022, section 3.3), where the loss is scaled by T².
+    """
+    return _softened_kl(views.teacher_log_marginals, views.student_log_marginals, views.mask, temperature)
+
+
+def emission(crf: LinearChainCRF, views: TwoViews, temperature: float) -> Tensor:
+    """Σ_tokens KL [B] of the softmax of the views' emissions over T: distillation that knows of no transitions."""
+    return _softened_kl(views.teacher_emissions, views.student_emissions, views.mask, temperature)
+
+
+def sequence(crf: LinearChainCRF, views: TwoViews, temperature: float) -> Tensor:
+    """KL [B] of the views' distributions over label sequences, every score of the chain divided by T.
+
+    (Wang et al., ACL 2020, "Structure-level knowledge distillation for multilingual sequence labeling", equation 3,
+    exactly instead of over the k best.) T = 1 is the chain itself.
+    """
+    return crf.kl(views.teacher_emissions, views.student_emissions, views.mask, temperature)
+
+
+FORMS: dict[str, Callable[[LinearChainCRF, TwoViews, float], Tensor]] = {
+    "marginal": marginal,
+    "emission": emission,
+    "sequence": sequence,
+}
+
+
+def _softened_kl(teacher: Tensor, student: Tensor, mask: Tensor, temperature: float) -> Tensor:
+    # A label impossible in one view is so in the other: same tweet, same chain. Its term is 0, not inf - inf.
+    possible = mask.unsqueeze(-1) & teacher.isfinite()
+    log_teacher, log_student = (_log_softened(scores, possible, temperature) for scores in (teacher, student))
+    return (log_teacher.exp() * (log_teacher - log_student)).masked_fill(~possible, 0.0).sum((1, 2))
+
+
+def _log_softened(scores: Tensor, possible: Tensor, temperature: float) -> Tensor:
+    scores = scores if scores.dtype == torch.float64 else scores.float()
+    return torch.log_softmax(scores.masked_fill(~possible, -1e30) / temperature, dim=-1)
