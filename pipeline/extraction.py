@@ -1,0 +1,396 @@
+"""The engine: a manifest of pictures → an extractor → one context row a picture, through the store.
+
+Pictures are decoded ahead of the model in threads and results are stored while the next batch runs; a picture that
+is in the store is not read again, whatever happened to the run that read it. What is found in a picture is the
+extractor's business, what is done with the rows that of stages/views.py.
+"""
+
+import json
+import math
+import signal
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import IO, Any, NamedTuple
+
+from tqdm import tqdm
+
+from pipeline import images
+from pipeline.contexts import ITEMS, Item
+from pipeline.errors import UserError
+from pipeline.extractors import BucketingExtractor, Extractor, LookupExtractor, PreparingExtractor
+from pipeline.images import ImageRow
+from pipeline.params import ImagesParams, Kind
+from pipeline.records import atomic_write, read_jsonl
+from pipeline.store import Store, batched, digest
+
+_WINDOW = 2048  # rows looked up in the store at a time
+_AHEAD = 2  # batches decoded, or being decoded, while one is with the model
+_BATCH_PIXELS = 64_000_000  # a batch is closed early at so many pixels: large pictures make small batches
+_AHEAD_PIXELS = 128_000_000  # and decoding does not run further ahead than this: 0.4 GB of RGB
+_HOPELESS = 64  # pictures that fail in a row before the extractor is taken to be broken
+
+Rows = Callable[[], Iterator[Mapping[str, Any]]]
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """What became of the pictures of a run: each was read now, came from the store, or gave no result."""
+
+    read: int
+    from_store: int
+    failed: int
+    seconds: float
+
+    def __str__(self) -> str:
+        total = self.read + self.from_store + self.failed
+        return (f"{total:,} picture{'s' if total != 1 else ''}: {self.read:,} read, "
+                f"{self.from_store:,} from the store, {self.failed:,} failed")
+
+
+class Job(NamedTuple):
+    """A picture to read, its size in pixels."""
+
+    image: str
+    sha256: str
+    width: int
+    height: int
+
+
+def extract(kind: Kind, extractor: Extractor | LookupExtractor, manifest: Path | Iterable[ImageRow | Mapping[str, Any]],
+            folder: Path | None, output: Path, store: Store, batch_size: int = 16, workers: int = 2,
+            limits: ImagesParams | None = None) -> Summary:
+    """Write one context row for each row of the manifest to `output`, sorted by image; atomically.
+
+    A picture that cannot be read, or that the extractor fails on, gives a row that says so, and is tried again by the
+    next run. Pictures of identical bytes are read once. SIGTERM and Ctrl-C keep what is finished.
+
+    Args:
+        kind: what the extractor finds.
+        manifest: data/images.jsonl, or its rows.
+        folder: where the pictures lie; None for a data set without.
+        batch_size: pictures a batch, at most.
+        workers: threads that decode.
+        limits: on pictures, as in the manifest.
+
+    Raises:
+        UserError: the manifest is malformed, the extractor keeps no contract or fails on one picture after another,
+            or the store or output cannot be written.
+    """
+    started = time.monotonic()
+    rows = _rows(manifest)
+    with _leaving_on_sigterm(), _writing(output) as file:
+        if isinstance(extractor, LookupExtractor):
+            read, stored, failed = _write_looked_up(file, kind, extractor, rows)
+        else:
+            key = digest(extractor.fingerprint())
+            done, stored, failed = _write(file, kind, rows, 0, store, key, None)
+            reading = _Reading(kind, extractor, folder, store, key, batch_size, workers, limits or ImagesParams())
+            if done is not None:
+                reading.run(lambda: _missing(islice(rows(), done, None), store, key))
+                _, more_stored, more_failed = _write(file, kind, rows, done, store, key, reading.failures)
+                stored, failed = stored + more_stored, failed + more_failed
+            read = reading.count
+            stored -= read
+    return Summary(read, stored, failed, time.monotonic() - started)
+
+
+def _rows(manifest: Path | Iterable[ImageRow | Mapping[str, Any]]) -> Rows:
+    """The manifest's rows, to be gone through more than once."""
+    if isinstance(manifest, Path):
+        return lambda: _checked(read_jsonl(manifest), str(manifest))
+    rows = [asdict(row) if isinstance(row, ImageRow) else row for row in manifest]
+    rows.sort(key=lambda row: str(row.get("image")))
+    return lambda: _checked(rows, "manifest")
+
+
+def _checked(rows: Iterable[Mapping[str, Any]], source: str) -> Iterator[Mapping[str, Any]]:
+    previous = ""
+    for number, row in enumerate(rows, start=1):
+        try:
+            name, status, sha256 = row["image"], row["status"], row["sha256"]
+            if status == "ok":
+                row["width"] * row["height"], bytes.fromhex(sha256)
+        except (KeyError, TypeError, ValueError):
+            raise UserError(f"{source}:{number}: no row of the image manifest; run dvc repro images") from None
+        if name <= previous and number > 1:
+            raise UserError(f"{source}:{number}: {name!r} after {previous!r}; expected rows sorted by image, each "
+                            "once; run dvc repro images")
+        previous = name
+        yield row
+
+
+@contextmanager
+def _writing(output: Path) -> Iterator[IO[str]]:
+    try:
+        with atomic_write(output) as file:
+            yield file
+    except OSError as error:
+        if error.filename is None and error.errno is None:
+            raise
+        raise UserError(f"{output}: cannot be written: {error.strerror}") from None
+
+
+@contextmanager
+def _leaving_on_sigterm() -> Iterator[None]:
+    """Let SIGTERM unwind the stack, as Ctrl-C does, so that what is finished is stored and no temporary file stays."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def leave(signal_number: int, _frame: object) -> None:
+        raise SystemExit(128 + signal_number)
+
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _text(value: object) -> str:
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _write(file: IO[str], kind: Kind, rows: Rows, start: int, store: Store, key: str,
+           failures: Mapping[str, str] | None) -> tuple[int | None, int, int]:
+    """Write context rows from the store, from row `start` on.
+
+    Without `failures` (errors by SHA-256), stop at the first window that lacks a result.
+
+    Returns:
+        The row to go on from, or None at the end; how many rows came from the store; how many have no result.
+    """
+    position, stored, failed = start, 0, 0
+    for window in batched(islice(rows(), start, None), _WINDOW):
+        wanted = [row["sha256"] for row in window if row["status"] == "ok"]
+        found = store.get_many(key, wanted)
+        if failures is None and any(sha256 not in found for sha256 in wanted):
+            return position, stored, failed
+        lines = []
+        for row in window:
+            sha256, status, error = row["sha256"], row["status"], row["error"]
+            items = "[]"
+            if status == "ok":
+                if sha256 in found:
+                    items = found[sha256]
+                    stored += 1
+                else:
+                    status, error = "failed", (failures or {})[sha256]
+            failed += status != "ok"
+            lines.append(f'{{"image": {_text(row["image"])}, "sha256": {_text(sha256)}, "status": {_text(status)}, '
+                         f'"error": {_text(error)}, "{kind}": {items}}}\n')
+        file.writelines(lines)
+        position += len(window)
+    return None, stored, failed
+
+
+def _write_looked_up(file: IO[str], kind: Kind, extractor: LookupExtractor, rows: Rows) -> tuple[int, int, int]:
+    """Write the rows of an extractor that reads other people's results; a hit counts, whatever the picture's status."""
+    read = failed = 0
+    for row in rows():
+        items = extractor.lookup(row["image"])
+        status, error = ("ok", None) if items is not None else (row["status"], row["error"])
+        if items is None and status == "ok":
+            status, error = "missing", "the extractor has no entry for this picture"
+        read, failed = read + (items is not None), failed + (items is None)
+        file.write(f'{{"image": {_text(row["image"])}, "sha256": {_text(row["sha256"])}, "status": {_text(status)}, '
+                   f'"error": {_text(error)}, "{kind}": {_as_json(kind, extractor, items or [])}}}\n')
+    return read, 0, failed
+
+
+def _missing(rows: Iterable[Mapping[str, Any]], store: Store, key: str) -> Iterator[Job]:
+    """The pictures that are readable and not in the store, each hash once, in the manifest's order."""
+    seen: set[bytes] = set()
+    for window in batched(rows, _WINDOW):
+        readable = [row for row in window if row["status"] == "ok"]
+        found = store.get_many(key, [row["sha256"] for row in readable])
+        for row in readable:
+            if row["sha256"] not in found and (raw := bytes.fromhex(row["sha256"])) not in seen:
+                seen.add(raw)
+                yield Job(row["image"], row["sha256"], row["width"], row["height"])
+
+
+def _any_size(_width: int, _height: int) -> Hashable:
+    return None
+
+
+def _batches(jobs: Iterable[Job], size: int, bucket: Callable[[int, int], Hashable]) -> Iterator[list[Job]]:
+    """Batches of at most `size`, of one bucket each.
+
+    Which pictures stand together depends on the order alone, and whole batches are stored: so a run that was killed
+    goes on with the batches it would have made, and ends with the very same numbers.
+    """
+    waiting: dict[Hashable, list[Job]] = {}
+    pixels: dict[Hashable, int] = {}
+    for job in jobs:
+        key = bucket(job.width, job.height)
+        waiting.setdefault(key, []).append(job)
+        pixels[key] = pixels.get(key, 0) + job.width * job.height
+        if len(waiting[key]) >= size or pixels[key] >= _BATCH_PIXELS:
+            del pixels[key]
+            yield waiting.pop(key)
+    yield from waiting.values()
+
+
+@dataclass(slots=True)
+class _Reading:
+    """Reads pictures and stores what is found; `failures` has the errors of those that gave nothing, by SHA-256."""
+
+    kind: Kind
+    extractor: Extractor
+    folder: Path | None
+    store: Store
+    key: str
+    batch_size: int
+    workers: int
+    limits: ImagesParams
+    failures: dict[str, str] = field(default_factory=dict)
+    count: int = 0
+    _most: int = sys.maxsize  # pictures a batch, once memory has run out
+    _in_a_row: int = 0  # failures since the last success
+    _writes: deque[Future[None]] = field(default_factory=deque)
+
+    def run(self, missing: Callable[[], Iterator[Job]]) -> None:
+        """Read every picture of `missing()`."""
+        if self.folder is None:
+            raise UserError(f"{self.kind}: the manifest has readable pictures, but data.images names no folder; "
+                            "run dvc repro images")
+        folder = self.folder.resolve()
+        total = sum(1 for _ in missing()) if sys.stderr.isatty() else None
+        bucket = self.extractor.bucket if isinstance(self.extractor, BucketingExtractor) else _any_size
+        batches = _batches(missing(), self.batch_size, bucket)
+        decoders = ThreadPoolExecutor(self.workers, thread_name_prefix="decode")
+        writer = ThreadPoolExecutor(1, thread_name_prefix="store")
+        finished = False
+        try:
+            with tqdm(total=total, desc=self.kind, unit="picture", disable=None) as progress:
+                for jobs, pictures in self._decoded_ahead(batches, decoders, folder):
+                    self._read(*self._loaded(jobs, pictures), writer)
+                    progress.update(len(jobs))
+            self._settle_writes(0)
+            finished = True
+        finally:
+            decoders.shutdown(wait=True, cancel_futures=True)
+            writer.shutdown(wait=True)  # what is finished is kept
+            if not finished and hasattr(self.extractor, "close"):
+                self.extractor.close()  # leave no threads behind that go on reading
+
+    def _decoded_ahead(self, batches: Iterable[list[Job]], pool: ThreadPoolExecutor, folder: Path
+                       ) -> Iterator[tuple[list[Job], list[Future[Any]]]]:
+        ahead: deque[tuple[list[Job], list[Future[Any]]]] = deque()
+        pixels = 0
+        for jobs in batches:
+            ahead.append((jobs, [pool.submit(self._load, folder, job) for job in jobs]))
+            pixels += sum(job.width * job.height for job in jobs)
+            while len(ahead) > _AHEAD or (len(ahead) > 1 and pixels > _AHEAD_PIXELS):
+                pixels -= sum(job.width * job.height for job in ahead[0][0])
+                yield ahead.popleft()
+        while ahead:
+            yield ahead.popleft()
+
+    def _load(self, folder: Path, job: Job) -> Any:
+        picture = images.load(folder, {"image": job.image, "sha256": job.sha256}, self.limits)
+        return self.extractor.prepare(picture) if isinstance(self.extractor, PreparingExtractor) else picture
+
+    def _loaded(self, jobs: Sequence[Job], pictures: Sequence[Future[Any]]) -> tuple[list[Job], list[Any]]:
+        """The pictures that could be decoded, and those whose turn it was not to be are written down as failures."""
+        ready: list[tuple[Job, Any]] = []
+        for job, picture in zip(jobs, pictures, strict=True):
+            try:
+                ready.append((job, picture.result()))
+            except UserError:
+                raise
+            except Exception as error:  # whatever the decoder or the extractor's preparation came upon: it is recorded
+                self.failures[job.sha256] = _described(error)
+        return [job for job, _ in ready], [picture for _, picture in ready]
+
+    def _read(self, jobs: list[Job], pictures: list[Any], writer: ThreadPoolExecutor) -> None:
+        """Run one batch; where it fails, its halves, down to single pictures."""
+        todo = [(jobs, pictures)] if jobs else []
+        values: dict[str, str] = {}
+        while todo:
+            jobs, pictures = todo.pop()
+            if len(jobs) > self._most:
+                todo.append((jobs[self._most:], pictures[self._most:]))
+                jobs, pictures = jobs[: self._most], pictures[: self._most]
+            failure = self._attempt(jobs, pictures, values)
+            if failure is None:
+                self._in_a_row = 0
+            elif len(jobs) > 1:
+                half = len(jobs) // 2
+                todo += [(jobs[half:], pictures[half:]), (jobs[:half], pictures[:half])]
+            else:
+                self.failures[jobs[0].sha256] = failure
+                self._in_a_row += 1
+                if self._in_a_row >= _HOPELESS:
+                    raise UserError(f"{self.kind}: the extractor failed on {_HOPELESS} pictures in a row, lastly on "
+                                    f"{jobs[0].image}: {failure}. What was read before is kept")
+        if values:
+            self.count += len(values)
+            self._settle_writes(3)
+            self._writes.append(writer.submit(self.store.put_many, self.key, values))
+
+    def _attempt(self, jobs: Sequence[Job], pictures: Sequence[Any], values: dict[str, str]) -> str | None:
+        """Put the batch's results among `values`; give the error where it fails as a whole."""
+        try:
+            run = (self.extractor.extract_prepared if isinstance(self.extractor, PreparingExtractor)
+                   else self.extractor.extract)
+            results = run(pictures)
+            if len(results) != len(jobs):
+                raise UserError(f"{self.kind}: {type(self.extractor).__name__} gave {len(results)} results for "
+                                f"{len(jobs)} pictures; expected one list of {ITEMS[self.kind].__name__} for each")
+            texts = [_as_json(self.kind, self.extractor, items) for items in results]
+        except UserError:
+            raise
+        except Exception as error:  # an extractor may fail in any way; it becomes the picture's row
+            failure, out_of_memory = _described(error), _is_out_of_memory(error)
+        else:
+            values.update((job.sha256, text) for job, text in zip(jobs, texts, strict=True))
+            return None
+        if out_of_memory:  # now that the error, and with it the batch's tensors, is gone
+            self._most = max(1, len(jobs) // 2)
+            if "torch" in sys.modules and sys.modules["torch"].cuda.is_available():
+                sys.modules["torch"].cuda.empty_cache()
+        return failure
+
+    def _settle_writes(self, most: int) -> None:
+        """Wait until at most so many writes are under way; raise the error of one that failed."""
+        while len(self._writes) > most:
+            self._writes.popleft().result()
+
+
+def _as_json(kind: Kind, extractor: object, items: Sequence[Item]) -> str:
+    """The list of a context record.
+
+    Raises:
+        ValueError: a number is not finite.
+        UserError: it is no list of this kind's items.
+    """
+    if not isinstance(items, list | tuple) or not all(isinstance(item, ITEMS[kind]) for item in items):
+        raise UserError(f"{kind}: {type(extractor).__name__} gave {type(items).__name__} {str(items)[:80]!r} for a "
+                        f"picture; expected a list of pipeline.contexts.{ITEMS[kind].__name__}")
+    rows = [item.to_row() for item in items]
+    if any(isinstance(row["score"], float) and not math.isfinite(row["score"]) for row in rows):
+        raise ValueError("the extractor gave a score that is not finite")
+    return json.dumps(rows, ensure_ascii=False, allow_nan=False)
+
+
+def _described(error: BaseException) -> str:
+    message = " ".join(str(error).split())
+    if isinstance(error, images.PictureError):
+        return message
+    return f"{type(error).__name__}: {message}"[:500] if message else type(error).__name__
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    message = str(error).lower()
+    return (isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+            or "out of memory" in message or "can't allocate memory" in message)

@@ -1,0 +1,201 @@
+"""What reads pictures: the protocol every extractor follows, and finding the one that params name.
+
+Nothing heavy is imported here or at the top of an adapter's module: an adapter imports its libraries when it loads
+its model, so that params are checked, and a stage whose results are all in the store runs, without them.
+"""
+
+import importlib
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any, Protocol, runtime_checkable
+
+from PIL import Image
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from pipeline import params
+from pipeline.contexts import Item
+from pipeline.errors import UserError
+from pipeline.params import ExecutionParams, Kind
+
+REGISTRY: dict[Kind, dict[str, str]] = {
+    "objects": {"transformers": "pipeline.extractors.transformers_objects:TransformersObjects"},
+    "captions": {"blip": "pipeline.extractors.blip:Blip"},
+    "ocr": {"rapidocr": "pipeline.extractors.rapidocr:RapidOcr"},
+}
+"""The extractors that ship: kind → name in params.yaml → where the class stands."""
+
+
+@runtime_checkable
+class Extractor(Protocol):
+    """Reads pictures. What a result depends on, batch size and order aside, is all in the fingerprint."""
+
+    def fingerprint(self) -> Mapping[str, Any]:
+        """Whatever changes the result, as JSON: weights' digest or revision, decoding options, an integer version."""
+        ...
+
+    def extract(self, images: Sequence[Image.Image]) -> Sequence[Sequence[Item]]:
+        """One list of items for each upright RGB picture: tags and captions best first, lines in reading order."""
+        ...
+
+
+@runtime_checkable
+class PreparingExtractor(Extractor, Protocol):
+    """An extractor whose work on single pictures (resizing, say) is done in the decoding threads, ahead of the model.
+
+    ``extract(images)`` equals ``extract_prepared([prepare(image) for image in images])``.
+    """
+
+    def prepare(self, image: Image.Image) -> Any:
+        """One picture made ready; called from several threads at once."""
+        ...
+
+    def extract_prepared(self, prepared: Sequence[Any]) -> Sequence[Sequence[Item]]:
+        """As ``extract``, from what ``prepare`` gave."""
+        ...
+
+
+@runtime_checkable
+class BucketingExtractor(Extractor, Protocol):
+    """An extractor that is faster on a batch of like pictures."""
+
+    def bucket(self, width: int, height: int) -> Hashable:
+        """Pictures (by size in pixels) with the same value go into batches together."""
+        ...
+
+
+@runtime_checkable
+class LookupExtractor(Protocol):
+    """Reads results that somebody else computed; neither pictures nor the store are touched."""
+
+    def lookup(self, image_name: str) -> Sequence[Item] | None:
+        """The picture's items, or None where there is no entry for it."""
+        ...
+
+
+class Options(BaseModel):
+    """Base of an adapter's options: an unknown key is an error, and nothing changes after loading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    def require(self) -> None:
+        """Check what the options name (a checkpoint, a program, a file) without loading it.
+
+        Raises:
+            UserError: it is not there.
+        """
+
+
+def validate(kind: Kind, section: Mapping[str, Any], source: str = "params.yaml",
+             lines: Mapping[str, int] | None = None) -> None:
+    """Check an extraction section: every extractor's options, and that the one in use is there.
+
+    Args:
+        kind: the section's name.
+        section: ``{"extractor": name, name: {options}, …}``.
+        source: the file, for the messages.
+        lines: dotted key → line in that file.
+
+    Raises:
+        UserError: the extractor is unknown, or an option is unknown or has a bad value; all mistakes in one message.
+    """
+    mistakes = []
+    name = str(section.get("extractor"))
+    for key, options in section.items():
+        if key in REGISTRY[kind]:
+            try:
+                _options(kind, key, _class(kind, key), options or {}, source, lines)
+            except UserError as error:
+                mistakes.append(str(error))
+        elif key not in ("extractor", name):
+            expected = ", ".join(["extractor", *REGISTRY[kind]])
+            mistakes.append(f"{_where(source, lines, f'{kind}.{key}')}: unknown key; expected one of {expected}")
+    try:
+        cls = _class(kind, name, source, lines)
+        if name not in REGISTRY[kind]:
+            _options(kind, name, cls, section.get(name) or {}, source, lines)
+    except UserError as error:
+        mistakes.append(str(error))
+    if mistakes:
+        raise UserError("\n".join(mistakes))
+
+
+def require(kind: Kind, section: Mapping[str, Any]) -> None:
+    """Check that what the extractor in use needs is there (checkpoint, models), without loading it.
+
+    Raises:
+        UserError: it is not; the message says how to get it.
+    """
+    options = _chosen(kind, section)[1]
+    if isinstance(options, Options):
+        options.require()
+
+
+def create(kind: Kind, section: Mapping[str, Any], execution: ExecutionParams | None = None
+           ) -> "Extractor | LookupExtractor":
+    """The extractor that a section of params names. Its model is loaded when the first picture comes.
+
+    A class of the user's own (``package.module:Class``) gets the options under its own name in the section: as
+    keyword arguments, or, where it has a pydantic model ``Options``, as ``Class(options, execution)``.
+
+    Raises:
+        UserError: as :func:`validate`; or a class of the user's own does not load, or is no extractor.
+    """
+    cls, options = _chosen(kind, section)
+    where = f"params.yaml: {kind}.extractor: {section['extractor']}"
+    if isinstance(options, BaseModel):
+        extractor = cls(options, execution or ExecutionParams())
+    else:
+        try:
+            extractor = cls(**options)
+        except TypeError as error:
+            raise UserError(f"{where}: {error}; its options are the keys below {kind}.{section['extractor']}") from None
+    if isinstance(extractor, LookupExtractor | Extractor):
+        return extractor
+    raise UserError(f"{where}: no extractor; expected a class with fingerprint() and extract(images), or lookup(name)")
+
+
+def _chosen(kind: Kind, section: Mapping[str, Any]) -> tuple[Any, Any]:
+    name = str(section.get("extractor"))
+    cls = _class(kind, name)
+    return cls, _options(kind, name, cls, section.get(name) or {})
+
+
+def _where(source: str, lines: Mapping[str, int] | None, key: str) -> str:
+    line = (lines or {}).get(key)
+    return f"{source}:{line}: {key}" if line else f"{source}: {key}"
+
+
+def _class(kind: Kind, name: str, source: str = "params.yaml", lines: Mapping[str, int] | None = None) -> Any:
+    """The class called `name` in params."""
+    where = f"{_where(source, lines, f'{kind}.extractor')}: {name}"
+    target = REGISTRY[kind].get(name, name)
+    module_name, colon, class_name = target.partition(":")
+    if not colon or not class_name.isidentifier() or not all(part.isidentifier() for part in module_name.split(".")):
+        raise UserError(f"{where}: unknown extractor; expected {', '.join(REGISTRY[kind])}, or package.module:Class "
+                        "of your own")
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name and (module_name == error.name or module_name.startswith(f"{error.name}.")):
+            raise UserError(f"{where}: no module {error.name} on the path; it is searched for from the folder that the "
+                            "stage runs in, and among the installed packages") from None
+        raise UserError(f"{where}: {module_name} needs the module {error.name}, which is not installed") from None
+    except ImportError as error:
+        raise UserError(f"{where}: {module_name} cannot be imported: {error}") from None
+    if not hasattr(module, class_name):
+        raise UserError(f"{where}: {module_name} has no class {class_name}")
+    return getattr(module, class_name)
+
+
+def _options(kind: Kind, name: str, cls: Any, options: Any, source: str = "params.yaml",
+             lines: Mapping[str, int] | None = None) -> Any:
+    """The options below `name`, typed where the class says how; plain values otherwise."""
+    key = f"{kind}.{name}"
+    if not isinstance(options, Mapping):
+        raise UserError(f"{_where(source, lines, key)}: expected the extractor's options, found {options!r}")
+    model = getattr(cls, "Options", None)
+    if not (isinstance(model, type) and issubclass(model, BaseModel)):
+        return {str(option): value for option, value in options.items()}
+    try:
+        return model.model_validate(dict(options))
+    except ValidationError as error:
+        raise UserError("\n".join(params.describe(error, model, source, dict(lines or {}), f"{key}."))) from None

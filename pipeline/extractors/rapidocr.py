@@ -1,0 +1,153 @@
+"""Lines of text through RapidOCR: PP-OCR's detector and recogniser on onnxruntime, with the models of its wheel.
+
+Pictures are read side by side, one thread each, since the models are too small to gain from more; which pictures to
+read is the engine's business.
+"""
+
+import hashlib
+import os
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import cache, cached_property
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from PIL import Image
+from pydantic import Field, PositiveFloat
+
+from pipeline.contexts import TextLine
+from pipeline.errors import UserError
+from pipeline.extractors import Options
+from pipeline.params import ExecutionParams, Fraction
+
+VERSION = 1
+"""Raised when the same picture, models and options would give another result."""
+
+_MODELS = {"Det": "PP-OCRv6_det_small.onnx", "Rec": "PP-OCRv6_rec_small.onnx",
+           "Cls": "ch_ppocr_mobile_v2.0_cls_mobile.onnx"}
+
+
+class RapidOcrOptions(Options):
+    """``ocr.rapidocr`` in params.yaml."""
+
+    limit_type: Literal["max", "min"] = "max"
+    limit_side_len: Annotated[int, Field(ge=32, le=4096)] = 320
+    text_score: Fraction = 0.5
+    box_thresh: Fraction = 0.5
+    unclip_ratio: PositiveFloat = 1.6
+    use_cls: bool = False
+
+    def require(self) -> None:
+        """Check that the package and its models are there."""
+        _model_files(self.use_cls)
+
+
+class RapidOcr:
+    """Lines scored `text_score` or better, in reading order: rows from top to bottom, each from left to right."""
+
+    Options = RapidOcrOptions
+
+    def __init__(self, options: RapidOcrOptions, execution: ExecutionParams) -> None:
+        self._options = options
+        self._threads = execution.ocr_processes or _cores()
+
+    def fingerprint(self) -> Mapping[str, Any]:
+        """Models, options and version."""
+        files = _model_files(self._options.use_cls)
+        return {"extractor": "ocr.rapidocr", "version": VERSION, **self._options.model_dump(),
+                "models": {part: _digest(file) for part, file in sorted(files.items())}}
+
+    def prepare(self, image: Image.Image) -> "Future[list[TextLine]]":
+        """Start reading one picture, on the extractor's own threads."""
+        self._engine  # noqa: B018  (loaded by one thread, before the others need it)
+        return self._pool.submit(self._read, image)
+
+    def extract(self, images: Sequence[Image.Image]) -> list[list[TextLine]]:
+        """Lines of each picture."""
+        return self.extract_prepared([self.prepare(image) for image in images])
+
+    def extract_prepared(self, prepared: "Sequence[Future[list[TextLine]]]") -> list[list[TextLine]]:
+        """Lines of each picture, once they are read."""
+        return [reading.result() for reading in prepared]
+
+    def _read(self, image: Image.Image) -> list[TextLine]:
+        found = self._engine(np.ascontiguousarray(np.asarray(image)[:, :, ::-1]))  # OpenCV's order: blue, green, red
+        if found.txts is None or found.boxes is None or found.scores is None:
+            return []
+        lines = [TextLine(text.strip(), round(float(score), 4),
+                          tuple((round(float(x), 1), round(float(y), 1)) for x, y in box))
+                 for text, score, box in zip(found.txts, found.scores, found.boxes, strict=True) if text.strip()]
+        return reading_order(lines)
+
+    @cached_property
+    def _pool(self) -> ThreadPoolExecutor:
+        return ThreadPoolExecutor(self._threads, thread_name_prefix="ocr")
+
+    @cached_property
+    def _engine(self) -> Any:
+        import cv2
+        from rapidocr import RapidOCR
+
+        cv2.setNumThreads(1)
+        options, files = self._options, _model_files(True)
+        return RapidOCR(params={
+            "Global.log_level": "error", "Global.use_cls": options.use_cls, "Global.text_score": options.text_score,
+            "Det.limit_type": options.limit_type, "Det.limit_side_len": options.limit_side_len,
+            "Det.box_thresh": options.box_thresh, "Det.unclip_ratio": options.unclip_ratio,
+            "EngineConfig.onnxruntime.intra_op_num_threads": 1, "EngineConfig.onnxruntime.inter_op_num_threads": 1,
+            **{f"{part}.model_path": str(file) for part, file in files.items()},  # named, it never looks on the net
+        })
+
+
+def reading_order(lines: Sequence[TextLine]) -> list[TextLine]:
+    """Rows from top to bottom, each from left to right. A line is of the row whose first line's height its middle
+    lies in; so it does not matter how large the picture or the writing is."""
+    def span(line: TextLine) -> tuple[float, float, float]:
+        polygon = line.polygon or ((0.0, 0.0),)
+        ys = [y for _, y in polygon]
+        return min(ys), max(ys), min(x for x, _ in polygon)
+
+    rows: list[list[TextLine]] = []
+    for line in sorted(lines, key=lambda line: (span(line)[0], span(line)[2], line.text)):
+        top, bottom, _ = span(line)
+        middle = (top + bottom) / 2
+        for row in rows:
+            first_top, first_bottom, _ = span(row[0])
+            if first_top <= middle <= first_bottom and top <= (first_top + first_bottom) / 2:
+                row.append(line)
+                break
+        else:
+            rows.append([line])
+    return [line for row in rows for line in sorted(row, key=lambda line: (span(line)[2], span(line)[0]))]
+
+
+def _cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _model_files(use_cls: bool) -> dict[str, Path]:
+    """Model files of RapidOCR's wheel, by part of the pipeline.
+
+    Raises:
+        UserError: the package is not installed, or comes without them.
+    """
+    spec = find_spec("rapidocr")
+    if spec is None or spec.origin is None:
+        raise UserError("ocr.extractor: rapidocr: the package rapidocr is not installed; "
+                        "run pip install -r requirements.lock")
+    folder = Path(spec.origin).parent / "models"
+    files = {part: folder / name for part, name in _MODELS.items() if use_cls or part != "Cls"}
+    missing = [file.name for file in files.values() if not file.is_file()]
+    if missing:
+        raise UserError(f"ocr.extractor: rapidocr: {missing[0]} is not in {folder}; install the version of rapidocr "
+                        "that requirements.lock names")
+    return files
+
+
+@cache
+def _digest(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
