@@ -7,6 +7,7 @@ together with the disk: data files, checkpoints, free space. Every problem found
 import argparse
 import shutil
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 from pipeline import checkpoints, extractors, params, store
@@ -23,18 +24,27 @@ def check(path: str | Path = "params.yaml") -> Params:
         UserError: with a line for every problem.
     """
     settings = params.load(path)
-    problems = list(_problems(settings))
+    problems = list(_problems(settings, str(path), params.key_lines(path)))
     if problems:
-        raise UserError("\n".join(f"{path}: {problem}" for problem in problems))
+        raise UserError("\n".join(problems))
     return settings
 
 
-def _problems(settings: Params) -> Iterator[str]:
-    yield from _data_problems(settings)
+def _problems(settings: Params, path: str, lines: dict[str, int]) -> Iterator[str]:
+    def at(key: str) -> str:
+        return f"{path}:{lines[key]}: {key}: " if key in lines else f"{path}: {key}: "
+
+    for key, problem in _data_problems(settings):
+        yield at(key) + problem
     for kind in KINDS:
         section = getattr(settings, kind).model_dump()
-        yield from _caught(kind, lambda kind=kind, section=section: extractors.validate(kind, section))
-    yield from _caught("train.encoder", lambda: checkpoints.require(settings.train.encoder, settings.train.revision))
+        mistakes = list(_caught(partial(extractors.validate, kind, section, path, lines)))
+        yield from mistakes
+        if not mistakes:
+            for problem in _caught(partial(extractors.require, kind, section)):
+                yield at(f"{kind}.{section['extractor']}") + problem
+    for problem in _caught(partial(checkpoints.require, settings.train.encoder, settings.train.revision)):
+        yield at("train.encoder") + problem
     for folder in (Path.cwd(), store.default_folder()):
         existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
         free = shutil.disk_usage(existing).free
@@ -42,26 +52,26 @@ def _problems(settings: Params) -> Iterator[str]:
             yield f"{folder}: {free / 1e6:,.0f} MB free, expected at least {_NEEDED_BYTES / 1e6:,.0f} MB"
 
 
-def _data_problems(settings: Params) -> Iterator[str]:
+def _data_problems(settings: Params) -> Iterator[tuple[str, str]]:
     data = settings.data
     if not data.root.is_dir():
-        yield f"data.root: {data.root}: no such folder"
+        yield "data.root", f"{data.root}: no such folder"
         return
     for split in SPLITS:
         if not getattr(data, split):
-            yield f"data.{split}: names no file"
+            yield f"data.{split}", "names no file"
         for file in data.files(split):
             if not file.is_file():
-                yield f"data.{split}: {file}: no such file"
+                yield f"data.{split}", f"{file}: no such file"
     if data.images_folder is not None and not data.images_folder.is_dir():
-        yield f"data.images: {data.images_folder}: no such folder; set it to null for a data set without pictures"
+        yield "data.images", f"{data.images_folder}: no such folder; set it to null for a data set without pictures"
 
 
-def _caught(key: str, action: Callable[[], object]) -> Iterator[str]:
+def _caught(action: Callable[[], object]) -> Iterator[str]:
     try:
         action()
     except UserError as error:
-        yield from (line if line.startswith(key) else f"{key}: {line}" for line in str(error).splitlines())
+        yield from str(error).splitlines()
 
 
 def main() -> None:

@@ -141,7 +141,7 @@ class TrainParams(Section):
     encoder: Annotated[str, Field(min_length=1)]
     revision: str | None = None
     views: Literal["both", "text_only", "cross_modal"] = "both"
-    alignment: Literal["marginal", "none"] = "marginal"
+    alignment: Literal["marginal", "sequence", "emission", "none"] = "marginal"
     temperature: PositiveFloat = 4.0
     weights: LossWeights = LossWeights()
     detach_teacher: bool = True

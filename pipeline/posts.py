@@ -117,9 +117,9 @@ def _lines(path: Path) -> Iterator[str]:
             for line in file:
                 yield line.removesuffix("\n").removesuffix("\r")
     except FileNotFoundError:
-        raise UserError(f"{path}: no such file; see `data` in params.yaml") from None
+        raise UserError(f"{path}: no such file") from None
     except IsADirectoryError:
-        raise UserError(f"{path}: a folder; expected a file, see `data` in params.yaml") from None
+        raise UserError(f"{path}: a folder; expected a file") from None
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: not UTF-8 (byte 0x{error.object[error.start]:02x}: {error.reason}); "
                         "convert it: iconv -f latin1 -t utf-8") from None
@@ -141,6 +141,17 @@ def read_posts_jsonl(path: str | Path, *, scheme: Scheme = "iob2", image_name: s
         except ValueError as error:  # a JSONDecodeError is one
             problems.append(f"{path}:{number}: {error}")
     return _finish(path, posts, problems, scheme)
+
+
+def read_records(path: str | Path) -> list[Post]:
+    """Read data/posts/{split}.jsonl, as the posts stage wrote it.
+
+    Raises:
+        UserError: as :func:`read_conll`, or the stage has not run.
+    """
+    if not Path(path).exists():
+        raise UserError(f"{path}: no such file; run the stage that writes it: dvc repro posts")
+    return read_posts_jsonl(path, image_name=None)
 
 
 def _from_json(row: Any, scheme: Scheme, image_name: str | None) -> Post:

@@ -1,15 +1,50 @@
 """What the stages `objects`, `captions` and `ocr` share: pictures → context rows, from the manifest or a folder."""
 
 import argparse
+from collections.abc import Iterable
 from pathlib import Path
 
-from pipeline.params import Kind
+from pipeline import extraction, extractors, images, params
+from pipeline.errors import UserError, run_cli
+from pipeline.images import ImageRow
+from pipeline.params import Kind, Params
+from pipeline.store import Store, stage_lock
 from stages import paths
 
 
-def main(kind: Kind) -> None:
+def run(kind: Kind) -> None:
     """Run the stage, or with ``--images`` and ``--output`` read a folder of pictures without DVC."""
-    parser = argparse.ArgumentParser(prog=f"python -m stages.{kind}", description=f"Read {kind} off pictures.")
-    parser.add_argument("--images", type=Path, metavar="DIR", help="read this folder, not the pipeline's manifest")
-    parser.add_argument("--output", type=Path, metavar="FILE.jsonl", help="where to write the rows of --images")
+    run_cli(lambda: _main(kind))
+
+
+def _main(kind: Kind) -> None:
+    parser = argparse.ArgumentParser(prog=f"python -m stages.{kind}",
+                                     description=f"Read {kind} off pictures: the pipeline's, or those of a folder.")
+    parser.add_argument("--images", type=Path, metavar="DIR", help="read the pictures of this folder")
+    parser.add_argument("--output", type=Path, metavar="FILE.jsonl", help="where the rows of --images go")
     parser.add_argument("--params", type=Path, default=paths.PARAMS, metavar="FILE", help="default: %(default)s")
+    arguments = parser.parse_args()
+    if (arguments.images is None) != (arguments.output is None):
+        raise UserError("--images DIR and --output FILE.jsonl go together")
+    settings = params.load(arguments.params)
+    with Store.open() as store:
+        if arguments.images is None:
+            with stage_lock(kind):
+                _extract(kind, settings, paths.IMAGES, settings.data.images_folder,
+                         paths.CONTEXTS / f"{kind}.jsonl", store)
+        else:
+            names = images.list_pictures(arguments.images)
+            rows = list(images.manifest(names, arguments.images, settings.images, store))
+            _extract(kind, settings, rows, arguments.images, arguments.output, store)
+
+
+def _extract(kind: Kind, settings: Params, manifest: Path | Iterable[ImageRow], folder: Path | None, output: Path,
+             store: Store) -> None:
+    section = getattr(settings, kind).model_dump()
+    extractors.validate(kind, section)
+    extractors.require(kind, section)
+    extractor = extractors.create(kind, section, settings.execution)
+    summary = extraction.extract(kind, extractor, manifest, folder, output, store,
+                                 batch_size=getattr(settings.execution.batch_size, kind),
+                                 workers=settings.execution.decode_workers, limits=settings.images)
+    print(summary)

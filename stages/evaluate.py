@@ -1,0 +1,56 @@
+"""Stage `evaluate`: the tagger under every condition → metrics/evaluation.json, data/predictions/, plots/confusion/."""
+
+import csv
+from collections.abc import Iterator, Sequence
+
+from tqdm import tqdm
+
+from ner import evaluation, scoring
+from ner.formats import conll_lines
+from ner.predict import Prediction, Tagger, prediction_row
+from pipeline import params
+from pipeline.errors import run_cli
+from pipeline.params import Split
+from pipeline.records import atomic_write, read_views, write_json, write_jsonl
+from pipeline.store import stage_lock
+from stages import paths
+
+SPLITS: tuple[Split, ...] = ("dev", "test")
+
+
+def main() -> None:
+    """Run the stage."""
+    settings = params.load(paths.PARAMS)
+    metrics: dict[str, dict[str, scoring.Scores]] = {}
+    with stage_lock("evaluate"):
+        tagger = Tagger.load(paths.TAGGER, settings.execution.device)
+        for split in SPLITS:
+            views = read_views(paths.VIEWS / f"{split}.jsonl")
+            results = evaluation.evaluate(tagger, views, settings.evaluate, progress=_bar,
+                                          batch_size=settings.execution.predict_batch_size)
+            metrics[split] = {condition: scores for condition, (scores, _) in results.items()}
+            for condition, (_, predictions) in results.items():
+                _write(f"{split}.{condition}", predictions)
+        write_json(paths.EVALUATION, metrics)
+    for name, conditions in metrics.items():
+        print(f"{name}: " + ", ".join(f"{condition} {100 * scores['strict']['micro']['f1']:.2f}"
+                                       for condition, scores in conditions.items()) + " F1 (strict)")
+
+
+def _bar(predictions: Iterator[Prediction], total: int, condition: str) -> Iterator[Prediction]:
+    return iter(tqdm(predictions, total=total, desc=condition, unit="post", disable=None))
+
+
+def _write(name: str, predictions: Sequence[Prediction]) -> None:
+    write_jsonl(paths.PREDICTIONS / f"{name}.jsonl", map(prediction_row, predictions))
+    with atomic_write(paths.PREDICTIONS / f"{name}.conll") as file:
+        file.writelines(map(conll_lines, predictions))
+    with atomic_write(paths.CONFUSION / f"{name}.csv") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["actual", "predicted"])
+        writer.writerows(scoring.confusion([prediction.labels or [] for prediction in predictions],
+                                           [prediction.predicted for prediction in predictions]))
+
+
+if __name__ == "__main__":
+    run_cli(main)

@@ -1,0 +1,28 @@
+"""Stage `images`: every picture that a post names → data/images.jsonl, one row each with its hash, size and status."""
+
+from collections import Counter
+from dataclasses import asdict
+
+from pipeline import images, params, posts
+from pipeline.errors import run_cli
+from pipeline.params import SPLITS
+from pipeline.records import write_jsonl
+from pipeline.store import Store, stage_lock
+from stages import paths
+
+
+def main() -> None:
+    """Run the stage."""
+    settings = params.load(paths.PARAMS)
+    with stage_lock("images"), Store.open() as store:
+        names = {post.image for split in SPLITS for post in posts.read_records(paths.POSTS / f"{split}.jsonl")
+                 if post.image is not None}
+        rows = list(images.manifest(names, settings.data.images_folder, settings.images, store))
+        write_jsonl(paths.IMAGES, map(asdict, rows))
+    statuses = Counter(row.status for row in rows)
+    summary = ", ".join(f"{count:,} {status}" for status, count in sorted(statuses.items()))
+    print(f"{statuses.total():,} pictures{': ' if summary else ''}{summary}")
+
+
+if __name__ == "__main__":
+    run_cli(main)

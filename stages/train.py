@@ -1,0 +1,32 @@
+"""Stage `train`: views → models/tagger/, and the learning curves.
+
+Training checkpoints lie in the store, keyed by everything that training depends on, so that a killed run goes on
+where it was, and are gone when it has succeeded.
+"""
+
+import hashlib
+
+from ner import training
+from pipeline import checkpoints, params
+from pipeline.errors import run_cli
+from pipeline.records import read_views
+from pipeline.store import Store, digest, stage_lock
+from stages import paths
+
+
+def main() -> None:
+    """Run the stage."""
+    settings = params.load(paths.PARAMS)
+    encoder = checkpoints.resolve(settings.train.encoder, settings.train.revision)
+    files = {split: paths.VIEWS / f"{split}.jsonl" for split in ("train", "dev")}
+    with stage_lock("train"), Store.open() as store:
+        views = {split: read_views(path) for split, path in files.items()}
+        hashes = {split: hashlib.sha256(path.read_bytes()).hexdigest() for split, path in files.items()}
+        key = digest({"train": settings.train.model_dump(mode="json"), "encoder": encoder.identity, "views": hashes})
+        training.train(settings.train, encoder=encoder.folder, train=views["train"], dev=views["dev"],
+                       output=paths.TAGGER, work=store.work_folder("training", key), curves=paths.CURVES,
+                       device=settings.execution.device)
+
+
+if __name__ == "__main__":
+    run_cli(main)

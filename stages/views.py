@@ -1,0 +1,39 @@
+"""Stage `views`: posts and what was read off their pictures → data/views/{train,dev,test}.jsonl.
+
+The context of a post is its picture's, rendered by the template in params; a post without one gets an empty context.
+"""
+
+from collections import defaultdict
+from typing import Any
+
+from pipeline import contexts, params, posts
+from pipeline.errors import run_cli
+from pipeline.params import SPLITS, ViewsParams
+from pipeline.records import View, view_row, write_jsonl
+from pipeline.store import stage_lock
+from stages import paths
+
+
+def main() -> None:
+    """Run the stage."""
+    settings = params.load(paths.PARAMS)
+    with stage_lock("views"):
+        by_image = render_contexts(settings.views)
+        for split in SPLITS:
+            views = [View(post.id, post.tokens, post.labels, by_image.get(post.image or "", ""))
+                     for post in posts.read_records(paths.POSTS / f"{split}.jsonl")]
+            write_jsonl(paths.VIEWS / f"{split}.jsonl", map(view_row, views))
+            print(f"{split}: {sum(bool(view.context) for view in views):,} of {len(views):,} posts have a context")
+
+
+def render_contexts(template: ViewsParams) -> dict[str, str]:
+    """Image → context string, from the files of the kinds that the template names."""
+    items: dict[str, dict[str, list[Any]]] = defaultdict(dict)
+    for kind in template.kinds:
+        for context in contexts.read_contexts(paths.CONTEXTS / f"{kind}.jsonl", kind):
+            items[context.image][kind] = context.items
+    return {image: contexts.render(template, **found) for image, found in items.items()}
+
+
+if __name__ == "__main__":
+    run_cli(main)

@@ -1,0 +1,177 @@
+"""The real `dvc repro` on a cut of the sample: what it writes, what it re-runs, what it reads."""
+
+import os
+import re
+import shutil
+import signal
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+from tests.project import STAGES, Project, kill_group, wait_for
+
+EXTRACTED = ("objects", "captions", "ocr")
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A project whose pipeline has run once. Tests leave it with nothing to do."""
+    project = Project.make(tmp_path_factory.mktemp("project") / "cut")
+    assert sorted(project.repro()) == sorted(STAGES)
+    return project
+
+
+def pictures_read(output: str, stage: str) -> int:
+    """How many pictures the closing line of an extraction stage says it read."""
+    after = output.split(f"Running stage '{stage}'")[1]
+    match = re.search(r"([\d,]+) read", after)
+    assert match, after
+    return int(match[1].replace(",", ""))
+
+
+def test_one_row_in_is_one_row_out(finished: Project) -> None:
+    posts = {split: finished.rows(f"data/posts/{split}.jsonl") for split in ("train", "dev", "test")}
+    assert [len(posts[split]) for split in posts] == [30, 10, 12]
+    images = [row["image"] for row in finished.rows("data/images.jsonl")]
+    assert images == sorted({post["image"] for rows in posts.values() for post in rows})
+    for kind in EXTRACTED:
+        assert [row["image"] for row in finished.rows(f"data/contexts/{kind}.jsonl")] == images
+    for split, rows in posts.items():
+        views = finished.rows(f"data/views/{split}.jsonl")
+        assert [(view["id"], view["tokens"], view["labels"]) for view in views] == [
+            (post["id"], post["tokens"], post["labels"]) for post in rows]
+    for split in ("dev", "test"):
+        for condition in ("cross_modal", "text_only", "shuffled"):
+            predicted = finished.rows(f"data/predictions/{split}.{condition}.jsonl")
+            assert [row["id"] for row in predicted] == [post["id"] for post in posts[split]]
+            assert all(len(row["predicted"]) == len(row["tokens"]) for row in predicted)
+
+
+def test_contexts_hold_what_the_pictures_show(finished: Project) -> None:
+    contexts = [view["context"] for view in finished.rows("data/views/train.jsonl")]
+    assert sum(bool(context) for context in contexts) >= 25
+    assert any(re.search(r"\ba \w+ \w+ ", context) for context in contexts), "no caption in any context"
+
+
+def test_metrics_have_every_condition_and_scheme(finished: Project) -> None:
+    import json
+
+    metrics = json.loads((finished.folder / "metrics/evaluation.json").read_text())
+    assert set(metrics) == {"dev", "test"}
+    for conditions in metrics.values():
+        assert set(conditions) == {"cross_modal", "text_only", "shuffled"}
+        for schemes in conditions.values():
+            assert set(schemes) == {"conlleval", "strict"}
+            for scores in schemes.values():
+                assert set(scores["micro"]) == {"precision", "recall", "f1", "support", "f1_ci"}
+
+
+def test_a_second_run_has_nothing_to_do(finished: Project) -> None:
+    assert finished.repro() == []
+
+
+def test_an_edited_comment_reads_no_picture(finished: Project) -> None:
+    path = finished.folder / "pipeline" / "extraction.py"
+    before = finished.outputs()
+    path.write_text(path.read_text() + "# a comment\n")
+    output = finished.run("dvc", "repro")
+    assert set(EXTRACTED) <= set(re.findall(r"Running stage '(\w+)'", output))
+    assert [pictures_read(output, kind) for kind in EXTRACTED] == [0, 0, 0]
+    assert finished.outputs() == before
+
+
+def test_a_decoding_option_reads_anew_and_going_back_reads_nothing(finished: Project) -> None:
+    before = finished.outputs()
+    finished.edit(captions={"blip": {"num_captions": 3}})
+    output = finished.run("dvc", "repro", "views")
+    assert re.findall(r"Running stage '(\w+)'", output) == ["captions", "views"]
+    assert pictures_read(output, "captions") > 40
+    assert {len(row["captions"]) for row in finished.rows("data/contexts/captions.jsonl")} <= {0, 3}
+    finished.edit(captions={"blip": {"num_captions": 1}})
+    shutil.rmtree(finished.folder / ".dvc" / "cache" / "runs")  # DVC would not even start the stage
+    output = finished.run("dvc", "repro", "views")
+    assert pictures_read(output, "captions") == 0
+    assert finished.outputs() == before
+
+
+def test_new_posts_cost_only_their_own_pictures(finished: Project) -> None:
+    known = {row["sha256"] for row in finished.rows("data/images.jsonl")}
+    finished.take("sample/data", "train.txt", 34)
+    output = finished.run("dvc", "repro", "views")
+    new = {row["sha256"] for row in finished.rows("data/images.jsonl") if row["status"] == "ok"} - known
+    assert new
+    assert [pictures_read(output, kind) for kind in EXTRACTED] == [len(new)] * 3
+    for path in (finished.folder / "sample/data/images").iterdir():  # back to how it was
+        if path.name not in {row["image"] for row in finished.rows("data/images.jsonl")}:
+            path.unlink()
+
+
+def test_a_changed_checkpoint_reads_anew(finished: Project) -> None:
+    card = finished.folder / "checkpoints/sample/blip/README.md"
+    card.write_text("another card\n")
+    output = finished.run("dvc", "repro", "captions")
+    assert pictures_read(output, "captions") == 0
+    config = finished.folder / "checkpoints/sample/blip/generation_config.json"
+    config.write_text(config.read_text().replace("{", '{"length_penalty": 0.9, ', 1))
+    output = finished.run("dvc", "repro", "captions")
+    assert pictures_read(output, "captions") > 40
+
+
+@pytest.mark.parametrize("victim", ["the stage and dvc", "dvc alone"])
+def test_a_killed_run_is_finished_by_the_next(finished: Project, tmp_path: Path, victim: str) -> None:
+    project = Project.make(tmp_path / "killed")
+    project.run("dvc", "repro", "images")
+    process = project.start("dvc", "repro", "ocr")
+    results = project.store / "results"
+
+    def reading() -> bool:
+        return len(list(results.glob("*.sqlite3"))) > 1  # beside the manifest's: the first batch is in the store
+
+    wait_for(reading, 120)
+    if victim == "dvc alone":
+        process.kill()
+        process.wait()
+    else:
+        kill_group(process)
+    again = project.run("dvc", "repro", "ocr")
+    if victim == "dvc alone":
+        os.killpg(process.pid, signal.SIGKILL) if _group_lives(process.pid) else None
+    fresh = Project.make(tmp_path / "fresh")
+    fresh.run("dvc", "repro", "ocr")
+    assert (project.folder / "data/contexts/ocr.jsonl").read_bytes() == (
+        fresh.folder / "data/contexts/ocr.jsonl").read_bytes()
+    total = sum(row["status"] == "ok" for row in fresh.rows("data/images.jsonl"))
+    assert pictures_read(again, "ocr") < total
+
+
+def _group_lives(group: int) -> bool:
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize(("edit", "message"), [
+    ({"data": {"root": "nowhere"}}, "data.root: nowhere: no such folder"),
+    ({"data": {"train": ["absent.txt"]}}, "absent.txt: no such file"),
+    ({"captions": {"extractor": "blib"}}, "captions.extractor"),
+    ({"captions": {"blip": {"num_beans": 3}}}, "num_beans"),
+    ({"captions": {"blip": {"model": "checkpoints/none/at/all"}}}, "no such folder"),
+    ({"train": {"encoder": "no-one/no-such-encoder"}}, "hf download no-one/no-such-encoder"),
+    ({"train": {"epochs": -1}}, "train.epochs"),
+], ids=["root", "file", "extractor", "option", "checkpoint", "encoder", "value"])
+def test_a_mistake_stops_before_work_with_one_message(tmp_path: Path, edit: dict[str, dict[str, object]],
+                                                      message: str) -> None:
+    project = Project(tmp_path, tmp_path / "store")
+    for name in ("params.yaml", "pipeline", "stages", "ner", "checkpoints"):
+        os.symlink(ROOT / name, tmp_path / name)
+    (tmp_path / "sample").symlink_to(ROOT / "sample")
+    (tmp_path / "params.yaml").unlink()
+    shutil.copy(ROOT / "params.yaml", tmp_path / "params.yaml")
+    project.edit(**edit)
+    output = project.run("python", "-m", "stages.posts", expect=2)
+    assert message in output
+    assert "Traceback" not in output
+    assert not (tmp_path / "data").exists()
