@@ -164,10 +164,8 @@ class LinearChainCRF(nn.Module):
         Σ_t Σ_k p_t(k) (teacher_t[k] - student_t[k]) - log Z_p + log Z_q. Differentiable in everything. A temperature
         divides every score of both chains.
         """
-        emissions = torch.cat([teacher, student]) / temperature
-        chain = self._chain(emissions, mask.repeat(2, 1))
-        softened = (score / temperature for score in chain[1:4])
-        chain = Chain(chain.emissions, *softened, chain.lengths)
+        emissions = torch.cat([teacher, student])
+        chain = self._chain(emissions, mask.repeat(2, 1), temperature)
         partition, log_marginals = log_partition_and_marginals(chain, self._mixing)
         n_rows = len(teacher)
         log_marginals = log_marginals.masked_fill(~mask.repeat(2, 1).unsqueeze(-1), -torch.inf)
@@ -175,13 +173,15 @@ class LinearChainCRF(nn.Module):
         expected = (log_marginals[:n_rows].exp() * difference).sum((1, 2))
         return (expected - partition[:n_rows] + partition[n_rows:]).to(_result_dtype(emissions))
 
-    def _chain(self, emissions: Tensor, mask: Tensor) -> Chain:
-        scores = [self.transitions.double(), self.start.double(), self.stop.double()]
+    def _chain(self, emissions: Tensor, mask: Tensor, temperature: float = 1.0) -> Chain:
+        scores = (self.transitions, self.start, self.stop)
+        transitions, start, stop = (score.double() / temperature for score in scores)
         if self.exclude_forbidden:
-            allowed = (self.allowed_transitions, self.allowed_start, self.allowed_stop)
-            scores = [score.masked_fill(~may, -torch.inf) for score, may in zip(scores, allowed, strict=True)]
-        emissions = emissions.double().masked_fill(~mask.unsqueeze(-1), 0.0)
-        return Chain(emissions, *scores, mask.sum(1))
+            transitions = transitions.masked_fill(~self.allowed_transitions, -torch.inf)
+            start = start.masked_fill(~self.allowed_start, -torch.inf)
+            stop = stop.masked_fill(~self.allowed_stop, -torch.inf)
+        emissions = (emissions.double() / temperature).masked_fill(~mask.unsqueeze(-1), 0.0)
+        return Chain(emissions, transitions, start, stop, mask.sum(1))
 
     def _score(self, chain: Chain, labels: Tensor, mask: Tensor) -> Tensor:
         labels = labels.masked_fill(~mask, 0)

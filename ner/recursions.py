@@ -83,8 +83,8 @@ def scaled_messages(chain: Chain, mixing: int | None) -> ScaledMessages | None:
     ends = torch.stack([chain.start, chain.stop])
     ends_peak = ends.amax(-1, keepdim=True)
     ends_low = ends.masked_fill(ends.isinf(), torch.inf).amin()
-    spread = (top - emissions.amin(-1, keepdim=True)).amax() + torch.maximum(peak - finite, ends_peak.amax() - ends_low)
-    spread = max(float(spread), 1e-9)
+    widest = (top - emissions.amin(-1, keepdim=True)).amax() + torch.maximum(peak - finite, ends_peak.amax() - ends_low)
+    spread = max(float(widest), 1e-9)
     # `not <=` also sends NaN and infinite scores to the log domain, which passes them on honestly.
     if not 2 * (mixing + 1) * spread <= EXPONENT_BUDGET:
         return None
@@ -232,7 +232,7 @@ class LogPartition(torch.autograd.Function):
     def forward(
         ctx: Any, mixing: int | None, with_marginals: bool, lengths: Tensor, *scores: Tensor
     ) -> tuple[Tensor, Tensor | None]:
-        chain = Chain(*scores, lengths)
+        chain = Chain(scores[0], scores[1], scores[2], scores[3], lengths)
         ctx.set_materialize_grads(False)
         ctx.messages = scaled_messages(chain, mixing)
         if ctx.messages is None:
@@ -270,7 +270,7 @@ def _autograd_gradient(
     lengths, *scores = saved
     with torch.enable_grad():
         leaves = [score.detach().requires_grad_() for score in scores]
-        messages = log_messages(Chain(*leaves, lengths))
+        messages = log_messages(Chain(leaves[0], leaves[1], leaves[2], leaves[3], lengths))
         outputs, gradients = [], []
         if of_partition is not None:
             outputs.append(messages.log_partition)

@@ -1,8 +1,8 @@
 """Precision, recall and F1 of entities, per type and micro-averaged, under two named readings of the labels.
 
-`conlleval` opens an entity at an orphan ``I-``, as the CoNLL script does; `strict` takes it for no entity. They differ by
-most of a point on Twitter-2015, so every figure carries its reading's name. Run as
-``python -m ner.scoring GOLD PREDICTED`` it scores any two CoNLL-like files; which files those are is left to its caller.
+`conlleval` opens an entity at an orphan ``I-``, as the CoNLL script does; `strict` takes it for no entity. They differ
+by most of a point on Twitter-2015, so every figure carries its reading's name. Run as
+``python -m ner.scoring GOLD PREDICTED`` it scores any two CoNLL-like files; making them is left to others.
 """
 
 import argparse
@@ -74,6 +74,17 @@ def count(
             for entity in some:
                 counts[post, column[entity.type], kind] += 1
     return types, counts
+
+
+def confusion(gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]]) -> list[tuple[str, str]]:
+    """(gold type, predicted type) of every span that either side names, read as conlleval does; "none" for a side
+    that names nothing there."""
+    pairs = []
+    for one, other in zip(gold, predicted, strict=True):
+        wanted, found = ({(start, end): kind for start, end, kind in entities(labels, "conlleval")}
+                         for labels in (one, other))
+        pairs += [(wanted.get(span, "none"), found.get(span, "none")) for span in sorted(wanted | found)]
+    return pairs
 
 
 def _score(
@@ -189,11 +200,11 @@ def table(scores: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str:
 
 def main() -> None:
     """The command line; see ``--help``."""
-    parser = argparse.ArgumentParser(prog="python -m ner.scoring", description="Score entities of two CoNLL-like files.")
+    parser = argparse.ArgumentParser(prog="python -m ner.scoring", description="Score one CoNLL-like file by another.")
     parser.add_argument("gold", type=Path, metavar="GOLD", help="token<TAB>label lines, blank line between posts")
     parser.add_argument("predicted", type=Path, metavar="PREDICTED", help="the same posts with predicted labels")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
-    parser.add_argument("--bootstrap-samples", type=int, default=1000, metavar="N", help="0: no intervals [%(default)s]")
+    parser.add_argument("--bootstrap-samples", type=int, default=1000, metavar="N", help="0: no interval [%(default)s]")
     parser.add_argument("--confidence", type=float, default=0.95, help="of the intervals [%(default)s]")
     parser.add_argument("--seed", type=int, default=0, help="of the bootstrap [%(default)s]")
     arguments = parser.parse_args()

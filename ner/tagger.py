@@ -6,12 +6,15 @@ of the cross-modal view, plus the weighted KL that draws the first to the second
 """
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedConfig, PreTrainedModel
+from transformers.utils import logging as transformers_logging
 
 from ner import alignment as alignment_forms
 from ner.crf import LinearChainCRF
@@ -134,9 +137,9 @@ class CrossViewTagger(PreTrainedModel):
         mode = self.config.views
         if mode == "both" and text_only is not None and cross_modal is not None:
             return self._two_view_loss(text_only, cross_modal, labels)
-        if mode == "both" or given[mode] is None:
+        batch = given.get(mode)
+        if batch is None:
             raise ValueError(f"a tagger that trains on views {mode!r} needs their batches")
-        batch = given[mode]
         loss = -self.crf.log_likelihood(self.emissions(batch), labels, batch["mask"]).mean()
         return {"loss": loss, f"nll_{mode}": loss.detach()}
 
@@ -172,10 +175,22 @@ class CrossViewTagger(PreTrainedModel):
         return vectors * kept.unsqueeze(-1).to(vectors.dtype)
 
     def _init_weights(self, module: nn.Module) -> None:
-        if isinstance(module, LinearChainCRF):
+        if isinstance(module, LinearChainCRF) or module is getattr(self, "emission", None):
             module.reset_parameters()
-        elif module is getattr(self, "emission", None):
-            module.reset_parameters()
+
+
+@contextmanager
+def quietly() -> Iterator[None]:
+    """Mutes what transformers says of expected things (an encoder's unused head, progress of loading)."""
+    verbosity, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+        if bars:
+            transformers_logging.enable_progress_bar()
 
 
 def longest_window(config: PreTrainedConfig) -> int:
@@ -204,9 +219,10 @@ def load_tagger(folder: str | Path) -> tuple[CrossViewTagger, ViewEncoder]:
         UserError: the folder is missing or is no tagger's.
     """
     folder = Path(folder)
-    for name in ("config.json", "model.safetensors", "tokenizer.json"):
-        if not (folder / name).is_file() and not (name.startswith("model") and list(folder.glob("model-*.safetensors"))):
-            raise UserError(f"{folder}: no tagger here ({name} is missing); train one (dvc repro train) or name its folder")
+    for pattern in ("config.json", "model*.safetensors", "tokenizer.json"):
+        if not any(folder.glob(pattern)):
+            raise UserError(f"{folder}: no tagger here ({pattern} is missing); name a tagger's folder, or train one "
+                            "(dvc repro train)")
     found = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
     if found != TaggerConfig.model_type:
         raise UserError(f"{folder}: expected a tagger (model_type {TaggerConfig.model_type!r}), found {found!r}; "
@@ -220,3 +236,7 @@ def load_tagger(folder: str | Path) -> tuple[CrossViewTagger, ViewEncoder]:
 def view_encoder(tokenizer: Any, config: TaggerConfig) -> ViewEncoder:
     """The encoder of views with the window limits a tagger was trained with."""
     return ViewEncoder(tokenizer, WindowLimits(config.max_length, config.max_context, config.stride))
+
+
+# Lets AutoTokenizer and AutoConfig read a tagger's folder without a guess at what it is.
+AutoConfig.register(TaggerConfig.model_type, TaggerConfig)

@@ -78,8 +78,8 @@ class ViewEncoder:
         first = tokenizer.cls_token_id if tokenizer.cls_token_id is not None else tokenizer.bos_token_id
         last = tokenizer.sep_token_id if tokenizer.sep_token_id is not None else tokenizer.eos_token_id
         if first is None or last is None or tokenizer.unk_token_id is None or tokenizer.pad_token_id is None:
-            raise UserError(f"{tokenizer.name_or_path}: the tokenizer lacks one of the special tokens cls, sep, unk and "
-                            "pad; choose an encoder of the BERT or RoBERTa kind")
+            raise UserError(f"{tokenizer.name_or_path}: the tokenizer lacks one of the special tokens cls, sep, unk "
+                            "and pad; choose an encoder of the BERT or RoBERTa kind")
         room = limits.max_length - 3
         if room < 4:
             raise UserError(f"train.max_length: {limits.max_length} sub-tokens leave no room for a tweet; at least 16")

@@ -1,0 +1,244 @@
+"""transformers' Trainer for the tagger: learning rates per group, length-grouped batches, dev F1, and its callbacks.
+
+A subclass, so that mixed precision, accumulation, clipping and checkpoints are transformers' own. What goes in and
+where the result lies is left to :mod:`ner.training`.
+"""
+
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Sampler
+from tqdm import tqdm
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from ner.predict import decode_labels
+from ner.scoring import score
+from ner.views import EncodedView, ViewBatch, collate
+from pipeline.params import TrainParams
+
+ViewName = Literal["text_only", "cross_modal"]
+COMPLETE = "complete"  # an empty file, written last, that marks a checkpoint as whole
+TERMS = ("nll_text_only", "nll_cross_modal", "alignment")
+_BUCKET_BATCHES = 50  # batches among which examples are sorted by length
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """A tweet ready for training: its encoded views (those the tagger trains on) and label indices."""
+
+    views: dict[ViewName, EncodedView]
+    labels: list[int]
+
+    @property
+    def width(self) -> int:
+        """Sub-tokens of all views together: what the example costs."""
+        return sum(view.width for view in self.views.values())
+
+
+class TaggerTrainer(Trainer):
+    """The Trainer, with learning rates per group, length-grouped batches, and dev F1 of both views as evaluation."""
+
+    optimizer: torch.optim.Optimizer | None
+    control: TrainerControl
+
+    def __init__(
+        self,
+        *,
+        params: TrainParams,
+        dev_views: Mapping[ViewName, Sequence[EncodedView]],
+        dev_labels: Sequence[Sequence[str]],
+        pad_id: int,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.params, self.dev_views, self.dev_labels, self.pad_id = params, dev_views, dev_labels, pad_id
+        self._terms: dict[str, Tensor] = {}
+        self._n_parts = 0
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """AdamW, with a learning rate for the CRF's scores and one for all else; only matrices of the latter decay."""
+        if self.optimizer is None:
+            named = list(self.model.named_parameters())
+            crf = [parameter for name, parameter in named if name.startswith("crf.")]
+            rest = [parameter for name, parameter in named if not name.startswith("crf.")]
+            decayed = [parameter for parameter in rest if parameter.ndim > 1]
+            plain = [parameter for parameter in rest if parameter.ndim <= 1]
+            kind, options = self.get_optimizer_cls_and_kwargs(self.args, self.model)
+            self.optimizer = kind(
+                [
+                    {"params": decayed, "weight_decay": self.args.weight_decay},
+                    {"params": plain, "weight_decay": 0.0},
+                    {"params": crf, "weight_decay": 0.0, "lr": self.params.crf_learning_rate},
+                ],
+                **options,
+            )
+        return self.optimizer
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> "LengthGroupedSampler":
+        examples = self.train_dataset if train_dataset is None else train_dataset
+        return LengthGroupedSampler([example.width for example in examples], self.params.batch_size, self.params.seed)
+
+    def compute_loss(
+        self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """The model's loss; its terms are summed up for the epoch's log."""
+        outputs = model(**inputs)
+        self._n_parts += 1
+        for name in TERMS:
+            if name in outputs:
+                self._terms[name] = self._terms.get(name, 0.0) + outputs[name].detach()
+        return (outputs["loss"], outputs) if return_outputs else outputs["loss"]
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Adds the means of the loss's terms to the epoch's log."""
+        if "loss" in logs:
+            logs |= {name: float(total) / self._n_parts for name, total in self._terms.items()}
+            self._terms, self._n_parts = {}, 0
+        super().log(logs, start_time)
+
+    def evaluate(
+        self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
+    ) -> dict[str, float]:
+        """Strict dev micro-F1 of each trained view, and their mean."""
+        self.model.eval()
+        bfloat16, batch_size = self.params.precision == "bfloat16", 2 * self.params.batch_size
+        metrics = {}
+        for name, encoded in self.dev_views.items():
+            predicted = decode_labels(self.model, encoded, self.pad_id, batch_size, bfloat16=bfloat16)
+            metrics[f"{metric_key_prefix}_f1_{name}"] = score(self.dev_labels, predicted)["strict"]["micro"]["f1"]
+        metrics[f"{metric_key_prefix}_f1"] = sum(metrics.values()) / len(metrics)
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    def floating_point_ops(self, inputs: dict[str, Any]) -> int:
+        """Not counted: counting parameters at every step costs more than the figure is worth."""
+        return 0
+
+
+class LengthGroupedSampler(Sampler[int]):
+    """Examples in an order, new each epoch, in which each batch holds examples of similar length.
+
+    The order depends on seed and epoch alone, so a resumed training meets the same batches. Only the epoch's last batch
+    may be smaller than the others.
+    """
+
+    def __init__(self, widths: Sequence[int], batch_size: int, seed: int) -> None:
+        self.widths, self.batch_size, self.seed, self.epoch = widths, batch_size, seed, 0
+
+    def __len__(self) -> int:
+        return len(self.widths)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch, from 0; called by accelerate's data loader."""
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[int]:
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
+        order = torch.randperm(len(self.widths), generator=generator).tolist()
+        n_whole = len(order) - len(order) % self.batch_size
+        bucket = self.batch_size * _BUCKET_BATCHES
+        batches = []
+        for start in range(0, n_whole, bucket):
+            alike = sorted(order[start : min(start + bucket, n_whole)], key=self.widths.__getitem__)
+            batches += [alike[place : place + self.batch_size] for place in range(0, len(alike), self.batch_size)]
+        for place in torch.randperm(len(batches), generator=generator).tolist():
+            yield from batches[place]
+        yield from order[n_whole:]
+
+
+def collate_examples(examples: Sequence[Example], pad_id: int) -> dict[str, ViewBatch | Tensor]:
+    """The keyword arguments of :meth:`ner.tagger.CrossViewTagger.forward`."""
+    longest = max(len(example.labels) for example in examples)
+    labels = torch.tensor([[*example.labels, *[0] * (longest - len(example.labels))] for example in examples])
+    batches: dict[str, ViewBatch | Tensor] = {
+        name: collate([example.views[name] for example in examples], pad_id) for name in examples[0].views
+    }
+    return {**batches, "labels": labels}
+
+
+def patience_is_out(state: TrainerState, patience: int | None) -> bool:
+    """Whether the last `patience` epochs brought no better dev score."""
+    scores = [logs["eval_f1"] for logs in state.log_history if "eval_f1" in logs]
+    return patience is not None and bool(scores) and len(scores) - 1 - scores.index(max(scores)) >= patience
+
+
+class MarkComplete(TrainerCallback):
+    """Marks a checkpoint as whole once all of it is written."""
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        (Path(args.output_dir) / f"checkpoint-{state.global_step}" / COMPLETE).touch()
+
+
+class EarlyStopping(TrainerCallback):
+    def __init__(self, patience: int | None) -> None:
+        self.patience = patience
+
+    def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        if patience_is_out(state, self.patience):
+            control.should_training_stop = True
+
+
+class Progress(TrainerCallback):
+    """A bar over all steps on a terminal; a line an epoch anywhere. Both on stderr."""
+
+    bar: tqdm | None = None
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self.bar = tqdm(total=state.max_steps, initial=state.global_step, desc="training", unit="step",
+                        disable=not sys.stderr.isatty())
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        if self.bar is not None:
+            self.bar.update()
+
+    def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        logs = {**next((logs for logs in reversed(state.log_history) if "loss" in logs), {}), **state.log_history[-1]}
+        scores = ", ".join(f"{key.removeprefix('eval_f1_')} {100 * value:.2f}"
+                           for key, value in logs.items() if key.startswith("eval_f1_"))
+        tqdm.write(f"epoch {round(state.epoch or 0)}/{round(args.num_train_epochs)}: "
+                   f"loss {logs.get('loss', float('nan')):.4f}, dev F1 (strict) {scores}", file=sys.stderr)
+
+    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        if self.bar is not None:
+            self.bar.close()
+
+
+class Curves(TrainerCallback):
+    """Loss terms and dev F1 of every epoch through DVCLive; a resumed training writes its earlier epochs anew."""
+
+    live: Any = None
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        from dvclive import Live
+
+        # The root dvc.yaml names plots and metrics; DVCLive must write neither a dvc.yaml nor an experiment.
+        self.live = Live(str(self.folder), dvcyaml=None, save_dvc_exp=False, report=None)
+        losses: dict[str, float] = {}
+        for logs in state.log_history:
+            if "loss" in logs:
+                losses = logs
+            elif "eval_f1" in logs:
+                self._write({**losses, **logs})
+
+    def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        losses: dict[str, float] = next((logs for logs in reversed(state.log_history) if "loss" in logs), {})
+        self._write({**losses, **state.log_history[-1]})
+
+    def _write(self, logs: Mapping[str, float]) -> None:
+        self.live.step = round(logs["epoch"])
+        for name in ("loss", *TERMS):
+            if name in logs:
+                self.live.log_metric(f"train/{name}", float(logs[name]))
+        for name in ("f1", "f1_text_only", "f1_cross_modal"):
+            if f"eval_{name}" in logs:
+                self.live.log_metric(f"dev/{name}", float(logs[f"eval_{name}"]))
+        self.live.make_summary()

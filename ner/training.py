@@ -1,0 +1,192 @@
+"""Training the tagger: from labelled views and a pretrained encoder to a folder with a tagger, resumable and seeded.
+
+Steps, batches and evaluation are :mod:`ner.trainer`'s, what is learned :mod:`ner.tagger`'s; where posts come from, and
+which work folder belongs to which params and data, is left to the caller.
+"""
+
+import os
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from transformers import PrinterCallback, ProgressCallback, TrainerState, TrainingArguments, set_seed
+
+from ner.labels import bioes_labels, to_bioes
+from ner.predict import choose_device
+from ner.tagger import CrossViewTagger, load_tokenizer, quietly, view_encoder
+from ner.trainer import (
+    COMPLETE,
+    Curves,
+    EarlyStopping,
+    Example,
+    MarkComplete,
+    Progress,
+    TaggerTrainer,
+    ViewName,
+    collate_examples,
+    patience_is_out,
+)
+from pipeline.errors import UserError
+from pipeline.params import TrainParams
+from pipeline.records import View
+
+STATE_FILE = "trainer_state.json"
+
+
+def train(
+    params: TrainParams,
+    *,
+    encoder: Path | str,
+    train: Sequence[View],
+    dev: Sequence[View],
+    output: Path,
+    work: Path,
+    curves: Path | None,
+    device: str = "auto",
+) -> dict[str, Any]:
+    """Train a tagger and save that of the best epoch (by the mean of the trained views' strict dev micro-F1).
+
+    Args:
+        params: the section `train` of params.yaml.
+        encoder: folder or hub name of the pretrained encoder and its tokenizer.
+        train, dev: labelled views; their contexts make the cross-modal view.
+        output: the tagger's folder.
+        work: holds a checkpoint an epoch. An interrupted training goes on from the last whole one, to the same
+            scores. It must belong to these params, data and encoder; it is removed when training has succeeded.
+        curves: folder for DVCLive's curves, a step an epoch: ``plots/metrics/train/{loss,nll_text_only,
+            nll_cross_modal,alignment}.tsv``, ``plots/metrics/dev/{f1,f1_text_only,f1_cross_modal}.tsv`` and
+            ``metrics.json``; those of a mode or alignment not in use are missing.
+        device: auto, cpu, cuda, cuda:1, …
+
+    Returns:
+        ``{"epochs": trained, "best_epoch": from 1, "dev": {"f1", "f1_text_only", "f1_cross_modal"}}``
+
+    Raises:
+        UserError: posts without labels, no dev posts, an entity type in dev only, an unusable encoder or device.
+    """
+    _check_labelled("train", train)
+    _check_labelled("dev", dev)
+    chosen = choose_device(device)
+    with quietly():
+        set_seed(params.seed)
+        labels = bioes_labels(view.labels or [] for view in train)
+        model = CrossViewTagger.from_encoder(encoder, labels, params)
+        tokenizer = load_tokenizer(encoder, params.revision)
+        views = view_encoder(tokenizer, model.config)
+        names: list[ViewName] = ["text_only", "cross_modal"] if params.views == "both" else [params.views]
+        encoded_dev = {name: views.encode(dev, with_context=name == "cross_modal") for name in names}
+        encoded_train = {name: views.encode(train, with_context=name == "cross_modal") for name in names}
+        index = {label: position for position, label in enumerate(labels)}
+        examples = [
+            Example({name: encoded_train[name][place] for name in names},
+                    [index[label] for label in to_bioes(view.labels or [])])
+            for place, view in enumerate(train)
+        ]
+        work.mkdir(parents=True, exist_ok=True)
+        trainer = TaggerTrainer(
+            model=model,
+            args=_arguments(params, work, chosen),
+            train_dataset=examples,
+            eval_dataset=dev,
+            data_collator=lambda batch: collate_examples(batch, views.pad_id),
+            callbacks=[MarkComplete(), EarlyStopping(params.patience), Progress()],
+            params=params,
+            dev_views=encoded_dev,
+            dev_labels=[view.labels or [] for view in dev],
+            pad_id=views.pad_id,
+        )
+        for unwanted in (PrinterCallback, ProgressCallback):
+            trainer.remove_callback(unwanted)
+        if curves is not None:
+            trainer.add_callback(Curves(curves))
+        state = _run(trainer, work, params)
+        best = Path(state.best_model_checkpoint or "")
+        model.load_state_dict(safetensors.torch.load_file(best / "model.safetensors"))
+        output.mkdir(parents=True, exist_ok=True)
+        model.save_pretrained(output)
+        tokenizer.save_pretrained(output)
+    shutil.rmtree(work)
+    history = [logs for logs in state.log_history if "eval_f1" in logs]
+    best_logs = max(history, key=lambda logs: logs["eval_f1"])  # the first of equals, as the Trainer has it
+    return {
+        "epochs": len(history),
+        "best_epoch": history.index(best_logs) + 1,
+        "dev": {key.removeprefix("eval_"): value for key, value in best_logs.items() if key.startswith("eval_f1")},
+    }
+
+
+def _run(trainer: "TaggerTrainer", work: Path, params: TrainParams) -> TrainerState:
+    """Train to the end, from the last whole checkpoint if there is one; return the state reached."""
+    checkpoint = last_whole_checkpoint(work)
+    if checkpoint is None:
+        trainer.train()
+        return trainer.state
+    state = TrainerState.load_from_json(str(checkpoint / STATE_FILE))
+    n_epochs = round(state.epoch or 0)
+    print(f"resuming after epoch {n_epochs} of {params.epochs}, from {checkpoint}", file=sys.stderr)
+    if n_epochs >= params.epochs or patience_is_out(state, params.patience):
+        for callback in trainer.callback_handler.callbacks:
+            if isinstance(callback, Curves):
+                callback.on_train_begin(trainer.args, state, trainer.control)
+        return state
+    trainer.train(resume_from_checkpoint=str(checkpoint))
+    return trainer.state
+
+
+def last_whole_checkpoint(work: Path) -> Path | None:
+    """The latest checkpoint that was written to its end; what a kill tore is removed."""
+    whole: list[tuple[int, Path]] = []
+    for folder in work.glob("checkpoint-*"):
+        if (folder / COMPLETE).is_file():
+            whole.append((int(folder.name.removeprefix("checkpoint-")), folder))
+        else:
+            shutil.rmtree(folder)
+    return max(whole)[1] if whole else None
+
+
+def _check_labelled(split: str, views: Sequence[View]) -> None:
+    if not views:
+        raise UserError(f"train: the {split} split has no posts; expected at least one (data.{split})")
+    for view in views:
+        if view.labels is None or not view.tokens:
+            raise UserError(f"train: post {view.id} of the {split} split has no "
+                            f"{'labels' if view.tokens else 'tokens'}; the tagger learns from labelled posts alone")
+
+
+def _arguments(params: TrainParams, work: Path, device: torch.device) -> TrainingArguments:
+    if device.type == "cuda":
+        # The Trainer takes the device from accelerate, which takes it from here.
+        torch.cuda.set_device(device)
+        os.environ["ACCELERATE_TORCH_DEVICE"] = str(device)
+    arguments = TrainingArguments(
+        output_dir=str(work),
+        num_train_epochs=params.epochs,
+        per_device_train_batch_size=params.batch_size // params.gradient_accumulation,
+        gradient_accumulation_steps=params.gradient_accumulation,
+        learning_rate=params.learning_rate,
+        lr_scheduler_type="linear",
+        warmup_steps=params.warmup_ratio,  # below 1 it is a ratio
+        weight_decay=params.weight_decay,
+        max_grad_norm=params.max_grad_norm,
+        bf16=params.precision == "bfloat16",
+        seed=params.seed,
+        eval_strategy="epoch",
+        save_strategy="epoch",
+        logging_strategy="epoch",
+        save_total_limit=2,
+        metric_for_best_model="eval_f1",
+        greater_is_better=True,
+        logging_nan_inf_filter=False,
+        remove_unused_columns=False,
+        dataloader_pin_memory=device.type == "cuda",
+        use_cpu=device.type == "cpu",
+        disable_tqdm=True,
+        report_to="none",
+    )
+    if arguments.n_gpu > 1:
+        arguments._n_gpu = 1  # one process, one device: never torch's DataParallel
+    return arguments
