@@ -54,6 +54,7 @@ _WINDOW = 2048  # names looked up at a time
 # Pillow warns of pictures beyond its own limit as it reads their header; ours is checked right after, picture by
 # picture, before anything is decoded.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")  # damaged metadata, which is not used
 
 
 class PictureError(Exception):

@@ -11,7 +11,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cache, cached_property
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 from PIL import Image
@@ -21,6 +21,9 @@ from pipeline.contexts import TextLine
 from pipeline.errors import UserError
 from pipeline.extractors import Options
 from pipeline.params import ExecutionParams, Fraction
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 VERSION = 1
 """Raised when the same picture, models and options would give another result."""
@@ -38,6 +41,7 @@ class RapidOcrOptions(Options):
     box_thresh: Fraction = 0.5
     unclip_ratio: PositiveFloat = 1.6
     use_cls: bool = False
+    space_thresh: Annotated[float, Field(gt=0, le=1)] = 0.2
 
     def require(self) -> None:
         """Check that the package and its models are there."""
@@ -92,13 +96,50 @@ class RapidOcr:
 
         cv2.setNumThreads(1)
         options, files = self._options, _model_files(True)
-        return RapidOCR(params={
+        engine = RapidOCR(params={
             "Global.log_level": "error", "Global.use_cls": options.use_cls, "Global.text_score": options.text_score,
             "Det.limit_type": options.limit_type, "Det.limit_side_len": options.limit_side_len,
             "Det.box_thresh": options.box_thresh, "Det.unclip_ratio": options.unclip_ratio,
             "EngineConfig.onnxruntime.intra_op_num_threads": 1, "EngineConfig.onnxruntime.inter_op_num_threads": 1,
             **{f"{part}.model_path": str(file) for part, file in files.items()},  # named, it never looks on the net
         })
+        engine._load_det_model()
+        recogniser = engine._load_rec_model()
+        recogniser.postprocess_op = SpacingDecoder(recogniser.postprocess_op.character, options.space_thresh)
+        return engine
+
+
+class SpacingDecoder:
+    """CTC decoding that finds the spaces which greedy decoding joins words over.
+
+    Between two words set close, "blank" often beats "space" at every step, though "space" is far likelier there than
+    inside a word. A space goes between two characters where it reaches `threshold` at some step between them; but not
+    in a line that is letter-spaced, where it does so nearly everywhere.
+    """
+
+    def __init__(self, characters: Sequence[str], threshold: float) -> None:
+        self._characters = characters  # 0 is CTC's blank
+        self._space = len(characters) - 1
+        self._threshold = threshold
+
+    def __call__(self, probabilities: "NDArray[np.float32]", return_word_box: bool = False, **_: Any
+                 ) -> tuple[list[tuple[str, float]], list[Any]]:
+        """Decode ``(lines, steps, characters)`` to a text and the mean probability of its characters for each line."""
+        best = probabilities.argmax(axis=2)
+        return [self._decode(line, choice) for line, choice in zip(probabilities, best, strict=True)], []
+
+    def _decode(self, line: "NDArray[np.float32]", best: "NDArray[np.int64]") -> tuple[str, float]:
+        begins = np.flatnonzero((best != 0) & np.concatenate(([True], best[1:] != best[:-1])))
+        if not len(begins):
+            return "", 0.0
+        spaces = line[:, self._space]
+        between = [float(spaces[first + 1:second].max(initial=0.0)) if best[first] != self._space != best[second] else 0.0
+                   for first, second in zip(begins, begins[1:], strict=False)]
+        letter_spaced = sum(space >= self._threshold / 2 for space in between) > len(between) / 2
+        text = self._characters[best[begins[0]]]
+        for space, begin in zip(between, begins[1:], strict=True):
+            text += " " * (space >= self._threshold and not letter_spaced) + self._characters[best[begin]]
+        return " ".join(text.split()), float(line[begins, best[begins]].mean())
 
 
 def reading_order(lines: Sequence[TextLine]) -> list[TextLine]:
