@@ -1,17 +1,20 @@
 """The loop that trains the sample checkpoints: AdamW, warm-up and cosine decay, a moving average of the weights.
 
-What a step's loss is, the callers say. The tagger is not trained here but by ner/training.py.
+What a step's loss is, the callers say, and what a result is worth, checkpoint_quality.py. The tagger is not trained
+here but by ner/training.py.
 """
 
 import copy
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
+from transformers import PreTrainedModel
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -81,3 +84,12 @@ def _follow(averaged: nn.Module, model: nn.Module, share: float) -> None:
             mean.lerp_(value, 1 - share)
         else:
             mean.copy_(value)
+
+
+def save(model: PreTrainedModel, folder: Path) -> None:
+    """Save a float32 model in half its size: the weights as float16, the config saying that they are to be float32.
+
+    `from_pretrained` then gives a float32 model unless it is told otherwise.
+    """
+    copy.deepcopy(model).half().save_pretrained(folder)
+    model.config.save_pretrained(folder)

@@ -95,7 +95,7 @@ def train(folder: Path, count: int, batch_size: int, schedule: fitting.Schedule,
         return out.loss
 
     def report(_: int, averaged: BlipForConditionalGeneration) -> None:
-        averaged.save_pretrained(folder)
+        fitting.save(averaged, folder)
         blip.save_pretrained(folder)
 
     fitting.fit(model, loss_at, schedule, report)

@@ -127,7 +127,7 @@ def train(folder: Path, count: int, batch_size: int, warm_start: int, schedule: 
                                     labels, boxes)  # fmt: skip
 
     def report(_: int, averaged: RTDetrForObjectDetection) -> None:
-        averaged.save_pretrained(folder)
+        fitting.save(averaged, folder)
         images.save_pretrained(folder)
 
     fitting.fit(model, loss_at, schedule, report)
