@@ -1,4 +1,4 @@
-"""Stage `captions`: pictures → data/contexts/captions.jsonl, or with --images DIR --output FILE any folder's captions."""
+"""Stage `captions`: pictures → data/contexts/captions.jsonl, or --images DIR → --output FILE."""
 
 from stages import _extraction
 

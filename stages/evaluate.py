@@ -6,8 +6,7 @@ from collections.abc import Iterator, Sequence
 from tqdm import tqdm
 
 from ner import evaluation, scoring
-from ner.formats import conll_lines
-from ner.predict import Prediction, Tagger, prediction_row
+from ner.predict import Prediction, Tagger, conll_lines, prediction_row
 from pipeline import params
 from pipeline.errors import run_cli
 from pipeline.params import Split

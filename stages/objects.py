@@ -1,4 +1,4 @@
-"""Stage `objects`: pictures → data/contexts/objects.jsonl, or with --images DIR --output FILE any folder's object tags."""
+"""Stage `objects`: pictures → data/contexts/objects.jsonl, or --images DIR → --output FILE."""
 
 from stages import _extraction
 

@@ -1,4 +1,4 @@
-"""Stage `ocr`: pictures → data/contexts/ocr.jsonl, or with --images DIR --output FILE any folder's lines of text."""
+"""Stage `ocr`: pictures → data/contexts/ocr.jsonl, or --images DIR → --output FILE."""
 
 from stages import _extraction
 
