@@ -5,6 +5,7 @@ its model, so that params are checked, and a stage whose results are all in the 
 """
 
 import importlib
+import os
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
@@ -82,6 +83,11 @@ class Options(BaseModel):
         Raises:
             UserError: it is not there.
         """
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def validate(kind: Kind, section: Mapping[str, Any], source: str = "params.yaml",

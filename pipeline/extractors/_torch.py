@@ -2,9 +2,12 @@
 
 import sys
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
+from functools import cache
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from pipeline.errors import UserError
+from pipeline.extractors import cores
 
 if TYPE_CHECKING:
     import torch
@@ -67,7 +70,9 @@ def in_batches_of_one_shape(tensors: "Sequence[torch.Tensor]", run: "Callable[[t
     """Stack tensors of one shape, run each stack, and put the results back in order.
 
     Padding pictures to one size would change what the model sees with whatever else is in the batch; so pictures of
-    another shape make another batch.
+    another shape make another batch. On a CPU a stack is split into one part a core, each run by one thread: cores
+    that share the work of every single operation wait for each other at its end, and badly so when decoders or
+    other programs are about.
 
     Args:
         tensors: one picture each, of shape ``(channels, height, width)``.
@@ -82,8 +87,32 @@ def in_batches_of_one_shape(tensors: "Sequence[torch.Tensor]", run: "Callable[[t
     results: dict[int, R] = {}
     for places in shapes.values():
         stack = torch.stack([tensors[place] for place in places])
-        if target.type == "cuda":
-            stack = stack.pin_memory()
-        stack = stack.to(target, getattr(torch, dtype), non_blocking=True)
-        results.update(zip(places, run(stack, places), strict=True))
+        if target.type == "cpu":
+            found = _run_split(stack.to(getattr(torch, dtype)), places, run)
+        else:
+            if target.type == "cuda":
+                stack = stack.pin_memory()
+            found = run(stack.to(target, getattr(torch, dtype), non_blocking=True), places)
+        results.update(zip(places, found, strict=True))
     return [results[index] for index in range(len(tensors))]
+
+
+def _run_split(stack: "torch.Tensor", places: list[int],
+               run: "Callable[[torch.Tensor, list[int]], list[R]]") -> list[R]:
+    import torch
+
+    threads = torch.get_num_threads()
+    size = -(-len(places) // cores())
+    parts = [slice(start, start + size) for start in range(0, len(places), size)]
+    torch.set_num_threads(1)
+    try:
+        runs = [_pool().submit(run, stack[part], places[part]) for part in parts]
+        wait(runs)  # all of them, also where one fails: the batch may be tried again at once
+        return [result for one in runs for result in one.result()]
+    finally:
+        torch.set_num_threads(threads)
+
+
+@cache
+def _pool() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(cores(), thread_name_prefix="model")

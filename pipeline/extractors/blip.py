@@ -148,5 +148,11 @@ class Blip:
     def _model(self) -> Any:
         from transformers import BlipForConditionalGeneration
 
-        return _torch.load(BlipForConditionalGeneration, self._checkpoint.folder, self._options.model,
-                           self._options.dtype, self._device)
+        model = _torch.load(BlipForConditionalGeneration, self._checkpoint.folder, self._options.model,
+                            self._options.dtype, self._device)
+        room = model.config.text_config.max_position_embeddings
+        needed = (1 if self._prompt is None else self._prompt.shape[1] - 1) + self._options.max_new_tokens
+        if needed > room:
+            raise UserError(f"captions.blip.max_new_tokens: with the prompt, {needed} tokens may come of "
+                            f"{self._options.max_new_tokens}; {self._options.model} has room for {room}")
+        return model

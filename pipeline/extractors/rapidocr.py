@@ -5,11 +5,11 @@ read is the engine's business.
 """
 
 import hashlib
-import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cache, cached_property
 from importlib.util import find_spec
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -19,7 +19,7 @@ from pydantic import Field, PositiveFloat
 
 from pipeline.contexts import TextLine
 from pipeline.errors import UserError
-from pipeline.extractors import Options
+from pipeline.extractors import Options, cores
 from pipeline.params import ExecutionParams, Fraction
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ class RapidOcr:
 
     def __init__(self, options: RapidOcrOptions, execution: ExecutionParams) -> None:
         self._options = options
-        self._threads = execution.ocr_processes or _cores()
+        self._threads = execution.ocr_processes or cores()
 
     def fingerprint(self) -> Mapping[str, Any]:
         """Models, options and version."""
@@ -133,8 +133,8 @@ class SpacingDecoder:
         if not len(begins):
             return "", 0.0
         spaces = line[:, self._space]
-        between = [float(spaces[first + 1:second].max(initial=0.0)) if best[first] != self._space != best[second] else 0.0
-                   for first, second in zip(begins, begins[1:], strict=False)]
+        between = [0.0 if self._space in (best[first], best[second]) else float(spaces[first:second].max())
+                   for first, second in pairwise(begins)]
         letter_spaced = sum(space >= self._threshold / 2 for space in between) > len(between) / 2
         text = self._characters[best[begins[0]]]
         for space, begin in zip(between, begins[1:], strict=True):
@@ -162,11 +162,6 @@ def reading_order(lines: Sequence[TextLine]) -> list[TextLine]:
         else:
             rows.append([line])
     return [line for row in rows for line in sorted(row, key=lambda line: (span(line)[2], span(line)[0]))]
-
-
-def _cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _model_files(use_cls: bool) -> dict[str, Path]:
