@@ -95,7 +95,7 @@ class LinearChainCRF(nn.Module):
         messages = log_messages(chain)
         joint = messages.forward[:, :-1, :, None] + chain.transitions + messages.backward[:, 1:, None, :]
         joint = joint - messages.log_partition[:, None, None, None]
-        return joint.exp().to(_result_dtype(emissions)) * mask[:, 1:, None, None]
+        return joint.masked_fill(~mask[:, 1:, None, None], -torch.inf).exp().to(_result_dtype(emissions))
 
     def viterbi(self, emissions: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """The best allowed path.

@@ -248,6 +248,8 @@ class LogPartition(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, of_partition: Tensor | None, of_marginals: Tensor | None) -> tuple[Tensor | None, ...]:
+        if of_partition is None and of_marginals is None:
+            return (None,) * 7
         if ctx.messages is None:
             return (None, None, None, *_autograd_gradient(ctx.saved_tensors, of_partition, of_marginals))
         lengths, marginals, inside = ctx.saved_tensors
@@ -280,7 +282,7 @@ def _autograd_gradient(
             outputs.append(log_marginals)
             inside = torch.arange(log_marginals.shape[1], device=lengths.device) < lengths[:, None]
             gradients.append(of_marginals.masked_fill(log_marginals.isinf() | ~inside.unsqueeze(-1), 0.0))
-        return torch.autograd.grad(outputs, leaves, gradients)
+        return torch.autograd.grad(outputs, leaves, gradients, materialize_grads=True)
 
 
 def log_partition(chain: Chain, mixing: int | None) -> Tensor:

@@ -140,7 +140,7 @@ class ViewEncoder:
         room = self.limits.max_length - 3  # <s>, </s> and the context's </s>
         context = context[: max(room - len(tweet), room // 2)]
         tail = [*context, self._last] if context else []
-        starts, share = window_starts(len(tweet), room + 1 - (len(tail) or 1), self.limits.stride)
+        starts, share = window_starts(len(tweet), self.limits.max_length - 2 - len(tail), self.limits.stride)
         windows = [[self._first, *tweet[start : start + share], self._last, *tail] for start in starts]
         rows = [best_window(first, starts, share, len(tweet)) for first in firsts]
         positions = [1 + first - starts[row] for first, row in zip(firsts, rows, strict=True)]

@@ -1,0 +1,77 @@
+"""Small encoders with real tokenizers, and posts whose contexts decide their labels, for the tagger's tests."""
+
+import os
+import random
+import string
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import BertConfig, BertModel, BertTokenizer, XLMRobertaConfig, XLMRobertaModel, XLMRobertaTokenizer
+
+from pipeline.params import TrainParams
+from pipeline.records import View
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def xlm_r_tokenizer() -> XLMRobertaTokenizer:
+    """XLM-R's own tokenizer over words, letters and, as in SentencePiece, the special tokens as ordinary pieces."""
+    words = ["▁in", "▁the", "▁Jordan", "▁Paris", "▁love", "▁court", "▁desert", "▁photo", "▁of"]
+    letters = ["▁", *string.ascii_letters, *string.digits, *"@#:/.,!?<>[]'’-_"]
+    vocabulary = [("<s>", 0.0), ("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0)]
+    vocabulary += [(word, -3.0) for word in words] + [(letter, -6.0) for letter in letters] + [("<mask>", 0.0)]
+    return XLMRobertaTokenizer(vocab=vocabulary)
+
+
+@pytest.fixture(scope="session")
+def xlm_r_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("xlm-r")
+    tokenizer = xlm_r_tokenizer()
+    torch.manual_seed(0)
+    config = XLMRobertaConfig(vocab_size=len(tokenizer), hidden_size=32, num_hidden_layers=2, num_attention_heads=2,
+                              intermediate_size=64, max_position_embeddings=66, type_vocab_size=1)
+    XLMRobertaModel(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def bert_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("bert")
+    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "jordan", "paris", "love", "in", "court", "the"]
+    pieces += [*string.ascii_lowercase, *(f"##{letter}" for letter in string.ascii_lowercase), *"[]/<>@#.:"]
+    tokenizer = BertTokenizer(vocab={piece: index for index, piece in enumerate(pieces)})
+    torch.manual_seed(0)
+    BertModel(BertConfig(vocab_size=len(pieces), hidden_size=32, num_hidden_layers=2, num_attention_heads=2,
+                         intermediate_size=64, max_position_embeddings=64)).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def ambiguous_views(n: int, seed: int) -> list[View]:
+    """Posts with a name that the context alone tells to be a person or a place."""
+    rng = random.Random(seed)
+    views = []
+    for number in range(n):
+        kind, context = rng.choice([("PER", "photo of court"), ("LOC", "photo of desert")])
+        tokens = rng.choice([["love", "Jordan"], ["in", "the", "Jordan"], ["Paris", "Jordan", "love"]])
+        labels = [f"B-{kind}" if word == "Jordan" else "O" for word in tokens]
+        if tokens[0] == "Paris":
+            labels[:2] = [f"B-{kind}", f"I-{kind}"]
+        views.append(View(str(number), tokens, labels, context))
+    return views
+
+
+def small_params(encoder: Path, **changes: object) -> TrainParams:
+    settings = {"encoder": str(encoder), "batch_size": 8, "epochs": 2, "learning_rate": 3e-3, "max_length": 32,
+                "crf_learning_rate": 0.05, "max_context": 12, "stride": 8, "seed": 3} | changes
+    return TrainParams.model_validate(settings)

@@ -1,0 +1,261 @@
+"""Prediction: order, confidences, formats, streams, and the command."""
+
+import itertools
+import json
+import math
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from ner.evaluation import condition_views, derangement, evaluate
+from ner.formats import read_input, tokenize
+from ner.labels import bioes_labels, to_bioes
+from ner.predict import CHUNK_BATCHES, Tagger, choose_device, main
+from ner.tagger import CrossViewTagger, load_tokenizer
+from ner.views import collate
+from pipeline.errors import UserError, run_cli
+from pipeline.labels import entities
+from pipeline.params import EvaluateParams
+from pipeline.records import View
+from tests.ner.conftest import ambiguous_views, small_params
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def tagger_folder(xlm_r_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An untrained tagger whose scores are wide apart, so that it finds entities everywhere."""
+    folder = tmp_path_factory.mktemp("tagger")
+    torch.manual_seed(4)
+    labels = bioes_labels([["B-PER", "B-LOC"]])
+    model = CrossViewTagger.from_encoder(xlm_r_folder, labels, small_params(xlm_r_folder), local_files_only=True)
+    with torch.no_grad():
+        model.emission.weight.mul_(20)
+    model.save_pretrained(folder)
+    load_tokenizer(xlm_r_folder, local_files_only=True).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def tagger(tagger_folder: Path) -> Tagger:
+    return Tagger.load(tagger_folder, "cpu")
+
+
+def many_views(n: int = 90) -> list[View]:
+    words = ["love", "Jordan", "Paris", "in", "the", "ab", "\u200b", "</s>"]
+    return [View(str(number), [words[(number * 7 + place * 3) % 8] for place in range(1 + number * 5 % 23)], None,
+                 "photo of court" if number % 3 else "") for number in range(n)]
+
+
+def test_predictions_come_in_order_whatever_the_batch_size(tagger: Tagger) -> None:
+    views = many_views()
+    one, two = (list(tagger.predict(views, batch_size)) for batch_size in (1, 8))
+    assert [prediction.id for prediction in two] == [view.id for view in views]
+    for prediction, other, view in zip(one, two, views, strict=True):
+        assert prediction.predicted == other.predicted
+        assert prediction.tokens == view.tokens
+        assert len(prediction.predicted) == len(view.tokens)
+        assert [(found.start, found.end, found.type) for found in prediction.entities] == [
+            tuple(entity) for entity in entities(prediction.predicted, "strict")
+        ]
+        for found in prediction.entities:
+            assert found.text == " ".join(view.tokens[found.start : found.end])
+    assert sum(len(prediction.entities) for prediction in one) > 50
+
+
+def test_predictions_are_valid_iob2_without_orphans(tagger: Tagger) -> None:
+    for prediction in tagger.predict(many_views()):
+        assert entities(prediction.predicted, "strict") == entities(prediction.predicted, "conlleval")
+
+
+def test_confidence_is_the_probability_of_the_entity_over_all_paths(tagger: Tagger) -> None:
+    model, view = tagger.model, View("1", ["love", "Jordan", "Paris"], None, "photo of court")
+    [prediction] = tagger.predict([view])
+    with torch.no_grad():
+        emissions = model.emissions(collate(tagger.encoder.encode([view], with_context=True), tagger.encoder.pad_id))[0]
+    crf, scores, paths = model.crf, [], []
+    for path in itertools.product(range(len(model.labels)), repeat=3):
+        allowed = crf.allowed_start[path[0]] & crf.allowed_stop[path[-1]]
+        allowed &= crf.allowed_transitions[path[0], path[1]] & crf.allowed_transitions[path[1], path[2]]
+        if allowed:
+            score = crf.start[path[0]] + crf.stop[path[-1]] + sum(emissions[t, path[t]] for t in range(3))
+            score = score + crf.transitions[path[0], path[1]] + crf.transitions[path[1], path[2]]
+            scores.append(score.item())
+            paths.append([model.labels[label] for label in path])
+    total = math.fsum(math.exp(score - max(scores)) for score in scores)
+    bioes = to_bioes(prediction.predicted)
+    assert prediction.entities
+    for found in prediction.entities:
+        mass = math.fsum(math.exp(score - max(scores)) for score, path in zip(scores, paths, strict=True)
+                         if path[found.start : found.end] == bioes[found.start : found.end])
+        assert found.confidence == pytest.approx(mass / total, rel=1e-3)
+
+
+def test_a_stream_is_read_no_further_than_needed(tagger: Tagger) -> None:
+    read = 0
+
+    def endless() -> Iterator[View]:
+        nonlocal read
+        for number in itertools.count():
+            read += 1
+            yield View(str(number), ["Jordan"], None, "")
+
+    stream = tagger.predict(endless(), batch_size=2)
+    for _ in range(5):
+        next(stream)
+    assert read <= 2 * CHUNK_BATCHES
+
+
+def test_a_post_without_tokens_and_one_of_many_windows(tagger: Tagger) -> None:
+    empty, long = View("e", [], None, "photo"), View("l", ["Jordan", "Paris"] * 150, None, "photo of court")
+    none, whole = tagger.predict([empty, long])
+    assert (none.predicted, none.entities) == ([], [])
+    assert len(whole.predicted) == 300
+    assert whole.context_used == "photo of court"
+
+
+def test_context_used_is_empty_without_context(tagger: Tagger) -> None:
+    view = View("1", ["Jordan"], ["O"], "photo of court")
+    assert next(tagger.predict([view], with_context=False)).context_used == ""
+    assert next(tagger.predict([view])).context_used == "photo of court"
+
+
+@pytest.mark.parametrize(
+    ("text", "tokens"),
+    [
+        ("RT @ada_l: I  love #Paris!!! 😂👍🏽 http://t.co/x?a=b :)",
+         ["RT", "@ada_l", ":", "I", "love", "#Paris", "!!!", "😂", "👍🏽", "http://t.co/x?a=b", ":)"]),
+        ("U.S.A. isn't rock'n'roll, 3.5%", ["U.S.A", ".", "isn't", "rock'n'roll", ",", "3.5", "%"]),
+        ("¿Qué tal, señor? <3", ["¿", "Qué", "tal", ",", "señor", "?", "<3"]),
+        ("👩‍👩‍👧 ok", ["👩‍👩‍👧", "ok"]),
+        ("", []),
+        ("   ", []),
+    ],
+)
+def test_text_is_split_into_tokens_that_keep_their_place(text: str, tokens: list[str]) -> None:
+    found = tokenize(text)
+    assert [token for token, _ in found] == tokens
+    assert all(text[start : start + len(token)] == token for token, start in found)
+    assert "".join(token for token, _ in found) == "".join(text.split())
+
+
+def test_command_tags_text_from_stdin_with_character_offsets(tagger_folder: Path) -> None:
+    text = "in the  Jordan :)\n\nParis 😀 @ada love #Jordan\n"
+    command = [sys.executable, "-m", "ner.predict", str(tagger_folder)]
+    done = subprocess.run(command, input=text, capture_output=True, cwd=ROOT, check=False, encoding="utf-8")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [row["id"] for row in rows] == ["1", "2", "3"]
+    assert rows[1]["tokens"] == []
+    assert any(row["entities"] for row in rows)
+    for row, line in zip(rows, text.splitlines(), strict=True):
+        for entity in row["entities"]:
+            spelled = line[entity["start_char"] : entity["end_char"]]
+            assert "".join(spelled.split()) == entity["text"].replace(" ", "")
+            assert 0 < entity["confidence"] <= 1
+
+
+def run_here(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *arguments: object
+) -> tuple[int, str, str]:
+    """The command in this process: starting Python anew costs seconds."""
+    monkeypatch.setattr(sys, "argv", ["ner.predict", *map(str, arguments), "--device", "cpu"])
+    with pytest.raises(SystemExit) as stop:
+        run_cli(main)
+    out, err = capsys.readouterr()
+    return int(stop.value.code or 0), out, err
+
+
+def test_command_reads_conll_and_jsonl_to_the_same_labels(
+    tagger_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    conll = tmp_path / "posts.txt"
+    conll.write_text("IMGID:7\nlove\tO\nJordan\tB-PER\n\nParis\nin\n", encoding="utf-8")
+    jsonl = tmp_path / "posts.jsonl"
+    rows = [{"id": "7", "tokens": ["love", "Jordan"]}, {"text": "Paris in", "id": 2}]
+    jsonl.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    one = run_here(capsys, monkeypatch, tagger_folder, conll, "--format", "conll")
+    two = run_here(capsys, monkeypatch, tagger_folder, jsonl, "--format", "jsonl", "--output-format", "conll")
+    assert one == two
+    assert one[0] == 0
+    assert one[1].startswith("IMGID:7\nlove\t")
+    assert one[1].count("\n\n") == 2
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ('{"tokens": ["a"]', "posts.jsonl:2: not JSON"),
+        ('{"id": "1"}', "posts.jsonl:2: expected an object with either `tokens` or `text`"),
+        ('{"tokens": ["a", 3]}', "posts.jsonl:2: tokens: expected a list of strings"),
+        ('{"text": 5}', "posts.jsonl:2: text: expected a string, found int"),
+        ('{"tokens": ["a"], "labels": []}', "posts.jsonl:2: labels: expected null or 1 labels"),
+    ],
+)
+def test_a_malformed_line_is_named(tmp_path: Path, line: str, message: str) -> None:
+    file = tmp_path / "posts.jsonl"
+    file.write_text(f'{{"tokens": ["a"]}}\n{line}\n', encoding="utf-8")
+    with pytest.raises(UserError, match=message.replace("[", r"\[")):
+        list(read_input(str(file), "jsonl"))
+
+
+def test_command_errors_are_one_line(
+    tagger_folder: Path, xlm_r_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    latin = tmp_path / "latin.txt"
+    latin.write_bytes("ok\ncaf\xe9\n".encode("latin-1"))
+    for arguments, message in (
+        ((tagger_folder, tmp_path / "none.txt"), "none.txt: no such file"),
+        ((xlm_r_folder,), "expected a tagger"),
+        ((tagger_folder, latin), "latin.txt:2: not UTF-8"),
+        ((tagger_folder, latin, "--batch-size", "0"), "--batch-size: expected at least 1, found 0"),
+    ):
+        status, _, error = run_here(capsys, monkeypatch, *arguments)
+        assert status == 2
+        assert error.startswith("error: ")
+        assert message in error
+        assert error.count("\n") == 1
+
+
+def test_a_device_that_is_not_there_is_named() -> None:
+    with pytest.raises(UserError, match=r"execution.device: 'cuda:99'"):
+        choose_device("cuda:99")
+
+
+@pytest.mark.parametrize("n", [2, 3, 7, 100])
+def test_shuffled_gives_every_post_the_context_of_another(n: int) -> None:
+    for seed in range(20):
+        order = derangement(n, seed)
+        assert sorted(order) == list(range(n))
+        assert all(place != other for place, other in enumerate(order))
+        assert order == derangement(n, seed)
+    views = [View(str(number), ["a"], ["O"], f"context {number}") for number in range(n)]
+    shuffled = condition_views(views, "shuffled", seed=1)
+    assert sorted(view.context for view in shuffled) == sorted(view.context for view in views)
+    assert all(one.context != other.context and one.id == other.id for one, other in zip(views, shuffled, strict=True))
+
+
+def test_conditions_that_cannot_be_are_refused() -> None:
+    with pytest.raises(UserError, match="at least two posts"):
+        derangement(1, 0)
+    with pytest.raises(UserError, match="'upside_down'"):
+        condition_views([], "upside_down", 0)
+
+
+def test_one_tagger_is_scored_under_every_condition(tagger: Tagger) -> None:
+    views = ambiguous_views(12, seed=3)
+    params = EvaluateParams(conditions=["cross_modal", "text_only", "shuffled"], bootstrap_samples=20)
+    results = evaluate(tagger, views, params, batch_size=4)
+    assert list(results) == ["cross_modal", "text_only", "shuffled"]
+    assert {prediction.context_used for prediction in results["text_only"][1]} == {""}
+    assert [prediction.context_used for prediction in results["cross_modal"][1]] == [view.context for view in views]
+    for scores, predictions in results.values():
+        assert [prediction.labels for prediction in predictions] == [view.labels for view in views]
+        assert scores["strict"]["micro"]["support"] == 12
+        assert len(scores["strict"]["micro"]["f1_ci"]) == 2

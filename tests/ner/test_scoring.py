@@ -1,0 +1,152 @@
+"""Scores against seqeval, hand-made cases and the counts of real data."""
+
+import json
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from seqeval.metrics import classification_report, f1_score
+from seqeval.scheme import IOB2
+
+from ner.scoring import align, score
+from pipeline.errors import UserError
+from pipeline.posts import Post, read_conll
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def random_labels(rng: random.Random, n_posts: int) -> list[list[str]]:
+    every = ["O", "O", "O", "B-PER", "I-PER", "B-LOC", "I-LOC", "B-ORG", "I-ORG"]
+    return [[rng.choice(every) for _ in range(rng.randrange(1, 12))] for _ in range(n_posts)]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_both_readings_agree_with_seqeval(seed: int) -> None:
+    rng = random.Random(seed)
+    gold = random_labels(rng, 60)
+    predicted = [[label if rng.random() < 0.7 else rng.choice(["O", "B-PER", "I-PER", "I-LOC"]) for label in labels]
+                 for labels in gold]
+    found = score(gold, predicted)
+    # seqeval's default is conlleval's reading; its IOB2 in strict mode is ours.
+    for reading, options in (("conlleval", {}), ("strict", {"mode": "strict", "scheme": IOB2})):
+        assert found[reading]["micro"]["f1"] == pytest.approx(f1_score(gold, predicted, **options))
+        report = classification_report(gold, predicted, output_dict=True, zero_division=0, **options)
+        for name in ("PER", "LOC", "ORG"):
+            for key, theirs in (("precision", "precision"), ("recall", "recall"), ("f1", "f1-score")):
+                assert found[reading][name][key] == pytest.approx(report[name][theirs]), (reading, name, key)
+            assert found[reading][name]["support"] == report[name]["support"]
+
+
+def test_orphans_count_under_conlleval_alone() -> None:
+    gold, predicted = [["O", "I-PER", "I-PER", "O"]], [["O", "B-PER", "I-PER", "O"]]
+    found = score(gold, predicted)
+    assert found["conlleval"]["micro"] == {"precision": 1.0, "recall": 1.0, "f1": 1.0, "support": 1, "f1_ci": None}
+    assert found["strict"]["micro"] == {"precision": 0.0, "recall": 0.0, "f1": 0.0, "support": 0, "f1_ci": None}
+
+
+def test_borders_and_types_must_both_be_right() -> None:
+    gold = [["B-PER", "I-PER", "O", "B-LOC"], ["B-ORG"]]
+    predicted = [["B-PER", "O", "O", "B-LOC"], ["B-PER"]]
+    found = score(gold, predicted)["strict"]
+    assert found["micro"]["precision"] == found["micro"]["recall"] == pytest.approx(1 / 3)
+    assert found["PER"] == {"precision": 0.0, "recall": 0.0, "f1": 0.0, "support": 1, "f1_ci": None}
+    assert found["LOC"]["f1"] == 1.0
+    assert found["ORG"]["recall"] == 0.0
+
+
+def test_nothing_to_find_and_nothing_found_is_zero_not_an_error() -> None:
+    assert score([["O"]], [["O"]], bootstrap_samples=10)["strict"]["micro"] == {
+        "precision": 0.0, "recall": 0.0, "f1": 0.0, "support": 0, "f1_ci": [0.0, 0.0]
+    }
+
+
+def test_unequal_lengths_are_refused() -> None:
+    with pytest.raises(ValueError, match="post 1: 2 gold labels, 1 predicted"):
+        score([["O"], ["O", "O"]], [["O"], ["O"]])
+    with pytest.raises(ValueError, match="1 posts of gold labels, 2"):
+        score([["O"]], [["O"], ["O"]])
+
+
+def noisy_pair(seed: int) -> tuple[list[list[str]], list[list[str]]]:
+    rng = random.Random(seed)
+    gold = random_labels(rng, 40)
+    return gold, [[label if rng.random() < 0.8 else "O" for label in labels] for labels in gold]
+
+
+def test_bootstrap_equals_resampling_posts_one_by_one() -> None:
+    gold, predicted = noisy_pair(0)
+    values = [
+        score([gold[post] for post in drawn], [predicted[post] for post in drawn])["strict"]["micro"]["f1"]
+        for drawn in np.random.default_rng(4).integers(40, size=(200, 40))
+    ]
+    micro = score(gold, predicted, bootstrap_samples=200, confidence=0.9, seed=4)["strict"]["micro"]
+    assert micro["f1_ci"] == pytest.approx(list(np.quantile(values, [0.05, 0.95])))
+    assert micro["f1_ci"][0] < micro["f1"] < micro["f1_ci"][1]
+
+
+def test_bootstrap_depends_on_its_seed_alone() -> None:
+    one, two, three = (score(*noisy_pair(1), bootstrap_samples=100, seed=seed) for seed in (1, 1, 2))
+    assert one == two
+    assert one != three
+
+
+@pytest.mark.real_data
+def test_twitter2015_has_the_entities_its_readme_counts(real_data: Path) -> None:
+    labels = [post.labels or [] for post in read_conll(real_data / "twitter2015" / "test.txt")]
+    found = score(labels, labels)
+    assert found["conlleval"]["micro"]["support"] == 5207
+    assert found["strict"]["micro"]["support"] == 5072
+
+
+GOLD = "IMGID:1\nParis\tB-LOC\nin\tO\n\nIMGID:2\nAda\tB-PER\n\n"
+
+
+def run_scoring(tmp_path: Path, gold: str, predicted: str, *options: str) -> subprocess.CompletedProcess[str]:
+    (tmp_path / "gold.txt").write_text(gold, encoding="utf-8")
+    (tmp_path / "predicted.txt").write_text(predicted, encoding="utf-8")
+    command = [sys.executable, "-m", "ner.scoring", str(tmp_path / "gold.txt"), str(tmp_path / "predicted.txt")]
+    return subprocess.run([*command, *options], capture_output=True, text=True, cwd=ROOT, check=False)
+
+
+def test_command_aligns_by_id_and_prints_json(tmp_path: Path) -> None:
+    predicted = "IMGID:2\nAda\tB-PER\n\nIMGID:1\nParis\tB-PER\nin\tO\n"
+    done = run_scoring(tmp_path, GOLD, predicted, "--json", "--bootstrap-samples", "50")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert set(found) == {"conlleval", "strict"}
+    assert found["strict"]["micro"]["recall"] == 0.5
+    assert set(found["strict"]["LOC"]) == {"precision", "recall", "f1", "support", "f1_ci"}
+
+
+def test_command_prints_a_table_without_json(tmp_path: Path) -> None:
+    done = run_scoring(tmp_path, GOLD, GOLD)
+    assert done.stdout.splitlines()[0].split() == ["conlleval", "precision", "recall", "f1", "support"]
+    assert "100.00" in done.stdout
+
+
+def test_command_names_the_first_differing_token_without_a_traceback(tmp_path: Path) -> None:
+    done = run_scoring(tmp_path, GOLD, GOLD.replace("in\t", "on\t"))
+    assert done.returncode == 2
+    assert "post 1: token 2 is 'in'" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def posts(*ids: str, image: str | None = "x.jpg") -> list[Post]:
+    return [Post(name, ["a"], ["O"], image) for name in ids]
+
+
+def test_posts_missing_or_too_many_are_named() -> None:
+    with pytest.raises(UserError, match=r"p: lacks post IMGID:2, unlike g \(1 missing, 0 too many\)"):
+        align(posts("1", "2"), posts("1"), "g", "p")
+    with pytest.raises(UserError, match="p: adds post IMGID:3"):
+        align(posts("1"), posts("1", "3"), "g", "p")
+    with pytest.raises(UserError, match="2 posts, but g has 1"):
+        align(posts("g-1", image=None), posts("p-1", "p-2", image=None), "g", "p")
+
+
+def test_an_id_given_twice_is_aligned_by_its_turn() -> None:
+    gold = [Post("1", ["a"], ["O"], "1.jpg"), Post("1", ["b"], ["O"], "1.jpg")]
+    assert align(gold, list(gold), "g", "p") == gold
