@@ -76,6 +76,10 @@ class RapidOcr:
         """Lines of each picture, once they are read."""
         return [reading.result() for reading in prepared]
 
+    def close(self) -> None:
+        """Drop what is not read yet; a later call starts anew."""
+        self.__dict__.pop("_pool", self._pool).shutdown(wait=True, cancel_futures=True)
+
     def _read(self, image: Image.Image) -> list[TextLine]:
         found = self._engine(np.ascontiguousarray(np.asarray(image)[:, :, ::-1]))  # OpenCV's order: blue, green, red
         if found.txts is None or found.boxes is None or found.scores is None:
