@@ -12,11 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from ner.recursions import (
+    IMPOSSIBLE,
     Chain,
-    LogMessages,
     log_messages,
     log_partition,
     log_partition_and_marginals,
+    path_log_probabilities,
     steps_to_mix,
 )
 
@@ -147,12 +148,9 @@ class LinearChainCRF(nn.Module):
         """
         with torch.no_grad():
             chain = self._chain(emissions, mask)
-            messages = log_messages(chain)
+            opening, step = path_log_probabilities(chain, self._mixing, labels)
             rows, first, end = spans.unbind(-1)
-            at = _at_labels(messages, labels)
-            opening = at.forward + at.future - messages.log_partition[:, None]  # log P(y_t), [B, L]
-            step = chain.transitions[labels[:, :-1], labels[:, 1:]] + at.backward[:, 1:] - at.future[:, :-1]
-            step = step.masked_fill(~mask[:, 1:], 0.0).clamp_min(-1e30)
+            step = step.masked_fill(~mask[:, 1:], 0.0).clamp_min(IMPOSSIBLE)
             along = torch.cat([step.new_zeros(len(step), 1), step.cumsum(1)], dim=1)  # [B, L]
             result = opening[rows, first] + along[rows, end - 1] - along[rows, first]
             return result.clamp_max(0.0).to(_result_dtype(emissions))
@@ -193,9 +191,3 @@ class LinearChainCRF(nn.Module):
 
 def _result_dtype(emissions: Tensor) -> torch.dtype:
     return torch.float64 if emissions.dtype == torch.float64 else torch.float32
-
-
-def _at_labels(messages: LogMessages, labels: Tensor) -> LogMessages:
-    index = labels.unsqueeze(-1)
-    forward, backward, future = (x.gather(2, index).squeeze(-1) for x in messages[:3])
-    return LogMessages(forward, backward, future, messages.log_partition)

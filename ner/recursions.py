@@ -221,6 +221,28 @@ def log_marginals_of(messages: LogMessages) -> Tensor:
     return log_marginals.masked_fill(log_marginals < IMPOSSIBLE / 10, -torch.inf)
 
 
+def path_log_probabilities(chain: Chain, mixing: int | None, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """log P(y_t = labels_t | x) [B, L] and log P(y_t = labels_t | y_{t-1} = labels_{t-1}, x) [B, L-1].
+
+    Without gradients; meaningless behind a sequence's end. The second is transition times message from y_t on, over
+    message from y_{t-1} on.
+    """
+    scaled = scaled_messages(chain, mixing)
+    if scaled is None:
+        messages = log_messages(chain)
+        index = labels.unsqueeze(-1)
+        forward, backward, future = (x.gather(2, index).squeeze(-1) for x in messages[:3])
+        moved = chain.transitions[labels[:, :-1], labels[:, 1:]].clamp_min(IMPOSSIBLE)
+        return forward + future - messages.log_partition[:, None], moved + backward[:, 1:] - future[:, :-1]
+    index = labels.T.unsqueeze(-1)  # [L, B, 1]
+    future = scaled.reading_order(scaled.before)
+    product = scaled.after[:, 0] * future
+    marginal = product.gather(2, index).squeeze(-1) / product.sum(-1).clamp_min_(TINY)
+    backward, future = (x.gather(2, index).squeeze(-1) for x in (scaled.reading_order(scaled.after), future))
+    moved = scaled.step[0][labels[:, :-1], labels[:, 1:]].T * backward[1:] / future[:-1].clamp_min_(TINY)
+    return marginal.log().T, moved.log().T
+
+
 class LogPartition(torch.autograd.Function):
     """log Z [B] of a chain, and where asked for its log-marginals [B, L, K], with exact gradients by forward-backward.
 
