@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import torch
+from tqdm import tqdm
 
 from ner.formats import FORMATS, read_input
 from ner.labels import to_iob2
@@ -201,7 +202,8 @@ def main() -> None:
         raise UserError(f"--batch-size: expected at least 1, found {arguments.batch_size}")
     tagger = Tagger.load(arguments.model, arguments.device)
     output_format = arguments.output_format or ("conll" if arguments.format == "conll" else "jsonl")
-    write_output(read_input(arguments.file, arguments.format), tagger, arguments.batch_size, output_format, sys.stdout)
+    posts = tqdm(read_input(arguments.file, arguments.format), unit="post", disable=None)  # None: quiet if no terminal
+    write_output(posts, tagger, arguments.batch_size, output_format, sys.stdout)
 
 
 if __name__ == "__main__":

@@ -94,7 +94,8 @@ def scaled_messages(chain: Chain, mixing: int | None) -> ScaledMessages | None:
     torch.sub(emissions, top, out=factors[:, 0])
     factors[:, 0].exp_()
     reversal = None
-    if bool((chain.lengths == length).all()):
+    # Asking the lengths would make a GPU wait.
+    if emissions.device.type == "cpu" and bool((chain.lengths == length).all()):
         factors[:, 1] = factors[:, 0].flip(0)
     else:
         index = (chain.lengths - 1 - torch.arange(length, device=emissions.device)[:, None]).clamp_min(0)  # [L, B]

@@ -80,10 +80,20 @@ class CrossViewTagger(PreTrainedModel):
     def from_encoder(
         cls, encoder: str | Path, labels: list[str], params: TrainParams, *, local_files_only: bool = False
     ) -> "CrossViewTagger":
-        """A tagger on a pretrained encoder (a folder or a hub name) with fresh emissions and transitions."""
-        loaded = AutoModel.from_pretrained(
-            encoder, revision=params.revision, dtype=torch.float32, local_files_only=local_files_only
+        """A tagger on a pretrained encoder (a folder or a hub name) with fresh emissions and transitions.
+
+        Raises:
+            UserError: the checkpoint lacks weights that the encoder needs, or is of no kind that gives token vectors.
+        """
+        loaded, report = AutoModel.from_pretrained(
+            encoder, revision=params.revision, dtype=torch.float32, local_files_only=local_files_only,
+            use_safetensors=True, output_loading_info=True,
         )
+        missing = sorted(name for name in report["missing_keys"] if not name.startswith("pooler."))
+        if missing or not hasattr(loaded.config, "hidden_size"):
+            lacks = f"it lacks {len(missing)} weights ({missing[0]}, …)" if missing else "its config has no hidden_size"
+            raise UserError(f"train.encoder: {encoder} is no whole encoder of the BERT or RoBERTa kind: {lacks}; "
+                            "choose another checkpoint")
         weights = params.weights
         config = TaggerConfig(
             encoder=json.loads(loaded.config.to_json_string(use_diff=False)),

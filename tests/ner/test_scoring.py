@@ -11,7 +11,7 @@ import pytest
 from seqeval.metrics import classification_report, f1_score
 from seqeval.scheme import IOB2
 
-from ner.scoring import align, score
+from ner.scoring import align, confusion, score
 from pipeline.errors import UserError
 from pipeline.posts import Post, read_conll
 
@@ -55,6 +55,14 @@ def test_borders_and_types_must_both_be_right() -> None:
     assert found["PER"] == {"precision": 0.0, "recall": 0.0, "f1": 0.0, "support": 1, "f1_ci": None}
     assert found["LOC"]["f1"] == 1.0
     assert found["ORG"]["recall"] == 0.0
+
+
+def test_confusion_pairs_every_span_that_either_side_names() -> None:
+    gold = [["B-PER", "I-PER", "O", "B-LOC"], ["O", "I-ORG"]]
+    predicted = [["B-PER", "O", "O", "B-ORG"], ["O", "B-ORG"]]
+    assert sorted(confusion(gold, predicted)) == [
+        ("LOC", "ORG"), ("ORG", "ORG"), ("PER", "none"), ("none", "PER")
+    ]
 
 
 def test_nothing_to_find_and_nothing_found_is_zero_not_an_error() -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ner.alignment import FORMS, TwoViews
@@ -198,6 +198,8 @@ def test_a_saved_tagger_needs_nothing_but_its_folder(
         assert torch.equal(one, other)
     assert torch.equal(loaded.emissions(batch["cross_modal"]), model.emissions(batch["cross_modal"]))
     assert encoder.limits.max_length == 32
+    again = CrossViewTagger.from_pretrained(tmp_path / "tagger").eval()
+    assert torch.equal(again.emissions(batch["text_only"]), model.emissions(batch["text_only"]))
 
 
 def test_loading_what_is_no_tagger_says_what_it_is(xlm_r_folder: Path, tmp_path: Path) -> None:
@@ -219,3 +221,11 @@ def test_the_encoder_keeps_its_pretrained_weights(xlm_r_folder: Path) -> None:
     assert kept.keys() <= saved.keys()
     for name, weight in kept.items():
         assert torch.equal(weight, saved[name]), name
+
+
+def test_a_checkpoint_that_lacks_weights_is_refused(xlm_r_folder: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(xlm_r_folder, tmp_path / "encoder")
+    kept = {name: weight for name, weight in load_file(folder / "model.safetensors").items() if ".layer.1." not in name}
+    save_file(kept, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(UserError, match=r"it lacks 16 weights \(encoder.layer.1"):
+        tagger(folder)
