@@ -10,7 +10,8 @@ from pipeline.errors import UserError
 from pipeline.params import ObjectContextParams, TextContextParams, ViewsParams
 
 
-def views(kinds: tuple[str, ...] = ("objects", "captions", "ocr"), separator: str = " . ", **changes: object) -> ViewsParams:
+def views(kinds: tuple[str, ...] = ("objects", "captions", "ocr"), separator: str = " . ", **changes: object
+          ) -> ViewsParams:
     return ViewsParams(kinds=list(kinds), separator=separator,
                        objects=ObjectContextParams(**{"max": 12, **changes}),
                        captions=TextContextParams(max=1), ocr=TextContextParams(max=8))
@@ -92,8 +93,9 @@ def test_scores_below_the_threshold_are_left_out_and_no_score_passes() -> None:
 
 
 def test_separators_are_the_templates() -> None:
-    template = ViewsParams(kinds=["objects", "ocr"], separator=" </s> ", objects=ObjectContextParams(max=3, separator=", "),
-                           captions=TextContextParams(max=1), ocr=TextContextParams(max=3, separator=" / "))
+    template = ViewsParams(kinds=["objects", "ocr"], separator=" </s> ",
+                           objects=ObjectContextParams(max=3, separator=", "), captions=TextContextParams(max=1),
+                           ocr=TextContextParams(max=3, separator=" / "))
     assert render(template, [ObjectTag("a"), ObjectTag("b")], [], [TextLine("C"), TextLine("D")]) == "a, b </s> C / D"
 
 

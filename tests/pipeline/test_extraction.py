@@ -179,7 +179,8 @@ def raises(error: Exception) -> Callable[[], object]:
     (raises(MemoryError()), "MemoryError"), (raises(RuntimeError("CUDA out of memory")), "out of memory"),
     (lambda: float("nan"), "not finite"), (lambda: float("inf"), "not finite"),
 ], ids=["error", "bare error", "MemoryError", "CUDA out of memory", "NaN", "infinity"])
-def test_a_picture_that_the_extractor_fails_on_is_a_row(bench: Bench, failure: Callable[[], object], message: str) -> None:
+def test_a_picture_that_the_extractor_fails_on_is_a_row(bench: Bench, failure: Callable[[], object], message: str
+                                                        ) -> None:
     for number in (6, 13):
         Image.new("RGB", (9, 9), (255, 0, number)).save(bench.folder / f"0_{number:04}.png")
     assert figures(bench.run(Touchy(failure))) == (18, 0, 2)
@@ -219,7 +220,7 @@ def test_an_error_on_one_batch_alone_costs_nothing(bench: Bench) -> None:
 
 def test_an_extractor_that_fails_on_everything_is_stopped(tmp_path: Path) -> None:
     bench = Bench(tmp_path, 100)
-    with pytest.raises(UserError, match="64 pictures in a row.*RuntimeError: broken"):
+    with pytest.raises(UserError, match=r"64 pictures in a row.*RuntimeError: broken"):
         bench.run(AlwaysBroken())
     assert not bench.output.exists()
 
@@ -299,7 +300,8 @@ def test_looked_up_results_bypass_pictures_and_store(bench: Bench) -> None:
 
 def test_a_malformed_manifest_is_named(bench: Bench, tmp_path: Path) -> None:
     path = tmp_path / "images.jsonl"
-    good = {"image": "b", "sha256": None, "width": None, "height": None, "format": None, "status": "missing", "error": "x"}
+    good = {"image": "b", "sha256": None, "width": None, "height": None, "format": None, "status": "missing",
+            "error": "x"}
     for bad, message in [({"image": "c"}, "no row of the image manifest"), ({**good, "image": "a"}, "sorted"),
                          ({**good, "image": "b"}, "sorted"), ({**good, "image": "c", "status": "ok"}, "no row")]:
         path.write_text(json.dumps(good) + "\n" + json.dumps(bad) + "\n")

@@ -108,7 +108,8 @@ def test_cmyk_grey_bilevel_and_16_bit_become_rgb() -> None:
         assert [picture.getpixel((x, 0))[0] for x in range(4)] == [0, 0, 1, 255], kind
     wide = Image.fromarray(np.array([[0, 65535, 1 << 20, -5]], np.int32))
     assert [decode(encoded(wide, "TIFF"), LIMITS)[0].getpixel((x, 0))[0] for x in range(4)] == [0, 255, 255, 0]
-    for values, expected in [([[0.0, 0.5, 1.0, np.nan]], [0, 127, 255, 0]), ([[0.0, 100.0, 300.0, -1]], [0, 100, 255, 0])]:
+    for values, expected in [([[0.0, 0.5, 1.0, np.nan]], [0, 127, 255, 0]),
+                             ([[0.0, 100.0, 300.0, -1]], [0, 100, 255, 0])]:
         data = encoded(Image.fromarray(np.array(values, np.float32)), "TIFF")
         assert [decode(data, LIMITS)[0].getpixel((x, 0))[0] for x in range(4)] == expected
 
@@ -205,8 +206,9 @@ def test_names_cannot_leave_the_folder(tmp_path: Path) -> None:
     names = ["a.png", "sub/a.png", "in.png", "out.png", "door/a.png", "../secret/a.png", "sub/../../secret/a.png",
              str(outside / "a.png"), "..", ".", "", "a\0.png", "..\\secret\\a.png", "C:/a.png", "./a.png", "sub//a.png"]
     found = rows(folder, *names)
-    assert {name for name, row in found.items() if row.status == "ok"} == {"a.png", "sub/a.png", "in.png"}
-    assert {row.status for name, row in found.items() if name not in ("a.png", "sub/a.png", "in.png")} == {"unsafe_name"}
+    inside = {"a.png", "sub/a.png", "in.png"}
+    assert {name for name, row in found.items() if row.status == "ok"} == inside
+    assert {row.status for name, row in found.items() if name not in inside} == {"unsafe_name"}
     assert all(row.sha256 is None for row in found.values() if row.status != "ok")
 
 
@@ -324,6 +326,7 @@ def test_damage_of_any_kind_gives_a_picture_or_a_status() -> None:
             for place in rng.integers(0, len(data), rng.integers(1, 6)):
                 damaged[place] = rng.integers(0, 256)
             try:
-                assert decode(bytes(damaged[: rng.integers(1, len(data) + 1)]), LIMITS)[0].mode == "RGB"
+                outcome = decode(bytes(damaged[: rng.integers(1, len(data) + 1)]), LIMITS)[0].mode
             except PictureError as error:
-                assert error.status in ("unreadable", "truncated", "too_large")
+                outcome = error.status
+            assert outcome in ("RGB", "unreadable", "truncated", "too_large")

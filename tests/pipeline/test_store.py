@@ -35,7 +35,8 @@ def python(code: str, *arguments: str, **environment: str) -> "subprocess.Popen[
 
 
 def test_what_was_put_is_got(tmp_path: Path) -> None:
-    values = {name(number): json.dumps([{"text": f"ü {number} \U0001f600"}], ensure_ascii=False) for number in range(2500)}
+    values = {name(number): json.dumps([{"text": f"ü {number} \U0001f600"}], ensure_ascii=False)
+              for number in range(2500)}
     with Store.open(tmp_path) as store:
         assert store.get_many(KEY, list(values)) == {}
         store.put_many(KEY, values)
@@ -56,7 +57,7 @@ def test_what_is_there_stays(tmp_path: Path) -> None:
 def test_digest_tells_fingerprints_apart() -> None:
     assert digest({"a": 1, "b": {"c": 2.5, "d": None}}) == digest({"b": {"d": None, "c": 2.5}, "a": 1})
     assert digest({"a": 1}) != digest({"a": "1"})
-    with pytest.raises(ValueError, match="[Oo]ut of range"):
+    with pytest.raises(ValueError, match=r"[Oo]ut of range"):
         digest({"a": float("nan")})
     with pytest.raises(TypeError):
         digest({"a": Path()})
