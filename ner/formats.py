@@ -110,8 +110,12 @@ def _read_jsonl(name: str, lines: Iterable[str]) -> Iterator[tuple[View, list[in
             continue
         try:
             row = json.loads(line)
+            json.dumps(row, ensure_ascii=False).encode()
         except json.JSONDecodeError as error:
             raise UserError(f"{name}:{number}: not JSON: {error.msg} at column {error.colno}") from None
+        except UnicodeEncodeError:
+            raise UserError(f"{name}:{number}: an escape such as \\ud83d stands alone: half of a surrogate pair is no "
+                            "character; expected both halves") from None
         yield _view_of(row, f"{name}:{number}", number)
 
 

@@ -8,6 +8,7 @@ views become tensors is left to :mod:`ner.views`, reading text and files to :mod
 import argparse
 import itertools
 import json
+import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
@@ -203,7 +204,10 @@ def main() -> None:
     tagger = Tagger.load(arguments.model, arguments.device)
     output_format = arguments.output_format or ("conll" if arguments.format == "conll" else "jsonl")
     posts = tqdm(read_input(arguments.file, arguments.format), unit="post", disable=None)  # None: quiet if no terminal
-    write_output(posts, tagger, arguments.batch_size, output_format, sys.stdout)
+    try:
+        write_output(posts, tagger, arguments.batch_size, output_format, sys.stdout)
+    except BrokenPipeError:  # whoever read the output has seen enough, as `| head` has
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 if __name__ == "__main__":

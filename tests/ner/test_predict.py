@@ -193,6 +193,7 @@ def test_command_reads_conll_and_jsonl_to_the_same_labels(
         ('{"tokens": ["a"]', "posts.jsonl:2: not JSON"),
         ('{"id": "1"}', "posts.jsonl:2: expected an object with either `tokens` or `text`"),
         ('{"tokens": ["a", 3]}', "posts.jsonl:2: tokens: expected a list of strings"),
+        ('{"text": "\\ud83d"}', "posts.jsonl:2: an escape such as"),
         ('{"text": 5}', "posts.jsonl:2: text: expected a string, found int"),
         ('{"tokens": ["a"], "labels": []}', "posts.jsonl:2: labels: expected null or 1 labels"),
     ],
