@@ -33,12 +33,14 @@ def marginal(crf: LinearChainCRF, views: TwoViews, temperature: float) -> Tensor
 
     ITA's cross-view alignment (Wang et al., NAACL 2022, section 3.3), where the loss is scaled by T².
     """
-    return _softened_kl(views.teacher_log_marginals, views.student_log_marginals, views.mask, temperature)
+    # A label impossible in one view is so in the other (same tweet, same chain): it has no part in the softened ones.
+    possible = views.teacher_log_marginals > -torch.inf
+    return _softened_kl(views.teacher_log_marginals, views.student_log_marginals, possible, temperature)
 
 
 def emission(crf: LinearChainCRF, views: TwoViews, temperature: float) -> Tensor:
     """Σ_tokens KL [B] of the softmax of the views' emissions over T: distillation that knows of no transitions."""
-    return _softened_kl(views.teacher_emissions, views.student_emissions, views.mask, temperature)
+    return _softened_kl(views.teacher_emissions, views.student_emissions, views.mask.unsqueeze(-1), temperature)
 
 
 def sequence(crf: LinearChainCRF, views: TwoViews, temperature: float) -> Tensor:
@@ -57,13 +59,11 @@ FORMS: dict[str, Callable[[LinearChainCRF, TwoViews, float], Tensor]] = {
 }
 
 
-def _softened_kl(teacher: Tensor, student: Tensor, mask: Tensor, temperature: float) -> Tensor:
-    # A label impossible in one view is so in the other: same tweet, same chain. Its term is 0, not inf - inf.
-    possible = mask.unsqueeze(-1) & teacher.isfinite()
-    log_teacher, log_student = (_log_softened(scores, possible, temperature) for scores in (teacher, student))
-    return (log_teacher.exp() * (log_teacher - log_student)).masked_fill(~possible, 0.0).sum((1, 2))
-
-
-def _log_softened(scores: Tensor, possible: Tensor, temperature: float) -> Tensor:
-    scores = scores if scores.dtype == torch.float64 else scores.float()
-    return torch.log_softmax(scores.masked_fill(~possible, -1e30) / temperature, dim=-1)
+def _softened_kl(teacher: Tensor, student: Tensor, possible: Tensor, temperature: float) -> Tensor:
+    # What is impossible gets probability 0 on both sides; a row with nothing possible, on padding, is uniform on both.
+    log_teacher, log_student = (
+        torch.log_softmax(scores.to(torch.promote_types(scores.dtype, torch.float32)).masked_fill(~possible, -1e30)
+                          / temperature, dim=-1)
+        for scores in (teacher, student)
+    )
+    return torch.nn.functional.kl_div(log_student, log_teacher, reduction="none", log_target=True).sum((1, 2))

@@ -74,8 +74,7 @@ class LinearChainCRF(nn.Module):
         chain = self._chain(emissions, mask)
         partition, log_marginals = log_partition_and_marginals(chain, self._mixing)
         dtype = _result_dtype(emissions)
-        log_marginals = log_marginals.to(dtype).masked_fill(~mask.unsqueeze(-1), -torch.inf)
-        return partition.to(dtype), log_marginals
+        return partition.to(dtype), log_marginals.to(dtype)
 
     def score(self, emissions: Tensor, labels: Tensor, mask: Tensor) -> Tensor:
         """The unnormalised log-score [B] of labels [B, L] (any value on padding)."""
@@ -166,19 +165,20 @@ class LinearChainCRF(nn.Module):
         chain = self._chain(emissions, mask.repeat(2, 1), temperature)
         partition, log_marginals = log_partition_and_marginals(chain, self._mixing)
         n_rows = len(teacher)
-        log_marginals = log_marginals.masked_fill(~mask.repeat(2, 1).unsqueeze(-1), -torch.inf)
         difference = chain.emissions[:n_rows] - chain.emissions[n_rows:]
         expected = (log_marginals[:n_rows].exp() * difference).sum((1, 2))
         return (expected - partition[:n_rows] + partition[n_rows:]).to(_result_dtype(emissions))
 
     def _chain(self, emissions: Tensor, mask: Tensor, temperature: float = 1.0) -> Chain:
-        scores = (self.transitions, self.start, self.stop)
-        transitions, start, stop = (score.double() / temperature for score in scores)
+        scores = [score.double() for score in (self.transitions, self.start, self.stop, emissions)]
+        if temperature != 1.0:
+            scores = [score / temperature for score in scores]
+        transitions, start, stop, emissions = scores
         if self.exclude_forbidden:
             transitions = transitions.masked_fill(~self.allowed_transitions, -torch.inf)
             start = start.masked_fill(~self.allowed_start, -torch.inf)
             stop = stop.masked_fill(~self.allowed_stop, -torch.inf)
-        emissions = (emissions.double() / temperature).masked_fill(~mask.unsqueeze(-1), 0.0)
+        emissions = emissions.masked_fill(~mask.unsqueeze(-1), 0.0)
         return Chain(emissions, transitions, start, stop, mask.sum(1))
 
     def _score(self, chain: Chain, labels: Tensor, mask: Tensor) -> Tensor:

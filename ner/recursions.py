@@ -162,7 +162,8 @@ def marginal_derivative(messages: ScaledMessages, direction: Tensor, inside: Ten
     length = len(direction)
     backward_direction = direction.flip(0) if messages.reversal is None else direction.gather(0, messages.reversal)
     drift = messages.after * torch.stack([direction, backward_direction], dim=1)
-    before, after = torch.zeros_like(drift), torch.empty_like(drift)
+    before, after = torch.empty_like(drift), torch.empty_like(drift)
+    before[0].zero_()
     after[0] = drift[0]
     befores, afters, drifts, multipliers = (x.unbind(0) for x in (before, after, drift, messages.factors))
     with torch.autocast(direction.device.type, enabled=False):
@@ -261,7 +262,10 @@ class LogPartition(torch.autograd.Function):
         if ctx.messages is None:
             messages = log_messages(chain)
             ctx.save_for_backward(lengths, *scores)
-            return messages.log_partition, log_marginals_of(messages) if with_marginals else None
+            if not with_marginals:
+                return messages.log_partition, None
+            padding = torch.arange(chain.emissions.shape[1], device=lengths.device) >= lengths[:, None]
+            return messages.log_partition, log_marginals_of(messages).masked_fill(padding.unsqueeze(-1), -torch.inf)
         length = chain.emissions.shape[1]
         inside = (torch.arange(length, device=lengths.device)[:, None] < lengths).to(chain.emissions.dtype)
         marginals = unary_marginals(ctx.messages, inside)
@@ -314,5 +318,5 @@ def log_partition(chain: Chain, mixing: int | None) -> Tensor:
 
 
 def log_partition_and_marginals(chain: Chain, mixing: int | None) -> tuple[Tensor, Tensor]:
-    """log Z [B] and log P(y_t = k | x) [B, L, K], -inf where no allowed path passes."""
+    """log Z [B] and log P(y_t = k | x) [B, L, K], -inf where no allowed path passes and behind a sequence's end."""
     return LogPartition.apply(mixing, True, chain.lengths, *chain[:4])
