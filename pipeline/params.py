@@ -171,7 +171,7 @@ class TrainParams(Section):
             raise ValueError(f"max_context: leaves {room} of max_length = {self.max_length} sub-tokens to the tweet; "
                              "at least 16 are needed")
         if self.stride >= room:
-            raise ValueError(f"stride: {self.stride} is no overlap of windows that leave {room} sub-tokens to the tweet")
+            raise ValueError(f"stride: {self.stride} is too much where a window leaves {room} sub-tokens to the tweet")
         return self
 
 
@@ -198,7 +198,7 @@ class ExecutionParams(Section):
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?|mps)$")] = "auto"
     decode_workers: PositiveInt = 2
     batch_size: BatchSizes = BatchSizes()
-    ocr_processes: NonNegativeInt = 0
+    ocr_threads: NonNegativeInt = 0
     predict_batch_size: PositiveInt = 32
 
 

@@ -55,7 +55,7 @@ class RapidOcr:
 
     def __init__(self, options: RapidOcrOptions, execution: ExecutionParams) -> None:
         self._options = options
-        self._threads = execution.ocr_processes or cores()
+        self._threads = execution.ocr_threads or cores()
 
     def fingerprint(self) -> Mapping[str, Any]:
         """Models, options and version."""

@@ -225,7 +225,7 @@ def test_the_fingerprint_changes_when_the_result_can_and_only_then(name: str, se
     kind, section = sections[name]
     key = section["extractor"]
     first = digest(make((kind, section)).fingerprint())
-    assert digest(make((kind, section), ExecutionParams(device="auto", ocr_processes=1)).fingerprint()) == first
+    assert digest(make((kind, section), ExecutionParams(device="auto", ocr_threads=1)).fingerprint()) == first
     assert isinstance(make((kind, section)).fingerprint()["version"], int)
     found = [digest(make((kind, {**section, key: {**section[key], **change}})).fingerprint())
              for change in CHANGES[name]]

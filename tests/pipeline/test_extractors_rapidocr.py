@@ -15,7 +15,7 @@ from tests.pipeline.test_extractors import written
 
 
 def reader(threads: int = 2, **options: object) -> RapidOcr:
-    extractor = create("ocr", {"extractor": "rapidocr", "rapidocr": options}, ExecutionParams(ocr_processes=threads))
+    extractor = create("ocr", {"extractor": "rapidocr", "rapidocr": options}, ExecutionParams(ocr_threads=threads))
     assert isinstance(extractor, RapidOcr)
     return extractor
 
