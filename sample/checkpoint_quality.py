@@ -60,7 +60,7 @@ def sign_scores(found: Sequence[str], expected: Sequence[str | None]) -> dict[st
 def read(kind: params.Kind, section: Mapping[str, Any], pictures: Sequence[Picture]
          ) -> tuple[list[Any], float]:  # fmt: skip
     """What an extractor says of each picture, and the seconds a picture took, model loading left out."""
-    extractor = extractors.create(kind, section, params.ExecutionParams(device="cpu", ocr_processes=1))
+    extractor = extractors.create(kind, section, params.ExecutionParams(device="cpu", ocr_threads=1))
     if not isinstance(extractor, extractors.Extractor):
         raise TypeError(f"{kind}: {section['extractor']} reads no pictures")
     images = [picture.image for picture in pictures]
