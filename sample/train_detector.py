@@ -6,20 +6,24 @@ checkpoint_quality.py measures.
 
 import argparse
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import RTDetrConfig, RTDetrForObjectDetection, RTDetrResNetConfig
 from transformers.models.rt_detr.image_processing_pil_rt_detr import RTDetrImageProcessorPil
 
 from sample import fitting, render, training_pictures
+from sample.detector_losses import DenseLoss, one_query_a_thing, settling_loss
+from sample.training_pictures import Pool
 
 FOLDER = Path("checkpoints/sample/detector")
 SIZE = (96, 128)  # height, width in pixels; both are multiples of 32, the coarsest stride
 STRIDES = (8, 16, 32)
-SMALL = 0.31  # a thing no longer than this share of the picture's width is looked for on the finest feature map
+
+Reporter = Callable[[int, RTDetrForObjectDetection], None]
 
 
 def processor() -> RTDetrImageProcessorPil:
@@ -41,96 +45,59 @@ def config() -> RTDetrConfig:
     )  # fmt: skip
 
 
-class DenseLoss:
-    """Teaches every cell of the encoder's feature maps directly, as CenterNet does its heat maps.
-
-    RT-DETR's own loss reaches only the cells that are selected as queries, and a backbone that starts from nothing
-    selects the wrong ones for thousands of steps. Here the cell at a thing's centre should say its class and box,
-    cells close by are punished less for saying it too, all others should be silent.
-    (Zhou et al. 2019, Objects as Points, eq. 1, with the anchors and heads of RT-DETR.)
-    """
-
-    def __init__(self) -> None:
-        """Lay out the centres of all cells, level after level, as RT-DETR flattens them."""
-        centres, levels = [], []
-        for level, stride in enumerate(STRIDES):
-            rows, columns = SIZE[0] // stride, SIZE[1] // stride
-            y, x = torch.meshgrid((torch.arange(rows) + 0.5) / rows, (torch.arange(columns) + 0.5) / columns,
-                                  indexing="ij")  # fmt: skip
-            centres.append(torch.stack([x, y], -1).view(-1, 2))
-            levels.append(torch.full((rows * columns,), level))
-        self.centres = torch.cat(centres)  # (cells, 2)
-        self.levels = torch.cat(levels)  # (cells,)
-
-    def __call__(self, logits: Tensor, boxes: Tensor, labels: Tensor, truth: Tensor) -> Tensor:
-        """The loss of a batch.
-
-        Args:
-            logits: (pictures, cells, classes), the encoder's class scores.
-            boxes: (pictures, cells, 4), its boxes before the sigmoid.
-            labels: (pictures, things), -1 where there is none.
-            truth: (pictures, things, 4), centre x, centre y, width, height.
-        """
-        there = labels >= 0
-        level = torch.where(truth[..., 2:].amax(-1) <= SMALL, 0, 1)  # (pictures, things)
-        offsets = (self.centres - truth[:, :, None, :2]) / truth[:, :, None, 2:].clamp(min=1e-3)
-        distance = offsets.square().sum(-1)  # (pictures, things, cells), 1: as far from the centre as the box is long
-        distance = distance.masked_fill(self.levels != level[..., None], float("inf"))
-        nearest = distance.argmin(-1)  # (pictures, things)
-        heat = torch.exp(-distance / (2 * 0.17**2)) * there[..., None]
-        picture, thing = there.nonzero(as_tuple=True)
-        cell, label = nearest[picture, thing], labels[picture, thing]
-
-        target = torch.zeros_like(logits)
-        index = labels.clamp(min=0)[..., None, None].expand(-1, -1, logits.shape[1], 1)
-        for slot in range(labels.shape[1]):
-            seen = target.gather(2, index[:, slot])
-            target.scatter_(2, index[:, slot], torch.maximum(seen, heat[:, slot, :, None]))
-        target = target.clamp(max=0.99)
-        target[picture, cell, label] = 1.0
-        probability = logits.sigmoid()
-        positive = -nn.functional.logsigmoid(logits) * (1 - probability).square()
-        negative = -nn.functional.logsigmoid(-logits) * probability.square() * (1 - target) ** 4
-        scores = torch.where(target == 1, positive, negative).sum() / max(1, len(cell))
-        offset = nn.functional.l1_loss(boxes[picture, cell].sigmoid(), truth[picture, thing], reduction="sum")
-        return scores + 5 * offset / max(1, len(cell))
+def batch(pool: Pool, size: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Random pictures, half of them mirrored: pixels (size, 3, height, width) from 0 to 1, labels and boxes."""
+    rows = torch.randint(len(pool.pixels), (size,))
+    pixels, labels, boxes = pool.pixels[rows].float() / 255, pool.labels[rows], pool.boxes[rows].clone()
+    mirrored = torch.rand(size) < 0.5
+    pixels[mirrored] = pixels[mirrored].flip(-1)
+    boxes[mirrored, :, 0] = 1 - boxes[mirrored, :, 0]
+    return pixels.contiguous(memory_format=torch.channels_last), labels, boxes
 
 
-def train(folder: Path, count: int, batch_size: int, warm_start: int, schedule: fitting.Schedule, seed: int,
-          cache: Path | None = None) -> None:  # fmt: skip
-    """Train a detector on `count` pictures and save it to `folder`, now and then on the way too.
-
-    For the first `warm_start` steps the dense loss alone is learned, then RT-DETR's own along with it.
-    """
-    torch.manual_seed(seed)
-    images = processor()
-    model = RTDetrForObjectDetection(config()).to(memory_format=torch.channels_last)
-    dense = DenseLoss()
-    print(f"detector: {model.num_parameters():,} parameters")
-    pool = training_pictures.pool(render.TRAINING_SPACE, count, SIZE, Image.Resampling.BILINEAR, cache)
+def train(model: RTDetrForObjectDetection, pool: Pool, batch_size: int, warm_start: int, schedule: fitting.Schedule,
+          report: Reporter) -> RTDetrForObjectDetection:  # fmt: skip
+    """Train a detector from nothing: for `warm_start` steps by the dense loss, then by RT-DETR's own along with it."""
+    dense = DenseLoss(SIZE, STRIDES)
 
     def loss_at(step: int) -> Tensor:
-        rows = torch.randint(count, (batch_size,))
-        pixels, boxes, labels = pool.pixels[rows].float() / 255, pool.boxes[rows].clone(), pool.labels[rows]
-        mirrored = torch.rand(batch_size) < 0.5
-        pixels[mirrored] = pixels[mirrored].flip(-1)
-        boxes[mirrored, :, 0] = 1 - boxes[mirrored, :, 0]
-        pixels = pixels.contiguous(memory_format=torch.channels_last)
+        pixels, labels, boxes = batch(pool, batch_size)
         with torch.autocast("cpu", torch.bfloat16):
             if step <= warm_start:
-                outputs = model.model(pixels)
-                return dense(outputs.enc_outputs_class.float(), outputs.enc_outputs_coord_logits.float(), labels, boxes)
-            things = [{"class_labels": row[row >= 0], "boxes": box[row >= 0]}
-                      for row, box in zip(labels, boxes, strict=True)]  # fmt: skip
-            outputs = model(pixels, labels=things)
-        return outputs.loss + dense(outputs.enc_outputs_class.float(), outputs.enc_outputs_coord_logits.float(),
-                                    labels, boxes)  # fmt: skip
+                outputs, loss = model.model(pixels), torch.zeros(())
+            else:
+                things = [{"class_labels": row[row >= 0], "boxes": box[row >= 0]}
+                          for row, box in zip(labels, boxes, strict=True)]  # fmt: skip
+                outputs = model(pixels, labels=things)
+                loss = outputs.loss
+        return loss + dense(outputs.enc_outputs_class.float(), outputs.enc_outputs_coord_logits.float(), labels, boxes)
 
-    def report(_: int, averaged: RTDetrForObjectDetection) -> None:
-        fitting.save(averaged, folder)
-        images.save_pretrained(folder)
+    return fitting.fit(model, loss_at, schedule, report)
 
-    fitting.fit(model, loss_at, schedule, report)
+
+def settle(model: RTDetrForObjectDetection, pool: Pool, batch_size: int, whole: bool, schedule: fitting.Schedule,
+           report: Reporter) -> RTDetrForObjectDetection:  # fmt: skip
+    """Train the decoder, or the `whole` model, so that each thing is reported once.
+
+    After `train` the classes and boxes are right, but a fifth of the things is reported by two queries.
+    """
+    dense = DenseLoss(SIZE, STRIDES)
+    model.requires_grad_(whole)
+    model.model.decoder.requires_grad_(True)
+
+    def loss_at(_: int) -> Tensor:
+        model.eval()  # the statistics of batch normalisation stay
+        pixels, labels, boxes = batch(pool, batch_size)
+        with torch.autocast("cpu", torch.bfloat16):
+            outputs = model(pixels)
+        queries = one_query_a_thing(outputs.enc_topk_logits.float(), outputs.enc_topk_bboxes.float(), labels, boxes)
+        loss = settling_loss(outputs.intermediate_logits.float(), outputs.intermediate_reference_points.float(),
+                             queries, labels, boxes)  # fmt: skip
+        if whole:
+            loss += dense(outputs.enc_outputs_class.float(), outputs.enc_outputs_coord_logits.float(), labels, boxes)
+        return loss
+
+    return fitting.fit(model, loss_at, schedule, report)
 
 
 def main() -> None:
@@ -141,13 +108,30 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--steps", type=int, default=3_000)
     parser.add_argument("--warm-start", type=int, default=1_000, help="steps with the dense loss alone")
+    parser.add_argument("--settling-steps", type=int, default=2_000, help="steps of the decoder alone, after those")
+    parser.add_argument("--finishing-steps", type=int, default=1_500, help="steps of all of it, at the end")
     parser.add_argument("--learning-rate", type=float, default=1e-3)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--cache", type=Path, help="a folder that keeps rendered pictures between runs")
     options = parser.parse_args()
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
-    train(options.output, options.pictures, options.batch_size, options.warm_start,
-          fitting.Schedule(options.steps, options.learning_rate), options.seed, options.cache)  # fmt: skip
+    torch.manual_seed(options.seed)
+    images = processor()
+    model = RTDetrForObjectDetection(config()).to(memory_format=torch.channels_last)
+    print(f"detector: {model.num_parameters():,} parameters")
+    pool = training_pictures.pool(render.TRAINING_SPACE, options.pictures, SIZE, Image.Resampling.BILINEAR,
+                                  options.cache)  # fmt: skip
+
+    def report(_: int, averaged: RTDetrForObjectDetection) -> None:
+        fitting.save(averaged, options.output)
+        images.save_pretrained(options.output)
+
+    model = train(model, pool, options.batch_size, options.warm_start,
+                  fitting.Schedule(options.steps, options.learning_rate), report)  # fmt: skip
+    model = settle(model, pool, options.batch_size, False,
+                   fitting.Schedule(options.settling_steps, options.learning_rate), report)  # fmt: skip
+    settle(model, pool, options.batch_size, True,
+           fitting.Schedule(options.finishing_steps, options.learning_rate / 2), report)  # fmt: skip
 
 
 if __name__ == "__main__":

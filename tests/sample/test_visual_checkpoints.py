@@ -14,8 +14,9 @@ from transformers import (
 )
 
 from sample import checkpoint_quality, render, training_pictures
+from sample.detector_losses import DenseLoss, one_query_a_thing, overlaps, settling_loss
 from sample.train_captioner import caption_tokens, processor
-from sample.train_detector import SIZE, STRIDES, DenseLoss
+from sample.train_detector import SIZE, STRIDES
 
 ROOT = Path(__file__).resolve().parents[2]
 CHECKPOINTS = ROOT / "checkpoints" / "sample"
@@ -110,7 +111,7 @@ def test_sign_scores() -> None:
 
 
 def test_the_dense_loss_wants_class_and_box_at_the_centre_cell_of_the_right_map() -> None:
-    loss = DenseLoss()
+    loss = DenseLoss(SIZE, STRIDES)
     cells = sum((SIZE[0] // stride) * (SIZE[1] // stride) for stride in STRIDES)
     labels = torch.tensor([[3, -1]])
     truth = torch.tensor([[[0.5, 0.5, 0.2, 0.2], [0.0, 0.0, 0.0, 0.0]]])
@@ -128,3 +129,28 @@ def test_the_dense_loss_wants_class_and_box_at_the_centre_cell_of_the_right_map(
     assert at(right, 4) > 1
     assert at(0, 3) > 1
     assert at(cells - 1, 3) > 1
+
+
+def test_overlaps_of_boxes() -> None:
+    boxes = torch.tensor([[[0.5, 0.5, 0.2, 0.2], [0.6, 0.5, 0.2, 0.2], [0.1, 0.1, 0.1, 0.1]]])
+    expected = torch.tensor([[[1, 1 / 3, 0], [1 / 3, 1, 0], [0, 0, 1]]])
+    assert torch.allclose(overlaps(boxes, boxes), expected, atol=1e-5)
+
+
+def test_of_several_queries_the_best_scored_about_the_thing_reports_it() -> None:
+    truth = torch.tensor([[[0.5, 0.5, 0.2, 0.2]]])
+    boxes = torch.tensor([[[0.5, 0.5, 0.2, 0.2], [0.51, 0.5, 0.2, 0.2], [0.1, 0.1, 0.1, 0.1]]])
+    logits = torch.tensor([[[1.0, 0.0], [2.0, 0.0], [9.0, 9.0]]])
+    assert one_query_a_thing(logits, boxes, torch.tensor([[0]]), truth).tolist() == [[1]]
+    assert one_query_a_thing(logits, boxes[:, [2, 2, 0]], torch.tensor([[0]]), truth).tolist() == [[2]]
+
+
+def test_the_settling_loss_punishes_a_second_report() -> None:
+    labels, truth, queries = torch.tensor([[1]]), torch.tensor([[[0.5, 0.5, 0.2, 0.2]]]), torch.tensor([[0]])
+    boxes = truth[:, None].expand(1, 2, 3, 4)
+    once = torch.full((1, 2, 3, 4), -9.0)
+    once[:, :, 0, 1] = 9.0
+    twice = once.clone()
+    twice[:, :, 2, 1] = 9.0
+    assert settling_loss(once, boxes, queries, labels, truth) < 0.01
+    assert settling_loss(twice, boxes, queries, labels, truth) > 10
