@@ -82,10 +82,11 @@ class DataParams(Section):
 
 
 class ImagesParams(Section):
-    """Limits on a picture, checked before it is decoded."""
+    """Limits on a picture: on its size, checked before it is decoded, and on the time that decoding takes."""
 
     max_pixels: PositiveInt = 50_000_000
     max_bytes: PositiveInt = 50_000_000
+    max_seconds: PositiveFloat = 10.0
 
 
 class ExtractorParams(BaseModel):
@@ -239,21 +240,31 @@ def load(path: str | Path = "params.yaml") -> Params:
         raise UserError(f"{path}: no such file; run from the folder that holds params.yaml") from None
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: not UTF-8 (byte {error.start})") from None
+    return parse(text, str(path))
+
+
+def parse(text: str, source: str) -> Params:
+    """Validate the text of a params.yaml; `source` stands for the file in messages.
+
+    Raises:
+        UserError: as :func:`load`.
+    """
     try:
         root = yaml.compose(text, _Loader)
         lines = dict(_key_lines(root)) if root is not None else {}
         values = yaml.load(text, _Loader)  # noqa: S506  (a SafeLoader)
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise UserError(f"{path}:{line}: not YAML: {error.problem}") from None
+        raise UserError(f"{source}:{line}: not YAML: {error.problem}") from None
     except ValueError as error:
-        raise UserError(f"{path}: {error}") from None
+        raise UserError(f"{source}: {error}") from None
     if not isinstance(values, dict):
-        raise UserError(f"{path}: expected sections ({', '.join(Params.model_fields)}), found {type(values).__name__}")
+        expected = ", ".join(Params.model_fields)
+        raise UserError(f"{source}: expected sections ({expected}), found {type(values).__name__}")
     try:
         return Params.model_validate(values)
     except ValidationError as error:
-        raise UserError("\n".join(describe(error, Params, str(path), lines))) from None
+        raise UserError("\n".join(describe(error, Params, source, lines))) from None
 
 
 def describe(error: ValidationError, model: type[BaseModel], source: str, lines: dict[str, int],
