@@ -5,10 +5,12 @@ import os
 import re
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -102,6 +104,14 @@ class Project:
     def rows(self, name: str) -> list[dict[str, Any]]:
         """A JSON Lines file of the project."""
         return [json.loads(line) for line in (self.folder / name).read_text(encoding="utf-8").split("\n") if line]
+
+    def results_kept(self) -> int:
+        """How many results the project's store holds, of whatever kind."""
+        total = 0
+        for path in (self.store / "results").glob("*.sqlite3"):
+            with closing(sqlite3.connect(path)) as connection, suppress(sqlite3.OperationalError):  # no table yet
+                total += connection.execute("SELECT count(*) FROM results").fetchone()[0]
+        return total
 
     def outputs(self) -> dict[str, bytes]:
         """Name → content of what the data stages wrote."""
