@@ -1,22 +1,19 @@
 """Precision, recall and F1 of entities, per type and micro-averaged, under two named readings of the labels.
 
 `conlleval` opens an entity at an orphan ``I-``, as the CoNLL script does; `strict` takes it for no entity. They differ
-by most of a point on Twitter-2015, so every figure carries its reading's name. Run as
-``python -m ner.scoring GOLD PREDICTED`` it scores any two CoNLL-like files; making them is left to others.
+by most of a point on Twitter-2015, so every figure carries its reading's name. Files and the command line
+(``python -m ner.scoring``) are left to :mod:`ner.comparison`.
 """
 
-import argparse
-import json
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.errors import UserError, run_cli
+from pipeline.errors import UserError
 from pipeline.labels import entities
-from pipeline.posts import Post, read_conll
+from pipeline.posts import Post, unique_ids
 
 Reading = Literal["conlleval", "strict"]
 READINGS: tuple[Reading, ...] = ("conlleval", "strict")
@@ -93,7 +90,7 @@ def _score(
     counts = np.concatenate([counts.sum(1, keepdims=True), counts], axis=1)  # micro first
     right, found, wanted = np.moveaxis(counts.sum(0), -1, 0)
     precision, recall = _ratio(right, found), _ratio(right, wanted)
-    f1 = _f1(right, found, wanted)
+    f1 = f1_of(right, found, wanted)
     intervals = bootstrap(counts, samples, confidence, seed) if samples and len(counts) else None
     return {
         name: {
@@ -108,7 +105,12 @@ def _score(
 
 
 def bootstrap(counts: NDArray[np.int64], samples: int, confidence: float, seed: int) -> NDArray[np.float64]:
-    """Confidence bounds of F1, [2, columns], by drawing posts with replacement.
+    """Confidence bounds of F1, [2, columns], from :func:`resampled_f1`."""
+    return interval(np.concatenate(list(resampled_f1(counts, samples, seed))), confidence)
+
+
+def resampled_f1(counts: NDArray[np.int64], samples: int, seed: int) -> Iterator[NDArray[np.float64]]:
+    """F1 of `samples` draws of the posts with replacement, in blocks [draws, columns]; columns share their draws.
 
     A draw of n posts weights each by how often it was drawn, so that all draws are one product of matrices.
 
@@ -118,39 +120,45 @@ def bootstrap(counts: NDArray[np.int64], samples: int, confidence: float, seed: 
     rng = np.random.default_rng(seed)
     posts = len(counts)
     flat = counts.reshape(posts, -1).astype(np.float64)
-    values = []
     for done in range(0, samples, _BLOCK):
         drawn = rng.integers(posts, size=(min(_BLOCK, samples - done), posts))
         offsets = np.arange(len(drawn))[:, None] * posts
         weights = np.bincount((drawn + offsets).ravel(), minlength=len(drawn) * posts).reshape(len(drawn), posts)
         totals = (weights.astype(np.float64) @ flat).reshape(len(drawn), *counts.shape[1:])
-        values.append(_f1(*np.moveaxis(totals, -1, 0)))
+        yield f1_of(*np.moveaxis(totals, -1, 0))
+
+
+def interval(values: NDArray[np.float64], confidence: float) -> NDArray[np.float64]:
+    """Bounds [2, …] that hold the middle share `confidence` of resampled values [draws, …]."""
     tail = (1 - confidence) / 2
-    return np.quantile(np.concatenate(values), [tail, 1 - tail], axis=0)
+    return np.quantile(values, [tail, 1 - tail], axis=0)
 
 
 def _ratio(part: NDArray[Any], whole: NDArray[Any]) -> NDArray[np.float64]:
     return np.divide(part, whole, out=np.zeros(np.shape(part), dtype=np.float64), where=whole > 0)
 
 
-def _f1(right: NDArray[Any], found: NDArray[Any], wanted: NDArray[Any]) -> NDArray[np.float64]:
+def f1_of(right: NDArray[Any], found: NDArray[Any], wanted: NDArray[Any]) -> NDArray[np.float64]:
+    """F1 from numbers of right, predicted and gold entities, 0 where there are none."""
     return _ratio(2 * right, found + wanted)
 
 
 def align(gold: Sequence[Post], predicted: Sequence[Post], gold_name: str, predicted_name: str) -> list[Post]:
     """The predicted posts in the order of the gold ones: by id where both sides know theirs, else by position.
 
+    An id that a file gives twice stands for `id` and `id#2`, which is what predictions call the second of them.
+
     Raises:
         UserError: a post is missing, one too many, without labels, or has other tokens.
     """
     if all(post.image is not None for post in [*gold, *predicted]):  # only an IMGID line names a picture
-        gold_keys, predicted_keys = _numbered(gold), _numbered(predicted)
+        gold_keys, predicted_keys = ([post.id for post in unique_ids(side)] for side in (gold, predicted))
         by_key = dict(zip(predicted_keys, predicted, strict=True))
         missing = [key for key in gold_keys if key not in by_key]
         extra = sorted(set(predicted_keys) - set(gold_keys))
         if missing or extra:
             name, which, key = (predicted_name, "lacks", missing[0]) if missing else (predicted_name, "adds", extra[0])
-            raise UserError(f"{name}: {which} post IMGID:{key[0]}, unlike {gold_name} "
+            raise UserError(f"{name}: {which} post IMGID:{key}, unlike {gold_name} "
                             f"({len(missing)} missing, {len(extra)} too many); expected the same posts in both files")
         ordered = [by_key[key] for key in gold_keys]
     elif len(gold) != len(predicted):
@@ -170,52 +178,12 @@ def align(gold: Sequence[Post], predicted: Sequence[Post], gold_name: str, predi
     return ordered
 
 
-def _numbered(posts: Sequence[Post]) -> list[tuple[str, int]]:
-    """Ids, told apart by how often each came before."""
-    seen: dict[str, int] = {}
-    keys = []
-    for post in posts:
-        seen[post.id] = seen.get(post.id, 0) + 1
-        keys.append((post.id, seen[post.id]))
-    return keys
-
-
 def _token(post: Post, place: int) -> str:
     return repr(post.tokens[place]) if place < len(post.tokens) else "missing"
 
 
-def table(scores: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str:
-    """Scores as a text table, in percent."""
-    lines = []
-    for reading, rows in scores.items():
-        lines.append(f"{reading:<16} {'precision':>9} {'recall':>9} {'f1':>9} {'support':>9}")
-        for name, row in rows.items():
-            interval = row["f1_ci"]
-            bounds = "" if interval is None else f"  [{100 * interval[0]:.2f}, {100 * interval[1]:.2f}]"
-            figures = " ".join(f"{100 * row[key]:>9.2f}" for key in ("precision", "recall", "f1"))
-            lines.append(f"{name:<16} {figures} {row['support']:>9}{bounds}")
-        lines.append("")
-    return "\n".join(lines).rstrip()
-
-
-def main() -> None:
-    """The command line; see ``--help``."""
-    parser = argparse.ArgumentParser(prog="python -m ner.scoring", description="Score one CoNLL-like file by another.")
-    parser.add_argument("gold", type=Path, metavar="GOLD", help="token<TAB>label lines, blank line between posts")
-    parser.add_argument("predicted", type=Path, metavar="PREDICTED", help="the same posts with predicted labels")
-    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
-    parser.add_argument("--bootstrap-samples", type=int, default=1000, metavar="N", help="0: no interval [%(default)s]")
-    parser.add_argument("--confidence", type=float, default=0.95, help="of the intervals [%(default)s]")
-    parser.add_argument("--seed", type=int, default=0, help="of the bootstrap [%(default)s]")
-    arguments = parser.parse_args()
-    if arguments.bootstrap_samples < 0 or not 0 < arguments.confidence < 1:
-        raise UserError("--bootstrap-samples must be at least 0 and --confidence between 0 and 1")
-    gold, predicted = read_conll(arguments.gold), read_conll(arguments.predicted)
-    predicted = align(gold, predicted, str(arguments.gold), str(arguments.predicted))
-    scores = score([post.labels or [] for post in gold], [post.labels or [] for post in predicted],
-                   bootstrap_samples=arguments.bootstrap_samples, confidence=arguments.confidence, seed=arguments.seed)
-    print(json.dumps(scores, indent=2) if arguments.json else table(scores))
-
-
 if __name__ == "__main__":
+    from ner.comparison import main
+    from pipeline.errors import run_cli
+
     run_cli(main)

@@ -206,7 +206,7 @@ def read_split(data: DataParams, split: Split) -> list[Post]:
             posts += read_conll(path, label_column=data.label_column, scheme=data.scheme, image_name=data.image_name)
         else:
             posts += read_posts_jsonl(path, scheme=data.scheme, image_name=data.image_name)
-    return _unique([rename_types(post, data.types) for post in posts])
+    return unique_ids([rename_types(post, data.types) for post in posts])
 
 
 def rename_types(post: Post, types: dict[str, str]) -> Post:
@@ -220,7 +220,8 @@ def rename_types(post: Post, types: dict[str, str]) -> Post:
     return replace(post, labels=labels)
 
 
-def _unique(posts: Iterable[Post]) -> list[Post]:
+def unique_ids(posts: Iterable[Post]) -> list[Post]:
+    """The posts, an id that was there before made `id#2`, `id#3`, …; ids that are unique stay."""
     seen: set[str] = set()
     unique = []
     for post in posts:

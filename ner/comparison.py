@@ -1,0 +1,150 @@
+"""The scoring command: CoNLL-like files scored against gold, and two systems tested against each other.
+
+Beside the two readings of :mod:`ner.scoring`, which alone stand in the metrics file, it gives nervaluate's two lenient
+measures; whether one system beats another by more than chance is a paired bootstrap's to say.
+"""
+
+import argparse
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from nervaluate import Evaluator
+
+from ner.scoring import MICRO, READINGS, Scores, align, count, interval, resampled_f1, score
+from pipeline.errors import UserError
+from pipeline.labels import entities
+from pipeline.posts import read_conll
+
+Labels = Sequence[Sequence[str]]
+# Our names of nervaluate's measures, so that nobody takes their figures for F1 of whole entities.
+OVERLAP_MEASURES = {"nervaluate_partial": "partial", "nervaluate_type": "ent_type"}
+
+
+def overlap_scores(gold: Labels, predicted: Labels) -> Scores:
+    """nervaluate's partial and type measures (SemEval-2013 task 9.1), orphan ``I-`` read as conlleval does.
+
+    `nervaluate_partial`: types do not count, an entity that overlaps a gold one counts half, whole if its borders are
+    right. `nervaluate_type`: an entity that overlaps a gold one of its type counts.
+
+    Returns:
+        ``{measure: {"micro" | type: {"precision", "recall", "f1", "support", "f1_ci": None}}}``; `support` counts gold
+        entities. The rows of types compare the entities of that type alone.
+    """
+    sides: list[list[list[dict[str, Any]]]] = [
+        [[{"label": kind, "start": start, "end": end - 1} for start, end, kind in entities(labels, "conlleval")]
+         for labels in side] for side in (gold, predicted)
+    ]
+    types = sorted({entity["label"] for side in sides for post in side for entity in post})
+    found = Evaluator(*sides, tags=types, loader="dict").evaluate()
+    support = {name: sum(entity["label"] == name for post in sides[0] for entity in post) for name in types}
+
+    def row(result: Any, n_gold: int) -> dict[str, Any]:
+        figures = {key: float(getattr(result, key, 0.0)) for key in ("precision", "recall", "f1")}
+        return {**figures, "support": n_gold, "f1_ci": None}
+
+    return {
+        ours: {MICRO: row(found["overall"].get(theirs), sum(support.values())),
+               **{name: row(found["entities"][name][theirs], support[name]) for name in types}}
+        for ours, theirs in OVERLAP_MEASURES.items()
+    }
+
+
+def compare(
+    gold: Labels, one: Labels, other: Labels, *, samples: int = 1000, confidence: float = 0.95, seed: int = 0
+) -> dict[str, dict[str, Any]]:
+    """Test whether two systems' micro-F1 differ by more than the choice of posts explains.
+
+    Paired bootstrap (Berg-Kirkpatrick, Burkett and Klein 2012, "An empirical investigation of statistical significance
+    in NLP", section 2): the same draws of posts, with replacement, score both systems. The p-value is the share of
+    draws in which the difference is at least twice the one found, in its direction, the found one counted among them
+    so that it is never 0: one-sided, for the system that scored better. Two systems that score alike give 1.
+
+    Args:
+        gold, one, other: IOB2 labels of the same posts.
+        samples: draws; at least 1.
+
+    Returns:
+        ``{"conlleval" | "strict": {"difference": F1 of other - F1 of one, "difference_ci": [low, high], "p_value"}}``
+    """
+    results: dict[str, dict[str, Any]] = {}
+    for reading in READINGS:
+        counts = np.stack([count(gold, system, reading)[1].sum(1) for system in (one, other)], axis=1)  # [posts, 2, 3]
+        right, found, wanted = np.moveaxis(counts.sum(0), -1, 0)
+        difference = float(np.diff(2 * right / np.maximum(found + wanted, 1))[0])
+        drawn = np.diff(np.concatenate(list(resampled_f1(counts, samples, seed))), axis=1)[:, 0]
+        # Equality must count whatever rounding did to it, hence the hair's breadth.
+        beyond = int((np.copysign(1.0, difference) * drawn >= 2 * abs(difference) - 1e-12).sum())
+        results[reading] = {
+            "difference": difference,
+            "difference_ci": [float(bound) for bound in interval(drawn, confidence)],
+            "p_value": (beyond + 1) / (samples + 1) if difference else 1.0,
+        }
+    return results
+
+
+def table(scores: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str:
+    """Scores as a text table, in percent."""
+    lines = []
+    for reading, rows in scores.items():
+        lines.append(f"{reading:<18} {'precision':>9} {'recall':>9} {'f1':>9} {'support':>9}")
+        for name, row in rows.items():
+            figures = " ".join(f"{100 * row[key]:>9.2f}" for key in ("precision", "recall", "f1"))
+            lines.append(f"{name:<18} {figures} {row['support']:>9}{_bounds(row['f1_ci'])}")
+        lines.append("")
+    return "\n".join(lines).rstrip()
+
+
+def comparison_table(results: Mapping[str, Mapping[str, Any]]) -> str:
+    """Differences as a text table, in points of F1."""
+    lines = [f"{'OTHER - PREDICTED':<18} {'f1':>9} {'p':>9}"]
+    lines += [f"{reading:<18} {100 * row['difference']:>+9.2f} {row['p_value']:>9.4f}{_bounds(row['difference_ci'])}"
+              for reading, row in results.items()]
+    return "\n".join(lines)
+
+
+def _bounds(bounds: Sequence[float] | None) -> str:
+    return "" if bounds is None else f"  [{100 * bounds[0]:.2f}, {100 * bounds[1]:.2f}]"
+
+
+def main() -> None:
+    """The command line; see ``--help``."""
+    parser = argparse.ArgumentParser(
+        prog="python -m ner.scoring",
+        description="Score CoNLL-like files by a gold one; with OTHER, test the two systems against each other.",
+    )
+    parser.add_argument("gold", type=Path, metavar="GOLD", help="token<TAB>label lines, blank line between posts")
+    parser.add_argument("predicted", type=Path, metavar="PREDICTED", help="the same posts with predicted labels")
+    parser.add_argument("other", type=Path, metavar="OTHER", nargs="?", help="and as another system predicted them")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
+    parser.add_argument("--bootstrap-samples", type=int, default=1000, metavar="N", help="0: no interval [%(default)s]")
+    parser.add_argument("--confidence", type=float, default=0.95, help="of the intervals [%(default)s]")
+    parser.add_argument("--seed", type=int, default=0, help="of the bootstrap [%(default)s]")
+    arguments = parser.parse_args()
+    samples, confidence, seed = arguments.bootstrap_samples, arguments.confidence, arguments.seed
+    if samples < 0 or not 0 < confidence < 1 or seed < 0:
+        raise UserError("--bootstrap-samples and --seed must be at least 0 and --confidence between 0 and 1")
+    if arguments.other is not None and not samples:
+        raise UserError("--bootstrap-samples 0: testing two systems against each other takes at least one sample")
+    posts = read_conll(arguments.gold)
+    if not posts:
+        raise UserError(f"{arguments.gold}: no posts; expected token<TAB>label lines")
+    gold = [post.labels or [] for post in posts]
+    systems: list[list[list[str]]] = []
+    for path in filter(None, (arguments.predicted, arguments.other)):
+        aligned = align(posts, read_conll(path), str(arguments.gold), str(path))
+        systems.append([post.labels or [] for post in aligned])
+    scores = [score(gold, system, bootstrap_samples=samples, confidence=confidence, seed=seed)
+              | overlap_scores(gold, system) for system in systems]
+    if len(systems) == 1:
+        print(json.dumps(scores[0], indent=2) if arguments.json else table(scores[0]))
+        return
+    comparison = compare(gold, *systems, samples=samples, confidence=confidence, seed=seed)
+    if arguments.json:
+        print(json.dumps({"predicted": scores[0], "other": scores[1], "comparison": comparison}, indent=2))
+        return
+    for path, rows in zip((arguments.predicted, arguments.other), scores, strict=True):
+        print(f"{path}\n{table(rows)}\n")
+    print(comparison_table(comparison))
