@@ -1,7 +1,7 @@
-"""Pictures as they come: found inside their folder, checked before they are decoded, turned into upright RGB.
+"""Pictures as they come: found inside their folder, read, and each given its row in the manifest.
 
-Whatever is wrong with a picture becomes a status in its row of the manifest, never a crash and never a substitute.
-What is read off the pictures is left to the extractors, and who reads them when to pipeline/extraction.py.
+Whatever is wrong with a picture becomes a status in its row, never a crash and never a substitute. How bytes become
+a picture is pipeline/decoding.py's business; what is read off the pictures is left to the extractors.
 """
 
 import errno
@@ -9,30 +9,24 @@ import hashlib
 import os
 import re
 import stat
-import struct
 import time
-import warnings
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from io import BytesIO
 from json import dumps, loads
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import numpy as np
-from PIL import Image, ImageFile, UnidentifiedImageError
+from PIL import Image
 from tqdm import tqdm
 
+from pipeline.decoding import DecoderEndedError, Decoders, PictureError, Status, decode
 from pipeline.errors import UserError
 from pipeline.params import ImagesParams
 from pipeline.store import Store, batched, digest
 
-Status = Literal["ok", "missing", "unsafe_name", "too_large", "truncated", "unreadable"]
-
-FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "AVIF")
-"""What is decoded. Pillow reads more (EPS through Ghostscript, FITS, …), but no tweet has them."""
+__all__ = ["ImageRow", "PictureError", "decode", "list_pictures", "load", "locate", "manifest", "read_bytes"]
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".webp", ".bmp", ".tif", ".tiff", ".avif")
 """The names that :func:`list_pictures` takes for pictures; elsewhere the content alone decides."""
@@ -40,29 +34,13 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".webp", ".bmp", ".tif", ".tiff", "
 VERSION = 1
 """Raised when the same bytes would give another row, so that rows kept from earlier runs are not used."""
 
-_ORIENTATION = 0x0112  # the EXIF tag
-_UPRIGHT = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-_TRUNCATED = re.compile(r"truncat|unexpected end|EOF|premature|not enough", re.IGNORECASE)
 _DRIVE = re.compile(r"^[A-Za-z]:")
 _SETTLED_NS = 2_000_000_000  # a file younger than its file system's clock tick may change without a new time stamp
 _WINDOW = 2048  # names looked up at a time
+_BATCH = 16  # pictures given to a decoding process at a time,
+_BATCH_BYTES = 4_000_000  # or fewer where they are large
 
-# Pillow warns of pictures beyond its own limit as it reads their header; ours is checked right after, picture by
-# picture, before anything is decoded.
-warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
-warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")  # damaged metadata, which is not used
-
-
-class PictureError(Exception):
-    """Why a picture cannot be read."""
-
-    def __init__(self, status: Status, message: str) -> None:
-        super().__init__(message)
-        self.status: Status = status
+_Examined = tuple["ImageRow", str | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,82 +105,6 @@ def read_bytes(path: Path, limits: ImagesParams) -> bytes:
         raise _unopened(error) from None
 
 
-def decode(data: bytes, limits: ImagesParams) -> tuple[Image.Image, str]:
-    """Turn a picture's bytes into upright RGB; the first frame where there are several.
-
-    Alpha is laid on white, 16-bit grey loses its lower byte, the EXIF orientation is applied. Safe to call from
-    several threads: no setting of Pillow's is touched.
-
-    Returns:
-        The picture, and its real format, from its content.
-
-    Raises:
-        PictureError: no picture, a damaged or truncated one, or one with more than ``limits.max_pixels``.
-    """
-    if not data:
-        raise PictureError("unreadable", "the file is empty")
-    try:
-        with Image.open(BytesIO(data), formats=FORMATS) as picture:
-            width, height = picture.size
-            if width * height > limits.max_pixels:
-                raise PictureError("too_large", f"{width}×{height} pixels; images.max_pixels is {limits.max_pixels}")
-            kind = "JPEG" if picture.format == "MPO" else str(picture.format)  # MPO: a JPEG with more JPEGs behind
-            picture.load()
-            rgb = _rgb(picture)
-            turn = _UPRIGHT.get(_orientation(picture))
-            return (rgb.transpose(turn) if turn is not None else rgb), kind
-    except (PictureError, MemoryError):
-        raise
-    except UnidentifiedImageError:
-        raise PictureError("unreadable", f"no picture of a kind that is read ({', '.join(FORMATS)})"
-                                         f"{_looks_like(data)}") from None
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise PictureError("too_large", str(error)) from None
-    except Exception as error:  # a damaged picture makes Pillow raise whatever its decoder came upon; it is recorded
-        message = " ".join(str(error).split()) or type(error).__name__
-        status: Status = "truncated" if isinstance(error, EOFError) or _TRUNCATED.search(message) else "unreadable"
-        raise PictureError(status, message) from None
-
-
-def _orientation(picture: Image.Image) -> int:
-    """The EXIF orientation, 1 where there is none. Asked after load(): PNG may have it behind the pixels, and TIFF
-    has by then been turned by Pillow itself."""
-    try:
-        return int(picture.getexif().get(_ORIENTATION, 1))
-    except (SyntaxError, ValueError, TypeError, LookupError, ArithmeticError, OSError, RuntimeError, struct.error):
-        return 1  # damaged metadata does not sink a picture whose pixels are fine
-
-
-def _rgb(picture: ImageFile.ImageFile) -> Image.Image:
-    mode = picture.mode
-    if mode.startswith("I;16") or mode in ("I", "F"):
-        return _eight_bits(np.asarray(picture)).convert("RGB")
-    if mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in picture.info:
-        layer = picture.convert("RGBA")
-        white = Image.new("RGB", picture.size, (255, 255, 255))
-        white.paste(layer, mask=layer.getchannel("A"))
-        return white
-    return picture.convert("RGB")
-
-
-def _eight_bits(values: "np.ndarray[Any, Any]") -> Image.Image:
-    """Grey levels of 16 or 32 bits as 8: the upper byte of 16, a float picture by its range (0 … 1 or 0 … 255)."""
-    if values.dtype.kind == "f":
-        values = np.nan_to_num(values, nan=0.0, posinf=255.0, neginf=0.0)
-        grey = np.clip(values * (255.0 if values.size and values.max() <= 1.0 else 1.0), 0, 255)
-    else:
-        grey = np.clip(values.astype(np.int64), 0, 0xFFFF) >> 8
-    return Image.fromarray(grey.astype(np.uint8))
-
-
-def _looks_like(data: bytes) -> str:
-    if data[4:8] == b"ftyp" and data[8:12] in (b"heic", b"heix", b"mif1", b"msf1", b"heim", b"hevc"):
-        return "; this is HEIC: convert it to JPEG"
-    if data.lstrip()[:1] == b"<":
-        return "; this looks like HTML, XML or SVG"
-    return ""
-
-
 def load(folder: Path, row: "ImageRow | dict[str, Any]", limits: ImagesParams) -> Image.Image:
     """Decode the picture of a manifest row.
 
@@ -240,8 +142,9 @@ def manifest(names: Iterable[str], folder: Path | None, limits: ImagesParams, st
              workers: int | None = None) -> Iterator[ImageRow]:
     """One row for each distinct name, sorted by name.
 
-    Every picture is hashed and decoded in full, in threads, so that its status is true. With a store, the row of a
-    file whose path, size, inode and times are as they were is taken from there, and none of its bytes are read.
+    Every picture is hashed and decoded in full, so that its status is true: by child processes, which end where one
+    takes more time or memory than `limits` allow. With a store, the row of a file whose path, size, inode and times
+    are as they were is taken from there, and none of its bytes are read.
 
     Raises:
         UserError: `folder` is not there, or a name cannot be written as UTF-8.
@@ -262,41 +165,45 @@ def manifest(names: Iterable[str], folder: Path | None, limits: ImagesParams, st
 def _manifest(names: list[str], folder: Path, limits: ImagesParams, store: Store | None,
               workers: int) -> Iterator[ImageRow]:
     key = digest({"rows of the manifest": VERSION, "max_pixels": limits.max_pixels, "max_bytes": limits.max_bytes})
-    pending: deque[ImageRow | Future[tuple[ImageRow, str | None]]] = deque()
+    pending: deque[ImageRow | tuple[Future[list[_Examined]], int]] = deque()
     fresh: dict[str, str] = {}
 
-    def settle(row: "ImageRow | Future[tuple[ImageRow, str | None]]") -> ImageRow:
+    def settle(row: "ImageRow | tuple[Future[list[_Examined]], int]") -> ImageRow:
         if isinstance(row, ImageRow):
             return row
-        done, stamp = row.result()
+        done, stamp = row[0].result()[row[1]]
         if stamp is not None:
             values = asdict(done)
             del values["image"]
             fresh[stamp] = dumps(values, ensure_ascii=False)
+            if store and len(fresh) >= 256:
+                store.put_many(key, fresh)
+                fresh.clear()
         return done
 
-    pool = ThreadPoolExecutor(workers, thread_name_prefix="images")
+    pool, decoders = ThreadPoolExecutor(workers, thread_name_prefix="images"), Decoders(limits)
     try:
         with tqdm(total=len(names), desc="images", unit="picture", disable=None) as progress:
             for window in batched(names, _WINDOW):
                 stamps = {name: stamp for name in window if (stamp := _stamp(folder, name))}
                 known = store.get_many(key, list(stamps.values())) if store and stamps else {}
-                for name in window:
-                    stamp = stamps.get(name)
-                    kept = known.get(stamp) if stamp else None
-                    pending.append(ImageRow(name, **loads(kept)) if kept
-                                   else pool.submit(_examine, folder, name, limits, stamp))
-                    while len(pending) > 16 * workers:
-                        yield settle(pending.popleft())
-                        progress.update()
-                if store and len(fresh) >= 256:
-                    store.put_many(key, fresh)
-                    fresh.clear()
+                rows: dict[str, ImageRow | tuple[Future[list[_Examined]], int]] = {
+                    name: ImageRow(name, **loads(known[stamp])) for name, stamp in stamps.items() if stamp in known}
+                for batch in batched((name for name in window if name not in rows), _BATCH):
+                    future = pool.submit(_examine, folder, [(name, stamps.get(name)) for name in batch], limits,
+                                         decoders)
+                    rows |= {name: (future, place) for place, name in enumerate(batch)}
+                pending += [rows[name] for name in window]
+                while len(pending) > _WINDOW:
+                    yield settle(pending.popleft())
+                    progress.update()
             while pending:
                 yield settle(pending.popleft())
                 progress.update()
     finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+        pool.shutdown(wait=False, cancel_futures=True)
+        decoders.close()
+        pool.shutdown(wait=True)
         if store and fresh:
             store.put_many(key, fresh)
 
@@ -314,19 +221,30 @@ def _stamp(folder: Path, name: str) -> str | None:
     return hashlib.sha256(state.encode("utf-8", "surrogateescape")).hexdigest()
 
 
-def _examine(folder: Path, name: str, limits: ImagesParams, stamp: str | None) -> tuple[ImageRow, str | None]:
-    """A picture's row, and the stamp to keep it under; None where another try may end otherwise."""
-    try:
-        data = read_bytes(locate(folder, name), limits)
-    except PictureError as error:
-        return ImageRow(name, status=error.status, error=str(error)), None
-    sha256 = hashlib.sha256(data).hexdigest()
-    try:
-        picture, kind = decode(data, limits)
-    except PictureError as error:
-        return ImageRow(name, sha256, status=error.status, error=str(error)), stamp
-    except MemoryError:
-        return ImageRow(name, sha256, status="unreadable", error="not enough memory to decode it"), None
-    if stamp != _stamp(folder, name):  # written to while it was read
-        stamp = None
-    return ImageRow(name, sha256, picture.width, picture.height, kind, "ok"), stamp
+def _examine(folder: Path, names: Sequence[tuple[str, str | None]], limits: ImagesParams,
+             decoders: Decoders) -> "list[_Examined]":
+    """For each (name, stamp) the row, and the stamp to keep it under; None where another try may end otherwise."""
+    done: dict[str, _Examined] = {}
+    read: list[tuple[str, str | None, str, bytes]] = []
+
+    def decode_read() -> None:
+        for (name, stamp, sha256, _), found in zip(read, decoders.sizes([data for *_, data in read]), strict=True):
+            if isinstance(found, PictureError):
+                kept = None if isinstance(found, DecoderEndedError) else stamp
+                done[name] = ImageRow(name, sha256, status=found.status, error=str(found)), kept
+            else:
+                kept = stamp if stamp == _stamp(folder, name) else None  # None: written to while it was read
+                done[name] = ImageRow(name, sha256, *found), kept
+        read.clear()
+
+    for name, stamp in names:
+        try:
+            data = read_bytes(locate(folder, name), limits)
+        except PictureError as error:
+            done[name] = ImageRow(name, status=error.status, error=str(error)), None
+            continue
+        read.append((name, stamp, hashlib.sha256(data).hexdigest(), data))
+        if sum(len(data) for *_, data in read) >= _BATCH_BYTES:
+            decode_read()
+    decode_read()
+    return [done[name] for name, _ in names]
