@@ -1,0 +1,110 @@
+"""What the benchmarks share: contestants timed side by side, ratios held to targets, the machine, the report.
+
+A benchmark compares in one run and reports ratios; what is compared with what is each one's own business.
+"""
+
+import os
+import platform
+import random
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pipeline.records import write_json
+
+
+@dataclass(frozen=True, slots=True)
+class Ratio:
+    """A measured ratio and what it should reach; `ceiling` says that the target is a most, not a least.
+
+    Without a target it is for information.
+    """
+
+    name: str
+    value: float
+    target: float | None = None
+    ceiling: bool = False
+
+    @property
+    def met(self) -> bool | None:
+        """Whether the target is reached; None without one."""
+        if self.target is None:
+            return None
+        return self.value <= self.target if self.ceiling else self.value >= self.target
+
+
+def median_seconds(
+    contestants: Mapping[str, Callable[[], object]], rounds: int, *, device: str = "cpu", warm_up: int = 3
+) -> dict[str, float]:
+    """Median time of a call of each contestant, all of them called once a round, in an order drawn anew.
+
+    So whatever else the machine does meanwhile slows all of them alike, and a stall counts for none.
+    """
+    synchronize = torch.cuda.synchronize if device.startswith("cuda") else lambda: None
+    times: dict[str, list[float]] = {name: [] for name in contestants}
+    order = random.Random(0)
+    for number in range(warm_up + rounds):
+        for name in order.sample(list(contestants), len(contestants)):
+            synchronize()
+            begin = time.perf_counter()
+            contestants[name]()
+            synchronize()
+            if number >= warm_up:
+                times[name].append(time.perf_counter() - begin)
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+def machine(device: str = "cpu") -> dict[str, Any]:
+    """What the figures were measured on."""
+    found: dict[str, Any] = {
+        "processor": _processor(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "torch_threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "device": device,
+    }
+    if hasattr(os, "getloadavg"):
+        found["load"] = round(os.getloadavg()[0], 2)
+    if device.startswith("cuda"):
+        found["gpu"] = torch.cuda.get_device_name(device)
+    return found
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")),
+                platform.processor())
+
+
+def report(
+    ratios: Sequence[Ratio], found: Mapping[str, Any], json_file: Path | None, not_measured: Mapping[str, str]
+) -> None:
+    """Print ratios as a table, and write them to `json_file` where one is asked for.
+
+    The file: ``{"ratios": {name: {"value", "target", "met"}}, "machine": {…}, "not_measured": {name: why}}``.
+    """
+    width = max(len(name) for name in [*(ratio.name for ratio in ratios), *not_measured])
+    print(f"{'ratio':<{width}} {'value':>8} {'target':>8}")
+    for ratio in ratios:
+        target = "" if ratio.target is None else f"{'≤' if ratio.ceiling else '≥'} {ratio.target:g}"
+        verdict = {True: "met", False: "missed", None: ""}[ratio.met]
+        print(f"{ratio.name:<{width}} {ratio.value:>8.2f} {target:>8} {verdict}".rstrip())
+    for name, reason in not_measured.items():
+        print(f"{name:<{width}} {'-':>8} not measured: {reason}")
+    print(", ".join(f"{key} {value}" for key, value in found.items()))
+    if json_file is not None:
+        write_json(json_file, {
+            "ratios": {ratio.name: {"value": ratio.value, "target": ratio.target, "met": ratio.met}
+                       for ratio in ratios},
+            "machine": dict(found),
+            "not_measured": dict(not_measured),
+        })
