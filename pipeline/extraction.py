@@ -193,7 +193,11 @@ def _write(file: IO[str], kind: Kind, rows: Rows, start: int, store: Store, key:
 
 
 def _write_looked_up(file: IO[str], kind: Kind, extractor: LookupExtractor, rows: Rows) -> tuple[int, int, int]:
-    """Write the rows of an extractor that reads other people's results; a hit counts, whatever the picture's status."""
+    """Write the rows of an extractor that reads other people's results; a hit counts, whatever the picture's status.
+
+    Raises:
+        UserError: it has an entry for none of the pictures, so it is of some other data set.
+    """
     read = failed = 0
     for row in rows():
         items = extractor.lookup(row["image"])
@@ -203,6 +207,11 @@ def _write_looked_up(file: IO[str], kind: Kind, extractor: LookupExtractor, rows
         read, failed = read + (items is not None), failed + (items is None)
         file.write(f'{{"image": {_text(row["image"])}, "sha256": {_text(row["sha256"])}, "status": {_text(status)}, '
                    f'"error": {_text(error)}, "{kind}": {_as_json(kind, extractor, items or [])}}}\n')
+    if failed and not read:
+        first = next(rows())["image"]
+        source = getattr(extractor, "source", type(extractor).__name__)
+        raise UserError(f"{kind}: {source} covers none of the data set's {failed:,} pictures, the first of which is "
+                        f"{first}; check that it belongs to this data set, and that data.image_name gives its names")
     return read, 0, failed
 
 

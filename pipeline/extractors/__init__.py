@@ -18,9 +18,13 @@ from pipeline.errors import UserError
 from pipeline.params import ExecutionParams, Kind
 
 REGISTRY: dict[Kind, dict[str, str]] = {
-    "objects": {"transformers": "pipeline.extractors.transformers_objects:TransformersObjects"},
-    "captions": {"blip": "pipeline.extractors.blip:Blip"},
-    "ocr": {"rapidocr": "pipeline.extractors.rapidocr:RapidOcr"},
+    "objects": {"transformers": "pipeline.extractors.transformers_objects:TransformersObjects",
+                "yolox": "pipeline.extractors.yolox:Yolox",
+                "precomputed": "pipeline.extractors.precomputed:PrecomputedObjects"},
+    "captions": {"blip": "pipeline.extractors.blip:Blip",
+                 "precomputed": "pipeline.extractors.precomputed:PrecomputedCaptions"},
+    "ocr": {"rapidocr": "pipeline.extractors.rapidocr:RapidOcr",
+            "precomputed": "pipeline.extractors.precomputed:PrecomputedOcr"},
 }
 """The extractors that ship: kind → name in params.yaml → where the class stands."""
 
@@ -65,7 +69,10 @@ class BucketingExtractor(Extractor, Protocol):
 
 @runtime_checkable
 class LookupExtractor(Protocol):
-    """Reads results that somebody else computed; neither pictures nor the store are touched."""
+    """Reads results that somebody else computed; neither pictures nor the store are touched.
+
+    A text `source`, where there is one, tells in messages what it reads.
+    """
 
     def lookup(self, image_name: str) -> Sequence[Item] | None:
         """The picture's items, or None where there is no entry for it."""

@@ -1,12 +1,13 @@
 """Object tags from any detector of transformers' AutoModelForObjectDetection (DETR, RT-DETR, D-FINE, YOLOS, …).
 
-Where the weights are is pipeline/checkpoints.py's business, which pictures to read the engine's.
+Here also stands what every detector of transformers shares. Where the weights are is pipeline/checkpoints.py's
+business, which pictures to read the engine's.
 """
 
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from PIL import Image
 from pydantic import Field, PositiveInt
@@ -14,7 +15,7 @@ from pydantic import Field, PositiveInt
 from pipeline import checkpoints
 from pipeline.contexts import ObjectTag
 from pipeline.errors import UserError
-from pipeline.extractors import Options, _torch
+from pipeline.extractors import Options, _boxes, _torch
 from pipeline.params import ExecutionParams, Fraction
 
 if TYPE_CHECKING:
@@ -24,8 +25,8 @@ VERSION = 1
 """Raised when the same picture, weights and options would give another result."""
 
 
-class TransformersObjectsOptions(Options):
-    """``objects.transformers`` in params.yaml."""
+class DetectorOptions(Options):
+    """Options of every detector of transformers."""
 
     model: Annotated[str, Field(min_length=1)]
     revision: str | None = None
@@ -38,24 +39,36 @@ class TransformersObjectsOptions(Options):
         checkpoints.require(self.model, self.revision)
 
 
+class TransformersObjectsOptions(DetectorOptions):
+    """``objects.transformers`` in params.yaml."""
+
+
 @dataclass(frozen=True, slots=True)
-class _Prepared:
+class Prepared:
+    """A picture as the model takes it."""
+
     pixels: "torch.Tensor"  # (channels, height, width), resized and normalised
     size: tuple[int, int]  # height and width of the picture itself
 
 
-class TransformersObjects:
-    """Tags with a score above `threshold`, best first, at most `max_objects`, boxes within the picture."""
+class Detector:
+    """A detector of transformers: pictures as its processor wants them, batches of one shape, sorted tags.
 
-    Options = TransformersObjectsOptions
+    What runs the model and names what it finds is a subclass's business.
+    """
 
-    def __init__(self, options: TransformersObjectsOptions, execution: ExecutionParams) -> None:
+    NAME: ClassVar[str]
+    VERSION: ClassVar[int]
+    MODEL: ClassVar[str]
+    """The class of transformers that loads it."""
+
+    def __init__(self, options: DetectorOptions, execution: ExecutionParams) -> None:
         self._options = options
         self._device_name = execution.device
 
     def fingerprint(self) -> Mapping[str, Any]:
         """Weights, options, image processor and version."""
-        return {"extractor": "objects.transformers", "version": VERSION, "checkpoint": self._checkpoint.identity,
+        return {"extractor": f"objects.{self.NAME}", "version": self.VERSION, "checkpoint": self._checkpoint.identity,
                 "processor": _torch.BACKEND, **self._options.model_dump(exclude={"model", "revision"})}
 
     def bucket(self, width: int, height: int) -> Hashable:
@@ -69,50 +82,33 @@ class TransformersObjects:
                                                               size.get("longest_edge"))
         return resized
 
-    def prepare(self, image: Image.Image) -> _Prepared:
+    def prepare(self, image: Image.Image) -> Prepared:
         """Resize and normalise one picture."""
-        # Padding belongs to batches of several sizes, which there are none of here.
-        inputs = self._processor(images=image, return_tensors="pt", do_pad=False,
+        # Padding to a common size belongs to batches of several sizes, which there are none of here.
+        padding = {"do_pad": False} if "shortest_edge" in self._processor.size else {}
+        inputs = self._processor(images=image, return_tensors="pt", **padding,
                                  input_data_format="channels_last")  # else told by size: a strip 3 pixels high
-        return _Prepared(inputs["pixel_values"][0], (image.height, image.width))
+        return Prepared(inputs["pixel_values"][0], (image.height, image.width))
 
     def extract(self, images: Sequence[Image.Image]) -> list[list[ObjectTag]]:
         """Tags of each picture."""
         return self.extract_prepared([self.prepare(image) for image in images])
 
-    def extract_prepared(self, prepared: Sequence[_Prepared]) -> list[list[ObjectTag]]:
+    def extract_prepared(self, prepared: Sequence[Prepared]) -> list[list[ObjectTag]]:
         """Tags of each picture.
 
         Raises:
             ValueError: the model gave a score or a box that is NaN.
         """
-        import torch
-
         def run(pixels: "torch.Tensor", places: list[int]) -> list[list[ObjectTag]]:
-            with torch.inference_mode():
-                outputs = self._model(pixel_values=pixels)
-            outputs.logits, outputs.pred_boxes = outputs.logits.float().cpu(), outputs.pred_boxes.float().cpu()
-            # A threshold leaves NaN out without a word, and the picture would seem to be empty.
-            if torch.isnan(outputs.logits).any() or torch.isnan(outputs.pred_boxes).any():
-                raise ValueError("the detector gave scores or boxes that are NaN")
-            sizes = [prepared[place].size for place in places]
-            found = self._processor.post_process_object_detection(
-                outputs, threshold=self._options.threshold, target_sizes=sizes)
-            return [self._tags(one, size) for one, size in zip(found, sizes, strict=True)]
+            found = self._detect(pixels, [prepared[place].size for place in places])
+            return [_boxes.best(tags, self._options.max_objects) for tags in found]
 
         return _torch.in_batches_of_one_shape([one.pixels for one in prepared], run, self._device, self._options.dtype)
 
-    def _tags(self, found: Mapping[str, "torch.Tensor"], size: tuple[int, int]) -> list[ObjectTag]:
-        """Sorted tags. Rounding keeps the noise of float arithmetic, which varies with the batch, out of the record."""
-        height, width = size
-        names = self._model.config.id2label
-        tags = []
-        for score, label, (x0, y0, x1, y1) in zip(found["scores"].tolist(), found["labels"].tolist(),
-                                                  found["boxes"].tolist(), strict=True):
-            box = (_within(x0, width), _within(y0, height), _within(x1, width), _within(y1, height))
-            tags.append(ObjectTag(str(names[label]), None, round(score, 4), box))
-        tags.sort(key=lambda tag: (-(tag.score or 0.0), tag.label, tag.box))
-        return tags[: self._options.max_objects]
+    def _detect(self, pixels: "torch.Tensor", sizes: list[tuple[int, int]]) -> list[list[ObjectTag]]:
+        """Tags of a stack of pictures, whose own heights and widths are `sizes`."""
+        raise NotImplementedError
 
     @cached_property
     def _checkpoint(self) -> checkpoints.Checkpoint:
@@ -135,12 +131,41 @@ class TransformersObjects:
 
     @cached_property
     def _model(self) -> Any:
-        from transformers import AutoModelForObjectDetection
+        import transformers
 
-        return _torch.load(AutoModelForObjectDetection, self._checkpoint.folder, self._options.model,
+        return _torch.load(getattr(transformers, self.MODEL), self._checkpoint.folder, self._options.model,
                            self._options.dtype, self._device)
 
 
-def _within(value: float, limit: int) -> float:
-    """A coordinate in pixels, clipped to the picture, to a tenth."""
-    return round(min(max(value, 0.0), float(limit)), 1)
+class TransformersObjects(Detector):
+    """Tags with a score above `threshold`, best first, at most `max_objects`, boxes within the picture."""
+
+    Options = TransformersObjectsOptions
+    NAME = "transformers"
+    VERSION = VERSION
+    MODEL = "AutoModelForObjectDetection"
+
+    def _detect(self, pixels: "torch.Tensor", sizes: list[tuple[int, int]]) -> list[list[ObjectTag]]:
+        import torch
+
+        with torch.inference_mode():
+            outputs = self._model(pixel_values=pixels)
+        outputs.logits, outputs.pred_boxes = finite(outputs.logits), finite(outputs.pred_boxes)
+        found = self._processor.post_process_object_detection(
+            outputs, threshold=self._options.threshold, target_sizes=sizes)
+        names = self._model.config.id2label
+        return [[_boxes.tag(str(names[label]), score, box, size) for score, label, box in
+                 zip(one["scores"].tolist(), one["labels"].tolist(), one["boxes"].tolist(), strict=True)]
+                for one, size in zip(found, sizes, strict=True)]
+
+
+def finite(values: "torch.Tensor") -> "torch.Tensor":
+    """The values in float32 on the CPU.
+
+    Raises:
+        ValueError: one is NaN. A threshold would leave it out without a word, and the picture would seem empty.
+    """
+    values = values.float().cpu()
+    if values.isnan().any():
+        raise ValueError("the detector gave scores or boxes that are NaN")
+    return values

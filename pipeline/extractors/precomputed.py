@@ -1,0 +1,211 @@
+"""Tags, captions and OCR text that somebody else computed, read from a file instead of from pictures.
+
+Read here are caption files (``<id>.jpg :caption``), VinVL's TSV (labels, attributes, scores, boxes) and context records
+of our own as JSON Lines. Which pictures the data set names, and what a picture without an entry becomes, is the
+engine's business.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar
+
+from pydantic import Field
+
+from pipeline.contexts import ITEMS, Caption, Item, ObjectTag
+from pipeline.errors import UserError
+from pipeline.extractors import Options
+from pipeline.params import ExecutionParams, Fraction, Kind
+from pipeline.records import read_jsonl
+
+_NO_ATTRIBUTE = "__no_attribute__"  # what VinVL's label map calls it
+Entry = tuple[int, str, list[Item]]
+"""Line, picture, and what is said of it."""
+
+
+class PrecomputedOptions(Options):
+    """``captions.precomputed`` and ``ocr.precomputed`` in params.yaml."""
+
+    path: str | None = Field(default=None, min_length=1)
+
+    def require(self) -> None:
+        """Check that the file is there."""
+        self.file()
+
+    def file(self) -> Path:
+        """The file; `path` is relative to the folder that the stage runs in.
+
+        Raises:
+            UserError: `path` is null, or there is no such file.
+        """
+        if self.path is None:
+            raise UserError("precomputed.path: null; expected the file to read, below data.root so that DVC sees it "
+                            "change")
+        file = Path(self.path).expanduser()
+        if not file.is_file():
+            raise UserError(f"precomputed.path: {file}: no such file; the path is relative to the folder of dvc.yaml")
+        return file
+
+
+class PrecomputedObjectsOptions(PrecomputedOptions):
+    """``objects.precomputed`` in params.yaml."""
+
+    attribute_threshold: Fraction = 0.0
+
+
+class _Precomputed:
+    """What a file says of each picture; read when the first is asked for.
+
+    An entry is found by the picture's name as it is, else by the name without its extension. An entry may be empty.
+    """
+
+    KIND: ClassVar[Kind]
+    Options: ClassVar[type[PrecomputedOptions]] = PrecomputedOptions
+
+    def __init__(self, options: PrecomputedOptions, execution: ExecutionParams) -> None:
+        self._options = options
+
+    @property
+    def source(self) -> str:
+        """The file and what its entries are called, for messages."""
+        names = ", ".join(list(self._entries)[:3])
+        return f"{self._options.path} (with entries for {names}, …)" if names else f"{self._options.path} (empty)"
+
+    def lookup(self, image_name: str) -> list[Item] | None:
+        """The picture's items, or None where the file has no entry for it.
+
+        Raises:
+            UserError: the file cannot be read; the message names file and line.
+        """
+        items = self._entries.get(image_name)
+        return self._entries.get(Path(image_name).stem) if items is None else items
+
+    @cached_property
+    def _entries(self) -> dict[str, list[Item]]:
+        file = self._options.file()
+        entries: dict[str, list[Item]] = {}
+        first: dict[str, int] = {}
+        read = self._read_jsonl if _is_jsonl(file) else self._read_other
+        for line, name, items in read(file):
+            if name in entries:
+                raise UserError(f"{file}:{line}: a second entry for {name} (the first is on line {first[name]}); "
+                                "expected one entry a picture")
+            entries[name], first[name] = items, line
+        return entries
+
+    def _read_jsonl(self, file: Path) -> Iterator[Entry]:
+        """Context records; `sha256`, `status` and `error` may be left out, a row with another status than ok is no
+        entry."""
+        for line, row in enumerate(read_jsonl(file), start=1):
+            name, items = row.get("image"), row.get(self.KIND)
+            if not isinstance(name, str) or not isinstance(items, list):
+                raise UserError(f'{file}:{line}: expected {{"image": name, "{self.KIND}": [...]}}, found the keys '
+                                f"{', '.join(row) or '(none)'}")
+            try:
+                found: list[Item] = [ITEMS[self.KIND].from_row(item) for item in items]
+            except ValueError as error:
+                raise UserError(f"{file}:{line}: {error}") from None
+            if row.get("status", "ok") == "ok":
+                yield line, name, found
+
+    def _read_other(self, file: Path) -> Iterator[Entry]:
+        raise UserError(f"{file}:1: expected JSON Lines of {{\"image\": name, \"{self.KIND}\": [...]}}")
+
+
+class PrecomputedCaptions(_Precomputed):
+    """Captions of a file with ``<id>.jpg :caption`` on each line, or of JSON Lines."""
+
+    KIND = "captions"
+
+    def _read_other(self, file: Path) -> Iterator[Entry]:
+        """Lines split at the first " :"; nothing behind it is a picture with no caption."""
+        for number, line in _lines(file):
+            name, separator, text = line.partition(" :")
+            if not separator or not name.strip():
+                raise UserError(f"{file}:{number}: expected a picture's name, a space, a colon and its caption, found "
+                                f"{line[:60]!r}")
+            yield number, name.strip(), [Caption(text.strip())] if text.strip() else []
+
+
+class PrecomputedOcr(_Precomputed):
+    """Lines of text, of JSON Lines."""
+
+    KIND = "ocr"
+
+
+class PrecomputedObjects(_Precomputed):
+    """Tags of VinVL's TSV, best first, or of JSON Lines.
+
+    A line of the TSV is the picture's key, a tab, and JSON: ``{"objects": [{"class", "conf", "rect", "attributes",
+    "attr_scores"}]}``, as scene_graph_benchmark writes predictions.tsv, or that list alone, as in Oscar's label.tsv.
+    Of several attributes the likeliest is taken, where it is scored `attribute_threshold` or better.
+    """
+
+    KIND = "objects"
+    Options = PrecomputedObjectsOptions
+
+    def _read_other(self, file: Path) -> Iterator[Entry]:
+        for number, line in _lines(file):
+            key, _, payload = line.partition("\t")
+            try:
+                row = json.loads(payload)
+                objects = row["objects"] if isinstance(row, dict) else row
+                if not key or not isinstance(objects, list):
+                    raise ValueError("objects is no list")
+            except (ValueError, KeyError, RecursionError):
+                raise UserError(f"{file}:{number}: expected a picture's key, a tab and JSON with its objects, found "
+                                f"{line[:60]!r}; a file of features alone has no tags in it, name the one of "
+                                "predictions or labels") from None
+            try:
+                tags = [self._tag(one) for one in objects]
+            except ValueError as error:
+                raise UserError(f"{file}:{number}: {error}") from None
+            yield number, key, sorted(tags, key=lambda tag: -(tag.score or 0.0))
+
+    def _tag(self, row: Any) -> ObjectTag:
+        if not isinstance(row, Mapping) or "class" not in row:
+            raise ValueError(f"expected an object with class, conf and rect, found {str(row)[:60]}")
+        return ObjectTag.from_row({"label": row["class"], "attribute": self._attribute(row), "score": row.get("conf"),
+                                   "box": row.get("rect")})
+
+    def _attribute(self, row: Mapping[str, Any]) -> str | None:
+        names, scores = row.get("attributes") or [], row.get("attr_scores")
+        if not isinstance(names, list) or not (scores is None or isinstance(scores, list)):
+            raise ValueError("attributes, attr_scores: expected lists")
+        if scores is not None and not all(isinstance(score, int | float) for score in scores):
+            raise ValueError("attr_scores: expected numbers")
+        if not all(isinstance(name, str) for name in names):
+            raise ValueError("attributes: expected texts")
+        if scores is not None and len(scores) != len(names):
+            raise ValueError(f"{len(names)} attributes but {len(scores)} attr_scores")
+        least = getattr(self._options, "attribute_threshold", 0.0)
+        scored = [(float(score), name) for name, score in zip(names, scores or [1.0] * len(names), strict=True)
+                  if name != _NO_ATTRIBUTE]
+        score, name = max(scored, key=_first, default=(0.0, None))
+        return name if score >= least else None
+
+
+def _first(pair: tuple[float, Any]) -> float:
+    return pair[0]
+
+
+def _is_jsonl(file: Path) -> bool:
+    with open(file, "rb") as stream:
+        return stream.read(4).removeprefix(b"\xef\xbb\xbf").startswith(b"{")
+
+
+def _lines(file: Path) -> Iterator[tuple[int, str]]:
+    """Numbered lines that are not empty, without their ends; split at "\\n" alone.
+
+    Raises:
+        UserError: the file is not UTF-8.
+    """
+    number = 0
+    try:
+        with open(file, encoding="utf-8-sig", newline="\n") as stream:
+            for number, line in enumerate(stream, start=1):
+                if stripped := line.rstrip("\r\n"):
+                    yield number, stripped
+    except UnicodeDecodeError as error:
+        raise UserError(f"{file}: after line {number}: not UTF-8 (byte {error.start})") from None
