@@ -86,7 +86,7 @@ def extract(kind: Kind, extractor: Extractor | LookupExtractor, manifest: Path |
     """
     started = time.monotonic()
     rows = _rows(manifest)
-    with _leaving_on_sigterm(), _writing(output) as file:
+    with _leaving_on_sigterm(), atomic_write(output) as file:
         if isinstance(extractor, LookupExtractor):
             read, stored, failed = _write_looked_up(file, kind, extractor, rows)
         else:
@@ -125,17 +125,6 @@ def _checked(rows: Iterable[Mapping[str, Any]], source: str) -> Iterator[Mapping
                             "once; run dvc repro images")
         previous = name
         yield row
-
-
-@contextmanager
-def _writing(output: Path) -> Iterator[IO[str]]:
-    try:
-        with atomic_write(output) as file:
-            yield file
-    except OSError as error:
-        if error.filename is None and error.errno is None:
-            raise
-        raise UserError(f"{output}: cannot be written: {error.strerror}") from None
 
 
 @contextmanager

@@ -123,6 +123,8 @@ def _lines(path: Path) -> Iterator[str]:
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: not UTF-8 (byte 0x{error.object[error.start]:02x}: {error.reason}); "
                         "convert it: iconv -f latin1 -t utf-8") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
 
 
 def read_posts_jsonl(path: str | Path, *, scheme: Scheme = "iob2", image_name: str | None = "{id}.jpg") -> list[Post]:
@@ -138,7 +140,7 @@ def read_posts_jsonl(path: str | Path, *, scheme: Scheme = "iob2", image_name: s
             continue
         try:
             posts.append(_from_json(json.loads(line), scheme, image_name))
-        except ValueError as error:  # a JSONDecodeError is one
+        except (ValueError, RecursionError) as error:  # a JSONDecodeError is a ValueError
             problems.append(f"{path}:{number}: {error}")
     return _finish(path, posts, problems, scheme)
 
@@ -167,6 +169,8 @@ def _from_json(row: Any, scheme: Scheme, image_name: str | None) -> Post:
         raise ValueError(f"id: expected a text, found {identifier!r}")
     if not _is_texts(tokens) or not all(tokens):
         raise ValueError("tokens: expected a list of texts, none of them empty")
+    if any("\t" in token or "\n" in token for token in tokens):
+        raise ValueError("tokens: a token holds a tab or a line break, which ends a token in CoNLL files")
     if labels is not None:
         if not _is_texts(labels) or len(labels) != len(tokens):
             raise ValueError(f"labels: expected null or {len(tokens)} texts, one a token")
@@ -174,9 +178,15 @@ def _from_json(row: Any, scheme: Scheme, image_name: str | None) -> Post:
             split_label(label, scheme)
     if image is not None and not isinstance(image, str):
         raise ValueError(f"image: expected null or a file name, found {image!r}")
+    if any(_has_half(text) for text in (identifier, *tokens, *(labels or ()), image or "")):
+        raise ValueError("holds half a character (a lone surrogate), which cannot be written as UTF-8")
     if "image" not in row and image_name is not None:
         image = image_name.format(id=identifier)
     return Post(identifier, tokens, labels, image or None)
+
+
+def _has_half(text: str) -> bool:
+    return not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def _is_texts(value: Any) -> TypeGuard[list[str]]:

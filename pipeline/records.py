@@ -4,11 +4,14 @@ A file is written whole or not at all, so whoever finds one can trust it. What t
 that own the records (posts, images, contexts); the view record, which both sides of the house read, stands here.
 """
 
+import errno
+import fcntl
+import glob
 import json
 import os
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -28,21 +31,62 @@ class View:
 
 @contextmanager
 def atomic_write(path: str | os.PathLike[str], mode: str = "w") -> Iterator[IO[Any]]:
-    """Open a temporary file beside `path`; on success flush it to disk and rename it over `path`, else remove it."""
+    """Open a temporary file beside `path`; on success flush it to disk and rename it over `path`, else remove it.
+
+    What killed writers of the same file left behind is removed first.
+
+    Raises:
+        UserError: the folder may not be written, or the disk is full.
+    """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     encoding, newline = (None, None) if "b" in mode else ("utf-8", "\n")
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _sweep(path)
+        handle, temporary = _claim(path)
+    except OSError as error:
+        raise _unwritten(path, error) from None
     try:
         with open(handle, mode, encoding=encoding, newline=newline) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
+            os.chmod(temporary, 0o666 & ~_umask())
+            os.replace(temporary, path)
+    except BaseException as error:
+        with suppress(FileNotFoundError):
+            os.unlink(temporary)
+        if isinstance(error, OSError) and (error.errno in _DISK or error.filename == temporary):
+            raise _unwritten(path, error) from None
         raise
+
+
+_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+"""What a write to an open file fails with; anything else that fails in the body of a `with` has its own cause."""
+
+
+def _unwritten(path: Path, error: OSError) -> UserError:
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    remedy = "make room and run again" if full else "see that its folder may be written, and run again"
+    return UserError(f"{path}: cannot be written: {error.strerror}; {remedy}")
+
+
+def _claim(path: Path) -> tuple[int, str]:
+    """A new temporary file for `path`, locked as long as it is open: what tells it from one of a killed writer."""
+    while True:
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:200]}.", suffix=".tmp")
+        with suppress(OSError):  # a file system without locks; nothing is swept there either
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        if os.fstat(handle).st_nlink:
+            return handle, temporary
+        os.close(handle)  # swept by another writer before it was locked
+
+
+def _sweep(path: Path) -> None:
+    for stale in path.parent.glob(f".{glob.escape(path.name[:200])}.*.tmp"):
+        with suppress(OSError), open(stale, "rb") as file:  # another writer's: it holds the lock, or is gone already
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            stale.unlink()
 
 
 def _umask() -> int:
@@ -88,6 +132,10 @@ def read_jsonl(path: str | os.PathLike[str]) -> Iterator[dict[str, Any]]:
         raise UserError(f"{path}:{number}: not JSON: {error.msg} at column {error.colno}") from None
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: after line {number}: not UTF-8 (byte {error.start})") from None
+    except (RecursionError, ValueError) as error:  # brackets a thousand deep, a number of 5,000 digits
+        raise UserError(f"{path}:{number}: not JSON that can be read: {error}") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
 
 
 def read_views(path: str | os.PathLike[str]) -> list[View]:
@@ -103,6 +151,11 @@ def read_views(path: str | os.PathLike[str]) -> list[View]:
         except TypeError:
             found = ", ".join(row)
             raise UserError(f"{path}:{number}: expected the keys id, tokens, labels, context; found {found}") from None
+        lists = [view.tokens] if view.labels is None else [view.tokens, view.labels]
+        if not (isinstance(view.id, str) and isinstance(view.context, str) and all(
+                isinstance(texts, list) and all(isinstance(text, str) for text in texts) for texts in lists)):
+            raise UserError(f"{path}:{number}: expected texts as id and context, and lists of texts as tokens and "
+                            "labels; run dvc repro views")
         if view.labels is not None and len(view.labels) != len(view.tokens):
             raise UserError(f"{path}:{number}: {len(view.tokens)} tokens but {len(view.labels)} labels")
         views.append(view)
