@@ -87,7 +87,7 @@ class CrossViewTagger(PreTrainedModel):
         """
         loaded, report = AutoModel.from_pretrained(
             encoder, revision=params.revision, dtype=torch.float32, local_files_only=local_files_only,
-            use_safetensors=True, output_loading_info=True,
+            use_safetensors=True, output_loading_info=True, trust_remote_code=False,
         )
         missing = sorted(name for name in report["missing_keys"] if not name.startswith("pooler."))
         if missing or not hasattr(loaded.config, "hidden_size"):
@@ -216,10 +216,12 @@ def longest_window(config: PreTrainedConfig) -> int:
 
 def load_tokenizer(path: str | Path, revision: str | None = None, *, local_files_only: bool = False) -> Any:
     """The fast tokenizer of an encoder or of a saved tagger, ready for pre-split words."""
-    config = AutoConfig.from_pretrained(path, revision=revision, local_files_only=local_files_only)
+    config = AutoConfig.from_pretrained(path, revision=revision, local_files_only=local_files_only,
+                                        trust_remote_code=False)
     # Byte-level BPE (RoBERTa, not XLM-R) takes pre-split words only with a space before each.
     extra = {"add_prefix_space": True} if config.model_type in ("roberta", "gpt2", "longformer") else {}
-    return AutoTokenizer.from_pretrained(path, revision=revision, local_files_only=local_files_only, **extra)
+    return AutoTokenizer.from_pretrained(path, revision=revision, local_files_only=local_files_only,
+                                         trust_remote_code=False, **extra)
 
 
 def load_tagger(folder: str | Path) -> tuple[CrossViewTagger, ViewEncoder]:

@@ -4,6 +4,7 @@ A subclass, so that mixed precision, accumulation, clipping and checkpoints are 
 where the result lies is left to :mod:`ner.training`.
 """
 
+import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,9 +21,10 @@ from ner.predict import decode_labels
 from ner.scoring import score
 from ner.views import EncodedView, ViewBatch, collate
 from pipeline.params import TrainParams
+from pipeline.records import write_json
 
 ViewName = Literal["text_only", "cross_modal"]
-COMPLETE = "complete"  # an empty file, written last, that marks a checkpoint as whole
+COMPLETE = "complete"  # a file, written last, that marks a checkpoint as whole and lists what is in it
 TERMS = ("nll_text_only", "nll_cross_modal", "alignment")
 _BUCKET_BATCHES = 50  # batches among which examples are sorted by length
 
@@ -169,10 +171,28 @@ def patience_is_out(state: TrainerState, patience: int | None) -> bool:
 
 
 class MarkComplete(TrainerCallback):
-    """Marks a checkpoint as whole once all of it is written."""
+    """Marks a checkpoint as whole once all of it is written, by a list of its files and their sizes.
+
+    The list also tells when a kill struck while the Trainer was deleting a checkpoint, the mark last.
+    """
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        (Path(args.output_dir) / f"checkpoint-{state.global_step}" / COMPLETE).touch()
+        folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+        write_json(folder / COMPLETE, _sizes(folder))
+
+
+def is_complete(checkpoint: Path) -> bool:
+    """Whether all the files are there that :class:`MarkComplete` listed, each of its size."""
+    try:
+        expected = json.loads((checkpoint / COMPLETE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return bool(expected == _sizes(checkpoint))
+
+
+def _sizes(folder: Path) -> dict[str, int]:
+    return {path.relative_to(folder).as_posix(): path.stat().st_size for path in sorted(folder.rglob("*"))
+            if path.is_file() and path.name != COMPLETE}
 
 
 class EarlyStopping(TrainerCallback):

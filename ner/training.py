@@ -19,7 +19,6 @@ from ner.labels import bioes_labels, to_bioes
 from ner.predict import choose_device
 from ner.tagger import CrossViewTagger, load_tokenizer, quietly, view_encoder
 from ner.trainer import (
-    COMPLETE,
     Curves,
     EarlyStopping,
     Example,
@@ -28,6 +27,7 @@ from ner.trainer import (
     TaggerTrainer,
     ViewName,
     collate_examples,
+    is_complete,
     patience_is_out,
 )
 from pipeline.errors import UserError
@@ -87,6 +87,7 @@ def train(
             for place, view in enumerate(train)
         ]
         work.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(work.with_name(f"{work.name}.finished"), ignore_errors=True)
         trainer = TaggerTrainer(
             model=model,
             args=_arguments(params, work, chosen),
@@ -109,7 +110,9 @@ def train(
         output.mkdir(parents=True, exist_ok=True)
         model.save_pretrained(output)
         tokenizer.save_pretrained(output)
-    shutil.rmtree(work)
+    finished = work.with_name(f"{work.name}.finished")
+    work.rename(finished)  # at once: a kill while the files are deleted must not leave checkpoints in part
+    shutil.rmtree(finished)
     history = [logs for logs in state.log_history if "eval_f1" in logs]
     best_logs = max(history, key=lambda logs: logs["eval_f1"])  # the first of equals, as the Trainer has it
     return {
@@ -141,7 +144,7 @@ def last_whole_checkpoint(work: Path) -> Path | None:
     """The latest checkpoint that was written to its end; what a kill tore is removed."""
     whole: list[tuple[int, Path]] = []
     for folder in work.glob("checkpoint-*"):
-        if (folder / COMPLETE).is_file():
+        if is_complete(folder):
             whole.append((int(folder.name.removeprefix("checkpoint-")), folder))
         else:
             shutil.rmtree(folder)

@@ -1,11 +1,13 @@
 """Where a model's files are: a local folder, or the hub's cache, which is filled on first use.
 
 Adapters get a folder of safetensors files from here, whatever a user wrote in params, so that they need to know
-neither the hub nor pickles. `python -m pipeline.checkpoints convert FOLDER` turns pickle weights into safetensors.
+neither the hub nor pickles, and none that brings code of its own. `python -m pipeline.checkpoints convert FOLDER`
+turns pickle weights into safetensors.
 """
 
 import argparse
 import hashlib
+import json
 import os
 import re
 import sys
@@ -49,6 +51,7 @@ def resolve(model: str, revision: str | None = None) -> Checkpoint:
         return Checkpoint(folder, f"sha256:{digest(folder)}")
     snapshot = _snapshot(model, revision)
     _require_weights(snapshot, model)
+    _refuse_code(snapshot / "config.json", model)
     return Checkpoint(snapshot, f"{model}@{snapshot.name}")
 
 
@@ -64,12 +67,13 @@ def require(model: str, revision: str | None = None) -> None:
     from huggingface_hub import hf_hub_download, try_to_load_from_cache
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
-    if isinstance(try_to_load_from_cache(model, "config.json", revision=revision), str):
-        return
-    try:
-        hf_hub_download(model, "config.json", revision=revision)
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        raise _not_to_be_had(model, revision, error) from None
+    config = try_to_load_from_cache(model, "config.json", revision=revision)
+    if not isinstance(config, str):
+        try:
+            config = hf_hub_download(model, "config.json", revision=revision)
+        except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+            raise _not_to_be_had(model, revision, error) from None
+    _refuse_code(Path(config), model)
 
 
 def _local(model: str, revision: str | None) -> Path:
@@ -80,7 +84,29 @@ def _local(model: str, revision: str | None) -> Path:
     if revision is not None:
         raise UserError(f"checkpoint {model}: a local folder has no revision; set revision: null")
     _require_weights(folder, model)
+    _refuse_code(folder / "config.json", model)
     return folder
+
+
+def _refuse_code(config: Path, model: str) -> None:
+    """Refuse a model that would have to bring its own code; transformers would ask on the terminal whether to run it.
+
+    Where transformers has a model of that type itself, it uses that one.
+    """
+    try:
+        found = json.loads(config.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return  # who loads the model says what is wrong with it
+    code = found.get("auto_map") if isinstance(found, dict) else None
+    if not code:
+        return
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+
+    if found.get("model_type") not in CONFIG_MAPPING_NAMES:
+        named = ", ".join(sorted(map(str, code.values()))) if isinstance(code, dict) else str(code)
+        raise UserError(f"checkpoint {model}: it needs code of its own ({named}; auto_map in {config.name}), and no "
+                        "code that comes with a checkpoint is run here; choose one whose model_type, unlike "
+                        f"{found.get('model_type')!r}, is part of transformers")
 
 
 def is_hub_name(model: str) -> bool:

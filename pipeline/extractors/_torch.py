@@ -40,9 +40,11 @@ def device(name: str) -> "torch.device":
 
 
 def quiet() -> None:
-    """Keep transformers' loading bars off where nobody watches."""
+    """Keep transformers from showing bars where nobody watches, and from asking whether to run a model's own code."""
+    from transformers import dynamic_module_utils
     from transformers.utils import logging
 
+    dynamic_module_utils.TIME_OUT_REMOTE_CODE = 0  # it refuses without asking
     logging.set_verbosity_error()
     if not sys.stderr.isatty():
         logging.disable_progress_bar()
