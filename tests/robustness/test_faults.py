@@ -1,0 +1,70 @@
+"""Models that fail, through the real stage command: the right rows, and nothing kept that is not a result."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.project import Project
+from tests.robustness.conftest import BATCH, CAPTIONS, COUNT, redden, use
+from tests.robustness.test_kills import STAGE, reads, undisturbed
+
+ALL = [f"{number:03}.png" for number in range(COUNT)]
+
+
+def test_a_model_that_raises_on_the_nth_batch_costs_a_second_try(project: Project, tmp_path: Path) -> None:
+    expected = undisturbed(project)
+    use(project, "NthBatch", nth=3, log=str(tmp_path / "log"))
+    assert f"{COUNT} read, 0 from the store, 0 failed" in project.run(*STAGE)
+    assert (project.folder / CAPTIONS).read_bytes() == expected
+    assert reads(tmp_path / "log") == COUNT + BATCH
+
+
+@pytest.mark.parametrize(("extractor", "message"), [
+    ("Raising", "RuntimeError: a kernel failed"),
+    ("NotANumber", "ValueError: the extractor gave a score that is not finite"),
+])
+def test_pictures_that_a_model_fails_on_are_rows_and_no_others(project: Project, extractor: str,
+                                                                message: str) -> None:
+    bad = redden(project, 5, 6, 30)
+    project.run("python", "-m", "stages.images")
+    expected = undisturbed(project).splitlines()
+    use(project, extractor)
+    assert f"{COUNT - 3} read, 0 from the store, 3 failed" in project.run(*STAGE)
+    rows = project.rows(CAPTIONS)
+    assert [row["image"] for row in rows] == ALL
+    assert {row["image"]: (row["status"], row["error"], row["captions"]) for row in rows if row["status"] != "ok"} == {
+        name: ("failed", message, []) for name in bad}
+    lines = (project.folder / CAPTIONS).read_bytes().splitlines()
+    assert [line for line, row in zip(lines, rows, strict=True) if row["status"] == "ok"] == [
+        line for line, name in zip(expected, ALL, strict=True) if name not in bad]
+    use(project, "MeanColour")  # of the same fingerprint: the model is mended
+    assert f"3 read, {COUNT - 3} from the store, 0 failed" in project.run(*STAGE), "failures are tried again"
+    assert (project.folder / CAPTIONS).read_bytes().splitlines() == expected
+
+
+@pytest.mark.parametrize("really", [False, True], ids=["as torch says it", "MemoryError"])
+def test_a_model_that_runs_out_of_memory_gets_smaller_batches(project: Project, tmp_path: Path, really: bool) -> None:
+    expected = undisturbed(project)
+    use(project, "Hungry", fits=2, really=really, log=str(tmp_path / "log"))
+    assert f"{COUNT} read, 0 from the store, 0 failed" in project.run(*STAGE)
+    assert (project.folder / CAPTIONS).read_bytes() == expected
+    assert reads(tmp_path / "log") == COUNT
+
+
+def test_a_model_too_large_for_one_picture_is_a_row_each(project: Project) -> None:
+    use(project, "Hungry", fits=0)
+    assert f"0 read, 0 from the store, {COUNT} failed" in project.run(*STAGE)
+    assert all("out of memory" in row["error"] for row in project.rows(CAPTIONS))
+    assert [row["image"] for row in project.rows(CAPTIONS)] == ALL
+
+
+def test_a_model_that_fails_on_everything_stops_with_one_message(tmp_path: Path) -> None:
+    from tests.robustness.conftest import prepared
+
+    project = prepared(tmp_path / "project", 80)
+    use(project, "Broken")
+    output = project.run(*STAGE, expect=2)
+    assert "error: captions: the extractor failed on 64 pictures in a row" in output
+    assert "RuntimeError: broken for good" in output
+    assert "Traceback" not in output
+    assert not (project.folder / CAPTIONS).exists()
