@@ -18,6 +18,7 @@ from pipeline.labels import Scheme, entities, orphans, split_label, to_iob2
 from pipeline.params import SPLITS, DataParams, Split
 
 _MAX_REPORTED = 5
+_MAX_MESSAGE = 400  # characters; a token may have a million
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +102,8 @@ class _Draft:
                 split_label(columns[label_column - 1], scheme)
             except ValueError as error:
                 return str(error)
-            self.labels = [*(self.labels or []), columns[label_column - 1]]
+            self.labels = self.labels or []
+            self.labels.append(columns[label_column - 1])
         self.tokens.append(columns[0])
         return None
 
@@ -194,11 +196,12 @@ def _is_texts(value: Any) -> TypeGuard[list[str]]:
 
 
 def _finish(path: Path, posts: list[Post], problems: list[str], scheme: Scheme) -> list[Post]:
-    problems += [f"{path}: post {post.id} has no tokens" for post in posts if not post.tokens] if not problems else []
+    problems += [f"{path}: post {post.id!r} has no tokens" for post in posts if not post.tokens] if not problems else []
     if problems:
         rest = len(problems) - _MAX_REPORTED
         more = [f"… and {rest} more in {path}"] if rest > 0 else []
-        raise UserError("\n".join(problems[:_MAX_REPORTED] + more))
+        shown = [text if len(text) <= _MAX_MESSAGE else text[:_MAX_MESSAGE] + " …" for text in problems[:_MAX_REPORTED]]
+        raise UserError("\n".join(shown + more))
     if scheme == "iob2":
         return posts
     return [post if post.labels is None else replace(post, labels=to_iob2(post.labels, scheme)) for post in posts]

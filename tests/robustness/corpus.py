@@ -190,7 +190,7 @@ def texts() -> Iterator[tuple[str, str, bytes, str]]:
         ("no_tokens", "IMGID:1\n\nIMGID:2\na\tO\n\n", "no tokens"), ("label_space", "IMGID:1\na\tO \n\n", "O "),
         ("spaces_for_tabs", "IMGID:1\na O\nb\tO\n\n", "has a label"),
         ("label_is_million", "IMGID:1\na\t" + "y" * 10**6 + "\n", "y"),
-        ("nul_label", "IMGID:1\na\tO\0\n\n", "O"), ("cr_alone", "IMGID:1\ra\tO\r\r", "ok"),
+        ("nul_label", "IMGID:1\na\tO\0\n\n", "O"), ("cr_alone", "IMGID:1\ra\tO\r\r", "no tokens"),
         ("many_bad", "IMGID:1\n" + "a\tZ\n" * 50_000, "more in"),
     ]:
         yield f"bad_{name}.txt", "conll", text.encode(), message if message != "2columns" else "has no label"

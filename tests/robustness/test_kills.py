@@ -60,7 +60,7 @@ def test_sigkill_of_the_stage_at_20_random_moments(tmp_path: Path) -> None:
             since_empty = 0
     project.run(*STAGE)
     assert (project.folder / CAPTIONS).read_bytes() == expected
-    assert COUNT <= reads(log) <= COUNT + 2 * BATCH * since_empty, "a kill loses the batch in hand and one being written"
+    assert COUNT <= reads(log) <= COUNT + 2 * BATCH * since_empty, "lost: the batch in hand and one being written"
     assert [row["image"] for row in project.rows(CAPTIONS)] == [f"{number:03}.png" for number in range(COUNT)]
     assert beside_output(project) == ["captions.jsonl"], "what killed runs left is swept"
 

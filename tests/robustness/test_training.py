@@ -1,0 +1,102 @@
+"""The train stage killed at five moments: the next run goes on, and ends with the very same tagger and curves."""
+
+import hashlib
+import random
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from ner.trainer import COMPLETE, is_complete
+from ner.training import last_whole_checkpoint
+from pipeline.records import view_row, write_json, write_jsonl
+from tests.ner.conftest import ambiguous_views, small_params, xlm_r_folder
+from tests.project import Project, wait_for
+from tests.robustness.conftest import light_project
+
+__all__ = ["xlm_r_folder"]  # a fixture
+TRAIN = ("python", "-m", "stages.train")
+EPOCHS = 8
+
+
+def training_project(folder: Path, encoder: Path) -> Project:
+    project = light_project(folder, 0)
+    settings = small_params(encoder, epochs=EPOCHS).model_dump(mode="json", exclude={"weights"})
+    project.edit(train=settings, execution={"device": "cpu"})
+    project.environment = {"OMP_NUM_THREADS": "1"}
+    for split, count, seed in (("train", 300, 0), ("dev", 16, 1)):
+        write_jsonl(folder / "data/views" / f"{split}.jsonl", map(view_row, ambiguous_views(count, seed)))
+    return project
+
+
+def written(project: Project) -> dict[str, str]:
+    """Every file of the tagger and its curves, by digest; DVCLive's time stamps aside."""
+    found = {}
+    for folder in ("models/tagger", "plots/training"):
+        for path in sorted((project.folder / folder).rglob("*")):
+            if path.is_file():
+                found[path.relative_to(project.folder).as_posix()] = hashlib.sha256(path.read_bytes()).hexdigest()
+    return found
+
+
+def whole_checkpoints(project: Project) -> int:
+    return len(list((project.store / "work").glob(f"*/checkpoint-*/{COMPLETE}")))
+
+
+@pytest.mark.slow  # some six starts of torch
+@pytest.mark.timeout(900)
+def test_training_killed_at_five_moments_ends_the_same(tmp_path: Path, xlm_r_folder: Path) -> None:
+    undisturbed = training_project(tmp_path / "undisturbed", xlm_r_folder)
+    undisturbed.run(*TRAIN)
+    expected = written(undisturbed)
+    assert "models/tagger/model.safetensors" in expected
+    assert any(name.endswith("f1.tsv") for name in expected)
+    project = training_project(tmp_path / "project", xlm_r_folder)
+    work, rng, steps = project.store / "work", random.Random(1), []
+
+    def progress() -> int:
+        return max((int(path.name.partition("-")[2]) for path in work.glob("*/checkpoint-*")), default=0)
+
+    for _ in range(5):
+        before = progress()
+        process = project.start(*TRAIN)
+        wait_for(lambda before=before: progress() > before, 120)  # a checkpoint begins to be written …
+        time.sleep(rng.uniform(0, 0.05))  # … and the kill comes while it is, or after it
+        process.kill()
+        assert process.wait() == -signal.SIGKILL, "it was through before the fifth kill: more epochs"
+        steps.append(progress())
+    assert steps == sorted(set(steps))
+    output = project.run(*TRAIN)
+    assert "resuming after epoch" in output
+    assert written(project) == expected
+    assert list(work.glob("*")) == [], "nothing of the training under way is left"
+
+
+@pytest.mark.slow  # two starts of torch
+def test_sigterm_and_a_second_run_of_a_training(tmp_path: Path, xlm_r_folder: Path) -> None:
+    project = training_project(tmp_path / "project", xlm_r_folder)
+    process = project.start(*TRAIN)
+    wait_for(lambda: whole_checkpoints(project) > 0, 120)
+    process.terminate()
+    assert process.wait(60) == 143
+    assert not (project.folder / "models/tagger").exists()
+    processes = [project.start(*TRAIN), project.start(*TRAIN)]
+    assert [process.wait(200) for process in processes] == [0, 0], "the second waits, then trains anew to the same end"
+
+
+def test_a_checkpoint_deleted_in_part_is_not_taken_for_whole(tmp_path: Path) -> None:
+    """A kill may strike while the Trainer deletes an old checkpoint, its mark last."""
+    for step in (5, 10):
+        folder = tmp_path / f"checkpoint-{step}"
+        (folder / "sub").mkdir(parents=True)
+        (folder / "model.safetensors").write_bytes(b"x" * 100)
+        (folder / "sub" / "optimizer.pt").write_bytes(b"y" * 10)
+        write_json(folder / COMPLETE, {"model.safetensors": 100, "sub/optimizer.pt": 10})
+    assert last_whole_checkpoint(tmp_path) == tmp_path / "checkpoint-10"
+    (tmp_path / "checkpoint-10" / "sub" / "optimizer.pt").unlink()
+    assert not is_complete(tmp_path / "checkpoint-10")
+    assert last_whole_checkpoint(tmp_path) == tmp_path / "checkpoint-5"
+    assert not (tmp_path / "checkpoint-10").exists()
+    (tmp_path / "checkpoint-5" / "model.safetensors").write_bytes(b"x" * 99)
+    assert last_whole_checkpoint(tmp_path) is None
