@@ -19,11 +19,13 @@ from pipeline.params import ExecutionParams, Kind
 
 REGISTRY: dict[Kind, dict[str, str]] = {
     "objects": {"transformers": "pipeline.extractors.transformers_objects:TransformersObjects",
+                "zero_shot": "pipeline.extractors.zero_shot:ZeroShot",
                 "yolox": "pipeline.extractors.yolox:Yolox",
                 "precomputed": "pipeline.extractors.precomputed:PrecomputedObjects"},
     "captions": {"blip": "pipeline.extractors.blip:Blip",
                  "precomputed": "pipeline.extractors.precomputed:PrecomputedCaptions"},
     "ocr": {"rapidocr": "pipeline.extractors.rapidocr:RapidOcr",
+            "tesseract": "pipeline.extractors.tesseract:Tesseract",
             "precomputed": "pipeline.extractors.precomputed:PrecomputedOcr"},
 }
 """The extractors that ship: kind → name in params.yaml → where the class stands."""

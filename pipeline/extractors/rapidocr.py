@@ -6,7 +6,6 @@ read is the engine's business.
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cache, cached_property
 from importlib.util import find_spec
 from itertools import pairwise
@@ -19,7 +18,7 @@ from pydantic import Field, PositiveFloat
 
 from pipeline.contexts import TextLine
 from pipeline.errors import UserError
-from pipeline.extractors import Options, cores
+from pipeline.extractors import Options, _lines
 from pipeline.params import ExecutionParams, Fraction
 
 if TYPE_CHECKING:
@@ -48,37 +47,20 @@ class RapidOcrOptions(Options):
         _model_files(self.use_cls)
 
 
-class RapidOcr:
+class RapidOcr(_lines.SideBySide):
     """Lines scored `text_score` or better, in reading order: rows from top to bottom, each from left to right."""
 
     Options = RapidOcrOptions
 
     def __init__(self, options: RapidOcrOptions, execution: ExecutionParams) -> None:
+        super().__init__(execution)
         self._options = options
-        self._threads = execution.ocr_threads or cores()
 
     def fingerprint(self) -> Mapping[str, Any]:
         """Models, options and version."""
         files = _model_files(self._options.use_cls)
         return {"extractor": "ocr.rapidocr", "version": VERSION, **self._options.model_dump(),
                 "models": {part: _digest(file) for part, file in sorted(files.items())}}
-
-    def prepare(self, image: Image.Image) -> "Future[list[TextLine]]":
-        """Start reading one picture, on the extractor's own threads."""
-        self._engine  # noqa: B018  (loaded by one thread, before the others need it)
-        return self._pool.submit(self._read, image)
-
-    def extract(self, images: Sequence[Image.Image]) -> list[list[TextLine]]:
-        """Lines of each picture."""
-        return self.extract_prepared([self.prepare(image) for image in images])
-
-    def extract_prepared(self, prepared: "Sequence[Future[list[TextLine]]]") -> list[list[TextLine]]:
-        """Lines of each picture, once they are read."""
-        return [reading.result() for reading in prepared]
-
-    def close(self) -> None:
-        """Drop what is not read yet; a later call starts anew."""
-        self.__dict__.pop("_pool", self._pool).shutdown(wait=True, cancel_futures=True)
 
     def _read(self, image: Image.Image) -> list[TextLine]:
         found = self._engine(np.ascontiguousarray(np.asarray(image)[:, :, ::-1]))  # OpenCV's order: blue, green, red
@@ -87,11 +69,10 @@ class RapidOcr:
         lines = [TextLine(text.strip(), round(float(score), 4),
                           tuple((round(float(x), 1), round(float(y), 1)) for x, y in box))
                  for text, score, box in zip(found.txts, found.scores, found.boxes, strict=True) if text.strip()]
-        return reading_order(lines)
+        return _lines.reading_order(lines)
 
-    @cached_property
-    def _pool(self) -> ThreadPoolExecutor:
-        return ThreadPoolExecutor(self._threads, thread_name_prefix="ocr")
+    def _load(self) -> None:
+        self._engine  # noqa: B018
 
     @cached_property
     def _engine(self) -> Any:
@@ -144,28 +125,6 @@ class SpacingDecoder:
         for space, begin in zip(between, begins[1:], strict=True):
             text += " " * (space >= self._threshold and not letter_spaced) + self._characters[best[begin]]
         return " ".join(text.split()), float(line[begins, best[begins]].mean())
-
-
-def reading_order(lines: Sequence[TextLine]) -> list[TextLine]:
-    """Rows from top to bottom, each from left to right. A line is of the row whose first line's height its middle
-    lies in; so it does not matter how large the picture or the writing is."""
-    def span(line: TextLine) -> tuple[float, float, float]:
-        polygon = line.polygon or ((0.0, 0.0),)
-        ys = [y for _, y in polygon]
-        return min(ys), max(ys), min(x for x, _ in polygon)
-
-    rows: list[list[TextLine]] = []
-    for line in sorted(lines, key=lambda line: (span(line)[0], span(line)[2], line.text)):
-        top, bottom, _ = span(line)
-        middle = (top + bottom) / 2
-        for row in rows:
-            first_top, first_bottom, _ = span(row[0])
-            if first_top <= middle <= first_bottom and top <= (first_top + first_bottom) / 2:
-                row.append(line)
-                break
-        else:
-            rows.append([line])
-    return [line for row in rows for line in sorted(row, key=lambda line: (span(line)[2], span(line)[0]))]
 
 
 def _model_files(use_cls: bool) -> dict[str, Path]:

@@ -73,7 +73,8 @@ VINVL = [{"rect": [1.5, 2.0, 30.25, 40.0], "bbox_id": 0, "class": "dog", "conf":
 @pytest.mark.parametrize("payload", [{"objects": VINVL, "relations": None}, VINVL], ids=["predictions", "label"])
 def test_vinvls_tsv(payload: object, tmp_path: Path) -> None:
     file = written(tmp_path, "predictions.tsv", f"17_06_1\t{json.dumps(payload)}\n2.jpg\t[]\n")
-    light, dog = ObjectTag("traffic light", None, 0.8, (0, 0, 9, 9)), ObjectTag("dog", "black", 0.5, (1.5, 2, 30.25, 40))
+    light = ObjectTag("traffic light", None, 0.8, (0, 0, 9, 9))
+    dog = ObjectTag("dog", "black", 0.5, (1.5, 2, 30.25, 40))
     objects = reader("objects", file)
     assert objects.lookup("17_06_1.jpg") == [light, dog], "best first, each with its likeliest attribute"
     assert objects.lookup("2.jpg") == []

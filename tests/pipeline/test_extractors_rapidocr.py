@@ -9,9 +9,10 @@ from PIL import Image
 
 from pipeline.contexts import TextLine
 from pipeline.extractors import create
-from pipeline.extractors.rapidocr import RapidOcr, SpacingDecoder, reading_order
+from pipeline.extractors._lines import reading_order
+from pipeline.extractors.rapidocr import RapidOcr, SpacingDecoder
 from pipeline.params import ExecutionParams
-from tests.pipeline.test_extractors import written
+from tests.pipeline.extractor_cases import written
 
 
 def reader(threads: int = 2, **options: object) -> RapidOcr:

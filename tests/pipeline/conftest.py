@@ -1,0 +1,75 @@
+"""Fixtures that the tests of extractors share: small models, pictures, and a section of params for each."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pipeline.params import Kind
+from tests.pipeline import extractor_cases
+from tests.pipeline.extractor_cases import written
+from tests.pipeline.onnx_file import write_yolox
+
+
+@pytest.fixture(scope="session")
+def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("checkpoints")
+
+
+@pytest.fixture(scope="session")
+def blip(checkpoints: Path) -> Path:
+    return extractor_cases.write_blip(checkpoints / "blip")
+
+
+@pytest.fixture(scope="session")
+def yolos(checkpoints: Path) -> Path:
+    return extractor_cases.write_yolos(checkpoints / "yolos")
+
+
+@pytest.fixture(scope="session")
+def rt_detr(checkpoints: Path) -> Path:
+    return extractor_cases.write_rt_detr(checkpoints / "rt_detr")
+
+
+@pytest.fixture(scope="session")
+def grounding_dino(checkpoints: Path) -> Path:
+    return extractor_cases.write_grounding_dino(checkpoints / "grounding_dino")
+
+
+@pytest.fixture(scope="session")
+def owlv2(checkpoints: Path) -> Path:
+    return extractor_cases.write_owlv2(checkpoints / "owlv2")
+
+
+@pytest.fixture(scope="session")
+def yolox(checkpoints: Path) -> Path:
+    return write_yolox(checkpoints / "yolox.onnx")
+
+
+@pytest.fixture(scope="session")
+def pictures() -> list[Image.Image]:
+    """Sixteen pictures of several sizes, some with writing."""
+    rng = np.random.default_rng(5)
+    sizes = [(96, 64), (64, 96), (200, 100), (77, 50), (96, 64), (30, 130), (96, 64), (320, 120)]
+    noise = [Image.fromarray(rng.integers(0, 255, (height, width, 3), dtype=np.uint8)) for width, height in sizes]
+    return noise + [written(f"Number {number}\nBERLIN {number * 37}") for number in range(8)]
+
+
+@pytest.fixture(scope="session")
+def sections(blip: Path, yolos: Path, rt_detr: Path, grounding_dino: Path, owlv2: Path, yolox: Path
+             ) -> dict[str, tuple[Kind, dict[str, Any]]]:
+    """One section of params for every extractor that ships, and each architecture it is tried with."""
+    def section(name: str, model: Path, **options: Any) -> dict[str, Any]:
+        return {"extractor": name, name: {"model": str(model), **options}}
+
+    labels = ["dog", "red ball", "cat"]
+    return {"blip": ("captions", section("blip", blip, num_captions=2)),
+            "yolos": ("objects", section("transformers", yolos, threshold=0.4)),
+            "rt_detr": ("objects", section("transformers", rt_detr, threshold=0.2)),
+            "grounding_dino": ("objects", section("zero_shot", grounding_dino, labels=labels, threshold=0.3)),
+            "owlv2": ("objects", section("zero_shot", owlv2, labels=labels, threshold=0.3)),
+            "yolox": ("objects", section("yolox", yolox, classes=["person", "dog", "ball"])),
+            "rapidocr": ("ocr", {"extractor": "rapidocr", "rapidocr": {}}),
+            "tesseract": ("ocr", {"extractor": "tesseract", "tesseract": {}})}

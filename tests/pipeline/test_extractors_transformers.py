@@ -1,0 +1,224 @@
+"""What the adapters of transformers' models give: what transformers itself gives, sorted, cut and scored."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from pipeline.contexts import Caption
+from pipeline.errors import UserError
+from pipeline.extraction import extract
+from pipeline.extractors import create, require
+from pipeline.images import manifest
+from pipeline.params import ExecutionParams, ImagesParams
+from pipeline.store import Store
+from tests.pipeline.extractor_cases import WORDS, make
+
+
+def tags(folder: Path, pictures: list[Image.Image], **options: Any) -> list[list[Any]]:
+    section = {"extractor": "transformers", "transformers": {"model": str(folder), **options}}
+    return [list(found) for found in make(("objects", section)).extract(pictures)]
+
+
+@pytest.mark.parametrize("name", ["yolos", "rt_detr"])
+def test_object_tags_are_those_of_transformers(name: str, request: pytest.FixtureRequest,
+                                               pictures: list[Image.Image]) -> None:
+    import torch
+    from transformers import AutoImageProcessor, AutoModelForObjectDetection
+
+    folder = request.getfixturevalue(name)
+    processor = AutoImageProcessor.from_pretrained(folder)
+    model = AutoModelForObjectDetection.from_pretrained(folder).eval()
+    for picture, found in zip(pictures[:4], tags(folder, pictures[:4], threshold=0.2), strict=True):
+        with torch.no_grad():
+            outputs = model(**processor(images=picture, return_tensors="pt"))
+        expected = processor.post_process_object_detection(outputs, 0.2, [(picture.height, picture.width)])[0]
+        assert len(found) == len(expected["scores"]) > 0
+        best = int(expected["scores"].argmax())
+        assert found[0].label == model.config.id2label[int(expected["labels"][best])]
+        assert found[0].score == pytest.approx(float(expected["scores"][best]), abs=2e-4)
+        box = expected["boxes"][best].clamp(min=0)
+        limits = torch.tensor([picture.width, picture.height] * 2)
+        assert found[0].box == pytest.approx(torch.minimum(box, limits).tolist(), abs=0.1)
+
+
+def test_object_tags_are_sorted_cut_and_inside_the_picture(yolos: Path, pictures: list[Image.Image]) -> None:
+    everything = tags(yolos, pictures, threshold=0.0)
+    for picture, found in zip(pictures, everything, strict=True):
+        assert [tag.score for tag in found] == sorted((tag.score for tag in found), reverse=True)
+        for x0, y0, x1, y1 in (tag.box for tag in found):
+            assert 0 <= x0 <= x1 <= picture.width
+            assert 0 <= y0 <= y1 <= picture.height
+    assert tags(yolos, pictures, threshold=0.0, max_objects=3) == [found[:3] for found in everything]
+    assert tags(yolos, pictures, threshold=1.0) == [[]] * 16
+
+
+def test_a_detector_that_gives_nan_gives_failed_rows(yolos: Path, tmp_path: Path, pictures: list[Image.Image]) -> None:
+    """The threshold would leave NaN out, and the picture would seem to hold nothing."""
+    import torch
+    from transformers import YolosForObjectDetection
+
+    shutil.copytree(yolos, tmp_path / "model")
+    model = YolosForObjectDetection.from_pretrained(yolos)
+    with torch.no_grad():
+        model.class_labels_classifier.layers[0].bias.fill_(float("nan"))
+    model.save_pretrained(tmp_path / "model")
+    pictures[0].save(tmp_path / "a.png")
+    rows = list(manifest(["a.png"], tmp_path, ImagesParams()))
+    extractor = make(("objects", {"extractor": "transformers", "transformers": {"model": str(tmp_path / "model")}}))
+    with Store.open(tmp_path / "store") as store:
+        summary = extract("objects", extractor, rows, tmp_path, tmp_path / "out.jsonl", store)
+    assert (summary.read, summary.failed) == (0, 1)
+    assert "NaN" in (tmp_path / "out.jsonl").read_text()
+
+
+def captions(folder: Path, pictures: list[Image.Image], **options: Any) -> list[list[Caption]]:
+    section = {"extractor": "blip", "blip": {"model": str(folder), **options}}
+    return [list(found) for found in make(("captions", section)).extract(pictures)]  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("options", [
+    {"num_beams": 1}, {"num_beams": 3}, {"num_beams": 4, "num_captions": 3}, {"num_beams": 3, "prompt": "a picture of"},
+    {"num_beams": 1, "prompt": "a picture of"},
+], ids=str)
+def test_a_captions_score_is_the_geometric_mean_of_its_tokens(blip: Path, options: dict[str, Any],
+                                                              pictures: list[Image.Image]) -> None:
+    """Against the probabilities that the model gives the caption when it is read back to it, token by token."""
+    import torch
+    from transformers import AutoImageProcessor, BlipForConditionalGeneration
+
+    model = BlipForConditionalGeneration.from_pretrained(blip).eval()
+    processor = AutoImageProcessor.from_pretrained(blip)
+    ids = {word: place for place, word in enumerate(WORDS)}
+    prompt = [ids[word] for word in options.get("prompt", "").split()]
+    found = captions(blip, pictures[:4], max_new_tokens=6, **options)
+    ended = 0
+    for picture, given in zip(pictures[:4], found, strict=True):
+        assert len(given) == options.get("num_captions", 1)
+        assert [caption.score for caption in given] == sorted((c.score or 0 for c in given), reverse=True)
+        for caption in given:
+            tokens = [ids[word] for word in caption.text.split()]
+            if len(tokens) < 6:  # ended by itself
+                tokens, ended = [*tokens, ids["[SEP]"]], ended + 1
+            sequence = torch.tensor([[2, *prompt, *tokens]])
+            with torch.no_grad():
+                states = model.vision_model(**processor(images=picture, return_tensors="pt"))[0]
+                logits = model.text_decoder(input_ids=sequence, encoder_hidden_states=states).logits
+            log_probabilities = logits[0, len(prompt):-1].log_softmax(-1)
+            own = log_probabilities[range(len(tokens)), tokens]
+            assert caption.score == pytest.approx(float(own.mean().exp()), abs=2e-4)
+    assert found == captions(blip, pictures[:4], max_new_tokens=6, **options)
+
+
+def test_captions_longer_than_the_model_has_room_for_are_refused(blip: Path, pictures: list[Image.Image]) -> None:
+    with pytest.raises(UserError, match=r"captions\.blip\.max_new_tokens.*room for 32"):
+        captions(blip, pictures[:1], max_new_tokens=40)
+
+
+def test_half_precision_runs(blip: Path, yolos: Path, pictures: list[Image.Image]) -> None:
+    assert all(captions(blip, pictures, dtype="bfloat16"))
+    assert len(tags(yolos, pictures, dtype="bfloat16")) == 16
+
+
+def test_a_missing_or_wrong_checkpoint_is_one_message(blip: Path, yolos: Path, tmp_path: Path,
+                                                      pictures: list[Image.Image]) -> None:
+    with pytest.raises(UserError, match="no such folder"):
+        require("captions", {"extractor": "blip", "blip": {"model": "checkpoints/not/here"}})
+    with pytest.raises(UserError, match="no such folder"):
+        make(("captions", {"extractor": "blip", "blip": {"model": "checkpoints/not/here"}})).fingerprint()
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    for kind, name in (("captions", "blip"), ("objects", "transformers")):
+        with pytest.raises(UserError, match="checkpoint"):
+            make((kind, {"extractor": name, name: {"model": str(tmp_path)}})).extract(pictures[:1])  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="checkpoint"):
+        captions(yolos, pictures[:1])
+    with pytest.raises(UserError, match=r"execution\.device"):
+        create("captions", {"extractor": "blip", "blip": {"model": str(blip)}},
+               ExecutionParams(device="cuda:7")).extract(pictures[:1])  # type: ignore[union-attr]
+
+
+LABELS = ["dog", "red ball", "cat"]
+
+
+def found_by_labels(folder: Path, pictures: list[Image.Image], **options: Any) -> list[list[Any]]:
+    section = {"extractor": "zero_shot", "zero_shot": {"model": str(folder), "labels": LABELS, **options}}
+    return [list(found) for found in make(("objects", section)).extract(pictures)]
+
+
+@pytest.mark.parametrize(("labels", "label_of"), [
+    (["dog", "red ball", "cat"], [None, "dog", None, "red ball", "red ball", None, "cat", None, None]),
+    (["dog", "red", "cat"], [None, "dog", None, "red", None, "cat", None, None])])
+def test_grounding_dinos_tags_are_those_of_transformers(labels: list[str], label_of: list[str | None],
+                                                        grounding_dino: Path, pictures: list[Image.Image]) -> None:
+    """Boxes and the labels' own sub-tokens, against the model's forward on the text as one string."""
+    import torch
+    from transformers import AutoImageProcessor, AutoModelForZeroShotObjectDetection, AutoTokenizer
+
+    processor = AutoImageProcessor.from_pretrained(grounding_dino)
+    tokenizer = AutoTokenizer.from_pretrained(grounding_dino)
+    model = AutoModelForZeroShotObjectDetection.from_pretrained(grounding_dino).eval()
+    text = tokenizer(". ".join(labels) + ".", return_tensors="pt")
+    labels_seen = set()
+    everything = found_by_labels(grounding_dino, pictures[:4], labels=labels, threshold=0.3)
+    for picture, found in zip(pictures[:4], everything, strict=True):
+        with torch.no_grad():
+            outputs = model(**processor(images=picture, return_tensors="pt"), **text)
+        expected = []
+        for logits, (x, y, width, height) in zip(outputs.logits[0].sigmoid(), outputs.pred_boxes[0], strict=True):
+            score, label = max((float(logits[at]), label) for at, label in enumerate(label_of) if label)
+            if score > 0.3:
+                corners = (x - width / 2, y - height / 2, x + width / 2, y + height / 2)
+                expected.append((score, label, [max(0.0, min(float(one), 1.0)) * side for one, side in
+                                                zip(corners, picture.size * 2, strict=True)]))
+        expected.sort(reverse=True)
+        assert len(found) == len(expected) > 0
+        for tag, (score, label, box) in zip(found, expected, strict=True):
+            assert (tag.label, tag.score) == (label, pytest.approx(score, abs=2e-4))
+            assert tag.box == pytest.approx(box, abs=0.11)
+        labels_seen |= {tag.label for tag in found}
+    assert labels_seen == ({"red ball"} if "red ball" in labels else {"red", "cat"}), "the model is not trained"
+
+
+def test_owls_tags_are_those_of_transformers(owlv2: Path, pictures: list[Image.Image]) -> None:
+    """The labels encoded once for all give what the model's forward gives, which encodes them for every picture."""
+    import torch
+    from transformers import AutoImageProcessor, AutoModelForZeroShotObjectDetection, AutoTokenizer
+
+    processor = AutoImageProcessor.from_pretrained(owlv2)
+    text = AutoTokenizer.from_pretrained(owlv2)([f"a photo of a {label}" for label in LABELS], padding="max_length",
+                                                max_length=16, return_tensors="pt")
+    text.pop("token_type_ids", None)
+    model = AutoModelForZeroShotObjectDetection.from_pretrained(owlv2).eval()
+    labels_seen = set()
+    for picture, found in zip(pictures[:4], found_by_labels(owlv2, pictures[:4], threshold=0.3), strict=True):
+        with torch.no_grad():
+            outputs = model(**processor(images=picture, return_tensors="pt"), **text)
+        expected = processor.post_process_object_detection(outputs, 0.3, [(picture.height, picture.width)])[0]
+        order = expected["scores"].argsort(descending=True).tolist()
+        assert len(found) == len(order) > 0
+        assert [tag.score for tag in found] == pytest.approx(expected["scores"][order].tolist(), abs=2e-4)
+        limits = torch.tensor([picture.width, picture.height] * 2)
+        for tag, at in zip(found, order, strict=True):
+            assert tag.label == LABELS[int(expected["labels"][at])]
+            box = torch.minimum(expected["boxes"][at].clamp(min=0), limits)
+            assert tag.box == pytest.approx(box.tolist(), abs=0.11)
+        labels_seen |= {tag.label for tag in found}
+    assert len(labels_seen) > 1
+
+
+def test_zero_shots_mistakes_are_named(grounding_dino: Path, owlv2: Path, yolos: Path,
+                                       pictures: list[Image.Image]) -> None:
+    with pytest.raises(UserError, match=r"35 sub-tokens.*takes 32; the first 8 labels fit"):
+        found_by_labels(grounding_dino, pictures[:1], labels=["red dog runs"] * 4 + ["red dog"] * 5 + ["cat"])
+    with pytest.raises(UserError, match=r"red red.* is \d+ sub-tokens, longer than the 16"):
+        found_by_labels(owlv2, pictures[:1], labels=["dog", "red " * 14])
+    with pytest.raises(UserError, match=r"model_type is yolos; objects\.zero_shot takes grounding-dino"):
+        found_by_labels(yolos, pictures[:1])
+    for bad in ([], ["a dog. a cat"], [" "]):
+        with pytest.raises(UserError, match=r"objects\.zero_shot\.labels"):
+            found_by_labels(owlv2, pictures[:1], labels=bad)
+    with pytest.raises(UserError, match=r"template: .*expected a text with \{\} in it once"):
+        found_by_labels(owlv2, pictures[:1], template="a photo")
