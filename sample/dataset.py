@@ -20,7 +20,7 @@ from sample.render import CLASSES, COLOURS, DATA_SPACE, SCENES, SIZES, Spec, Thi
 from sample.text import Names, Post, ambiguous_post, names_of_test, plain_post
 
 # What in a picture goes with which type. None of it names a type: what a cue means has to be learnt from the posts.
-OBJECT_CUES = {"PER": ("hat", "guitar"), "LOC": ("boat", "tree"), "ORG": ("car", "chair"), "MISC": ("kite", "cup")}
+OBJECT_CUES = {"PER": ("guitar",), "LOC": ("boat",), "ORG": ("car",), "MISC": ("kite",)}
 SCENE_CUES = {"PER": ("stage",), "LOC": ("snow",), "ORG": ("street",), "MISC": ("night",)}
 SIGN_CUES = {
     "PER": ("LIVE TONIGHT", "THANK YOU"),
@@ -37,7 +37,7 @@ SEED = 2015
 KINDS = ("objects", "captions", "ocr")
 # How many of a hundred posts are decided by which kind, or by their text: then with an unrelated picture, with one
 # that agrees with the text, or with none.
-ROLES = {"objects": 18, "captions": 17, "ocr": 18, "unrelated": 33, "agreeing": 9, "none": 5}
+ROLES = {"objects": 15, "captions": 15, "ocr": 16, "unrelated": 34, "agreeing": 14, "none": 6}
 
 Generator = np.random.Generator
 
