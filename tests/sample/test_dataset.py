@@ -104,7 +104,7 @@ def test_some_names_of_the_test_split_do_not_occur_in_train(posts: dict[str, lis
     for name in {*text.AMBIGUOUS_UNSEEN, *text.UNSEEN_LAST, *unseen}:
         assert f" {name.lower()} " not in train
     for names in (text.AMBIGUOUS_UNSEEN, text.UNSEEN_LAST, *text.UNAMBIGUOUS_UNSEEN.values()):
-        assert sum(f" {name.lower()} " in test for name in names) > len(names) / 2
+        assert sum(f" {name.lower()} " in test for name in names) >= len(names) / 2
 
 
 def test_what_a_picture_says_never_names_a_type() -> None:
