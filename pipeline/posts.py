@@ -196,7 +196,9 @@ def _is_texts(value: Any) -> TypeGuard[list[str]]:
 
 
 def _finish(path: Path, posts: list[Post], problems: list[str], scheme: Scheme) -> list[Post]:
-    problems += [f"{path}: post {post.id!r} has no tokens" for post in posts if not post.tokens] if not problems else []
+    if not problems:
+        problems = [f"{path}: post {post.id if post.id.isprintable() else repr(post.id)} has no tokens"
+                    for post in posts if not post.tokens]
     if problems:
         rest = len(problems) - _MAX_REPORTED
         more = [f"… and {rest} more in {path}"] if rest > 0 else []

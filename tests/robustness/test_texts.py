@@ -129,7 +129,8 @@ JSON = st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | st
                                    | st.dictionaries(st.text(max_size=3), inner, max_size=3)),
                     max_leaves=6)
 ROWS = st.dictionaries(st.sampled_from(["id", "tokens", "labels", "image", "context", "x"]),
-                       JSON | st.lists(st.text(max_size=3), max_size=3) | st.lists(st.just("O"), max_size=3), max_size=5)
+                       JSON | st.lists(st.text(max_size=3), max_size=3) | st.lists(st.just("O"), max_size=3),
+                       max_size=5)
 
 
 @QUIET
