@@ -8,7 +8,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 export HF_HUB_DISABLE_TELEMETRY := 1
 export DVC_NO_ANALYTICS := 1
 
-.PHONY: help repro test test-slow lint types env sample lock clean
+.PHONY: help repro test test-slow lint types audit env sample lock clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -27,6 +27,10 @@ lint: $(VENV)/.installed-dev  ## style
 
 types: $(VENV)/.installed-dev  ## type checks
 	mypy
+
+# --strict: a pin that cannot be looked up is not a pin without known faults.
+audit: $(VENV)/.installed-dev  ## known vulnerabilities of what requirements.lock pins (asks the package index)
+	pip-audit --strict --disable-pip --no-deps --progress-spinner off -r requirements.lock
 
 env: $(VENV)/.installed-dev  ## make .venv with everything in it
 
