@@ -61,10 +61,8 @@ class Tensors:
 
     def our_kl(self) -> tuple[Tensor, ...]:
         """ITA's marginal KL from two views' emissions, teacher detached, and its gradient."""
-        both = torch.cat([self.emissions, self.teacher])
-        _, log_marginals = self.crf.log_partition_and_marginals(both, self.mask.repeat(2, 1))
-        student, teacher = log_marginals.split(len(self.teacher))
-        views = TwoViews(self.teacher, self.emissions, teacher.detach(), student, self.mask)
+        _, student, teacher = self.crf.two_view_marginals(self.emissions, self.teacher, self.mask, detach_teacher=True)
+        views = TwoViews(self.teacher, self.emissions, teacher, student, self.mask)
         return self.gradients(marginal(self.crf, views, 4.0).sum(), self.crf)
 
     def our_viterbi(self) -> list[list[int]]:

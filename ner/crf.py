@@ -72,9 +72,25 @@ class LinearChainCRF(nn.Module):
         The log-marginal of a label that no allowed path visits there, and of all labels on padding, is -inf.
         """
         chain = self._chain(emissions, mask)
-        partition, log_marginals = log_partition_and_marginals(chain, self._mixing)
+        partition, log_marginals, _ = log_partition_and_marginals(chain, self._mixing, len(emissions))
         dtype = _result_dtype(emissions)
         return partition.to(dtype), log_marginals.to(dtype)
+
+    def two_view_marginals(
+        self, student: Tensor, teacher: Tensor, mask: Tensor, *, detach_teacher: bool
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """log Z [2, B] and log-marginals, each [B, L, K], of two views' emissions of the same sequences.
+
+        One pass for both: its cost lies in the number of steps more than in the batch. log Z carries gradients for
+        both views; with `detach_teacher` the teacher's log-marginals carry none, which spares half of their cost.
+        """
+        n_sequences = len(student)
+        emissions = torch.cat([student, teacher])
+        chain, dtype = self._chain(emissions, mask.repeat(2, 1)), _result_dtype(emissions)
+        n_rows = n_sequences if detach_teacher else 2 * n_sequences
+        partition, moving, others = log_partition_and_marginals(chain, self._mixing, n_rows)
+        of_student, of_teacher = (moving, others) if detach_teacher else moving.split(n_sequences)
+        return partition.view(2, n_sequences).to(dtype), of_student.to(dtype), of_teacher.to(dtype)
 
     def score(self, emissions: Tensor, labels: Tensor, mask: Tensor) -> Tensor:
         """The unnormalised log-score [B] of labels [B, L] (any value on padding)."""
@@ -163,27 +179,28 @@ class LinearChainCRF(nn.Module):
         """
         emissions = torch.cat([teacher, student])
         chain = self._chain(emissions, mask.repeat(2, 1), temperature)
-        partition, log_marginals = log_partition_and_marginals(chain, self._mixing)
         n_rows = len(teacher)
-        difference = chain.emissions[:n_rows] - chain.emissions[n_rows:]
+        partition, log_marginals, _ = log_partition_and_marginals(chain, self._mixing, n_rows)
+        scores = chain.emissions.double()
+        difference = scores[:n_rows] - scores[n_rows:]
         expected = (log_marginals[:n_rows].exp() * difference).sum((1, 2))
         return (expected - partition[:n_rows] + partition[n_rows:]).to(_result_dtype(emissions))
 
     def _chain(self, emissions: Tensor, mask: Tensor, temperature: float = 1.0) -> Chain:
-        scores = [score.double() for score in (self.transitions, self.start, self.stop, emissions)]
+        emissions = emissions.masked_fill(~mask.unsqueeze(-1), 0.0).to(_result_dtype(emissions))
+        transitions, start, stop = (score.double() for score in (self.transitions, self.start, self.stop))
         if temperature != 1.0:
-            scores = [score / temperature for score in scores]
-        transitions, start, stop, emissions = scores
+            transitions, start, stop = transitions / temperature, start / temperature, stop / temperature
+            emissions = emissions.double() / temperature
         if self.exclude_forbidden:
             transitions = transitions.masked_fill(~self.allowed_transitions, -torch.inf)
             start = start.masked_fill(~self.allowed_start, -torch.inf)
             stop = stop.masked_fill(~self.allowed_stop, -torch.inf)
-        emissions = emissions.masked_fill(~mask.unsqueeze(-1), 0.0)
         return Chain(emissions, transitions, start, stop, mask.sum(1))
 
     def _score(self, chain: Chain, labels: Tensor, mask: Tensor) -> Tensor:
         labels = labels.masked_fill(~mask, 0)
-        emitted = chain.emissions.gather(2, labels.unsqueeze(-1)).squeeze(-1).sum(1)
+        emitted = chain.emissions.gather(2, labels.unsqueeze(-1)).squeeze(-1).double().sum(1)
         moved = chain.transitions[labels[:, :-1], labels[:, 1:]].masked_fill(~mask[:, 1:], 0.0).sum(1)
         last = labels.gather(1, (chain.lengths - 1).unsqueeze(1)).squeeze(1)
         return emitted + moved + chain.start[labels[:, 0]] + chain.stop[last]

@@ -156,17 +156,16 @@ class CrossViewTagger(PreTrainedModel):
     def _two_view_loss(self, text_only: ViewBatch, cross_modal: ViewBatch, labels: Tensor) -> dict[str, Tensor]:
         config, mask, n_tweets = self.config, text_only["mask"], len(labels)
         student, teacher = self.emissions(text_only), self.emissions(cross_modal)
-        # Both views in one pass of the chain: its cost lies in the number of steps, not in the batch.
-        both = torch.cat([student, teacher])
-        partition, log_marginals = self.crf.log_partition_and_marginals(both, mask.repeat(2, 1))
-        score = self.crf.score(both, labels.repeat(2, 1), mask.repeat(2, 1))
-        nll_text_only, nll_cross_modal = (partition - score).view(2, n_tweets).mean(1)
+        partition, student_log_marginals, teacher_log_marginals = self.crf.two_view_marginals(
+            student, teacher, mask, detach_teacher=config.detach_teacher
+        )
+        score = self.crf.score(torch.cat([student, teacher]), labels.repeat(2, 1), mask.repeat(2, 1))
+        nll_text_only, nll_cross_modal = (partition - score.view(2, n_tweets)).mean(1)
         loss = config.weight_text_only * nll_text_only + config.weight_cross_modal * nll_cross_modal
         terms = {"nll_text_only": nll_text_only.detach(), "nll_cross_modal": nll_cross_modal.detach()}
         if config.alignment != "none":
-            student_log_marginals, teacher_log_marginals = log_marginals.split(n_tweets)
             if config.detach_teacher:
-                teacher, teacher_log_marginals = teacher.detach(), teacher_log_marginals.detach()
+                teacher = teacher.detach()
             views = alignment_forms.TwoViews(teacher, student, teacher_log_marginals, student_log_marginals, mask)
             divergence = alignment_forms.FORMS[config.alignment](self.crf, views, config.temperature).mean()
             loss = loss + config.weight_alignment * config.temperature**2 * divergence
