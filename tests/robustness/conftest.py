@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 from PIL import Image
 
 from tests.conftest import ROOT
@@ -44,8 +45,6 @@ def use(project: Project, extractor: str, **options: Any) -> None:
     name = f"faulty:{extractor}"
     project.edit(captions={"extractor": name})
     path = project.folder / "params.yaml"
-    import yaml
-
     params = yaml.safe_load(path.read_text(encoding="utf-8"))
     params["captions"] = {key: value for key, value in params["captions"].items() if not key.startswith("faulty:")}
     params["captions"] |= {"extractor": name, name: options}
@@ -72,6 +71,14 @@ def prepared(folder: Path, count: int = COUNT) -> Project:
 CAPTIONS = "data/contexts/captions.jsonl"
 
 
+@pytest.fixture(scope="session")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder that tests copy, as two stages take seconds."""
+    return prepared(tmp_path_factory.mktemp("template") / "project").folder
+
+
 @pytest.fixture
-def project(tmp_path: Path) -> Project:
-    return prepared(tmp_path / "project")
+def project(template: Path, tmp_path: Path) -> Project:
+    """A light project whose images stage has run, and a store with nothing in it."""
+    shutil.copytree(template, tmp_path / "project", symlinks=True)
+    return Project(tmp_path / "project", tmp_path / "project-store")
