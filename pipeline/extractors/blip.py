@@ -1,15 +1,16 @@
-"""Captions from BLIP (transformers' BlipForConditionalGeneration), by beams.
+"""Captions from BLIP, BLIP-2 and GIT through transformers, by beams or by nucleus sampling.
 
 Where the weights are is pipeline/checkpoints.py's business, which pictures to read the engine's.
 """
 
+import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from PIL import Image
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from pipeline import checkpoints
 from pipeline.contexts import Caption
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
 VERSION = 1
 """Raised when the same picture, weights and options would give another result."""
 
+_FAMILIES = ("blip", "blip-2", "git")
+_SAMPLING = {"decoding", "top_p", "temperature", "seed"}
+
 
 class BlipOptions(Options):
     """``captions.blip`` in params.yaml."""
@@ -31,13 +35,17 @@ class BlipOptions(Options):
     revision: str | None = None
     prompt: Annotated[str, Field(min_length=1)] | None = None
     num_captions: PositiveInt = 1
+    decoding: Literal["beams", "nucleus"] = "beams"
     num_beams: PositiveInt = 3
+    top_p: Annotated[float, Field(gt=0, le=1)] = 0.9
+    temperature: PositiveFloat = 1.0
+    seed: NonNegativeInt = 1
     max_new_tokens: PositiveInt = 20
     dtype: _torch.Dtype = "float32"
 
     @model_validator(mode="after")
     def _enough_beams(self) -> "BlipOptions":
-        if self.num_beams < self.num_captions:
+        if self.decoding == "beams" and self.num_beams < self.num_captions:
             raise ValueError(f"num_beams: {self.num_beams} beams cannot give num_captions = {self.num_captions}")
         return self
 
@@ -51,6 +59,9 @@ class Blip:
 
     A caption's score is the geometric mean of its tokens' probabilities, ``exp(mean log p)``, the end included: what
     beam search with length penalty 1 ranks by. A prompt is not part of the caption that continues it.
+
+    By nucleus sampling (Holtzman et al., 2020), each token is drawn from the fewest that `top_p` of the probability
+    falls to, after `temperature`. What is drawn depends on `seed` and the picture, not on what else is in the batch.
     """
 
     Options = BlipOptions
@@ -60,9 +71,10 @@ class Blip:
         self._device_name = execution.device
 
     def fingerprint(self) -> Mapping[str, Any]:
-        """Weights, options, image processor and version."""
+        """Weights, options of the decoding in use, image processor and version."""
+        unread = _SAMPLING if self._options.decoding == "beams" else {"num_beams"}
         return {"extractor": "captions.blip", "version": VERSION, "checkpoint": self._checkpoint.identity,
-                "processor": _torch.BACKEND, **self._options.model_dump(exclude={"model", "revision"})}
+                "processor": _torch.BACKEND, **self._options.model_dump(exclude={"model", "revision", *unread})}
 
     def prepare(self, image: Image.Image) -> "torch.Tensor":
         """Resize and normalise one picture: a tensor of shape ``(channels, height, width)``."""
@@ -81,32 +93,43 @@ class Blip:
     def _generate(self, pixels: "torch.Tensor", _places: list[int]) -> list[list[Caption]]:
         import torch
 
-        options, batch = self._options, len(pixels)
+        options, k, batch = self._options, self._options.num_captions, len(pixels)
         prompt = {} if self._prompt is None else {"input_ids": self._prompt.repeat(batch, 1)}
+        if options.decoding == "beams":
+            decoding: dict[str, Any] = {"do_sample": False, "num_beams": options.num_beams, "length_penalty": 1.0}
+        else:
+            nucleus = Nucleus(pixels, k, options.top_p, options.temperature, options.seed, options.max_new_tokens)
+            decoding = {"do_sample": True, "num_beams": 1, "top_k": 0, "top_p": 1.0, "temperature": 1.0,
+                        "logits_processor": [nucleus]}
         with torch.inference_mode():
-            output = self._model.generate(
-                pixel_values=pixels, **prompt, do_sample=False, num_beams=options.num_beams,
-                num_return_sequences=options.num_captions, max_new_tokens=options.max_new_tokens, length_penalty=1.0,
-                output_scores=True, return_dict_in_generate=True)
-        # generate() drops the prompt's closing [SEP]; without a prompt it starts from the one token [BOS].
-        start = 1 if self._prompt is None else self._prompt.shape[1] - 1
-        texts = self._tokenizer.batch_decode(output.sequences[:, start:].cpu(), skip_special_tokens=True)
-        scores = self._log_probabilities(output, start)
+            output = self._model.generate(pixel_values=pixels, **prompt, **decoding, num_return_sequences=k,
+                                          max_new_tokens=options.max_new_tokens, output_scores=self._beams,
+                                          output_logits=not self._beams, return_dict_in_generate=True)
+        new = output.sequences[:, self._start:].cpu()
+        texts = self._tokenizer.batch_decode(new, skip_special_tokens=True)
+        scores = self._log_probabilities(output, new)
         captions = [Caption(text.strip(), round(math.exp(score), 4)) for text, score in zip(texts, scores, strict=True)]
-        k = options.num_captions
-        return [captions[index * k:(index + 1) * k] for index in range(batch)]
+        groups = [captions[index * k:(index + 1) * k] for index in range(batch)]
+        return [sorted(group, key=lambda caption: -(caption.score or 0.0)) for group in groups]
 
-    def _log_probabilities(self, output: Any, start: int) -> list[float]:
-        """Mean log probability of each sequence's new tokens."""
-        if self._options.num_beams > 1:
+    def _log_probabilities(self, output: Any, new: "torch.Tensor") -> list[float]:
+        """Mean log probability of each sequence's new tokens, `new` of shape ``(sequences, length)``."""
+        import torch
+
+        if self._beams:
             means: list[float] = output.sequences_scores.float().cpu().tolist()
             return means
-        tokens = self._model.text_decoder.compute_transition_scores(output.sequences, output.scores,
-                                                                    normalize_logits=True).float().cpu()
+        logits = torch.stack([step.float().cpu() for step in output.logits], dim=1)
+        tokens = logits.log_softmax(dim=-1).gather(-1, new[..., None])[..., 0]
         # From the closing token on there is padding, which is no part of the caption.
-        ended = (output.sequences[:, start:].cpu() == self._model.config.text_config.sep_token_id).long()
+        ended = torch.isin(new, torch.tensor(self._ends)).long()
         counted = ended.cumsum(dim=1) - ended == 0
         return [float(row[mask].mean()) for row, mask in zip(tokens, counted, strict=True)]
+
+    @property
+    def _beams(self) -> bool:
+        """Whether several sequences compete."""
+        return self._options.decoding == "beams" and self._options.num_beams > 1
 
     @cached_property
     def _checkpoint(self) -> checkpoints.Checkpoint:
@@ -137,22 +160,103 @@ class Blip:
             raise UserError(f"checkpoint {self._options.model}: no {what}: {first}") from None
 
     @cached_property
+    def _config(self) -> Any:
+        from transformers import AutoConfig
+
+        config = self._loaded(AutoConfig, "configuration")
+        if config.model_type not in _FAMILIES:
+            raise UserError(f"checkpoint {self._options.model}: its model_type is {config.model_type}; captions.blip "
+                            f"takes {', '.join(_FAMILIES)}")
+        return config
+
+    @property
+    def _family(self) -> str:
+        return str(self._config.model_type)
+
+    @cached_property
     def _prompt(self) -> "torch.Tensor | None":
-        """The prompt's token ids, of shape ``(1, length)``, between [CLS] and [SEP]."""
-        if self._options.prompt is None:
+        """The prompt's token ids, of shape ``(1, length)``; None where the model begins by itself.
+
+        BLIP's stand between [CLS] and [SEP], which generate() drops; BLIP-2's behind the places of the picture, GIT's
+        behind [CLS].
+        """
+        import torch
+
+        text, tokenizer = self._options.prompt, self._tokenizer
+        if text is None:
             return None
-        ids: torch.Tensor = self._tokenizer(self._options.prompt, return_tensors="pt")["input_ids"].to(self._device)
-        return ids
+        ids = tokenizer(text, add_special_tokens=self._family != "git")["input_ids"]
+        if self._family == "git":
+            ids = [tokenizer.cls_token_id, *ids]
+        elif self._family == "blip-2":
+            ids = [self._config.image_token_index] * self._config.num_query_tokens + ids
+        return torch.tensor([ids], device=self._device)
+
+    @cached_property
+    def _start(self) -> int:
+        """How many tokens stand before the caption in what generate() gives."""
+        config = self._config
+        if self._family == "blip-2":
+            if config.text_config.is_encoder_decoder:
+                return 1
+            return config.num_query_tokens + 1 if self._prompt is None else self._prompt.shape[1]
+        return 1 if self._prompt is None else self._prompt.shape[1] - (self._family == "blip")
+
+    @cached_property
+    def _ends(self) -> list[int]:
+        """The tokens that close a caption."""
+        if self._family == "blip":
+            return [self._config.text_config.sep_token_id]
+        model = self._model.language_model if self._family == "blip-2" else self._model
+        ends = model.generation_config.eos_token_id
+        return list(ends) if isinstance(ends, list) else [ends]
 
     @cached_property
     def _model(self) -> Any:
-        from transformers import BlipForConditionalGeneration
+        from transformers import AutoModelForImageTextToText
 
-        model = _torch.load(BlipForConditionalGeneration, self._checkpoint.folder, self._options.model,
+        config = getattr(self._config, "text_config", self._config)  # first, since it tells of another kind of model
+        model = _torch.load(AutoModelForImageTextToText, self._checkpoint.folder, self._options.model,
                             self._options.dtype, self._device)
-        room = model.config.text_config.max_position_embeddings
-        needed = (1 if self._prompt is None else self._prompt.shape[1] - 1) + self._options.max_new_tokens
-        if needed > room:
+        room = getattr(config, "max_position_embeddings", None)
+        needed = self._start + self._options.max_new_tokens
+        if room is not None and needed > room:
             raise UserError(f"captions.blip.max_new_tokens: with the prompt, {needed} tokens may come of "
                             f"{self._options.max_new_tokens}; {self._options.model} has room for {room}")
         return model
+
+
+class Nucleus:
+    """Draws a token for each sequence, and leaves the others no probability; a logits processor of transformers.
+
+    Numbers are drawn for each picture and caption from a generator of its own, seeded with the picture's pixels.
+    """
+
+    def __init__(self, pixels: "torch.Tensor", samples: int, top_p: float, temperature: float, seed: int,
+                 steps: int) -> None:
+        import torch
+
+        self._top_p, self._temperature = top_p, temperature
+        self._step = 0
+        rows = []
+        for picture in pixels.float().cpu():
+            digest = hashlib.sha256(picture.numpy().tobytes())
+            for sample in range(samples):
+                own = digest.copy()
+                own.update(f"{seed} {sample}".encode())
+                generator = torch.Generator().manual_seed(int.from_bytes(own.digest()[:8], "big", signed=True))
+                rows.append(torch.rand(steps, generator=generator, dtype=torch.float64))
+        self._numbers = torch.stack(rows).to(pixels.device)  # (sequences, steps)
+
+    def __call__(self, input_ids: "torch.Tensor", scores: "torch.Tensor") -> "torch.Tensor":
+        """One token a row: by inversion of the distribution over the nucleus, likeliest first."""
+        import torch
+
+        likeliest, tokens = (scores.double() / self._temperature).softmax(dim=-1).sort(dim=-1, descending=True)
+        before = likeliest.cumsum(dim=-1) - likeliest
+        likeliest = likeliest.masked_fill(before >= self._top_p, 0.0)  # the first is always in
+        reached = likeliest.cumsum(dim=-1)
+        drawn = self._numbers[:, self._step, None] * reached[:, -1:]
+        rank = (reached <= drawn).sum(dim=-1, keepdim=True)
+        self._step += 1
+        return torch.full_like(scores, -math.inf).scatter(-1, tokens.gather(-1, rank), 0.0)

@@ -24,6 +24,16 @@ def blip(checkpoints: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
+def blip_2(checkpoints: Path) -> Path:
+    return extractor_cases.write_blip_2(checkpoints / "blip_2")
+
+
+@pytest.fixture(scope="session")
+def git(checkpoints: Path) -> Path:
+    return extractor_cases.write_git(checkpoints / "git")
+
+
+@pytest.fixture(scope="session")
 def yolos(checkpoints: Path) -> Path:
     return extractor_cases.write_yolos(checkpoints / "yolos")
 
@@ -58,14 +68,17 @@ def pictures() -> list[Image.Image]:
 
 
 @pytest.fixture(scope="session")
-def sections(blip: Path, yolos: Path, rt_detr: Path, grounding_dino: Path, owlv2: Path, yolox: Path
-             ) -> dict[str, tuple[Kind, dict[str, Any]]]:
+def sections(blip: Path, blip_2: Path, git: Path, yolos: Path, rt_detr: Path, grounding_dino: Path, owlv2: Path,
+             yolox: Path) -> dict[str, tuple[Kind, dict[str, Any]]]:
     """One section of params for every extractor that ships, and each architecture it is tried with."""
     def section(name: str, model: Path, **options: Any) -> dict[str, Any]:
         return {"extractor": name, name: {"model": str(model), **options}}
 
     labels = ["dog", "red ball", "cat"]
     return {"blip": ("captions", section("blip", blip, num_captions=2)),
+            "blip_sampling": ("captions", section("blip", blip, num_captions=3, decoding="nucleus")),
+            "blip_2": ("captions", section("blip", blip_2, num_captions=2, max_new_tokens=6)),
+            "git": ("captions", section("blip", git, num_captions=2, max_new_tokens=6)),
             "yolos": ("objects", section("transformers", yolos, threshold=0.4)),
             "rt_detr": ("objects", section("transformers", rt_detr, threshold=0.2)),
             "grounding_dino": ("objects", section("zero_shot", grounding_dino, labels=labels, threshold=0.3)),

@@ -39,6 +39,67 @@ def write_blip(folder: Path) -> Path:
     return folder
 
 
+def write_blip_2(folder: Path) -> Path:
+    """A BLIP-2 with an OPT: the picture stands in front of the text that a language model goes on with."""
+    import torch
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from transformers import (
+        Blip2Config,
+        Blip2ForConditionalGeneration,
+        Blip2QFormerConfig,
+        Blip2VisionConfig,
+        BlipImageProcessorPil,
+        OPTConfig,
+        PreTrainedTokenizerFast,
+    )
+
+    torch.manual_seed(0)
+    narrow = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 2, "num_hidden_layers": 2}
+    text = OPTConfig(vocab_size=len(WORDS) + 1, hidden_size=32, ffn_dim=64, num_attention_heads=2, num_hidden_layers=2,
+                     max_position_embeddings=32, word_embed_proj_dim=32, pad_token_id=0, bos_token_id=2, eos_token_id=3,
+                     init_std=0.5)
+    config = Blip2Config(
+        vision_config=Blip2VisionConfig(**narrow, image_size=32, patch_size=8, initializer_range=0.5).to_dict(),
+        qformer_config=Blip2QFormerConfig(**narrow, vocab_size=len(WORDS), encoder_hidden_size=32,
+                                          initializer_range=0.5).to_dict(),
+        text_config=text.to_dict(), num_query_tokens=4, image_token_index=len(WORDS))
+    model = Blip2ForConditionalGeneration(config)
+    with torch.no_grad():  # it says words, and ends: the first number of what it puts out speaks against the others
+        decoder = model.language_model.model.decoder
+        decoder.final_layer_norm.weight[0], decoder.final_layer_norm.bias[0] = 0.0, 100.0
+        decoder.embed_tokens.weight[:, 0] = 0.0
+        decoder.embed_tokens.weight[[0, 1, 2, 4, len(WORDS)], 0] = -1.0
+    model.save_pretrained(folder)
+    tokenizer = Tokenizer(models.WordLevel({word: number for number, word in enumerate(WORDS)}, WORDS[1]))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.TemplateProcessing(single="[CLS] $A", special_tokens=[("[CLS]", 2)])
+    names = {"pad_token": "[PAD]", "unk_token": "[UNK]", "bos_token": "[CLS]", "eos_token": "[SEP]"}
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, **names).save_pretrained(folder)
+    BlipImageProcessorPil(size={"height": 32, "width": 32}).save_pretrained(folder)
+    return folder
+
+
+def write_git(folder: Path) -> Path:
+    """A GIT: one decoder over the picture's patches and the text."""
+    import torch
+    from transformers import BertTokenizer, CLIPImageProcessorPil, GitConfig, GitForCausalLM
+
+    torch.manual_seed(0)
+    narrow = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 2, "num_hidden_layers": 2,
+              "initializer_range": 0.5}
+    config = GitConfig(vision_config={**narrow, "image_size": 32, "patch_size": 8}, **narrow, vocab_size=len(WORDS),
+                       max_position_embeddings=32, pad_token_id=0, bos_token_id=2, eos_token_id=3)
+    model = GitForCausalLM(config)
+    with torch.no_grad():  # it says words, and ends, not other special tokens
+        model.output.bias[[0, 1, 2, 4]] = -1e4
+    model.save_pretrained(folder)
+    (folder / "vocab.txt").write_text("\n".join(WORDS) + "\n")
+    BertTokenizer(str(folder / "vocab.txt")).save_pretrained(folder)
+    square = {"height": 32, "width": 32}
+    CLIPImageProcessorPil(size=square, crop_size=square).save_pretrained(folder)
+    return folder
+
+
 def write_yolos(folder: Path) -> Path:
     """A YOLOS detector: its pictures keep their aspect ratio, so no two need to have the same shape."""
     import torch

@@ -28,7 +28,7 @@ def test_params_as_shipped_are_valid() -> None:
 
 @pytest.mark.parametrize(("kind", "section", "message"), [
     ("captions", {"extractor": "blip", "blip": {"model": "x", "num_bean": 3}},
-     r"captions\.blip\.num_bean: unknown key; expected one of model, revision, prompt, num_captions, num_beams"),
+     r"captions\.blip\.num_bean: unknown key; expected one of model, revision, prompt, num_captions, decoding"),
     ("captions", {"extractor": "blip", "blip": {"model": "x", "num_beams": 0}}, r"captions\.blip\.num_beams: found 0"),
     ("captions", {"extractor": "blip", "blip": {}}, r"captions\.blip\.model: missing"),
     ("captions", {"extractor": "blip", "blip": {"model": "x", "num_captions": 5}}, r"num_beams: 3 beams cannot"),

@@ -23,7 +23,7 @@ from tests.pipeline.extractor_cases import make, same
 
 needs_tesseract = pytest.mark.skipif(shutil.which("tesseract") is None,
                                      reason="tesseract is not installed (apt-get install tesseract-ocr)")
-NAMES = ("blip", "yolos", "rt_detr", "grounding_dino", "owlv2", "yolox", "rapidocr",
+NAMES = ("blip", "blip_sampling", "blip_2", "git", "yolos", "rt_detr", "grounding_dino", "owlv2", "yolox", "rapidocr",
          pytest.param("tesseract", marks=needs_tesseract))
 
 
@@ -142,7 +142,9 @@ assert not heavy, heavy
 
 CHANGES: dict[str, list[dict[str, Any]]] = {
     "blip": [{"num_captions": 1}, {"num_beams": 4}, {"max_new_tokens": 9}, {"prompt": "a picture of"},
-             {"dtype": "bfloat16"}],
+             {"dtype": "bfloat16"}, {"decoding": "nucleus"}],
+    "blip_sampling": [{"num_captions": 1}, {"max_new_tokens": 9}, {"prompt": "a picture of"}, {"dtype": "bfloat16"},
+                      {"decoding": "beams"}, {"top_p": 0.8}, {"temperature": 0.5}, {"seed": 2}],
     "yolos": [{"threshold": 0.6}, {"max_objects": 3}, {"dtype": "bfloat16"}],
     "grounding_dino": [{"labels": ["dog"]}, {"threshold": 0.4}, {"max_objects": 3}, {"dtype": "bfloat16"}],
     "owlv2": [{"labels": ["dog"]}, {"template": "a {}"}, {"threshold": 0.4}, {"max_objects": 3}, {"dtype": "bfloat16"}],
@@ -152,6 +154,13 @@ CHANGES: dict[str, list[dict[str, Any]]] = {
                  {"unclip_ratio": 2.0}, {"use_cls": True}, {"space_thresh": 0.5}],
     "tesseract": [{"languages": ["osd"]}, {"page_segmentation": 11}, {"text_score": 0.7}],
 }
+
+
+UNREAD: dict[str, dict[str, Any]] = {
+    "grounding_dino": {"template": "the {}"}, "blip": {"top_p": 0.5, "temperature": 2.0, "seed": 5},
+    "blip_sampling": {"num_beams": 7},
+}
+"""Options that say nothing to this architecture or decoding."""
 
 
 @pytest.mark.parametrize("name", [*(name for name in CHANGES if name != "tesseract"),
@@ -166,12 +175,11 @@ def test_the_fingerprint_changes_when_the_result_can_and_only_then(name: str, se
              for change in CHANGES[name]]
     assert len({first, *found}) == 1 + len(found)
     options = set(type(create(kind, section)).Options.model_fields)  # type: ignore[union-attr]
-    unread = {"template"} if name == "grounding_dino" else set()
+    unread = set(UNREAD.get(name, {}))
     assert options - {"model", "revision"} - unread == {option for change in CHANGES[name] for option in change}
     if "model" not in options:
         return
-    assert digest(make((kind, {**section, key: {**section[key], **dict.fromkeys(unread, "the {}")}})).fingerprint()
-                  ) == first
+    assert digest(make((kind, {**section, key: {**section[key], **UNREAD.get(name, {})}})).fingerprint()) == first
     moved, model = tmp_path / "moved", Path(section[key]["model"])
     if model.is_file():
         shutil.copy(model, moved)

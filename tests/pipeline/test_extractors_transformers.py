@@ -11,6 +11,7 @@ from pipeline.contexts import Caption
 from pipeline.errors import UserError
 from pipeline.extraction import extract
 from pipeline.extractors import create, require
+from pipeline.extractors.blip import Nucleus
 from pipeline.images import manifest
 from pipeline.params import ExecutionParams, ImagesParams
 from pipeline.store import Store
@@ -81,7 +82,8 @@ def captions(folder: Path, pictures: list[Image.Image], **options: Any) -> list[
 
 @pytest.mark.parametrize("options", [
     {"num_beams": 1}, {"num_beams": 3}, {"num_beams": 4, "num_captions": 3}, {"num_beams": 3, "prompt": "a picture of"},
-    {"num_beams": 1, "prompt": "a picture of"},
+    {"num_beams": 1, "prompt": "a picture of"}, {"decoding": "nucleus", "num_captions": 3},
+    {"decoding": "nucleus", "temperature": 0.5, "prompt": "a picture of"},
 ], ids=str)
 def test_a_captions_score_is_the_geometric_mean_of_its_tokens(blip: Path, options: dict[str, Any],
                                                               pictures: list[Image.Image]) -> None:
@@ -110,6 +112,70 @@ def test_a_captions_score_is_the_geometric_mean_of_its_tokens(blip: Path, option
             own = log_probabilities[range(len(tokens)), tokens]
             assert caption.score == pytest.approx(float(own.mean().exp()), abs=2e-4)
     assert found == captions(blip, pictures[:4], max_new_tokens=6, **options)
+
+
+@pytest.mark.parametrize("options", [{"num_beams": 1}, {"num_beams": 4, "num_captions": 3},
+                                     {"decoding": "nucleus", "num_captions": 2}], ids=str)
+@pytest.mark.parametrize("prompt", [None, "a picture of"])
+@pytest.mark.parametrize("name", ["blip_2", "git"])
+def test_other_captioners_are_scored_alike(name: str, prompt: str | None, options: dict[str, Any],
+                                           request: pytest.FixtureRequest, pictures: list[Image.Image]) -> None:
+    """Against one forward over picture, prompt and caption."""
+    import torch
+    from transformers import AutoImageProcessor, AutoModelForImageTextToText, AutoTokenizer
+
+    folder = request.getfixturevalue(name)
+    model = AutoModelForImageTextToText.from_pretrained(folder).eval()
+    processor, tokenizer = AutoImageProcessor.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    before = [2] if prompt is None else tokenizer(prompt)["input_ids"][: None if name == "blip_2" else -1]
+    if name == "blip_2":
+        before = [len(WORDS)] * 4 + before
+    found = captions(folder, pictures[:4], max_new_tokens=6, prompt=prompt, **options)
+    lengths = set()
+    for picture, given in zip(pictures[:4], found, strict=True):
+        assert len(given) == options.get("num_captions", 1)
+        for caption in given:
+            tokens = [WORDS.index(word) for word in caption.text.split()]
+            lengths.add(len(tokens))
+            if len(tokens) < 6:  # ended by itself
+                tokens = [*tokens, 3]
+            with torch.no_grad():
+                logits = model(**processor(images=picture, return_tensors="pt"),
+                               input_ids=torch.tensor([[*before, *tokens]])).logits[0, -len(tokens) - 1:-1]
+            own = logits.log_softmax(-1)[range(len(tokens)), tokens]
+            assert caption.score == pytest.approx(float(own.mean().exp()), abs=2e-4)
+    assert lengths != {0}
+
+
+def test_sampling_draws_from_the_nucleus_as_the_model_weighs_it() -> None:
+    import torch
+
+    logits = torch.tensor([[0.4, 0.05, 0.3, 0.15, 0.1]]).log()
+    pixels = torch.arange(4000, dtype=torch.float32).reshape(4000, 1, 1, 1)
+
+    def shares(**options: Any) -> list[float]:
+        drawn = Nucleus(pixels, 1, **{"top_p": 1.0, "temperature": 1.0, "seed": 1, "steps": 1, **options})(
+            torch.zeros(4000, 1), logits.expand(4000, -1))
+        assert (drawn.isfinite().sum(dim=1) == 1).all()
+        return (drawn.argmax(dim=1).bincount(minlength=5) / 4000).tolist()
+
+    assert shares() == pytest.approx([0.4, 0.05, 0.3, 0.15, 0.1], abs=0.03)
+    assert shares(top_p=0.75) == pytest.approx([0.4 / 0.85, 0, 0.3 / 0.85, 0.15 / 0.85, 0], abs=0.03)
+    assert shares(top_p=0.01) == [1, 0, 0, 0, 0]
+    squares = torch.tensor([0.4, 0.05, 0.3, 0.15, 0.1]) ** 2
+    assert shares(temperature=0.5) == pytest.approx((squares / squares.sum()).tolist(), abs=0.03)
+    assert shares(seed=2) != shares()
+
+
+def test_samples_follow_the_seed_and_differ_among_themselves(blip: Path, pictures: list[Image.Image]) -> None:
+    def sampled(**options: Any) -> list[list[Caption]]:
+        return captions(blip, pictures[:4], decoding="nucleus", top_p=1.0, **options)
+
+    four = sampled(num_captions=4)
+    assert four == sampled(num_captions=4)
+    assert four != sampled(num_captions=4, seed=2)
+    assert any(len({caption.text for caption in given}) > 1 for given in four)
+    assert [given[0] in of_four for [*given], of_four in zip(sampled(), four, strict=True)] == [True] * 4, "one of them"
 
 
 def test_captions_longer_than_the_model_has_room_for_are_refused(blip: Path, pictures: list[Image.Image]) -> None:
