@@ -3,12 +3,11 @@
 As the first stage it checks all of params.yaml, so that a mistake shows before any work is done.
 """
 
-from pipeline.store import stage_lock
-
 from pipeline import check, posts
 from pipeline.errors import run_cli
 from pipeline.params import SPLITS
 from pipeline.records import write_json, write_jsonl
+from pipeline.store import stage_lock
 from stages import paths
 
 
