@@ -30,6 +30,9 @@ REGISTRY: dict[Kind, dict[str, str]] = {
 }
 """The extractors that ship: kind → name in params.yaml → where the class stands."""
 
+ATTRIBUTES = "attributes"
+"""The key in ``objects`` below which stand the options of what adds attributes to any detector's tags."""
+
 
 @runtime_checkable
 class Extractor(Protocol):
@@ -120,6 +123,11 @@ def validate(kind: Kind, section: Mapping[str, Any], source: str = "params.yaml"
                 _options(kind, key, _class(kind, key), options or {}, source, lines)
             except UserError as error:
                 mistakes.append(str(error))
+        elif kind == "objects" and key == ATTRIBUTES:
+            try:
+                _attributes_options(section, source, lines)
+            except UserError as error:
+                mistakes.append(str(error))
         elif key not in ("extractor", name):
             expected = ", ".join(["extractor", *REGISTRY[kind]])
             mistakes.append(f"{_where(source, lines, f'{kind}.{key}')}: unknown key; expected one of {expected}")
@@ -142,6 +150,8 @@ def require(kind: Kind, section: Mapping[str, Any]) -> None:
     options = _chosen(kind, section)[1]
     if isinstance(options, Options):
         options.require()
+    if kind == "objects":
+        _attributes_options(section).require()
 
 
 def create(kind: Kind, section: Mapping[str, Any], execution: ExecutionParams | None = None
@@ -163,6 +173,13 @@ def create(kind: Kind, section: Mapping[str, Any], execution: ExecutionParams | 
             extractor = cls(**options)
         except TypeError as error:
             raise UserError(f"{where}: {error}; its options are the keys below {kind}.{section['extractor']}") from None
+    if kind == "objects" and (attributes := _attributes_options(section)).model is not None:
+        if not isinstance(extractor, Extractor):
+            raise UserError(f"params.yaml: objects.attributes.model: {section['extractor']} reads no pictures to find "
+                            "attributes in; set it to null")
+        from pipeline.extractors.attributes import WithAttributes
+
+        return WithAttributes(extractor, attributes, execution or ExecutionParams())
     if isinstance(extractor, LookupExtractor | Extractor):
         return extractor
     raise UserError(f"{where}: no extractor; expected a class with fingerprint() and extract(images), or lookup(name)")
@@ -172,6 +189,13 @@ def _chosen(kind: Kind, section: Mapping[str, Any]) -> tuple[Any, Any]:
     name = str(section.get("extractor"))
     cls = _class(kind, name)
     return cls, _options(kind, name, cls, section.get(name) or {})
+
+
+def _attributes_options(section: Mapping[str, Any], source: str = "params.yaml",
+                        lines: Mapping[str, int] | None = None) -> Any:
+    from pipeline.extractors.attributes import WithAttributes
+
+    return _options("objects", ATTRIBUTES, WithAttributes, section.get(ATTRIBUTES) or {}, source, lines)
 
 
 def _where(source: str, lines: Mapping[str, int] | None, key: str) -> str:

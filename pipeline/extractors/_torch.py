@@ -4,7 +4,9 @@ import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from functools import cache
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
+
+from pydantic import AfterValidator
 
 from pipeline.errors import UserError
 from pipeline.extractors import cores
@@ -15,6 +17,15 @@ if TYPE_CHECKING:
 R = TypeVar("R")
 
 Dtype = Literal["float32", "bfloat16", "float16"]
+
+def _with_place(text: str) -> str:
+    if text.count("{}") != 1 or set(text.replace("{}", "")) & set("{}"):
+        raise ValueError('expected a text with {} in it once, as in "a photo of a {}"')
+    return text
+
+
+Template = Annotated[str, AfterValidator(_with_place)]
+"""A text that a label is put into."""
 
 BACKEND = "pil"
 """transformers' image processors come in two makes whose pixels differ; this one needs no torchvision."""
@@ -48,6 +59,31 @@ def quiet() -> None:
     logging.set_verbosity_error()
     if not sys.stderr.isatty():
         logging.disable_progress_bar()
+
+
+def part(loader: Any, what: str, folder: Any, name: str, **options: Any) -> Any:
+    """A tokenizer, image processor or configuration, loaded by transformers' `loader`; `name` is what params call it.
+
+    Raises:
+        UserError: the folder holds none.
+    """
+    quiet()
+    try:
+        return loader.from_pretrained(folder, **options)
+    except (OSError, ValueError) as error:
+        first = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(f"checkpoint {name}: no {what}: {first}") from None
+
+
+def image_processor(folder: Any, name: str) -> Any:
+    """The image processor that works without torchvision.
+
+    Raises:
+        UserError: the folder holds none.
+    """
+    from transformers import AutoImageProcessor
+
+    return part(AutoImageProcessor, "image processor", folder, name, backend=BACKEND)
 
 
 def load(model_class: Any, folder: Any, name: str, dtype: Dtype, target: "torch.device") -> Any:

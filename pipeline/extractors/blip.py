@@ -39,7 +39,7 @@ class BlipOptions(Options):
     num_beams: PositiveInt = 3
     top_p: Annotated[float, Field(gt=0, le=1)] = 0.9
     temperature: PositiveFloat = 1.0
-    seed: NonNegativeInt = 1
+    seed: NonNegativeInt = 0
     max_new_tokens: PositiveInt = 20
     dtype: _torch.Dtype = "float32"
 
@@ -141,9 +141,7 @@ class Blip:
 
     @cached_property
     def _processor(self) -> Any:
-        from transformers import AutoImageProcessor
-
-        return self._loaded(AutoImageProcessor, "image processor", backend=_torch.BACKEND)
+        return _torch.image_processor(self._checkpoint.folder, self._options.model)
 
     @cached_property
     def _tokenizer(self) -> Any:
@@ -151,13 +149,8 @@ class Blip:
 
         return self._loaded(AutoTokenizer, "tokenizer")
 
-    def _loaded(self, loader: Any, what: str, **options: Any) -> Any:
-        _torch.quiet()
-        try:
-            return loader.from_pretrained(self._checkpoint.folder, **options)
-        except (OSError, ValueError) as error:
-            first = (str(error).splitlines() or [type(error).__name__])[0]
-            raise UserError(f"checkpoint {self._options.model}: no {what}: {first}") from None
+    def _loaded(self, loader: Any, what: str) -> Any:
+        return _torch.part(loader, what, self._checkpoint.folder, self._options.model)
 
     @cached_property
     def _config(self) -> Any:

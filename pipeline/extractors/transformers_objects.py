@@ -14,7 +14,6 @@ from pydantic import Field, PositiveInt
 
 from pipeline import checkpoints
 from pipeline.contexts import ObjectTag
-from pipeline.errors import UserError
 from pipeline.extractors import Options, _boxes, _torch
 from pipeline.params import ExecutionParams, Fraction
 
@@ -120,14 +119,7 @@ class Detector:
 
     @cached_property
     def _processor(self) -> Any:
-        from transformers import AutoImageProcessor
-
-        _torch.quiet()
-        try:
-            return AutoImageProcessor.from_pretrained(self._checkpoint.folder, backend=_torch.BACKEND)
-        except (OSError, ValueError) as error:
-            first = (str(error).splitlines() or [type(error).__name__])[0]
-            raise UserError(f"checkpoint {self._options.model}: no image processor: {first}") from None
+        return _torch.image_processor(self._checkpoint.folder, self._options.model)
 
     @cached_property
     def _model(self) -> Any:

@@ -32,17 +32,11 @@ def _label(text: str) -> str:
     return text.strip()
 
 
-def _template(text: str) -> str:
-    if text.count("{}") != 1 or set(text.replace("{}", "")) & set("{}"):
-        raise ValueError('expected a text with {} in it once, as in "a photo of a {}"')
-    return text
-
-
 class ZeroShotOptions(DetectorOptions):
     """``objects.zero_shot`` in params.yaml."""
 
     labels: Annotated[list[Annotated[str, AfterValidator(_label)]], Field(min_length=1)]
-    template: Annotated[str, AfterValidator(_template)] = "a photo of a {}"
+    template: _torch.Template = "a photo of a {}"
     threshold: Annotated[float, Field(ge=0, le=1)] = 0.3
 
 
@@ -127,12 +121,7 @@ class ZeroShot(Detector):
     def _tokenizer(self) -> Any:
         from transformers import AutoTokenizer
 
-        _torch.quiet()
-        try:
-            return AutoTokenizer.from_pretrained(self._checkpoint.folder)
-        except (OSError, ValueError) as error:
-            first = (str(error).splitlines() or [type(error).__name__])[0]
-            raise UserError(f"checkpoint {self._options.model}: no tokenizer: {first}") from None
+        return _torch.part(AutoTokenizer, "tokenizer", self._checkpoint.folder, self._options.model)
 
     @cached_property
     def _phrases(self) -> "tuple[torch.Tensor, list[tuple[int, int]]]":

@@ -34,6 +34,16 @@ def git(checkpoints: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
+def siglip(checkpoints: Path) -> Path:
+    return extractor_cases.write_siglip(checkpoints / "siglip")
+
+
+@pytest.fixture(scope="session")
+def clip(checkpoints: Path) -> Path:
+    return extractor_cases.write_clip(checkpoints / "clip")
+
+
+@pytest.fixture(scope="session")
 def yolos(checkpoints: Path) -> Path:
     return extractor_cases.write_yolos(checkpoints / "yolos")
 
@@ -69,7 +79,7 @@ def pictures() -> list[Image.Image]:
 
 @pytest.fixture(scope="session")
 def sections(blip: Path, blip_2: Path, git: Path, yolos: Path, rt_detr: Path, grounding_dino: Path, owlv2: Path,
-             yolox: Path) -> dict[str, tuple[Kind, dict[str, Any]]]:
+             clip: Path, yolox: Path) -> dict[str, tuple[Kind, dict[str, Any]]]:
     """One section of params for every extractor that ships, and each architecture it is tried with."""
     def section(name: str, model: Path, **options: Any) -> dict[str, Any]:
         return {"extractor": name, name: {"model": str(model), **options}}
@@ -84,5 +94,8 @@ def sections(blip: Path, blip_2: Path, git: Path, yolos: Path, rt_detr: Path, gr
             "grounding_dino": ("objects", section("zero_shot", grounding_dino, labels=labels, threshold=0.3)),
             "owlv2": ("objects", section("zero_shot", owlv2, labels=labels, threshold=0.3)),
             "yolox": ("objects", section("yolox", yolox, classes=["person", "dog", "ball"])),
+            "attributes": ("objects", {
+                **section("yolox", yolox, classes=["person", "dog", "ball"]),
+                "attributes": {"model": str(clip), "labels": ["red", "blue", "snow"], "threshold": 0.3}}),
             "rapidocr": ("ocr", {"extractor": "rapidocr", "rapidocr": {}}),
             "tesseract": ("ocr", {"extractor": "tesseract", "tesseract": {}})}

@@ -100,6 +100,49 @@ def write_git(folder: Path) -> Path:
     return folder
 
 
+def write_clip(folder: Path) -> Path:
+    """A CLIP."""
+    import torch
+    from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel
+
+    torch.manual_seed(0)
+    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[MASK]", *WORDS[5:], "photo", "person", "[SEP]"]
+    _write_tokenizer(folder, vocabulary)
+    narrow = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 2, "num_hidden_layers": 2}
+    text = {**narrow, "vocab_size": len(vocabulary), "max_position_embeddings": 16, "pad_token_id": 0,
+            "bos_token_id": 2, "eos_token_id": len(vocabulary) - 1}
+    model = CLIPModel(CLIPConfig(vision_config={**narrow, "image_size": 32, "patch_size": 8}, text_config=text,
+                                 projection_dim=16))
+    with torch.no_grad():  # words unlike each other
+        model.text_model.embeddings.token_embedding.weight.normal_(std=1.0)
+        model.vision_model.embeddings.patch_embedding.weight.normal_(std=0.3)
+    model.save_pretrained(folder)
+    square = {"height": 32, "width": 32}
+    CLIPImageProcessorPil(size=square, crop_size=square).save_pretrained(folder)
+    return folder
+
+
+def write_siglip(folder: Path) -> Path:
+    """A SigLIP: its texts are padded to their full length."""
+    import torch
+    from transformers import SiglipConfig, SiglipImageProcessorPil, SiglipModel
+
+    torch.manual_seed(0)
+    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[MASK]", *WORDS[5:], "photo", "person", "[SEP]"]
+    _write_tokenizer(folder, vocabulary)
+    narrow = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 2, "num_hidden_layers": 2}
+    model = SiglipModel(SiglipConfig(
+        vision_config={**narrow, "image_size": 32, "patch_size": 8},
+        text_config={**narrow, "vocab_size": len(vocabulary), "max_position_embeddings": 16, "projection_size": 32}))
+    with torch.no_grad():
+        model.text_model.embeddings.token_embedding.weight.normal_(std=1.0)
+        model.vision_model.embeddings.patch_embedding.weight.normal_(std=0.3)
+        model.logit_scale.fill_(3.0)
+    model.save_pretrained(folder)
+    SiglipImageProcessorPil(size={"height": 32, "width": 32}).save_pretrained(folder)
+    return folder
+
+
 def write_yolos(folder: Path) -> Path:
     """A YOLOS detector: its pictures keep their aspect ratio, so no two need to have the same shape."""
     import torch

@@ -9,6 +9,7 @@ from PIL import Image
 from pipeline.errors import UserError
 from pipeline.extraction import extract
 from pipeline.extractors import REGISTRY, LookupExtractor, create, validate
+from pipeline.extractors.attributes import AttributesOptions
 from pipeline.images import ImageRow, manifest
 from pipeline.params import ImagesParams, Kind, load
 from pipeline.store import Store
@@ -24,6 +25,7 @@ def test_params_as_shipped_are_valid() -> None:
         for name in extractors:
             options = type(create(kind, {**section, "extractor": name})).Options  # type: ignore[union-attr]
             assert set(section[name]) == set(options.model_fields), "every option has its line in params.yaml"
+    assert set(params.objects.model_dump()["attributes"]) == set(AttributesOptions.model_fields)
 
 
 @pytest.mark.parametrize(("kind", "section", "message"), [

@@ -23,7 +23,8 @@ from tests.pipeline.extractor_cases import make, same
 
 needs_tesseract = pytest.mark.skipif(shutil.which("tesseract") is None,
                                      reason="tesseract is not installed (apt-get install tesseract-ocr)")
-NAMES = ("blip", "blip_sampling", "blip_2", "git", "yolos", "rt_detr", "grounding_dino", "owlv2", "yolox", "rapidocr",
+NAMES = ("blip", "blip_sampling", "blip_2", "git", "yolos", "rt_detr", "grounding_dino", "owlv2", "yolox", "attributes",
+         "rapidocr",
          pytest.param("tesseract", marks=needs_tesseract))
 
 
