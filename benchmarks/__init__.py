@@ -3,6 +3,7 @@
 A benchmark compares in one run and reports ratios; what is compared with what is each one's own business.
 """
 
+import ctypes
 import os
 import platform
 import random
@@ -39,24 +40,38 @@ class Ratio:
 
 
 def median_seconds(
-    contestants: Mapping[str, Callable[[], object]], rounds: int, *, device: str = "cpu", warm_up: int = 3
+    contestants: Mapping[str, Callable[[], object]], rounds: int, *, calls: int = 5, device: str = "cpu"
 ) -> dict[str, float]:
-    """Median time of a call of each contestant, all of them called once a round, in an order drawn anew.
+    """Median time of a call of each contestant: every round gives each of them a turn, in an order drawn anew.
 
-    So whatever else the machine does meanwhile slows all of them alike, and a stall counts for none.
+    So whatever else the machine does meanwhile slows all of them alike, and a stall counts for none. A turn is
+    several calls on end, lest the caches hold what another contestant left there.
     """
     synchronize = torch.cuda.synchronize if device.startswith("cuda") else lambda: None
     times: dict[str, list[float]] = {name: [] for name in contestants}
     order = random.Random(0)
-    for number in range(warm_up + rounds):
+    for number in range(1 + rounds):
         for name in order.sample(list(contestants), len(contestants)):
             synchronize()
             begin = time.perf_counter()
-            contestants[name]()
+            for _ in range(calls):
+                contestants[name]()
             synchronize()
-            if number >= warm_up:
-                times[name].append(time.perf_counter() - begin)
+            if number:  # the first round warms up
+                times[name].append((time.perf_counter() - begin) / calls)
     return {name: statistics.median(values) for name, values in times.items()}
+
+
+def keep_freed_memory() -> None:
+    """Have glibc keep what is freed instead of handing it back to the system, to be faulted in again at the next call.
+
+    A process that runs an encoder is in that state anyway: glibc raises its thresholds when large blocks are freed.
+    Elsewhere than on glibc this does nothing.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
+    if mallopt is not None:
+        mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
+        mallopt(-3, 32 * 2**20)  # M_MMAP_THRESHOLD, the most it takes
 
 
 def machine(device: str = "cpu") -> dict[str, Any]:

@@ -17,7 +17,9 @@ from ner.recursions import (
     log_messages,
     log_partition,
     log_partition_and_marginals,
+    log_partition_and_score,
     path_log_probabilities,
+    path_score,
     steps_to_mix,
 )
 
@@ -72,34 +74,37 @@ class LinearChainCRF(nn.Module):
         The log-marginal of a label that no allowed path visits there, and of all labels on padding, is -inf.
         """
         chain = self._chain(emissions, mask)
-        partition, log_marginals, _ = log_partition_and_marginals(chain, self._mixing, len(emissions))
+        partition, _, log_marginals, _ = log_partition_and_marginals(chain, self._mixing, len(emissions))
         dtype = _result_dtype(emissions)
         return partition.to(dtype), log_marginals.to(dtype)
 
-    def two_view_marginals(
-        self, student: Tensor, teacher: Tensor, mask: Tensor, *, detach_teacher: bool
+    def two_views(
+        self, student: Tensor, teacher: Tensor, labels: Tensor, mask: Tensor, *, detach_teacher: bool
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """log Z [2, B] and log-marginals, each [B, L, K], of two views' emissions of the same sequences.
+        """Log-likelihoods [2, B] of labels and log-marginals, each [B, L, K], of two views' emissions of B sequences.
 
-        One pass for both: its cost lies in the number of steps more than in the batch. log Z carries gradients for
-        both views; with `detach_teacher` the teacher's log-marginals carry none, which spares half of their cost.
+        One pass for both: its cost lies in the number of steps more than in the batch. The likelihoods carry
+        gradients for both views; with `detach_teacher` the teacher's log-marginals carry none, which spares half of
+        their cost.
         """
         n_sequences = len(student)
         emissions = torch.cat([student, teacher])
         chain, dtype = self._chain(emissions, mask.repeat(2, 1)), _result_dtype(emissions)
         n_rows = n_sequences if detach_teacher else 2 * n_sequences
-        partition, moving, others = log_partition_and_marginals(chain, self._mixing, n_rows)
+        partition, score, moving, others = log_partition_and_marginals(
+            chain, self._mixing, n_rows, labels.repeat(2, 1)
+        )
         of_student, of_teacher = (moving, others) if detach_teacher else moving.split(n_sequences)
-        return partition.view(2, n_sequences).to(dtype), of_student.to(dtype), of_teacher.to(dtype)
+        return (score - partition).view(2, n_sequences).to(dtype), of_student.to(dtype), of_teacher.to(dtype)
 
     def score(self, emissions: Tensor, labels: Tensor, mask: Tensor) -> Tensor:
         """The unnormalised log-score [B] of labels [B, L] (any value on padding)."""
-        return self._score(self._chain(emissions, mask), labels, mask).to(_result_dtype(emissions))
+        return path_score(self._chain(emissions, mask), labels.masked_fill(~mask, 0), mask).to(_result_dtype(emissions))
 
     def log_likelihood(self, emissions: Tensor, labels: Tensor, mask: Tensor) -> Tensor:
         """log p(labels | x) [B]: score - log Z; -inf for a path that takes an excluded transition."""
-        chain = self._chain(emissions, mask)
-        return (self._score(chain, labels, mask) - log_partition(chain, self._mixing)).to(_result_dtype(emissions))
+        partition, score = log_partition_and_score(self._chain(emissions, mask), self._mixing, labels)
+        return (score - partition).to(_result_dtype(emissions))
 
     def marginals(self, emissions: Tensor, mask: Tensor) -> Tensor:
         """P(y_t = k | x) [B, L, K], 0 on padding, differentiable."""
@@ -180,7 +185,7 @@ class LinearChainCRF(nn.Module):
         emissions = torch.cat([teacher, student])
         chain = self._chain(emissions, mask.repeat(2, 1), temperature)
         n_rows = len(teacher)
-        partition, log_marginals, _ = log_partition_and_marginals(chain, self._mixing, n_rows)
+        partition, _, log_marginals, _ = log_partition_and_marginals(chain, self._mixing, n_rows)
         scores = chain.emissions.double()
         difference = scores[:n_rows] - scores[n_rows:]
         expected = (log_marginals[:n_rows].exp() * difference).sum((1, 2))
@@ -197,13 +202,6 @@ class LinearChainCRF(nn.Module):
             start = start.masked_fill(~self.allowed_start, -torch.inf)
             stop = stop.masked_fill(~self.allowed_stop, -torch.inf)
         return Chain(emissions, transitions, start, stop, mask.sum(1))
-
-    def _score(self, chain: Chain, labels: Tensor, mask: Tensor) -> Tensor:
-        labels = labels.masked_fill(~mask, 0)
-        emitted = chain.emissions.gather(2, labels.unsqueeze(-1)).squeeze(-1).double().sum(1)
-        moved = chain.transitions[labels[:, :-1], labels[:, 1:]].masked_fill(~mask[:, 1:], 0.0).sum(1)
-        last = labels.gather(1, (chain.lengths - 1).unsqueeze(1)).squeeze(1)
-        return emitted + moved + chain.start[labels[:, 0]] + chain.stop[last]
 
 
 def _result_dtype(emissions: Tensor) -> torch.dtype:

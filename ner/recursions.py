@@ -7,7 +7,7 @@ chain is left to :mod:`ner.crf`.
 Shapes: B sequences, L positions (the longest sequence), K labels.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -37,17 +37,17 @@ class Chain(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class ScaledMessages:
-    """Forward and backward messages [L, B, K] of exponentiated scores, rescaled now and then.
+    """Forward and backward messages of exponentiated scores, rescaled now and then; the batch last, for speed.
 
     `forward` includes the position's own emission, `future` does not: their product, normalised, is the marginals.
-    Their scales have no meaning, but are such that ``forward[t] = (forward[t-1] @ step) * factors[0, t]``. No product
-    of two messages at a position underflows.
+    Their scales have no meaning, but are such that ``forward[t] = (step[0] @ forward[t-1]) * factors[0, t]``. No
+    product of two messages at a position underflows.
     """
 
-    forward: Tensor  # [L, B, K]
-    future: Tensor  # [L, B, K]
-    factors: Tensor  # [2, L, B, K] exponentiated emissions over scales; direction 1 in its own order of positions
-    step: Tensor  # [2, K, K] exponentiated transitions, and their transpose
+    forward: Tensor  # [L, K, B]
+    future: Tensor  # [L, K, B]
+    factors: Tensor  # [2, L, K, B] exponentiated emissions over scales; direction 1 in its own order of positions
+    step: Tensor  # [2, K, K] exponentiated transitions, [0] into each row from each column, [1] the transpose
     lengths: Tensor | None  # [B]; None: all L
     log_partition: Tensor  # [B]
 
@@ -75,15 +75,15 @@ def scaled_messages(chain: Chain, mixing: int | None) -> ScaledMessages | None:
     if mixing is None:
         return None
     batch, length, n_labels = chain.emissions.shape
-    factors = chain.transitions.new_empty(2, length, batch, n_labels)
-    emissions = factors[0].copy_(chain.emissions.transpose(0, 1))  # [L, B, K]; float32 is slow to reduce
-    top = emissions.amax(-1, keepdim=True)  # [L, B, 1]
+    factors = chain.transitions.new_empty(2, length, n_labels, batch)
+    emissions = factors[0].copy_(chain.emissions.permute(1, 2, 0))
+    top = emissions.amax(1, keepdim=True)  # [L, 1, B]
     peak = chain.transitions.amax()
     finite = chain.transitions.masked_fill(chain.transitions.isinf(), torch.inf).amin()
     ends = torch.stack([chain.start, chain.stop])
     ends_peak = ends.amax(-1, keepdim=True)
     ends_low = ends.masked_fill(ends.isinf(), torch.inf).amin()
-    widest = (top - emissions.amin(-1, keepdim=True)).amax() + torch.maximum(peak - finite, ends_peak.amax() - ends_low)
+    widest = (top - emissions.amin(1, keepdim=True)).amax() + torch.maximum(peak - finite, ends_peak.amax() - ends_low)
     spread = max(float(widest), 1e-9)
     # `not <=` also sends NaN and infinite scores to the log domain, which passes them on honestly.
     if not 2 * (mixing + 1) * spread <= EXPONENT_BUDGET:
@@ -96,35 +96,35 @@ def scaled_messages(chain: Chain, mixing: int | None) -> ScaledMessages | None:
     lengths = None if same else chain.lengths
     reverse(factors[0], lengths, out=factors[1])
     scaled = (chain.transitions - peak).exp()
-    step = torch.stack([scaled, scaled.T])
-    log_scale = top.new_zeros(length, batch)
+    step = torch.stack([scaled.T, scaled])
+    log_scale = emissions.new_zeros(length, batch)
 
     def advance(t: int, before: Tensor, after: Tensor, factor: Tensor) -> None:
         torch.mul(before, factor, out=after)
         if t and t % period == 0:
-            scale = after.amax(-1, keepdim=True).clamp_min_(TINY)
+            scale = after.amax(1, keepdim=True).clamp_min_(TINY)
             after.div_(scale)
             factor.div_(scale)
-            log_scale[t] = scale[0, :, 0].log()
+            log_scale[t] = scale[0, 0].log()
 
     ends_scaled = (ends - ends_peak).exp()
-    forward, future = run_both_ways(ends_scaled[:, None, :], factors, step, lengths, advance)
+    forward, future = run_both_ways(ends_scaled.unsqueeze(-1), factors, step, lengths, advance)
 
     rows = torch.arange(batch, device=emissions.device)
     last = chain.lengths - 1
-    total = (forward[last, rows] @ ends_scaled[1]).log()
-    total += log_scale.cumsum(0)[last, rows] + top.squeeze(-1).sum(0)
+    total = (forward[last, :, rows] @ ends_scaled[1]).log()
+    total += log_scale.cumsum(0)[last, rows] + top.squeeze(1).sum(0)
     total += last * peak + ends_peak.sum()
     return ScaledMessages(forward, future, factors, step, lengths, total)
 
 
 def reverse(values: Tensor, lengths: Tensor | None, *, out: Tensor | None = None) -> Tensor:
-    """Values [L, B, K] from each sequence's last token to its first; meaningless behind that."""
+    """Values [L, K, B] from each sequence's last token to its first; meaningless behind that."""
     length = len(values)
     if lengths is None:
         return torch.index_select(values, 0, torch.arange(length - 1, -1, -1, device=values.device), out=out)
     index = (lengths - 1 - torch.arange(length, device=values.device)[:, None]).clamp_min(0)  # [L, B]
-    return torch.gather(values, 0, index[:, :, None].expand_as(values), out=out)
+    return torch.gather(values, 0, index[:, None].expand_as(values), out=out)
 
 
 def run_both_ways(
@@ -133,17 +133,17 @@ def run_both_ways(
 ) -> tuple[Tensor, Tensor]:
     """One loop over positions for both directions, of which the second reads each sequence from its last token on.
 
-    ``advance(t, before, after, factor)`` fills `after` from `before`, both [2, B, K]: messages without and with the
+    ``advance(t, before, after, factor)`` fills `after` from `before`, both [2, K, B]: messages without and with the
     emission of direction 0's position t and of direction 1's, t from the end.
 
     Returns:
-        `after` of direction 0 and `before` of direction 1, both [L, B, K] in reading order.
+        `after` of direction 0 and `before` of direction 1, both [L, K, B] in reading order.
     """
-    _, length, batch, n_labels = factors.shape
+    _, length, n_labels, batch = factors.shape
     # Of each pair only one half is of use later. So the pairs overlap: the next one's is written over the other half,
     # upwards from position 0 in one buffer, downwards from position L - 1 in the other: half the memory to go through.
-    buffers = factors.new_empty(2, length + 1, batch, n_labels)
-    size, stride = (length, 2, batch, n_labels), (batch * n_labels, batch * n_labels, n_labels, 1)
+    buffers = factors.new_empty(2, length + 1, n_labels, batch)
+    size, stride = (length, 2, n_labels, batch), (batch * n_labels, batch * n_labels, batch, 1)
     afters = buffers[0].as_strided(size, stride).unbind(0)
     befores = buffers[1].as_strided(size, stride, buffers[1].storage_offset()).unbind(0)[::-1]
     multipliers = factors.unbind(1)
@@ -151,23 +151,23 @@ def run_both_ways(
     advance(0, befores[0], afters[0], multipliers[0])
     with torch.autocast(factors.device.type, enabled=False):
         for t in range(1, length):
-            torch.bmm(afters[t - 1], step, out=befores[t])
+            torch.bmm(step, afters[t - 1], out=befores[t])
             advance(t, befores[t], afters[t], multipliers[t])
     if lengths is None:
         return buffers[0, :length], buffers[1, 1:]
     # A sequence of n tokens has its last one where the longest has: L - n further up.
     index = (length + 1 - lengths + torch.arange(length, device=lengths.device)[:, None]).clamp_max(length)
-    return buffers[0, :length], buffers[1].gather(0, index[:, :, None].expand(length, batch, n_labels))
+    return buffers[0, :length], buffers[1].gather(0, index[:, None].expand(length, n_labels, batch))
 
 
 def unary_marginals(messages: ScaledMessages, weights: Tensor) -> Tensor:
-    """weights[t, b] · P(y_t = k | x_b) as [L, B, K]; `weights` must be 0 behind a sequence's end."""
+    """weights[t, b] · P(y_t = k | x_b) as [L, K, B]; `weights` must be 0 behind a sequence's end."""
     product = messages.forward * messages.future
-    return product.mul_((weights / product.sum(-1).clamp_min_(TINY)).unsqueeze(-1))
+    return product.mul_((weights / product.sum(1).clamp_min_(TINY)).unsqueeze(1))
 
 
 def marginals_and_transitions(messages: ScaledMessages, weights: Tensor) -> tuple[Tensor, Tensor]:
-    """weights[b] · P(y_t = k | x_b) as [L, B, K], and Σ over b and t of weights[b] · P(y_{t-1}, y_t | x_b) as [K, K].
+    """weights[b] · P(y_t = k | x_b) as [L, K, B], and Σ over b and t of weights[b] · P(y_{t-1}, y_t | x_b) as [K, K].
 
     The total over pairs of labels, forward[t-1] · step · (factors · future)[t], is forward[t] · future[t].
 
@@ -175,10 +175,14 @@ def marginals_and_transitions(messages: ScaledMessages, weights: Tensor) -> tupl
         weights: [L, B]; must be 0 behind a sequence's end.
     """
     unary = messages.forward * messages.future
-    shares = (weights / unary.sum(-1).clamp_min_(TINY)).unsqueeze(-1)
+    shares = (weights / unary.sum(1).clamp_min_(TINY)).unsqueeze(1)
     right = (messages.factors[0, 1:] * messages.future[1:]).mul_(shares[1:])
-    pairs = messages.forward[:-1].flatten(0, 1).T @ right.flatten(0, 1)
-    return unary.mul_(shares), pairs.mul_(messages.step[0])
+    return unary.mul_(shares), _summed_pairs(messages.forward[:-1], right).mul_(messages.step[1])
+
+
+def _summed_pairs(left: Tensor, right: Tensor) -> Tensor:
+    """Σ over positions and sequences of left[·, i, ·] · right[·, j, ·], as [K, K]."""
+    return torch.bmm(left, right.transpose(1, 2)).sum(0)
 
 
 def marginal_derivative(messages: ScaledMessages, of_log: Tensor, inside: Tensor) -> tuple[Tensor, Tensor]:
@@ -194,17 +198,17 @@ def marginal_derivative(messages: ScaledMessages, of_log: Tensor, inside: Tensor
         inside: [L, R], 1 inside a sequence and 0 behind its end.
 
     Returns:
-        [L, R, K] and [K, K].
+        [L, K, R] and [K, K].
     """
     n_rows = len(of_log)
-    forward, future = messages.forward[:, :n_rows], messages.future[:, :n_rows]
-    factors = messages.factors[:, :, :n_rows]
+    forward, future, factors = (x[..., :n_rows] for x in (messages.forward, messages.future, messages.factors))
     lengths = None if messages.lengths is None else messages.lengths[:n_rows]
     product = forward * future
-    total = product.sum(-1, keepdim=True).clamp_min_(TINY)
-    weight = inside.unsqueeze(-1) / total
+    total = product.sum(1, keepdim=True).clamp_min_(TINY)
+    weight = inside.unsqueeze(1) / total
     marginals = product * weight
-    direction = (of_log.transpose(0, 1) / marginals).masked_fill_(marginals == 0, 0.0)
+    direction = torch.empty_like(marginals).copy_(of_log.permute(1, 2, 0))
+    direction.div_(marginals).masked_fill_(marginals == 0, 0.0)
 
     drift = torch.empty_like(factors, memory_format=torch.contiguous_format)
     torch.mul(forward, direction, out=drift[0])
@@ -217,15 +221,14 @@ def marginal_derivative(messages: ScaledMessages, of_log: Tensor, inside: Tensor
 
     forward_moved, future_moved = run_both_ways(0.0, factors, messages.step, lengths, advance)
     moved = torch.addcmul(forward_moved * future, forward, future_moved)
-    share = moved.sum(-1, keepdim=True).div_(total)
+    share = moved.sum(1, keepdim=True).div_(total)
     unary = torch.addcmul(moved.mul_(weight), marginals, share, value=-1)
 
     # The pairs' total and how it moves are those of the unary marginals, see marginals_and_transitions.
     right = (factors[0] * future).mul_(weight)
     right_moved = (factors[0] * future_moved).mul_(weight).addcmul_(right, direction.sub_(share))
-    pairs = forward_moved[:-1].flatten(0, 1).T @ right[1:].flatten(0, 1)
-    pairs += forward[:-1].flatten(0, 1).T @ right_moved[1:].flatten(0, 1)
-    return unary, pairs.mul_(messages.step[0])
+    pairs = _summed_pairs(forward_moved[:-1], right[1:]) + _summed_pairs(forward[:-1], right_moved[1:])
+    return unary, pairs.mul_(messages.step[1])
 
 
 class LogMessages(NamedTuple):
@@ -276,79 +279,97 @@ def path_log_probabilities(chain: Chain, mixing: int | None, labels: Tensor) -> 
         forward, backward, future = (x.gather(2, index).squeeze(-1) for x in messages[:3])
         moved = chain.transitions[labels[:, :-1], labels[:, 1:]].clamp_min(IMPOSSIBLE)
         return forward + future - messages.log_partition[:, None], moved + backward[:, 1:] - future[:, :-1]
-    index = labels.T.unsqueeze(-1)  # [L, B, 1]
+    index = labels.T.unsqueeze(1)  # [L, 1, B]
     product = scaled.forward * scaled.future
-    marginal = product.gather(2, index).squeeze(-1) / product.sum(-1).clamp_min_(TINY)
-    leaving = scaled.step[0][labels[:, :-1]].transpose(0, 1) * (scaled.factors[0, 1:] * scaled.future[1:])
-    moved = leaving.gather(2, index[1:]).squeeze(-1) / leaving.sum(-1).clamp_min_(TINY)
+    marginal = product.gather(1, index).squeeze(1) / product.sum(1).clamp_min_(TINY)
+    leaving = scaled.step[1][labels[:, :-1]].permute(1, 2, 0) * (scaled.factors[0, 1:] * scaled.future[1:])
+    moved = leaving.gather(1, index[1:]).squeeze(1) / leaving.sum(1).clamp_min_(TINY)
     return marginal.log().T, moved.log().T
 
 
-class LogPartition(torch.autograd.Function):
-    """log Z [B] of a chain; where asked for, log-marginals: of its first R sequences, [R, L, K], and of the others.
+class ChainFunction(torch.autograd.Function):
+    """log Z [B] of a chain and, where asked for, the score of labels [B] and log-marginals, with exact gradients.
 
-    The gradient of log Z is the marginals themselves; that of the first log-marginals is :func:`marginal_derivative`,
-    the others carry none. Only chains whose scores' range exceeds float64's exponents are recomputed in the log domain
-    under autograd.
+    The gradient of log Z is the marginals themselves; that of the log-marginals is :func:`marginal_derivative`. Only
+    chains whose scores' range exceeds float64's exponents are recomputed in the log domain under autograd.
     """
 
     @staticmethod
     def forward(
-        ctx: Any, mixing: int | None, n_rows: int | None, lengths: Tensor, *scores: Tensor
-    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        ctx: Any, mixing: int | None, n_rows: int | None, labels: Tensor | None, lengths: Tensor, *scores: Tensor
+    ) -> tuple[Tensor | None, ...]:
+        """log Z, score of `labels` [B, L], log-marginals of the first `n_rows` sequences, and of the others.
+
+        The last carry no gradient; all but log Z are None where they are not asked for.
+        """
         chain = Chain(scores[0], scores[1], scores[2], scores[3], lengths)
         length = chain.emissions.shape[1]
         ctx.set_materialize_grads(False)
         ctx.dtype = chain.emissions.dtype
         ctx.messages = scaled_messages(chain, mixing)
         inside = torch.arange(length, device=lengths.device)[:, None] < lengths
-        if ctx.messages is None:
-            messages = log_messages(chain)
-            ctx.save_for_backward(lengths, *scores)
-            if n_rows is None:
-                return messages.log_partition, None, None
+        gold, score = None, None
+        if labels is not None:
+            gold = labels.masked_fill(~inside.T, 0)
+            score = path_score(chain, gold, inside.T)
+        # What backward does not need is not kept.
+        ctx.save_for_backward(lengths, inside, gold, *(scores if ctx.messages is None else ()))
+        messages = log_messages(chain) if ctx.messages is None else ctx.messages
+        if n_rows is None:
+            return messages.log_partition, score, None, None
+        if isinstance(messages, LogMessages):
             log_marginals = log_marginals_of(messages).masked_fill(~inside.T.unsqueeze(-1), -torch.inf)
-            partition = messages.log_partition
         else:
-            ctx.save_for_backward(lengths, inside)
-            partition = ctx.messages.log_partition
-            if n_rows is None:
-                return partition, None, None
-            log_marginals = unary_marginals(ctx.messages, inside.to(partition.dtype)).log_().transpose(0, 1)
+            log_marginals = unary_marginals(messages, inside.to(messages.forward.dtype)).log_().permute(2, 0, 1)
         moving, others = log_marginals[:n_rows], log_marginals[n_rows:]
         ctx.mark_non_differentiable(others)
-        return partition, moving, others
+        return messages.log_partition, score, moving, others
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(
-        ctx: Any, of_partition: Tensor | None, of_marginals: Tensor | None, _of_others: None
+        ctx: Any, of_partition: Tensor | None, of_score: Tensor | None, of_marginals: Tensor | None, _of_others: None
     ) -> tuple[Tensor | None, ...]:
-        if of_partition is None and of_marginals is None:
-            return (None,) * 7
+        lengths, is_inside, gold, *scores = ctx.saved_tensors
+        rows, last = torch.arange(len(lengths), device=lengths.device), lengths - 1
         if ctx.messages is None:
-            return (None, None, None, *_autograd_gradient(ctx.saved_tensors, of_partition, of_marginals))
-        lengths, is_inside = ctx.saved_tensors
-        inside = is_inside.to(ctx.messages.forward.dtype)
-        if of_partition is None:
-            unary, pairs = torch.zeros_like(ctx.messages.forward), torch.zeros_like(ctx.messages.step[0])
+            unary, pairs, start, stop = _autograd_gradient(lengths, scores, of_partition, of_marginals)
+            unary, pairs = unary.permute(1, 2, 0), pairs.contiguous()
         else:
-            unary, pairs = marginals_and_transitions(ctx.messages, inside * of_partition)
-        if of_marginals is not None:
-            n_rows = len(of_marginals)
-            unary_moved, pairs_moved = marginal_derivative(ctx.messages, of_marginals, inside[:, :n_rows])
-            unary[:, :n_rows] += unary_moved
-            pairs += pairs_moved
-        last = unary[lengths - 1, torch.arange(len(lengths), device=lengths.device)]
-        return None, None, None, unary.transpose(0, 1).to(ctx.dtype), pairs, unary[0].sum(0), last.sum(0)
+            inside = is_inside.to(ctx.messages.forward.dtype)
+            if of_partition is None:
+                unary, pairs = torch.zeros_like(ctx.messages.forward), torch.zeros_like(ctx.messages.step[0])
+            else:
+                unary, pairs = marginals_and_transitions(ctx.messages, inside * of_partition)
+            if of_marginals is not None:
+                n_rows = len(of_marginals)
+                unary_moved, pairs_moved = marginal_derivative(ctx.messages, of_marginals, inside[:, :n_rows])
+                unary[..., :n_rows] += unary_moved
+                pairs += pairs_moved
+            start, stop = unary[0].sum(1), unary[last, :, rows].sum(0)
+        if of_score is not None:
+            weights = is_inside * of_score  # [L, B]
+            unary.scatter_add_(1, gold.T.unsqueeze(1), weights.unsqueeze(1))
+            moves = gold[:, :-1] * len(pairs) + gold[:, 1:]
+            pairs.view(-1).index_add_(0, moves.T.flatten(), weights[1:].flatten())
+            start.index_add_(0, gold[:, 0], of_score)
+            stop.index_add_(0, gold[rows, last], of_score)
+        return None, None, None, None, unary.permute(2, 0, 1).to(ctx.dtype), pairs, start, stop
+
+
+def path_score(chain: Chain, labels: Tensor, inside: Tensor) -> Tensor:
+    """The unnormalised log-score [B] of labels [B, L], 0 where `inside` [B, L] is False."""
+    emitted = chain.emissions.gather(2, labels.unsqueeze(-1)).squeeze(-1).double().sum(1)
+    moved = chain.transitions[labels[:, :-1], labels[:, 1:]].masked_fill(~inside[:, 1:], 0.0).sum(1)
+    last = labels.gather(1, (chain.lengths - 1).unsqueeze(1)).squeeze(1)
+    return emitted + moved + chain.start[labels[:, 0]] + chain.stop[last]
 
 
 def _autograd_gradient(
-    saved: tuple[Tensor, ...], of_partition: Tensor | None, of_marginals: Tensor | None
+    lengths: Tensor, scores: Sequence[Tensor], of_partition: Tensor | None, of_marginals: Tensor | None
 ) -> tuple[Tensor, ...]:
-    lengths, *scores = saved
     with torch.enable_grad():
-        leaves = [score.detach().requires_grad_() for score in scores]
+        leaves = [score.detach().double().requires_grad_() for score in scores]
         messages = log_messages(Chain(leaves[0], leaves[1], leaves[2], leaves[3], lengths))
         outputs, gradients = [], []
         if of_partition is not None:
@@ -361,17 +382,27 @@ def _autograd_gradient(
             inside = torch.arange(log_marginals.shape[1], device=lengths.device) < lengths[:, None]
             impossible = (log_marginals.isinf() | ~inside.unsqueeze(-1))[:n_rows]
             gradients.append(of_marginals.masked_fill(impossible, 0.0))
+        if not outputs:
+            return tuple(torch.zeros_like(leaf) for leaf in leaves)
         return torch.autograd.grad(outputs, leaves, gradients, materialize_grads=True)
 
 
 def log_partition(chain: Chain, mixing: int | None) -> Tensor:
     """log Z [B]."""
-    return LogPartition.apply(mixing, None, chain.lengths, *chain[:4])[0]
+    return ChainFunction.apply(mixing, None, None, chain.lengths, *chain[:4])[0]
 
 
-def log_partition_and_marginals(chain: Chain, mixing: int | None, n_rows: int) -> tuple[Tensor, Tensor, Tensor]:
-    """log Z [B] and log P(y_t = k | x): [n_rows, L, K], and [B - n_rows, L, K] without gradient, of the others.
+def log_partition_and_score(chain: Chain, mixing: int | None, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """log Z [B] and the score [B] of labels [B, L] (anything behind a sequence's end)."""
+    return ChainFunction.apply(mixing, None, labels, chain.lengths, *chain[:4])[:2]
 
-    -inf where no allowed path passes and behind a sequence's end.
+
+def log_partition_and_marginals(
+    chain: Chain, mixing: int | None, n_rows: int, labels: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """log Z [B], score of labels [B, L] (None without), log P(y_t = k | x) of n_rows sequences and of the others.
+
+    Log-marginals are [n_rows, L, K], and [B - n_rows, L, K] without gradient; -inf where no allowed path passes and
+    behind a sequence's end.
     """
-    return LogPartition.apply(mixing, n_rows, chain.lengths, *chain[:4])
+    return ChainFunction.apply(mixing, n_rows, labels, chain.lengths, *chain[:4])

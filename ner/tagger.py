@@ -154,13 +154,12 @@ class CrossViewTagger(PreTrainedModel):
         return {"loss": loss, f"nll_{mode}": loss.detach()}
 
     def _two_view_loss(self, text_only: ViewBatch, cross_modal: ViewBatch, labels: Tensor) -> dict[str, Tensor]:
-        config, mask, n_tweets = self.config, text_only["mask"], len(labels)
+        config, mask = self.config, text_only["mask"]
         student, teacher = self.emissions(text_only), self.emissions(cross_modal)
-        partition, student_log_marginals, teacher_log_marginals = self.crf.two_view_marginals(
-            student, teacher, mask, detach_teacher=config.detach_teacher
+        log_likelihood, student_log_marginals, teacher_log_marginals = self.crf.two_views(
+            student, teacher, labels, mask, detach_teacher=config.detach_teacher
         )
-        score = self.crf.score(torch.cat([student, teacher]), labels.repeat(2, 1), mask.repeat(2, 1))
-        nll_text_only, nll_cross_modal = (partition - score.view(2, n_tweets)).mean(1)
+        nll_text_only, nll_cross_modal = -log_likelihood.mean(1)
         loss = config.weight_text_only * nll_text_only + config.weight_cross_modal * nll_cross_modal
         terms = {"nll_text_only": nll_text_only.detach(), "nll_cross_modal": nll_cross_modal.detach()}
         if config.alignment != "none":
