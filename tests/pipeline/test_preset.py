@@ -153,6 +153,6 @@ def test_command_names_the_presets_when_given_another(path: Path) -> None:
 def test_a_missing_or_invalid_params_file_is_named(tmp_path: Path, path: Path) -> None:
     with pytest.raises(UserError, match=r"none\.yaml: no such file"):
         preset.apply("ita-snap", tmp_path / "none.yaml")
-    path.write_text(path.read_text(encoding="utf-8").replace("epochs: 10", "epochs: ten"), encoding="utf-8")
+    path.write_text(path.read_text(encoding="utf-8").replace("epochs: 8", "epochs: ten"), encoding="utf-8")
     with pytest.raises(UserError, match=r"params\.yaml:\d+: train\.epochs"):
         preset.apply("ita-snap", path)
