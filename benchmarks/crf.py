@@ -61,8 +61,7 @@ class Tensors:
 
     def our_kl(self) -> tuple[Tensor, ...]:
         """ITA's marginal KL from two views' emissions, teacher detached, and its gradient."""
-        _, student, teacher = self.crf.two_views(self.emissions, self.teacher, self.labels, self.mask,
-                                                 detach_teacher=True)
+        student, teacher = self.crf.two_view_marginals(self.emissions, self.teacher, self.mask, detach_teacher=True)
         views = TwoViews(self.teacher, self.emissions, teacher, student, self.mask)
         return self.gradients(marginal(self.crf, views, 4.0).sum(), self.crf)
 

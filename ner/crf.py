@@ -8,20 +8,13 @@ the padding behind them; a sequence has at least one token. Whatever autocast sa
 returned in float32, or in float64 where the emissions are.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
-from ner.recursions import (
-    IMPOSSIBLE,
-    Chain,
-    log_messages,
-    log_partition,
-    log_partition_and_marginals,
-    log_partition_and_score,
-    path_log_probabilities,
-    path_score,
-    steps_to_mix,
-)
+from ner.chains import log_partition, log_partition_and_marginals, log_partition_and_score, path_score
+from ner.recursions import IMPOSSIBLE, Chain, log_messages, path_log_probabilities, steps_to_mix
 
 
 class LinearChainCRF(nn.Module):
@@ -57,6 +50,7 @@ class LinearChainCRF(nn.Module):
         self.register_buffer("allowed_stop", allowed[2])
         in_training = allowed[0] if exclude_forbidden else torch.ones_like(allowed[0])
         self._mixing = steps_to_mix(in_training)
+        self._all_allowed = all(bool(each.all()) for each in allowed)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -87,15 +81,26 @@ class LinearChainCRF(nn.Module):
         gradients for both views; with `detach_teacher` the teacher's log-marginals carry none, which spares half of
         their cost.
         """
-        n_sequences = len(student)
-        emissions = torch.cat([student, teacher])
-        chain, dtype = self._chain(emissions, mask.repeat(2, 1)), _result_dtype(emissions)
-        n_rows = n_sequences if detach_teacher else 2 * n_sequences
+        partition, score, of_student, of_teacher = self._two_views(student, teacher, labels, mask, detach_teacher)
+        return (score - partition).view(2, -1).to(of_student.dtype), of_student, of_teacher
+
+    def two_view_marginals(
+        self, student: Tensor, teacher: Tensor, mask: Tensor, *, detach_teacher: bool
+    ) -> tuple[Tensor, Tensor]:
+        """As :meth:`two_views`, the log-marginals alone."""
+        return self._two_views(student, teacher, None, mask, detach_teacher)[2:]
+
+    def _two_views(
+        self, student: Tensor, teacher: Tensor, labels: Tensor | None, mask: Tensor, detach_teacher: bool
+    ) -> tuple[Any, Any, Tensor, Tensor]:
+        n_sequences, emissions = len(student), torch.cat([student, teacher])
         partition, score, moving, others = log_partition_and_marginals(
-            chain, self._mixing, n_rows, labels.repeat(2, 1)
+            self._chain(emissions, mask.repeat(2, 1)), self._mixing,
+            n_sequences if detach_teacher else 2 * n_sequences, None if labels is None else labels.repeat(2, 1),
         )
         of_student, of_teacher = (moving, others) if detach_teacher else moving.split(n_sequences)
-        return (score - partition).view(2, n_sequences).to(dtype), of_student.to(dtype), of_teacher.to(dtype)
+        dtype = _result_dtype(emissions)
+        return partition, score, of_student.to(dtype), of_teacher.to(dtype)
 
     def score(self, emissions: Tensor, labels: Tensor, mask: Tensor) -> Tensor:
         """The unnormalised log-score [B] of labels [B, L] (any value on padding)."""
@@ -186,18 +191,18 @@ class LinearChainCRF(nn.Module):
         chain = self._chain(emissions, mask.repeat(2, 1), temperature)
         n_rows = len(teacher)
         partition, _, log_marginals, _ = log_partition_and_marginals(chain, self._mixing, n_rows)
-        scores = chain.emissions.double()
+        scores = chain.emissions.double().masked_fill(~mask.repeat(2, 1).unsqueeze(-1), 0.0)
         difference = scores[:n_rows] - scores[n_rows:]
         expected = (log_marginals[:n_rows].exp() * difference).sum((1, 2))
         return (expected - partition[:n_rows] + partition[n_rows:]).to(_result_dtype(emissions))
 
     def _chain(self, emissions: Tensor, mask: Tensor, temperature: float = 1.0) -> Chain:
-        emissions = emissions.masked_fill(~mask.unsqueeze(-1), 0.0).to(_result_dtype(emissions))
+        emissions = emissions.to(_result_dtype(emissions))
         transitions, start, stop = (score.double() for score in (self.transitions, self.start, self.stop))
         if temperature != 1.0:
             transitions, start, stop = transitions / temperature, start / temperature, stop / temperature
             emissions = emissions.double() / temperature
-        if self.exclude_forbidden:
+        if self.exclude_forbidden and not self._all_allowed:
             transitions = transitions.masked_fill(~self.allowed_transitions, -torch.inf)
             start = start.masked_fill(~self.allowed_start, -torch.inf)
             stop = stop.masked_fill(~self.allowed_stop, -torch.inf)

@@ -1,15 +1,15 @@
 """The forward and backward recursions of a linear chain, and their exact derivatives, as plain functions of tensors.
 
 Both directions run in one loop over positions, in float64 and in the linear domain where the scores' range allows it
-(nearly always), else in the log domain. What the scores mean, which transitions are allowed and what is asked of the
-chain is left to :mod:`ner.crf`.
+(nearly always), else in the log domain. Autograd meets them in :mod:`ner.chains`; what the scores mean and which
+transitions are allowed is left to :mod:`ner.crf`.
 
 Shapes: B sequences, L positions (the longest sequence), K labels.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -23,7 +23,7 @@ IMPOSSIBLE = -1e30
 
 
 class Chain(NamedTuple):
-    """A batch of chains. Excluded transitions are -inf; `emissions` are 0 behind a sequence's end.
+    """A batch of chains. Excluded transitions are -inf; emissions behind a sequence's end may be anything.
 
     Emissions may come in float32, which saves passes over them; whatever is computed of them is float64.
     """
@@ -77,6 +77,11 @@ def scaled_messages(chain: Chain, mixing: int | None) -> ScaledMessages | None:
     batch, length, n_labels = chain.emissions.shape
     factors = chain.transitions.new_empty(2, length, n_labels, batch)
     emissions = factors[0].copy_(chain.emissions.permute(1, 2, 0))
+    # Asking the lengths would make a GPU wait.
+    same = emissions.device.type == "cpu" and bool((chain.lengths == length).all())
+    lengths = None if same else chain.lengths
+    if lengths is not None:
+        emissions.masked_fill_((torch.arange(length, device=lengths.device)[:, None] >= lengths).unsqueeze(1), 0.0)
     top = emissions.amax(1, keepdim=True)  # [L, 1, B]
     peak = chain.transitions.amax()
     finite = chain.transitions.masked_fill(chain.transitions.isinf(), torch.inf).amin()
@@ -91,9 +96,6 @@ def scaled_messages(chain: Chain, mixing: int | None) -> ScaledMessages | None:
     period = min(int(EXPONENT_BUDGET / 2 / spread) - mixing, 64)
 
     emissions.sub_(top).exp_()
-    # Asking the lengths would make a GPU wait.
-    same = emissions.device.type == "cpu" and bool((chain.lengths == length).all())
-    lengths = None if same else chain.lengths
     reverse(factors[0], lengths, out=factors[1])
     scaled = (chain.transitions - peak).exp()
     step = torch.stack([scaled.T, scaled])
@@ -203,10 +205,10 @@ def marginal_derivative(messages: ScaledMessages, of_log: Tensor, inside: Tensor
     n_rows = len(of_log)
     forward, future, factors = (x[..., :n_rows] for x in (messages.forward, messages.future, messages.factors))
     lengths = None if messages.lengths is None else messages.lengths[:n_rows]
-    product = forward * future
-    total = product.sum(1, keepdim=True).clamp_min_(TINY)
+    marginals = forward * future
+    total = marginals.sum(1, keepdim=True).clamp_min_(TINY)
     weight = inside.unsqueeze(1) / total
-    marginals = product * weight
+    marginals *= weight
     direction = torch.empty_like(marginals).copy_(of_log.permute(1, 2, 0))
     direction.div_(marginals).masked_fill_(marginals == 0, 0.0)
 
@@ -242,7 +244,9 @@ class LogMessages(NamedTuple):
 
 def log_messages(chain: Chain) -> LogMessages:
     """Run both recursions in the log domain: any scores, differentiable by autograd, several times slower."""
-    emissions, length = chain.emissions.double(), chain.emissions.shape[1]
+    length = chain.emissions.shape[1]
+    outside = torch.arange(length, device=chain.lengths.device) >= chain.lengths[:, None]
+    emissions = chain.emissions.double().masked_fill(outside.unsqueeze(-1), 0.0)
     transitions, start, stop = (x.clamp_min(IMPOSSIBLE) for x in (chain.transitions, chain.start, chain.stop))
     rows = torch.arange(len(chain.lengths), device=chain.lengths.device)
     index = (chain.lengths[:, None] - 1 - torch.arange(length, device=rows.device)).clamp_min(0)  # [B, L]
@@ -285,124 +289,3 @@ def path_log_probabilities(chain: Chain, mixing: int | None, labels: Tensor) -> 
     leaving = scaled.step[1][labels[:, :-1]].permute(1, 2, 0) * (scaled.factors[0, 1:] * scaled.future[1:])
     moved = leaving.gather(1, index[1:]).squeeze(1) / leaving.sum(1).clamp_min_(TINY)
     return marginal.log().T, moved.log().T
-
-
-class ChainFunction(torch.autograd.Function):
-    """log Z [B] of a chain and, where asked for, the score of labels [B] and log-marginals, with exact gradients.
-
-    The gradient of log Z is the marginals themselves; that of the log-marginals is :func:`marginal_derivative`. Only
-    chains whose scores' range exceeds float64's exponents are recomputed in the log domain under autograd.
-    """
-
-    @staticmethod
-    def forward(
-        ctx: Any, mixing: int | None, n_rows: int | None, labels: Tensor | None, lengths: Tensor, *scores: Tensor
-    ) -> tuple[Tensor | None, ...]:
-        """log Z, score of `labels` [B, L], log-marginals of the first `n_rows` sequences, and of the others.
-
-        The last carry no gradient; all but log Z are None where they are not asked for.
-        """
-        chain = Chain(scores[0], scores[1], scores[2], scores[3], lengths)
-        length = chain.emissions.shape[1]
-        ctx.set_materialize_grads(False)
-        ctx.dtype = chain.emissions.dtype
-        ctx.messages = scaled_messages(chain, mixing)
-        inside = torch.arange(length, device=lengths.device)[:, None] < lengths
-        gold, score = None, None
-        if labels is not None:
-            gold = labels.masked_fill(~inside.T, 0)
-            score = path_score(chain, gold, inside.T)
-        # What backward does not need is not kept.
-        ctx.save_for_backward(lengths, inside, gold, *(scores if ctx.messages is None else ()))
-        messages = log_messages(chain) if ctx.messages is None else ctx.messages
-        if n_rows is None:
-            return messages.log_partition, score, None, None
-        if isinstance(messages, LogMessages):
-            log_marginals = log_marginals_of(messages).masked_fill(~inside.T.unsqueeze(-1), -torch.inf)
-        else:
-            log_marginals = unary_marginals(messages, inside.to(messages.forward.dtype)).log_().permute(2, 0, 1)
-        moving, others = log_marginals[:n_rows], log_marginals[n_rows:]
-        ctx.mark_non_differentiable(others)
-        return messages.log_partition, score, moving, others
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(
-        ctx: Any, of_partition: Tensor | None, of_score: Tensor | None, of_marginals: Tensor | None, _of_others: None
-    ) -> tuple[Tensor | None, ...]:
-        lengths, is_inside, gold, *scores = ctx.saved_tensors
-        rows, last = torch.arange(len(lengths), device=lengths.device), lengths - 1
-        if ctx.messages is None:
-            unary, pairs, start, stop = _autograd_gradient(lengths, scores, of_partition, of_marginals)
-            unary, pairs = unary.permute(1, 2, 0), pairs.contiguous()
-        else:
-            inside = is_inside.to(ctx.messages.forward.dtype)
-            if of_partition is None:
-                unary, pairs = torch.zeros_like(ctx.messages.forward), torch.zeros_like(ctx.messages.step[0])
-            else:
-                unary, pairs = marginals_and_transitions(ctx.messages, inside * of_partition)
-            if of_marginals is not None:
-                n_rows = len(of_marginals)
-                unary_moved, pairs_moved = marginal_derivative(ctx.messages, of_marginals, inside[:, :n_rows])
-                unary[..., :n_rows] += unary_moved
-                pairs += pairs_moved
-            start, stop = unary[0].sum(1), unary[last, :, rows].sum(0)
-        if of_score is not None:
-            weights = is_inside * of_score  # [L, B]
-            unary.scatter_add_(1, gold.T.unsqueeze(1), weights.unsqueeze(1))
-            moves = gold[:, :-1] * len(pairs) + gold[:, 1:]
-            pairs.view(-1).index_add_(0, moves.T.flatten(), weights[1:].flatten())
-            start.index_add_(0, gold[:, 0], of_score)
-            stop.index_add_(0, gold[rows, last], of_score)
-        return None, None, None, None, unary.permute(2, 0, 1).to(ctx.dtype), pairs, start, stop
-
-
-def path_score(chain: Chain, labels: Tensor, inside: Tensor) -> Tensor:
-    """The unnormalised log-score [B] of labels [B, L], 0 where `inside` [B, L] is False."""
-    emitted = chain.emissions.gather(2, labels.unsqueeze(-1)).squeeze(-1).double().sum(1)
-    moved = chain.transitions[labels[:, :-1], labels[:, 1:]].masked_fill(~inside[:, 1:], 0.0).sum(1)
-    last = labels.gather(1, (chain.lengths - 1).unsqueeze(1)).squeeze(1)
-    return emitted + moved + chain.start[labels[:, 0]] + chain.stop[last]
-
-
-def _autograd_gradient(
-    lengths: Tensor, scores: Sequence[Tensor], of_partition: Tensor | None, of_marginals: Tensor | None
-) -> tuple[Tensor, ...]:
-    with torch.enable_grad():
-        leaves = [score.detach().double().requires_grad_() for score in scores]
-        messages = log_messages(Chain(leaves[0], leaves[1], leaves[2], leaves[3], lengths))
-        outputs, gradients = [], []
-        if of_partition is not None:
-            outputs.append(messages.log_partition)
-            gradients.append(of_partition)
-        if of_marginals is not None:
-            n_rows = len(of_marginals)
-            log_marginals = log_marginals_of(messages)
-            outputs.append(log_marginals[:n_rows])
-            inside = torch.arange(log_marginals.shape[1], device=lengths.device) < lengths[:, None]
-            impossible = (log_marginals.isinf() | ~inside.unsqueeze(-1))[:n_rows]
-            gradients.append(of_marginals.masked_fill(impossible, 0.0))
-        if not outputs:
-            return tuple(torch.zeros_like(leaf) for leaf in leaves)
-        return torch.autograd.grad(outputs, leaves, gradients, materialize_grads=True)
-
-
-def log_partition(chain: Chain, mixing: int | None) -> Tensor:
-    """log Z [B]."""
-    return ChainFunction.apply(mixing, None, None, chain.lengths, *chain[:4])[0]
-
-
-def log_partition_and_score(chain: Chain, mixing: int | None, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """log Z [B] and the score [B] of labels [B, L] (anything behind a sequence's end)."""
-    return ChainFunction.apply(mixing, None, labels, chain.lengths, *chain[:4])[:2]
-
-
-def log_partition_and_marginals(
-    chain: Chain, mixing: int | None, n_rows: int, labels: Tensor | None = None
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """log Z [B], score of labels [B, L] (None without), log P(y_t = k | x) of n_rows sequences and of the others.
-
-    Log-marginals are [n_rows, L, K], and [B - n_rows, L, K] without gradient; -inf where no allowed path passes and
-    behind a sequence's end.
-    """
-    return ChainFunction.apply(mixing, n_rows, labels, chain.lengths, *chain[:4])

@@ -223,6 +223,35 @@ def test_likelihood_gradient_and_decode_agree_with_pytorch_crf() -> None:
         assert path[:length].tolist() == wanted_path
 
 
+@pytest.mark.parametrize("detach", [True, False])
+@pytest.mark.parametrize("scale", SCALES)
+def test_two_views_at_once_equal_each_by_itself(scale: float, detach: bool) -> None:
+    crf = random_crf()
+    (student, mask), (teacher, _) = random_batch(scale), random_batch(scale)
+    student.requires_grad_()
+    teacher.requires_grad_()
+    leaves = [student, teacher, *crf.parameters()]
+    labels = torch.tensor([[1, 2, 3, 0, 4], [4, 1, 3, 9, 9], [0, 9, 9, 9, 9], [1, 3, 0, 0, 0]])
+    weights = torch.randn(2, *student.shape, dtype=torch.float64)
+
+    def objective(likelihoods: Tensor, *log_marginals: Tensor) -> Tensor:
+        possible = (each.masked_fill(each.isinf(), 0.0) for each in log_marginals)
+        return likelihoods.sum() + sum((one * weight).sum() for one, weight in zip(possible, weights, strict=True))
+
+    both = crf.two_views(student, teacher, labels, mask, detach_teacher=detach)
+    assert both[2].requires_grad is not detach
+    alone = [(crf.log_likelihood(view, labels, mask), crf.log_partition_and_marginals(view, mask)[1])
+             for view in (student, teacher)]
+    of_teacher = alone[1][1].detach() if detach else alone[1][1]
+    wanted = objective(torch.stack([alone[0][0], alone[1][0]]), alone[0][1], of_teacher)
+    torch.testing.assert_close(both[0], torch.stack([alone[0][0], alone[1][0]]))
+    torch.testing.assert_close(both[1:], (alone[0][1], alone[1][1]))
+    torch.testing.assert_close(crf.two_view_marginals(student, teacher, mask, detach_teacher=detach), both[1:])
+    for gradient, expected in zip(torch.autograd.grad(objective(*both), leaves), torch.autograd.grad(wanted, leaves),
+                                  strict=True):
+        torch.testing.assert_close(gradient, expected, rtol=1e-7, atol=1e-9)
+
+
 @pytest.mark.parametrize("length", [1, 2, 64, 512])
 @pytest.mark.parametrize("scale", [1e-4, 1.0, 40.0, 1e4])
 def test_extreme_scores_and_lengths_stay_finite(length: int, scale: float) -> None:
