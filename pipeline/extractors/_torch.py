@@ -3,11 +3,12 @@
 import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
-from functools import cache
+from functools import cache, cached_property
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator
 
+from pipeline import checkpoints
 from pipeline.errors import UserError
 from pipeline.extractors import cores
 
@@ -84,6 +85,28 @@ def image_processor(folder: Any, name: str) -> Any:
     from transformers import AutoImageProcessor
 
     return part(AutoImageProcessor, "image processor", folder, name, backend=BACKEND)
+
+
+class FromCheckpoint:
+    """What an adapter that reads one checkpoint needs of it, each found or loaded when first asked for."""
+
+    _options: Any  # with `model` and `revision`
+    _device_name: str
+
+    @cached_property
+    def _checkpoint(self) -> checkpoints.Checkpoint:
+        return checkpoints.resolve(str(self._options.model), self._options.revision)
+
+    @cached_property
+    def _device(self) -> "torch.device":
+        return device(self._device_name)
+
+    @cached_property
+    def _processor(self) -> Any:
+        return image_processor(self._checkpoint.folder, str(self._options.model))
+
+    def _loaded(self, loader: Any, what: str) -> Any:
+        return part(loader, what, self._checkpoint.folder, str(self._options.model))
 
 
 def load(model_class: Any, folder: Any, name: str, dtype: Dtype, target: "torch.device") -> Any:

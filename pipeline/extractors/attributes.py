@@ -45,7 +45,7 @@ class AttributesOptions(Options):
             checkpoints.require(self.model, self.revision)
 
 
-class WithAttributes:
+class WithAttributes(_torch.FromCheckpoint):
     """A detector whose tags get an attribute each, where one is likely.
 
     Of a dog's box, the model is asked which of "a photo of a black dog", "a photo of a white dog", … and "a photo of a
@@ -144,25 +144,10 @@ class WithAttributes:
         return {}
 
     @cached_property
-    def _checkpoint(self) -> checkpoints.Checkpoint:
-        return checkpoints.resolve(str(self._options.model), self._options.revision)
-
-    @cached_property
-    def _device(self) -> "torch.device":
-        return _torch.device(self._device_name)
-
-    @cached_property
-    def _processor(self) -> Any:
-        return _torch.image_processor(self._checkpoint.folder, str(self._options.model))
-
-    @cached_property
     def _tokenizer(self) -> Any:
         from transformers import AutoTokenizer
 
         return self._loaded(AutoTokenizer, "tokenizer")
-
-    def _loaded(self, loader: Any, what: str) -> Any:
-        return _torch.part(loader, what, self._checkpoint.folder, str(self._options.model))
 
     @cached_property
     def _model(self) -> Any:

@@ -54,7 +54,7 @@ class BlipOptions(Options):
         checkpoints.require(self.model, self.revision)
 
 
-class Blip:
+class Blip(_torch.FromCheckpoint):
     """`num_captions` captions a picture, best first.
 
     A caption's score is the geometric mean of its tokens' probabilities, ``exp(mean log p)``, the end included: what
@@ -132,25 +132,10 @@ class Blip:
         return self._options.decoding == "beams" and self._options.num_beams > 1
 
     @cached_property
-    def _checkpoint(self) -> checkpoints.Checkpoint:
-        return checkpoints.resolve(self._options.model, self._options.revision)
-
-    @cached_property
-    def _device(self) -> "torch.device":
-        return _torch.device(self._device_name)
-
-    @cached_property
-    def _processor(self) -> Any:
-        return _torch.image_processor(self._checkpoint.folder, self._options.model)
-
-    @cached_property
     def _tokenizer(self) -> Any:
         from transformers import AutoTokenizer
 
         return self._loaded(AutoTokenizer, "tokenizer")
-
-    def _loaded(self, loader: Any, what: str) -> Any:
-        return _torch.part(loader, what, self._checkpoint.folder, self._options.model)
 
     @cached_property
     def _config(self) -> Any:

@@ -50,7 +50,7 @@ class Prepared:
     size: tuple[int, int]  # height and width of the picture itself
 
 
-class Detector:
+class Detector(_torch.FromCheckpoint):
     """A detector of transformers: pictures as its processor wants them, batches of one shape, sorted tags.
 
     What runs the model and names what it finds is a subclass's business.
@@ -108,18 +108,6 @@ class Detector:
     def _detect(self, pixels: "torch.Tensor", sizes: list[tuple[int, int]]) -> list[list[ObjectTag]]:
         """Tags of a stack of pictures, whose own heights and widths are `sizes`."""
         raise NotImplementedError
-
-    @cached_property
-    def _checkpoint(self) -> checkpoints.Checkpoint:
-        return checkpoints.resolve(self._options.model, self._options.revision)
-
-    @cached_property
-    def _device(self) -> "torch.device":
-        return _torch.device(self._device_name)
-
-    @cached_property
-    def _processor(self) -> Any:
-        return _torch.image_processor(self._checkpoint.folder, self._options.model)
 
     @cached_property
     def _model(self) -> Any:

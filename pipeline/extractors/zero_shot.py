@@ -121,7 +121,7 @@ class ZeroShot(Detector):
     def _tokenizer(self) -> Any:
         from transformers import AutoTokenizer
 
-        return _torch.part(AutoTokenizer, "tokenizer", self._checkpoint.folder, self._options.model)
+        return self._loaded(AutoTokenizer, "tokenizer")
 
     @cached_property
     def _phrases(self) -> "tuple[torch.Tensor, list[tuple[int, int]]]":
