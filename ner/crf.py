@@ -184,8 +184,12 @@ class LinearChainCRF(nn.Module):
         """KL(p ‖ q) [B] between the distributions over label sequences that two sets of emissions give this chain.
 
         With shared transitions, E_p[score_p - score_q] needs p's unary marginals alone:
-        Σ_t Σ_k p_t(k) (teacher_t[k] - student_t[k]) - log Z_p + log Z_q. Differentiable in everything. A temperature
-        divides every score of both chains.
+        Σ_t Σ_k p_t(k) (teacher_t[k] - student_t[k]) - log Z_p + log Z_q. A temperature divides every score of both
+        chains.
+
+        Differentiable in everything; but where the teacher's emissions carry no gradient, p is a constant as a whole,
+        and the transitions are moved as q's alone. That asks only for constant marginals: -log Z_p then gives the
+        transitions -E_p[how often each is taken], just what -E_p[score_q] would.
         """
         emissions = torch.cat([teacher, student])
         chain = self._chain(emissions, mask.repeat(2, 1), temperature)
@@ -193,7 +197,10 @@ class LinearChainCRF(nn.Module):
         partition, _, log_marginals, _ = log_partition_and_marginals(chain, self._mixing, n_rows)
         scores = chain.emissions.double().masked_fill(~mask.repeat(2, 1).unsqueeze(-1), 0.0)
         difference = scores[:n_rows] - scores[n_rows:]
-        expected = (log_marginals[:n_rows].exp() * difference).sum((1, 2))
+        probabilities = log_marginals[:n_rows].exp()
+        if not teacher.requires_grad:
+            probabilities = probabilities.detach()
+        expected = (probabilities * difference).sum((1, 2))
         return (expected - partition[:n_rows] + partition[n_rows:]).to(_result_dtype(emissions))
 
     def _chain(self, emissions: Tensor, mask: Tensor, temperature: float = 1.0) -> Chain:

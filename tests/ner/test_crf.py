@@ -150,23 +150,26 @@ def test_span_log_probability_equals_enumeration(scale: float) -> None:
         torch.testing.assert_close(log_probability, every.log_probability(chosen), rtol=1e-7, atol=1e-7)
 
 
+@pytest.mark.parametrize("detached", [False, True], ids=["live teacher", "detached teacher"])
 @pytest.mark.parametrize("temperature", [1.0, 4.0])
-def test_kl_of_two_sequence_distributions_equals_enumeration(temperature: float) -> None:
+def test_kl_of_two_sequence_distributions_equals_enumeration(temperature: float, detached: bool) -> None:
     crf = random_crf()
     teacher, mask = random_batch(2.0)
     student, _ = random_batch(2.0)
-    teacher.requires_grad_()
+    teacher.requires_grad_(not detached)
     student.requires_grad_()
+    moved = [student, *crf.parameters()] if detached else [teacher, student, *crf.parameters()]
     divergence = crf.kl(teacher, student, mask, temperature)
-    gradients = torch.autograd.grad(divergence.sum(), [teacher, student, *crf.parameters()])
+    gradients = torch.autograd.grad(divergence.sum(), moved)
     total = torch.zeros((), dtype=torch.float64)
     for row, length in enumerate(LENGTHS):
         p, q = (Enumeration(crf, emissions[row], length).scores for emissions in (teacher, student))
         p, q = (torch.log_softmax(scores[scores.isfinite()] / temperature, 0) for scores in (p, q))
+        p = p.detach() if detached else p
         wanted = (p.exp() * (p - q)).sum()
         torch.testing.assert_close(divergence[row], wanted)
         total = total + wanted
-    wanted_gradients = torch.autograd.grad(total, [teacher, student, *crf.parameters()])
+    wanted_gradients = torch.autograd.grad(total, moved)
     for gradient, wanted in zip(gradients, wanted_gradients, strict=True):
         torch.testing.assert_close(gradient, wanted.nan_to_num(0.0), rtol=1e-7, atol=1e-9)
 
