@@ -6,16 +6,15 @@ by most of a point on Twitter-2015, so every figure carries its reading's name. 
 """
 
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import UserError
-from pipeline.labels import entities
+from pipeline.labels import Reading, entities
 from pipeline.posts import Post, unique_ids
 
-Reading = Literal["conlleval", "strict"]
 READINGS: tuple[Reading, ...] = ("conlleval", "strict")
 Scores = dict[str, dict[str, dict[str, Any]]]
 MICRO = "micro"

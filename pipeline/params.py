@@ -7,7 +7,7 @@ options of an extractor are typed beside that extractor.
 import re
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import yaml
 from pydantic import (
@@ -337,11 +337,6 @@ def key_lines(path: str | Path) -> dict[str, int]:
     """Dotted key → line of a YAML file that :func:`load` has accepted."""
     root = yaml.compose(Path(path).read_text(encoding="utf-8"), _Loader)
     return {} if root is None else dict(_key_lines(root))
-
-
-def section_values(section: BaseModel) -> dict[str, Any]:
-    """A section as plain values, as DVC sees it."""
-    return section.model_dump(mode="json")
 
 
 if __name__ == "__main__":

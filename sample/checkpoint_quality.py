@@ -102,7 +102,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     settings = params.load(options.params)
-    sections = {kind: params.section_values(getattr(settings, kind)) for kind in params.KINDS}
+    sections = {kind: getattr(settings, kind).model_dump() for kind in params.KINDS}
     results = measure(sections, options.pictures)
     for kind, scores in results.items():
         print(kind)

@@ -17,13 +17,14 @@ from ner import evaluation, scoring, training
 from ner.predict import Tagger
 from pipeline import checkpoints, params, posts
 from pipeline.errors import run_cli
+from pipeline.labels import Reading
 from pipeline.params import KINDS, SPLITS, Params
 from pipeline.records import View, atomic_write, write_json
 from sample.dataset import read_decides
 from stages import paths
 from stages.views import render_contexts
 
-READING: scoring.Reading = "strict"
+READING: Reading = "strict"
 SYSTEMS: dict[str, tuple[str, dict[str, str]]] = {
     "text": ("(a) text alone", {"views": "text_only"}),
     "both": ("(b) both views, no KL", {"views": "both", "alignment": "none"}),

@@ -5,7 +5,7 @@ they tell it. Which picture goes with which post, and what in it tells the type,
 """
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 TYPES = ("PER", "LOC", "ORG", "MISC")
@@ -319,14 +319,3 @@ def _tweet(rng: random.Random, clauses: Sequence[Labelled]) -> Labelled:
 
 def _handle(rng: random.Random) -> str:
     return f"@{rng.choice(HANDLES)}{rng.choice(('', '', '7', '_', '88', '2010'))}"
-
-
-def entities(labels: Sequence[str]) -> Iterator[tuple[int, int, str]]:
-    """(start, end, type) of the entities of well-formed IOB2 labels."""
-    start = None
-    for position, label in enumerate([*labels, "O"]):
-        if start is not None and not label.startswith("I-"):
-            yield start, position, labels[start][2:]
-            start = None
-        if label.startswith("B-"):
-            start = position
