@@ -7,7 +7,7 @@ options of an extractor are typed beside that extractor.
 import re
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 import yaml
 from pydantic import (
@@ -22,6 +22,7 @@ from pydantic import (
     ValidationError,
     model_validator,
 )
+from pydantic_core import to_jsonable_python
 
 from pipeline.errors import UserError
 
@@ -185,6 +186,13 @@ class EvaluateParams(Section):
     confidence: Annotated[float, Field(gt=0, lt=1)] = 0.95
 
 
+class ReportParams(Section):
+    """What report/index.html shows."""
+
+    splits: Annotated[list[Split], Field(min_length=1)] = ["dev", "test"]
+    thumbnail: Annotated[int, Field(ge=32, le=2048)] = 320
+
+
 class BatchSizes(Section):
     """Pictures a batch, by stage."""
 
@@ -214,7 +222,30 @@ class Params(Section):
     views: ViewsParams
     train: TrainParams
     evaluate: EvaluateParams
+    report: ReportParams = ReportParams()
     execution: ExecutionParams = ExecutionParams()
+
+
+class Change(NamedTuple):
+    """A setting that is not its default; `default` is None too where there is none (`required`)."""
+
+    key: str
+    value: Any
+    default: Any
+    required: bool
+
+
+def changed(model: BaseModel, prefix: str = "") -> Iterator[Change]:
+    """The settings of a section that are not their defaults, or have none, as JSON values by dotted key."""
+    for name, field in type(model).model_fields.items():
+        value, key = getattr(model, name), f"{prefix}{name}"
+        if isinstance(value, BaseModel):
+            yield from changed(value, f"{key}.")
+            continue
+        required = field.is_required()
+        default = None if required else field.get_default(call_default_factory=True)
+        if required or value != default:
+            yield Change(key, to_jsonable_python(value), to_jsonable_python(default), required)
 
 
 class _Loader(yaml.SafeLoader):

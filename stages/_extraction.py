@@ -3,6 +3,7 @@
 import argparse
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from pipeline import extraction, extractors, images, params
 from pipeline.errors import UserError, run_cli
@@ -10,6 +11,7 @@ from pipeline.images import ImageRow
 from pipeline.params import Kind, Params
 from pipeline.store import Store, stage_lock
 from stages import paths
+from stages._record import recorded
 
 
 def run(kind: Kind) -> None:
@@ -29,9 +31,9 @@ def _main(kind: Kind) -> None:
     settings = params.load(arguments.params)
     with Store.open() as store:
         if arguments.images is None:
-            with stage_lock(kind):
-                _extract(kind, settings, paths.IMAGES, settings.data.images_folder,
-                         paths.CONTEXTS / f"{kind}.jsonl", store)
+            with stage_lock(kind), recorded(kind) as record:
+                record |= _extract(kind, settings, paths.IMAGES, settings.data.images_folder,
+                                   paths.CONTEXTS / f"{kind}.jsonl", store)
         else:
             names = images.list_pictures(arguments.images)
             rows = list(images.manifest(names, arguments.images, settings.images, store))
@@ -39,7 +41,8 @@ def _main(kind: Kind) -> None:
 
 
 def _extract(kind: Kind, settings: Params, manifest: Path | Iterable[ImageRow], folder: Path | None, output: Path,
-             store: Store) -> None:
+             store: Store) -> dict[str, Any]:
+    """Run the engine; return what the report says of it."""
     section = getattr(settings, kind).model_dump()
     extractors.validate(kind, section)
     extractors.require(kind, section)
@@ -48,3 +51,8 @@ def _extract(kind: Kind, settings: Params, manifest: Path | Iterable[ImageRow], 
                                  batch_size=getattr(settings.execution.batch_size, kind),
                                  workers=settings.execution.decode_workers, limits=settings.images)
     print(summary)
+    fingerprint = None if isinstance(extractor, extractors.LookupExtractor) else dict(extractor.fingerprint())
+    return {"items": summary.read, "unit": "pictures", "from_store": summary.from_store, "failed": summary.failed,
+            "extractor": section["extractor"],
+            "fingerprint": fingerprint, "source": getattr(extractor, "source", None),
+            "changed": [change._asdict() for change in extractors.changed_options(kind, section)]}

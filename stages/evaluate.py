@@ -13,6 +13,7 @@ from pipeline.params import Split
 from pipeline.records import atomic_write, read_views, write_json, write_jsonl
 from pipeline.store import stage_lock
 from stages import paths
+from stages._record import recorded
 
 SPLITS: tuple[Split, ...] = ("dev", "test")
 
@@ -21,7 +22,8 @@ def main() -> None:
     """Run the stage."""
     settings = params.load(paths.PARAMS)
     metrics: dict[str, dict[str, scoring.Scores]] = {}
-    with stage_lock("evaluate"):
+    with stage_lock("evaluate"), recorded("evaluate") as record:
+        record |= {"items": 0, "unit": "tweets"}
         tagger = Tagger.load(paths.TAGGER, settings.execution.device)
         for split in SPLITS:
             views = read_views(paths.VIEWS / f"{split}.jsonl")
@@ -30,6 +32,7 @@ def main() -> None:
             metrics[split] = {condition: scores for condition, (scores, _) in results.items()}
             for condition, (_, predictions) in results.items():
                 _write(f"{split}.{condition}", predictions)
+                record["items"] += len(predictions)
         write_json(paths.EVALUATION, metrics)
     for name, conditions in metrics.items():
         print(f"{name}: " + ", ".join(f"{condition} {100 * scores['strict']['micro']['f1']:.2f}"

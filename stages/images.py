@@ -9,16 +9,18 @@ from pipeline.params import SPLITS
 from pipeline.records import write_jsonl
 from pipeline.store import Store, stage_lock
 from stages import paths
+from stages._record import recorded
 
 
 def main() -> None:
     """Run the stage."""
     settings = params.load(paths.PARAMS)
-    with stage_lock("images"), Store.open() as store:
+    with stage_lock("images"), Store.open() as store, recorded("images") as record:
         names = {post.image for split in SPLITS for post in posts.read_records(paths.POSTS / f"{split}.jsonl")
                  if post.image is not None}
         rows = list(images.manifest(names, settings.data.images_folder, settings.images, store))
         write_jsonl(paths.IMAGES, map(asdict, rows))
+        record |= {"items": len(rows), "unit": "pictures"}
     statuses = Counter(row.status for row in rows)
     summary = ", ".join(f"{count:,} {status}" for status, count in sorted(statuses.items()))
     print(f"{statuses.total():,} pictures{': ' if summary else ''}{summary}")

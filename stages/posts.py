@@ -9,11 +9,12 @@ from pipeline.params import SPLITS
 from pipeline.records import write_json, write_jsonl
 from pipeline.store import stage_lock
 from stages import paths
+from stages._record import recorded
 
 
 def main() -> None:
     """Run the stage."""
-    with stage_lock("posts"):
+    with stage_lock("posts"), recorded("posts") as record:
         settings = check.check(paths.PARAMS)
         splits = {split: posts.read_split(settings.data, split) for split in SPLITS}
         for split, rows in splits.items():
@@ -21,6 +22,7 @@ def main() -> None:
             write_jsonl(paths.POSTS / f"{split}.jsonl", map(posts.post_row, by_id))
         report = posts.report(splits)
         write_json(paths.POSTS_REPORT, report)
+        record |= {"items": sum(map(len, splits.values())), "unit": "posts"}
     for split, counts in report["splits"].items():
         entities = counts["entities"]
         print(f"{split}: {counts['posts']:,} posts, {counts['tokens']:,} tokens, {entities['conlleval']['total']:,} "

@@ -12,6 +12,7 @@ from pipeline.errors import run_cli
 from pipeline.records import read_views
 from pipeline.store import Store, digest, stage_lock
 from stages import paths
+from stages._record import recorded
 
 
 def main() -> None:
@@ -19,13 +20,17 @@ def main() -> None:
     settings = params.load(paths.PARAMS)
     encoder = checkpoints.resolve(settings.train.encoder, settings.train.revision)
     files = {split: paths.VIEWS / f"{split}.jsonl" for split in ("train", "dev")}
-    with stage_lock("train"), Store.open() as store:
+    with stage_lock("train"), Store.open() as store, recorded("train") as record:
         views = {split: read_views(path) for split, path in files.items()}
         hashes = {split: hashlib.sha256(path.read_bytes()).hexdigest() for split, path in files.items()}
         key = digest({"train": settings.train.model_dump(mode="json"), "encoder": encoder.identity, "views": hashes})
-        training.train(settings.train, encoder=encoder.folder, train=views["train"], dev=views["dev"],
-                       output=paths.TAGGER, work=store.work_folder("training", key), curves=paths.CURVES,
-                       device=settings.execution.device)
+        work = store.work_folder("training", key)
+        resumed = training.last_whole_checkpoint(work) is not None
+        result = training.train(settings.train, encoder=encoder.folder, train=views["train"], dev=views["dev"],
+                                output=paths.TAGGER, work=work, curves=paths.CURVES, device=settings.execution.device)
+        # The time of a resumed training is that of its last part, and says nothing of how many tweets a second.
+        record |= {"items": None if resumed else len(views["train"]) * result["epochs"], "unit": "tweets",
+                   "resumed": resumed, "encoder": encoder.identity, **result}
 
 
 if __name__ == "__main__":

@@ -12,17 +12,20 @@ from pipeline.params import SPLITS, ViewsParams
 from pipeline.records import View, view_row, write_jsonl
 from pipeline.store import stage_lock
 from stages import paths
+from stages._record import recorded
 
 
 def main() -> None:
     """Run the stage."""
     settings = params.load(paths.PARAMS)
-    with stage_lock("views"):
+    with stage_lock("views"), recorded("views") as record:
+        record |= {"items": 0, "unit": "posts"}
         by_image = render_contexts(settings.views)
         for split in SPLITS:
             views = [View(post.id, post.tokens, post.labels, by_image.get(post.image or "", ""))
                      for post in posts.read_records(paths.POSTS / f"{split}.jsonl")]
             write_jsonl(paths.VIEWS / f"{split}.jsonl", map(view_row, views))
+            record["items"] += len(views)
             print(f"{split}: {sum(bool(view.context) for view in views):,} of {len(views):,} posts have a context")
 
 

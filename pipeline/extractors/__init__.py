@@ -185,6 +185,19 @@ def create(kind: Kind, section: Mapping[str, Any], execution: ExecutionParams | 
     raise UserError(f"{where}: no extractor; expected a class with fingerprint() and extract(images), or lookup(name)")
 
 
+def changed_options(kind: Kind, section: Mapping[str, Any]) -> list[params.Change]:
+    """The options of the extractor in use that are not its defaults; all that are given where it types none."""
+    name, options = section["extractor"], _chosen(kind, section)[1]
+    found: list[params.Change] = []
+    if isinstance(options, BaseModel):
+        found += params.changed(options, f"{kind}.{name}.")
+    else:
+        found += [params.Change(f"{kind}.{name}.{key}", value, None, True) for key, value in options.items()]
+    if kind == "objects" and (attributes := _attributes_options(section)).model is not None:
+        found += params.changed(attributes, f"{kind}.{ATTRIBUTES}.")
+    return found
+
+
 def _chosen(kind: Kind, section: Mapping[str, Any]) -> tuple[Any, Any]:
     name = str(section.get("extractor"))
     cls = _class(kind, name)
