@@ -129,6 +129,7 @@ class CrossViewTagger(PreTrainedModel):
         text_only: ViewBatch | None = None,
         cross_modal: ViewBatch | None = None,
         labels: Tensor | None = None,
+        alignment_scale: float = 1.0,
     ) -> dict[str, Tensor]:
         """The training loss of B tweets, and its terms.
 
@@ -136,6 +137,7 @@ class CrossViewTagger(PreTrainedModel):
             text_only: the tweets alone (needed unless the tagger trains on `cross_modal` only).
             cross_modal: the tweets with their contexts (needed unless it trains on `text_only` only).
             labels: [B, L] indices into `self.labels`, anything on padding.
+            alignment_scale: times the KL term's weight, for its warm-up.
 
         Returns:
             `loss`, and detached `nll_text_only`, `nll_cross_modal`, `alignment`, means over tweets, each before its
@@ -146,14 +148,16 @@ class CrossViewTagger(PreTrainedModel):
             raise ValueError("the loss needs labels; use `emissions` to predict")
         mode = self.config.views
         if mode == "both" and text_only is not None and cross_modal is not None:
-            return self._two_view_loss(text_only, cross_modal, labels)
+            return self._two_view_loss(text_only, cross_modal, labels, alignment_scale)
         batch = given.get(mode)
         if batch is None:
             raise ValueError(f"a tagger that trains on views {mode!r} needs their batches")
         loss = -self.crf.log_likelihood(self.emissions(batch), labels, batch["mask"]).mean()
         return {"loss": loss, f"nll_{mode}": loss.detach()}
 
-    def _two_view_loss(self, text_only: ViewBatch, cross_modal: ViewBatch, labels: Tensor) -> dict[str, Tensor]:
+    def _two_view_loss(
+        self, text_only: ViewBatch, cross_modal: ViewBatch, labels: Tensor, alignment_scale: float
+    ) -> dict[str, Tensor]:
         config, mask = self.config, text_only["mask"]
         student, teacher = self.emissions(text_only), self.emissions(cross_modal)
         log_likelihood, student_log_marginals, teacher_log_marginals = self.crf.two_views(
@@ -167,7 +171,7 @@ class CrossViewTagger(PreTrainedModel):
                 teacher = teacher.detach()
             views = alignment_forms.TwoViews(teacher, student, teacher_log_marginals, student_log_marginals, mask)
             divergence = alignment_forms.FORMS[config.alignment](self.crf, views, config.temperature).mean()
-            loss = loss + config.weight_alignment * config.temperature**2 * divergence
+            loss = loss + alignment_scale * config.weight_alignment * config.temperature**2 * divergence
             terms["alignment"] = divergence.detach()
         return {"loss": loss, **terms}
 

@@ -7,7 +7,7 @@ where the result lies is left to :mod:`ner.training`.
 import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -89,12 +89,17 @@ class TaggerTrainer(Trainer):
         self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         """The model's loss; its terms are summed up for the epoch's log."""
-        outputs = model(**inputs)
+        outputs = model(**inputs, alignment_scale=self._alignment_scale())
         self._n_parts += 1
         for name in TERMS:
             if name in outputs:
                 self._terms[name] = self._terms.get(name, 0.0) + outputs[name].detach()
         return (outputs["loss"], outputs) if return_outputs else outputs["loss"]
+
+    def _alignment_scale(self) -> float:
+        """How far the KL term's weight has risen at this step: linearly, from 0, over `alignment_warmup`."""
+        n_steps = self.params.alignment_warmup * self.state.max_steps
+        return min(1.0, self.state.global_step / n_steps) if n_steps else 1.0
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds the means of the loss's terms to the epoch's log."""
@@ -154,8 +159,20 @@ class LengthGroupedSampler(Sampler[int]):
         yield from order[n_whole:]
 
 
-def collate_examples(examples: Sequence[Example], pad_id: int) -> dict[str, ViewBatch | Tensor]:
-    """The keyword arguments of :meth:`ner.tagger.CrossViewTagger.forward`."""
+def collate_examples(
+    examples: Sequence[Example], pad_id: int, context_dropout: float = 0.0
+) -> dict[str, ViewBatch | Tensor]:
+    """The keyword arguments of :meth:`ner.tagger.CrossViewTagger.forward`.
+
+    With `context_dropout`, each tweet's cross-modal view is replaced by its text-only view at that probability. The
+    two then differ by the encoder's dropout alone, and the KL term is a one-sided R-Drop (Liang et al., NeurIPS 2021).
+    """
+    if context_dropout:
+        dropped = (torch.rand(len(examples)) < context_dropout).tolist()
+        examples = [
+            replace(example, views={**example.views, "cross_modal": example.views["text_only"]}) if drop else example
+            for example, drop in zip(examples, dropped, strict=True)
+        ]
     longest = max(len(example.labels) for example in examples)
     labels = torch.tensor([[*example.labels, *[0] * (longest - len(example.labels))] for example in examples])
     batches: dict[str, ViewBatch | Tensor] = {

@@ -93,7 +93,7 @@ def train(
             args=_arguments(params, work, chosen),
             train_dataset=examples,
             eval_dataset=dev,
-            data_collator=lambda batch: collate_examples(batch, views.pad_id),
+            data_collator=lambda batch: collate_examples(batch, views.pad_id, params.context_dropout),
             callbacks=[MarkComplete(), EarlyStopping(params.patience), Progress()],
             params=params,
             dev_views=encoded_dev,

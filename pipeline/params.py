@@ -147,6 +147,8 @@ class TrainParams(Section):
     temperature: PositiveFloat = 4.0
     weights: LossWeights = LossWeights()
     detach_teacher: bool = True
+    alignment_warmup: Fraction = 0.0
+    context_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     epochs: PositiveInt = 10
     batch_size: PositiveInt = 4
     gradient_accumulation: PositiveInt = 1
@@ -174,6 +176,9 @@ class TrainParams(Section):
                              "at least 16 are needed")
         if self.stride >= room:
             raise ValueError(f"stride: {self.stride} is too much where a window leaves {room} sub-tokens to the tweet")
+        if self.context_dropout and self.views != "both":
+            raise ValueError("context_dropout: reads the text-only view in the cross-modal one's place, so it needs "
+                             f"views: both, found views: {self.views}")
         return self
 
 

@@ -14,8 +14,9 @@ import torch
 
 from ner.predict import Tagger
 from ner.tagger import CrossViewTagger
-from ner.trainer import COMPLETE, LengthGroupedSampler, TaggerTrainer
+from ner.trainer import COMPLETE, Example, LengthGroupedSampler, TaggerTrainer, collate_examples
 from ner.training import train
+from ner.views import EncodedView
 from pipeline.errors import UserError
 from pipeline.params import TrainParams
 from pipeline.records import View
@@ -189,6 +190,37 @@ def test_groups_have_their_learning_rates(xlm_r_folder: Path, tmp_path: Path, mo
     assert [group["lr"] for group in groups] == [3e-3, 3e-3, 0.05]
     assert [group["weight_decay"] for group in groups] == [0.01, 0.0, 0.0]
     assert len(groups[2]["params"]) == 3
+
+
+def test_the_alignments_weight_rises_over_its_warm_up(
+    xlm_r_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scales: list[float] = []
+    forward = CrossViewTagger.forward
+
+    def listen(self: CrossViewTagger, *args: Any, **kwargs: Any) -> dict[str, torch.Tensor]:
+        scales.append(kwargs["alignment_scale"])
+        return forward(self, *args, **kwargs)
+
+    monkeypatch.setattr(CrossViewTagger, "forward", listen)
+    run(small_params(xlm_r_folder, alignment_warmup=0.5), tmp_path)  # 2 epochs of 5 steps
+    assert scales == pytest.approx([0, 0.2, 0.4, 0.6, 0.8, 1, 1, 1, 1, 1])
+
+
+def test_context_dropout_reads_some_tweets_without_their_context() -> None:
+    tweet, seen = EncodedView([[0, 5, 2]], [0], [1], ""), EncodedView([[0, 5, 2, 7, 2]], [0], [1], "x")
+    examples = [Example({"text_only": tweet, "cross_modal": seen}, [0])] * 400
+    torch.manual_seed(0)
+    batch = collate_examples(examples, pad_id=1, context_dropout=0.25)
+    blind = (batch["cross_modal"]["input_ids"][:, 3] == 1).float().mean().item()
+    assert 0.15 < blind < 0.35
+    assert batch["text_only"]["input_ids"].shape == (400, 3)
+    assert (collate_examples(examples, pad_id=1)["cross_modal"]["input_ids"][:, 3] == 7).all()
+
+
+def test_context_dropout_needs_both_views() -> None:
+    with pytest.raises(ValueError, match=r"context_dropout: .* found views: text_only"):
+        small_params(Path("encoder"), views="text_only", context_dropout=0.1)
 
 
 def test_batches_are_alike_in_length_new_each_epoch_and_complete() -> None:
