@@ -17,6 +17,7 @@ from torch.utils.data import Sampler
 from tqdm import tqdm
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from ner import processes
 from ner.predict import decode_labels
 from ner.scoring import score
 from ner.views import EncodedView, ViewBatch, collate
@@ -104,7 +105,8 @@ class TaggerTrainer(Trainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds the means of the loss's terms to the epoch's log."""
         if "loss" in logs:
-            logs |= {name: float(total) / self._n_parts for name, total in self._terms.items()}
+            for name, total in self._terms.items():
+                logs[name] = float(self.accelerator.reduce(total, "mean")) / self._n_parts
             self._terms, self._n_parts = {}, 0
         super().log(logs, start_time)
 
@@ -195,7 +197,9 @@ class MarkComplete(TrainerCallback):
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-        write_json(folder / COMPLETE, _sizes(folder))
+        processes.wait()  # each process writes the state of its own random numbers
+        if processes.is_first():
+            write_json(folder / COMPLETE, _sizes(folder))
 
 
 def is_complete(checkpoint: Path) -> bool:
@@ -228,13 +232,15 @@ class Progress(TrainerCallback):
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self.bar = tqdm(total=state.max_steps, initial=state.global_step, desc="training", unit="step",
-                        disable=not sys.stderr.isatty())
+                        disable=not (sys.stderr.isatty() and processes.is_first()))
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         if self.bar is not None:
             self.bar.update()
 
     def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        if not processes.is_first():
+            return
         logs = {**next((logs for logs in reversed(state.log_history) if "loss" in logs), {}), **state.log_history[-1]}
         scores = ", ".join(f"{key.removeprefix('eval_f1_')} {100 * value:.2f}"
                            for key, value in logs.items() if key.startswith("eval_f1_"))

@@ -15,6 +15,7 @@ import safetensors.torch
 import torch
 from transformers import PrinterCallback, ProgressCallback, TrainerState, TrainingArguments, set_seed
 
+from ner import processes
 from ner.labels import bioes_labels, to_bioes
 from ner.predict import choose_device
 from ner.tagger import CrossViewTagger, load_tokenizer, quietly, view_encoder
@@ -86,11 +87,15 @@ def train(
                     [index[label] for label in to_bioes(view.labels or [])])
             for place, view in enumerate(train)
         ]
-        work.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(work.with_name(f"{work.name}.finished"), ignore_errors=True)
+        arguments = _arguments(params, work, chosen)
+        if processes.is_first():
+            work.mkdir(parents=True, exist_ok=True)
+            shutil.rmtree(work.with_name(f"{work.name}.finished"), ignore_errors=True)
+            _remove_torn(work)
+        processes.wait()
         trainer = TaggerTrainer(
             model=model,
-            args=_arguments(params, work, chosen),
+            args=arguments,
             train_dataset=examples,
             eval_dataset=dev,
             data_collator=lambda batch: collate_examples(batch, views.pad_id, params.context_dropout),
@@ -102,17 +107,19 @@ def train(
         )
         for unwanted in (PrinterCallback, ProgressCallback):
             trainer.remove_callback(unwanted)
-        if curves is not None:
+        if curves is not None and processes.is_first():
             trainer.add_callback(Curves(curves))
         state = _run(trainer, work, params)
-        best = Path(state.best_model_checkpoint or "")
-        model.load_state_dict(safetensors.torch.load_file(best / "model.safetensors"))
-        output.mkdir(parents=True, exist_ok=True)
-        model.save_pretrained(output)
-        tokenizer.save_pretrained(output)
-    finished = work.with_name(f"{work.name}.finished")
-    work.rename(finished)  # at once: a kill while the files are deleted must not leave checkpoints in part
-    shutil.rmtree(finished)
+        processes.wait()
+        if processes.is_first():
+            best = Path(state.best_model_checkpoint or "")
+            model.load_state_dict(safetensors.torch.load_file(best / "model.safetensors"))
+            output.mkdir(parents=True, exist_ok=True)
+            model.save_pretrained(output)
+            tokenizer.save_pretrained(output)
+            finished = work.with_name(f"{work.name}.finished")
+            work.rename(finished)  # at once: a kill while the files are deleted must not leave checkpoints in part
+            shutil.rmtree(finished)
     history = [logs for logs in state.log_history if "eval_f1" in logs]
     best_logs = max(history, key=lambda logs: logs["eval_f1"])  # the first of equals, as the Trainer has it
     return {
@@ -130,7 +137,8 @@ def _run(trainer: "TaggerTrainer", work: Path, params: TrainParams) -> TrainerSt
         return trainer.state
     state = TrainerState.load_from_json(str(checkpoint / STATE_FILE))
     n_epochs = round(state.epoch or 0)
-    print(f"resuming after epoch {n_epochs} of {params.epochs}, from {checkpoint}", file=sys.stderr)
+    if processes.is_first():
+        print(f"resuming after epoch {n_epochs} of {params.epochs}, from {checkpoint}", file=sys.stderr)
     if n_epochs >= params.epochs or patience_is_out(state, params.patience):
         for callback in trainer.callback_handler.callbacks:
             if isinstance(callback, Curves):
@@ -141,14 +149,16 @@ def _run(trainer: "TaggerTrainer", work: Path, params: TrainParams) -> TrainerSt
 
 
 def last_whole_checkpoint(work: Path) -> Path | None:
-    """The latest checkpoint that was written to its end; what a kill tore is removed."""
-    whole: list[tuple[int, Path]] = []
-    for folder in work.glob("checkpoint-*"):
-        if is_complete(folder):
-            whole.append((int(folder.name.removeprefix("checkpoint-")), folder))
-        else:
-            shutil.rmtree(folder)
+    """The latest checkpoint that was written to its end."""
+    whole = [(int(folder.name.removeprefix("checkpoint-")), folder)
+             for folder in work.glob("checkpoint-*") if is_complete(folder)]
     return max(whole)[1] if whole else None
+
+
+def _remove_torn(work: Path) -> None:
+    for folder in work.glob("checkpoint-*"):
+        if not is_complete(folder):
+            shutil.rmtree(folder)
 
 
 def _check_labelled(split: str, views: Sequence[View]) -> None:
@@ -161,14 +171,19 @@ def _check_labelled(split: str, views: Sequence[View]) -> None:
 
 
 def _arguments(params: TrainParams, work: Path, device: torch.device) -> TrainingArguments:
-    if device.type == "cuda":
+    parts = params.gradient_accumulation * processes.count()
+    if params.batch_size % parts:
+        raise UserError(f"train.batch_size: {params.batch_size} tweets cannot be split evenly among "
+                        f"{processes.count()} processes (execution.processes) × gradient_accumulation = "
+                        f"{params.gradient_accumulation}")
+    if device.type == "cuda" and not processes.launched():  # of several processes, each takes the GPU of its rank
         # The Trainer takes the device from accelerate, which takes it from here.
         torch.cuda.set_device(device)
         os.environ["ACCELERATE_TORCH_DEVICE"] = str(device)
     arguments = TrainingArguments(
         output_dir=str(work),
         num_train_epochs=params.epochs,
-        per_device_train_batch_size=params.batch_size // params.gradient_accumulation,
+        per_device_train_batch_size=params.batch_size // parts,
         gradient_accumulation_steps=params.gradient_accumulation,
         learning_rate=params.learning_rate,
         lr_scheduler_type="linear",
@@ -187,6 +202,7 @@ def _arguments(params: TrainParams, work: Path, device: torch.device) -> Trainin
         remove_unused_columns=False,
         dataloader_pin_memory=device.type == "cuda",
         use_cpu=device.type == "cpu",
+        ddp_find_unused_parameters=False,
         disable_tqdm=True,
         report_to="none",
     )

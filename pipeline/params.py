@@ -214,6 +214,7 @@ class ExecutionParams(Section):
     batch_size: BatchSizes = BatchSizes()
     ocr_threads: NonNegativeInt = 0
     predict_batch_size: PositiveInt = 32
+    processes: PositiveInt = 1
 
 
 class Params(Section):

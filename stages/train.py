@@ -5,8 +5,10 @@ where it was, and are gone when it has succeeded.
 """
 
 import hashlib
+from contextlib import ExitStack
+from typing import Any
 
-from ner import training
+from ner import processes, training
 from pipeline import checkpoints, params
 from pipeline.errors import run_cli
 from pipeline.records import read_views
@@ -18,9 +20,16 @@ from stages._record import recorded
 def main() -> None:
     """Run the stage."""
     settings = params.load(paths.PARAMS)
+    if settings.execution.processes > 1 and not processes.launched():
+        processes.relaunch("stages.train", settings.execution.processes)
     encoder = checkpoints.resolve(settings.train.encoder, settings.train.revision)
     files = {split: paths.VIEWS / f"{split}.jsonl" for split in ("train", "dev")}
-    with stage_lock("train"), Store.open() as store, recorded("train") as record:
+    with ExitStack() as stack:
+        store = stack.enter_context(Store.open())
+        record: dict[str, Any] = {}
+        if processes.is_first():
+            stack.enter_context(stage_lock("train"))
+            record = stack.enter_context(recorded("train"))
         views = {split: read_views(path) for split, path in files.items()}
         hashes = {split: hashlib.sha256(path.read_bytes()).hexdigest() for split, path in files.items()}
         key = digest({"train": settings.train.model_dump(mode="json"), "encoder": encoder.identity, "views": hashes})

@@ -1,0 +1,39 @@
+"""Training in several processes: starting them, and what tells the first from the others.
+
+torch's launcher starts them, transformers' Trainer and accelerate share out batches and average gradients; this is what
+is left to say. Which stage wants how many is left to the stage.
+"""
+
+import os
+import sys
+from typing import NoReturn
+
+
+def relaunch(module: str, n: int) -> NoReturn:
+    """Replace this process by torch's launcher, which runs ``python -m module`` in `n` processes of this machine."""
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(n)]
+    sys.stdout.flush()
+    os.execv(sys.executable, [*launcher, "-m", module])  # noqa: S606 - our own module in our own interpreter
+
+
+def launched() -> bool:
+    """Whether this is one of the processes that torch's launcher started."""
+    return "LOCAL_RANK" in os.environ and "WORLD_SIZE" in os.environ
+
+
+def count() -> int:
+    """How many processes train together; 1 where no launcher started them."""
+    return int(os.environ["WORLD_SIZE"]) if launched() else 1
+
+
+def is_first() -> bool:
+    """Whether this is the process that writes files and speaks."""
+    return not launched() or int(os.environ["RANK"]) == 0
+
+
+def wait() -> None:
+    """Wait until every process is here; at once where there is but one."""
+    if count() > 1:
+        from accelerate import PartialState
+
+        PartialState().wait_for_everyone()
