@@ -34,7 +34,7 @@ def main() -> None:
         hashes = {split: hashlib.sha256(path.read_bytes()).hexdigest() for split, path in files.items()}
         key = digest({"train": settings.train.model_dump(mode="json"), "encoder": encoder.identity, "views": hashes})
         work = store.work_folder("training", key)
-        resumed = training.last_whole_checkpoint(work) is not None
+        resumed = processes.is_first() and training.last_whole_checkpoint(work) is not None
         result = training.train(settings.train, encoder=encoder.folder, train=views["train"], dev=views["dev"],
                                 output=paths.TAGGER, work=work, curves=paths.CURVES, device=settings.execution.device)
         # The time of a resumed training is that of its last part, and says nothing of how many tweets a second.

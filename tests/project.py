@@ -19,7 +19,7 @@ import yaml
 
 from tests.conftest import ROOT
 
-STAGES = ("posts", "images", "objects", "captions", "ocr", "views", "train", "evaluate")
+STAGES = ("posts", "images", "objects", "captions", "ocr", "views", "train", "evaluate", "report")
 CUT = {"train": 30, "valid": 10, "test": 12}
 
 

@@ -1,6 +1,8 @@
-"""Imports run downwards only: stages → pipeline, ner; ner → pipeline's records; pipeline → nothing of ours."""
+"""Imports run downwards only: stages → reporting → ner → pipeline's records; pipeline → nothing of ours."""
 
 import ast
+import subprocess
+import sys
 from collections.abc import Iterator
 from graphlib import TopologicalSorter
 from pathlib import Path
@@ -9,7 +11,7 @@ import pytest
 
 from tests.conftest import ROOT
 
-ROOMS = ("pipeline", "ner", "stages", "sample")
+ROOMS = ("pipeline", "ner", "reporting", "stages", "sample")
 RECORDS = {"pipeline.records", "pipeline.posts", "pipeline.labels", "pipeline.params", "pipeline.errors"}
 HEAVY = {"torch", "transformers", "onnxruntime", "rapidocr", "cv2", "matplotlib", "dvclive", "scipy"}
 MODULES = sorted(path.relative_to(ROOT) for room in ROOMS for path in (ROOT / room).rglob("*.py"))
@@ -46,7 +48,8 @@ def test_a_room_imports_only_from_rooms_below(path: Path) -> None:
     allowed = {
         "pipeline": lambda name: name.startswith("pipeline"),
         "ner": lambda name: name.startswith("ner") or name in RECORDS,
-        "stages": lambda name: name.split(".")[0] in {"stages", "pipeline", "ner"},
+        "reporting": lambda name: name.split(".")[0] in {"reporting", "pipeline", "ner"},
+        "stages": lambda name: name.split(".")[0] in {"stages", "reporting", "pipeline", "ner"},
         "sample": lambda name: True,
     }[room]
     ours = {name for name in imported(path) if name.split(".")[0] in {*ROOMS, "tests"}}
@@ -61,3 +64,9 @@ def test_there_is_no_import_circle() -> None:
 @pytest.mark.parametrize("path", [path for path in MODULES if path.parts[0] == "pipeline"], ids=str)
 def test_the_pipeline_imports_nothing_heavy_before_it_must(path: Path) -> None:
     assert {name.split(".")[0] for name in imported(path, top_level_only=True)} & HEAVY == set()
+
+
+def test_the_report_needs_no_torch() -> None:
+    script = "import sys, stages.report; print(sorted({'torch', 'transformers', 'matplotlib'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=True, capture_output=True, text=True)
+    assert done.stdout.strip() == "[]"

@@ -1,0 +1,199 @@
+"""Geometry of the report's figures: learning curves and intervals of F1, in the units of an SVG's view box.
+
+Only numbers are made here; the templates draw them, with classes for colours and a table of the values beside each
+figure. Series differ in mark and dash as well as in colour, and are named where they end.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from reporting.scores import NAMES, SplitScores
+
+WIDTH, HEIGHT = 460.0, 260.0
+LEFT, RIGHT, TOP, BOTTOM = 44.0, 108.0, 14.0, 34.0
+_LABEL_HEIGHT = 14.0
+
+MARKS = ("circle", "square", "triangle", "diamond")
+"""One for each series, in order; :data:`Series.index` chooses among them and among the colours."""
+
+
+@dataclass(frozen=True)
+class Tick:
+    """A grid line: where it lies and what stands beside it."""
+
+    at: float
+    text: str
+
+
+@dataclass(frozen=True)
+class Series:
+    """A curve: its name, its points in the view box, its values; `label_y` is where its name stands."""
+
+    name: str
+    index: int
+    points: list[tuple[float, float]]
+    values: list[tuple[float, float]]
+    label_y: float
+
+    @property
+    def mark(self) -> str:
+        """The shape of its points."""
+        return MARKS[self.index % len(MARKS)]
+
+
+@dataclass(frozen=True)
+class LineChart:
+    """A chart of curves over epochs."""
+
+    key: str
+    title: str
+    unit: str
+    x_ticks: list[Tick]
+    y_ticks: list[Tick]
+    series: list[Series]
+    width: float = WIDTH
+    height: float = HEIGHT
+    left: float = LEFT
+    right: float = WIDTH - RIGHT
+    bottom: float = HEIGHT - BOTTOM
+
+
+def line_chart(key: str, title: str, unit: str, curves: Mapping[str, Sequence[tuple[float, float]]]
+               ) -> LineChart | None:
+    """Curves by name, each of (epoch, value) pairs; None where there is nothing to draw.
+
+    Values that are no numbers (a loss that has diverged) are left out of the curve.
+    """
+    drawn = {name: [(x, y) for x, y in points if math.isfinite(x) and math.isfinite(y)]
+             for name, points in curves.items()}
+    drawn = {name: points for name, points in drawn.items() if points}
+    if not drawn:
+        return None
+    xs = [x for points in drawn.values() for x, _ in points]
+    ys = [y for points in drawn.values() for _, y in points]
+    y_values = ticks(min(ys), max(ys), 5)
+    x_values = [value for value in ticks(min(xs), max(xs), 8) if value == int(value) and min(xs) <= value <= max(xs)]
+    low, high = min(y_values[0], min(ys)), max(y_values[-1], max(ys))
+
+    def at_x(x: float) -> float:
+        return _scale(x, min(xs), max(xs), LEFT + 8, WIDTH - RIGHT - 8)
+
+    def at_y(y: float) -> float:
+        return _scale(y, low, high, HEIGHT - BOTTOM, TOP)
+
+    ends = spread([at_y(points[-1][1]) for points in drawn.values()], _LABEL_HEIGHT, TOP, HEIGHT - BOTTOM)
+    series = [Series(name, index, [(round(at_x(x), 2), round(at_y(y), 2)) for x, y in points], points, round(end, 2))
+              for index, ((name, points), end) in enumerate(zip(drawn.items(), ends, strict=True))]
+    return LineChart(key, title, unit, [Tick(round(at_x(x), 2), f"{x:g}") for x in x_values],
+                     [Tick(round(at_y(y), 2), f"{y:g}") for y in y_values], series)
+
+
+def ticks(low: float, high: float, wanted: int) -> list[float]:
+    """Round numbers (1, 2 or 5 times a power of ten apart) that span low … high, about so many."""
+    if high <= low:
+        low, high = low - 0.5, high + 0.5
+    rough = (high - low) / max(wanted - 1, 1)
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough * (1 - 1e-9))
+    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+    return [round(index * step, 10) for index in range(first, last + 1)]
+
+
+def spread(wanted: Sequence[float], apart: float, low: float, high: float) -> list[float]:
+    """Places near the wanted ones, at least `apart` from each other, within low … high where there is room."""
+    order = sorted(range(len(wanted)), key=lambda index: wanted[index])
+    placed = [0.0] * len(wanted)
+    previous = low - apart
+    for index in order:
+        placed[index] = previous = max(wanted[index], previous + apart)
+    following = high + apart
+    for index in reversed(order):
+        placed[index] = following = min(placed[index], following - apart)
+    return placed
+
+
+def _scale(value: float, low: float, high: float, start: float, end: float) -> float:
+    return (start + end) / 2 if high <= low else start + (value - low) / (high - low) * (end - start)
+
+
+@dataclass(frozen=True)
+class Interval:
+    """One condition's F1 of one type: where it and the bounds of its interval lie, and the words for it."""
+
+    index: int
+    name: str
+    y: float
+    x: float
+    low: float | None
+    high: float | None
+    text: str
+
+    @property
+    def mark(self) -> str:
+        """The shape of its point."""
+        return MARKS[self.index % len(MARKS)]
+
+
+@dataclass(frozen=True)
+class IntervalGroup:
+    """A type's intervals, one a condition."""
+
+    name: str
+    y: float
+    top: float
+    support: int
+    intervals: list[Interval]
+
+
+@dataclass(frozen=True)
+class IntervalChart:
+    """F1 with its confidence intervals, by type."""
+
+    x_ticks: list[Tick]
+    groups: list[IntervalGroup]
+    legend: list[tuple[int, str, str]]  # index, mark, name
+    height: float
+    row: float
+    width: float = 640.0
+    left: float = 120.0
+    right: float = 620.0
+    bottom: float = field(default=0.0)
+
+
+def interval_chart(scores: SplitScores, reading: str) -> IntervalChart | None:
+    """The figure of one split under one scorer; None where it was not scored."""
+    rows = [row for row in scores.rows if row.reading == reading]
+    if not rows:
+        return None
+    columns: list[tuple[str, list[Mapping[str, Any] | None]]] = [("all types", [row.micro for row in rows])]
+    columns += [(name, [row.types[place] for row in rows]) for place, name in enumerate(scores.types)]
+    bounds = [100 * value for _, cells in columns for cell in cells if cell
+              for value in (cell["f1"], *(cell["f1_ci"] or ()))]
+    values = ticks(min(bounds), max(bounds), 6)
+    values = [value for value in values if 0 <= value <= 100]
+    low, high, left, right = min(values[0], min(bounds)), max(values[-1], max(bounds)), 120.0, 620.0
+
+    def at(fraction: float) -> float:
+        return round(_scale(100 * fraction, low, high, left, right), 2)
+
+    step, gap, top = 15.0, 16.0, 12.0
+    groups: list[IntervalGroup] = []
+    y = top
+    for name, cells in columns:
+        start, intervals = y, []
+        for index, (row, cell) in enumerate(zip(rows, cells, strict=True)):
+            if cell is not None:
+                ci = cell["f1_ci"]
+                bounds_text = f" [{100 * ci[0]:.1f}, {100 * ci[1]:.1f}]" if ci else ""
+                intervals.append(Interval(index, NAMES[row.condition], y + step / 2, at(cell["f1"]),
+                                          at(ci[0]) if ci else None, at(ci[1]) if ci else None,
+                                          f"{100 * cell['f1']:.2f}{bounds_text}"))
+            y += step
+        support = max((cell["support"] for cell in cells if cell), default=0)
+        groups.append(IntervalGroup(name, (start + y) / 2, start, support, intervals))
+        y += gap
+    legend = [(index, MARKS[index % len(MARKS)], NAMES[row.condition]) for index, row in enumerate(rows)]
+    return IntervalChart([Tick(round(_scale(value, low, high, left, right), 2), f"{value:g}") for value in values],
+                         groups, legend, height=y + 22, row=step * len(rows), bottom=y - gap / 2)

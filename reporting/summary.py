@@ -1,0 +1,249 @@
+"""The run in tables: the data set and what is broken in it, extractors, settings, times; and what is missing.
+
+Figures are those that the stages wrote down, counted here where nobody else needs the count.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from pipeline.params import KINDS, SPLITS, Change, Kind, Split, changed
+from pipeline.store import digest
+from reporting.sources import STAGES, Results
+
+LISTED = 500
+"""Broken pictures that are listed one by one; beyond that they are only counted."""
+
+NO_PICTURE = "no picture named"
+
+
+@dataclass(frozen=True)
+class SplitRow:
+    """One split of the data set; entities by type, as conlleval reads them, and in all as either does."""
+
+    split: Split
+    counts: dict[str, Any]
+    types: list[int]
+    pictures: dict[str, int]
+
+
+@dataclass(frozen=True)
+class BrokenPicture:
+    """A picture without a result: of which stage (`images`, or an extractor's), its status and what was said."""
+
+    image: str
+    stage: str
+    status: str
+    error: str
+
+
+@dataclass(frozen=True)
+class ExtractorRow:
+    """What read one kind of thing off the pictures, and how much it found."""
+
+    kind: Kind
+    name: str
+    used: bool
+    fingerprint: str | None
+    details: str
+    source: str | None
+    pictures: int
+    with_items: int
+    items: int
+    failed: int
+
+
+@dataclass(frozen=True)
+class TimeRow:
+    """How long a stage took, and for how much."""
+
+    stage: str
+    seconds: float
+    items: int | None
+    unit: str
+    rate: float | None
+    note: str
+
+
+@dataclass(frozen=True)
+class Summary:
+    """The section "The run"."""
+
+    name: str
+    missing: list[str]
+    types: list[str]
+    splits: list[SplitRow]
+    statuses: list[str]
+    oddities: list[str]
+    broken: list[BrokenPicture]
+    broken_total: int
+    extractors: list[ExtractorRow]
+    changes: list[Change]
+    seeds: list[tuple[str, int, str]]
+    times: list[TimeRow]
+    total_seconds: float
+    machines: list[str]
+    finished: str
+    training: dict[str, Any]
+
+
+def summarise(results: Results, types: list[str]) -> Summary:
+    """Everything that the section shows."""
+    broken = sorted(_broken(results), key=lambda row: (row.stage != "images", row.stage, row.status, row.image))
+    splits = [_split_row(results, split, types) for split in SPLITS]
+    statuses = sorted({status for row in splits for status in row.pictures}, key=lambda name: (name != "ok", name))
+    return Summary(
+        name=str(results.settings.data.root),
+        missing=list(_missing(results)),
+        types=types,
+        splits=splits,
+        statuses=statuses,
+        oddities=list(_oddities(results)),
+        broken=broken[:LISTED],
+        broken_total=len(broken),
+        extractors=[_extractor_row(results, kind) for kind in KINDS],
+        changes=list(_changes(results)),
+        seeds=list(_seeds(results)),
+        times=[_time_row(results.runs[stage]) for stage in STAGES],
+        total_seconds=sum(run["seconds"] for run in results.runs.values()),
+        machines=list(dict.fromkeys(_machine(run["machine"]) for run in results.runs.values())),
+        finished=max(run["finished"] for run in results.runs.values()),
+        training=results.runs["train"],
+    )
+
+
+def count(number: int, one: str, many: str | None = None) -> str:
+    """A number with its noun: "1 post", "2,000 posts"."""
+    return f"{number:,} {one if number == 1 else many or one + 's'}"
+
+
+def _split_row(results: Results, split: Split, types: list[str]) -> SplitRow:
+    counts = results.report["splits"][split]
+    pictures = Counter(NO_PICTURE if post.image is None else results.images[post.image]["status"]
+                       for post in results.posts[split])
+    return SplitRow(split, counts, [counts["entities"]["conlleval"].get(name, 0) for name in types], dict(pictures))
+
+
+def _broken(results: Results) -> Iterator[BrokenPicture]:
+    for row in results.images.values():
+        if row["status"] != "ok":
+            yield BrokenPicture(row["image"], "images", row["status"], row["error"] or "")
+    for kind, rows in results.contexts.items():
+        for context in rows.values():
+            manifest = results.images.get(context.image)
+            if context.status != "ok" and manifest is not None and manifest["status"] == "ok":
+                yield BrokenPicture(context.image, kind, context.status, context.error or "")
+
+
+def _missing(results: Results) -> Iterator[str]:
+    """What a reader might look for and not find, and why."""
+    settings, n_posts = results.settings, sum(map(len, results.posts.values()))
+    readable = sum(row["status"] == "ok" for row in results.images.values())
+    if settings.data.images is None:
+        yield "The data set has no pictures (data.images is null)."
+    elif not readable:
+        yield (f"None of the {len(results.images):,} pictures that posts name can be read; why, stands in the list of "
+               "broken pictures.")
+    for kind in KINDS:
+        rows = results.contexts[kind].values()
+        if kind not in settings.views.kinds:
+            yield f"The contexts leave {kind} out (views.kinds)."
+        elif rows and not any(row.items for row in rows):
+            yield f"No picture gave any {kind}."
+    with_context = sum(bool(view.context) for views in results.views.values() for view in views.values())
+    if n_posts and not with_context:
+        yield "No post has a context: cross-modal and text-only views are the same, and so are their scores."
+    for split in SPLITS:
+        posts = results.posts[split]
+        unlabelled = sum(post.labels is None for post in posts)
+        if not posts:
+            yield f"The {split} split has no posts."
+        elif unlabelled:
+            yield (f"{unlabelled:,} of the {count(len(posts), 'post')} of {split} have no labels"
+                   + ("." if split == "train" or results.scores.get(split) else ": no scores, only predictions."))
+        if split != "train" and posts and split not in results.predictions:
+            yield f"There are no predictions for {split}."
+    for condition in ("cross_modal", "text_only", "shuffled"):
+        if condition not in settings.evaluate.conditions:
+            yield f"The run was not scored under {condition} (evaluate.conditions)."
+    if not results.curves:
+        yield "The training left no learning curves."
+    if settings.train.views != "both":
+        yield f"The tagger was trained on the {settings.train.views} view alone (train.views)."
+    if not settings.evaluate.bootstrap_samples:
+        yield "There are no confidence intervals (evaluate.bootstrap_samples is 0)."
+
+
+def _oddities(results: Results) -> Iterator[str]:
+    """What the posts stage found odd and kept."""
+    totals: Counter[str] = Counter()
+    for counts in results.report["splits"].values():
+        totals.update({key: counts[key] for key in ("orphan_i", "invisible_tokens", "without_image",
+                                                    "sharing_an_image")})
+    if totals["orphan_i"]:
+        yield (f"{count(totals['orphan_i'], 'orphan I- label')}, which no B- or I- of the type precedes: conlleval "
+               "opens an entity there, the strict scorer does not.")
+    if totals["invisible_tokens"]:
+        yield f"{count(totals['invisible_tokens'], 'token')} that cannot be seen; here their codes stand for them."
+    if totals["sharing_an_image"]:
+        yield f"{count(totals['sharing_an_image'], 'post')} with a picture that another post of the split has, too."
+    for pair, shared in results.report["shared_texts"].items():
+        if shared:
+            one, other = pair.split("/")
+            yield f"{count(shared, 'text')} of {one} {'stands' if shared == 1 else 'stand'} in {other} again."
+
+
+def _extractor_row(results: Results, kind: Kind) -> ExtractorRow:
+    run, rows = results.runs[kind], results.contexts[kind].values()
+    fingerprint = run.get("fingerprint")
+    return ExtractorRow(
+        kind=kind, name=run["extractor"], used=kind in results.settings.views.kinds,
+        fingerprint=None if fingerprint is None else digest(fingerprint),
+        details="" if fingerprint is None else json.dumps(fingerprint, indent=2, sort_keys=True),
+        source=run.get("source"), pictures=len(rows), with_items=sum(bool(row.items) for row in rows),
+        items=sum(len(row.items) for row in rows), failed=sum(row.status != "ok" for row in rows),
+    )
+
+
+def _changes(results: Results) -> Iterator[Change]:
+    settings = results.settings
+    for section in ("data", "images"):
+        yield from changed(getattr(settings, section), f"{section}.")
+    for kind in KINDS:
+        yield Change(f"{kind}.extractor", results.runs[kind]["extractor"], None, True)
+        for change in results.runs[kind]["changed"]:
+            yield Change(**change)
+    for section in ("views", "train", "evaluate", "report"):
+        yield from changed(getattr(settings, section), f"{section}.")
+
+
+def _seeds(results: Results) -> Iterator[tuple[str, int, str]]:
+    settings = results.settings
+    yield "train.seed", settings.train.seed, "initial weights, order of the tweets, dropout"
+    yield "evaluate.shuffle_seed", settings.evaluate.shuffle_seed, "whose context a post gets when shuffled; bootstrap"
+    for kind in KINDS:
+        seed = (results.runs[kind].get("fingerprint") or {}).get("seed")
+        if isinstance(seed, int):
+            yield f"{kind}.{results.runs[kind]['extractor']}.seed", seed, f"sampling of {kind}"
+
+
+def _time_row(run: dict[str, Any]) -> TimeRow:
+    items, seconds = run.get("items"), run["seconds"]
+    notes = []
+    if run.get("from_store"):
+        notes.append(f"{run['from_store']:,} more from the store, read by an earlier run")
+    if run.get("failed"):
+        notes.append(f"{run['failed']:,} without a result")
+    if run.get("resumed"):
+        notes.append("resumed: the time of its last part alone")
+    if run["stage"] == "train":
+        notes.append(f"{count(run['epochs'], 'epoch')}, the best was number {run['best_epoch']}")
+    rate = items / seconds if items and seconds else None
+    return TimeRow(run["stage"], seconds, items, run["unit"], rate, "; ".join(notes))
+
+
+def _machine(machine: dict[str, Any]) -> str:
+    gpu = f", {machine['gpu']}" if machine["gpu"] else ", no GPU in use"
+    return f"{machine['system']}, {count(machine['cores'], 'core')}{gpu}, Python {machine['python']}"

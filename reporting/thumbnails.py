@@ -1,0 +1,88 @@
+"""Small copies of the pictures, beside the page, under names that no stranger chose.
+
+A thumbnail is kept in the store by its picture's hash, so that a report made again decodes nothing. Reading pictures
+safely is pipeline/images.py's business.
+"""
+
+import base64
+import json
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+from tqdm import tqdm
+
+from pipeline import images
+from pipeline.images import PictureError
+from pipeline.params import ImagesParams
+from pipeline.records import atomic_write
+from pipeline.store import Store, batched, digest
+
+VERSION = 1
+"""Raised when the same picture would give another thumbnail."""
+
+_QUALITY = 72
+_WINDOW = 256  # pictures decoded, and stored, at a time
+
+
+def write(rows: Iterable[Mapping[str, Any]], folder: Path | None, output: Path, side: int, limits: ImagesParams,
+          store: Store, workers: int = 2) -> dict[str, str]:
+    """Write a thumbnail of each picture of the manifest's rows that can be read.
+
+    Args:
+        rows: of the manifest.
+        folder: where the pictures lie; None for a data set without.
+        output: the thumbnails' folder; others that lie there are removed.
+        side: pixels of the longer side; a smaller picture stays as it is.
+        limits: on the pictures, as in the manifest.
+        store: keeps them between runs.
+        workers: threads that decode.
+
+    Returns:
+        Thumbnail's file name by picture name; a picture that has changed or gone since the manifest has none.
+    """
+    key = digest({"thumbnail": VERSION, "side": side, "quality": _QUALITY})
+    readable = [row for row in rows if row["status"] == "ok"]
+    written: dict[str, str] = {}
+    place = None if folder is None else folder.resolve()
+
+    def make(row: Mapping[str, Any]) -> bytes | None:
+        if place is None:
+            return None
+        try:
+            return thumbnail(images.load(place, dict(row), limits), side)
+        except PictureError:
+            return None  # it was readable when the manifest was made: shown as a picture that is not there
+
+    with (ThreadPoolExecutor(workers, thread_name_prefix="thumbnails") as pool,
+          tqdm(total=len(readable), desc="thumbnails", unit="picture", disable=None) as progress):
+        for window in batched(readable, _WINDOW):
+            kept = store.get_many(key, [row["sha256"] for row in window])
+            found = {sha256: base64.b64decode(json.loads(text)) for sha256, text in kept.items()}
+            lacking = list({row["sha256"]: row for row in window if row["sha256"] not in found}.values())
+            made = {row["sha256"]: data for row, data in zip(lacking, pool.map(make, lacking), strict=True) if data}
+            store.put_many(key, {sha256: json.dumps(base64.b64encode(data).decode()) for sha256, data in made.items()})
+            found |= made
+            for row in window:
+                if row["sha256"] in found:
+                    name = f"{row['sha256'][:20]}.webp"
+                    with atomic_write(output / name, "wb") as file:
+                        file.write(found[row["sha256"]])
+                    written[row["image"]] = name
+            progress.update(len(window))
+    if output.is_dir():
+        for stale in set(output.glob("*.webp")) - {output / name for name in written.values()}:
+            stale.unlink()
+    return written
+
+
+def thumbnail(picture: Image.Image, side: int) -> bytes:
+    """A picture as WebP, its longer side at most `side` pixels."""
+    picture = picture.copy()
+    picture.thumbnail((side, side), Image.Resampling.LANCZOS, reducing_gap=2.0)
+    buffer = BytesIO()
+    picture.save(buffer, "WEBP", quality=_QUALITY, method=4)
+    return buffer.getvalue()
