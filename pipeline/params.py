@@ -194,7 +194,7 @@ class EvaluateParams(Section):
 class ReportParams(Section):
     """What report/index.html shows."""
 
-    splits: Annotated[list[Split], Field(min_length=1)] = ["dev", "test"]
+    splits: Annotated[list[Split], Field(min_length=1)] = ["test", "dev"]
     thumbnail: Annotated[int, Field(ge=32, le=2048)] = 320
 
 

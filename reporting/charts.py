@@ -6,7 +6,7 @@ figure. Series differ in mark and dash as well as in colour, and are named where
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from reporting.scores import NAMES, SplitScores
@@ -16,7 +16,8 @@ LEFT, RIGHT, TOP, BOTTOM = 44.0, 108.0, 14.0, 34.0
 _LABEL_HEIGHT = 14.0
 
 MARKS = ("circle", "square", "triangle", "diamond")
-"""One for each series, in order; :data:`Series.index` chooses among them and among the colours."""
+INDEX = {"cross-modal": 0, "text-only": 1, "shuffled": 2, "alignment": 2, "total": 3}
+"""Which mark, dash and colour a series has: the same in every figure."""
 
 
 @dataclass(frozen=True)
@@ -40,14 +41,13 @@ class Series:
     @property
     def mark(self) -> str:
         """The shape of its points."""
-        return MARKS[self.index % len(MARKS)]
+        return MARKS[self.index]
 
 
 @dataclass(frozen=True)
 class LineChart:
     """A chart of curves over epochs."""
 
-    key: str
     title: str
     unit: str
     x_ticks: list[Tick]
@@ -60,9 +60,8 @@ class LineChart:
     bottom: float = HEIGHT - BOTTOM
 
 
-def line_chart(key: str, title: str, unit: str, curves: Mapping[str, Sequence[tuple[float, float]]]
-               ) -> LineChart | None:
-    """Curves by name, each of (epoch, value) pairs; None where there is nothing to draw.
+def line_chart(title: str, unit: str, curves: Mapping[str, Sequence[tuple[float, float]]]) -> LineChart | None:
+    """Curves by name (one of :data:`INDEX`), each of (epoch, value) pairs; None where there is nothing to draw.
 
     Values that are no numbers (a loss that has diverged) are left out of the curve.
     """
@@ -84,9 +83,10 @@ def line_chart(key: str, title: str, unit: str, curves: Mapping[str, Sequence[tu
         return _scale(y, low, high, HEIGHT - BOTTOM, TOP)
 
     ends = spread([at_y(points[-1][1]) for points in drawn.values()], _LABEL_HEIGHT, TOP, HEIGHT - BOTTOM)
-    series = [Series(name, index, [(round(at_x(x), 2), round(at_y(y), 2)) for x, y in points], points, round(end, 2))
-              for index, ((name, points), end) in enumerate(zip(drawn.items(), ends, strict=True))]
-    return LineChart(key, title, unit, [Tick(round(at_x(x), 2), f"{x:g}") for x in x_values],
+    series = [Series(name, INDEX[name], [(round(at_x(x), 2), round(at_y(y), 2)) for x, y in points], points,
+                     round(end, 2))
+              for (name, points), end in zip(drawn.items(), ends, strict=True)]
+    return LineChart(title, unit, [Tick(round(at_x(x), 2), f"{x:g}") for x in x_values],
                      [Tick(round(at_y(y), 2), f"{y:g}") for y in y_values], series)
 
 
@@ -133,7 +133,7 @@ class Interval:
     @property
     def mark(self) -> str:
         """The shape of its point."""
-        return MARKS[self.index % len(MARKS)]
+        return MARKS[self.index]
 
 
 @dataclass(frozen=True)
@@ -142,7 +142,6 @@ class IntervalGroup:
 
     name: str
     y: float
-    top: float
     support: int
     intervals: list[Interval]
 
@@ -155,45 +154,48 @@ class IntervalChart:
     groups: list[IntervalGroup]
     legend: list[tuple[int, str, str]]  # index, mark, name
     height: float
-    row: float
+    bottom: float
     width: float = 640.0
     left: float = 120.0
     right: float = 620.0
-    bottom: float = field(default=0.0)
 
 
 def interval_chart(scores: SplitScores, reading: str) -> IntervalChart | None:
-    """The figure of one split under one scorer; None where it was not scored."""
+    """The figure of one split under one scorer, without types that gold never names; None where nothing was scored."""
     rows = [row for row in scores.rows if row.reading == reading]
     if not rows:
         return None
     columns: list[tuple[str, list[Mapping[str, Any] | None]]] = [("all types", [row.micro for row in rows])]
     columns += [(name, [row.types[place] for row in rows]) for place, name in enumerate(scores.types)]
+    columns = [(name, cells) for name, cells in columns if any(cell and cell["support"] for cell in cells)]
+    if not columns:
+        return None
     bounds = [100 * value for _, cells in columns for cell in cells if cell
               for value in (cell["f1"], *(cell["f1_ci"] or ()))]
     values = ticks(min(bounds), max(bounds), 6)
     values = [value for value in values if 0 <= value <= 100]
-    low, high, left, right = min(values[0], min(bounds)), max(values[-1], max(bounds)), 120.0, 620.0
+    low, high = min(values[0], min(bounds)), max(values[-1], max(bounds))
 
     def at(fraction: float) -> float:
-        return round(_scale(100 * fraction, low, high, left, right), 2)
+        return round(_scale(100 * fraction, low, high, IntervalChart.left, IntervalChart.right), 2)
 
     step, gap, top = 15.0, 16.0, 12.0
     groups: list[IntervalGroup] = []
     y = top
     for name, cells in columns:
         start, intervals = y, []
-        for index, (row, cell) in enumerate(zip(rows, cells, strict=True)):
+        for row, cell in zip(rows, cells, strict=True):
             if cell is not None:
                 ci = cell["f1_ci"]
                 bounds_text = f" [{100 * ci[0]:.1f}, {100 * ci[1]:.1f}]" if ci else ""
-                intervals.append(Interval(index, NAMES[row.condition], y + step / 2, at(cell["f1"]),
+                name_of = NAMES[row.condition]
+                intervals.append(Interval(INDEX[name_of], name_of, y + step / 2, at(cell["f1"]),
                                           at(ci[0]) if ci else None, at(ci[1]) if ci else None,
                                           f"{100 * cell['f1']:.2f}{bounds_text}"))
             y += step
         support = max((cell["support"] for cell in cells if cell), default=0)
-        groups.append(IntervalGroup(name, (start + y) / 2, start, support, intervals))
+        groups.append(IntervalGroup(name, (start + y) / 2, support, intervals))
         y += gap
-    legend = [(index, MARKS[index % len(MARKS)], NAMES[row.condition]) for index, row in enumerate(rows)]
-    return IntervalChart([Tick(round(_scale(value, low, high, left, right), 2), f"{value:g}") for value in values],
-                         groups, legend, height=y + 22, row=step * len(rows), bottom=y - gap / 2)
+    legend = [(INDEX[name], MARKS[INDEX[name]], name) for name in (NAMES[row.condition] for row in rows)]
+    return IntervalChart([Tick(at(value / 100), f"{value:g}") for value in values], groups, legend,
+                         height=y + 22, bottom=y - gap / 2)

@@ -25,8 +25,8 @@ ASSETS = ("report.css", "theme.js", "gallery.js")
 DATA_VARIABLE = "sightreadPosts"
 """The global of assets/posts.js."""
 
-_LOSSES = {"train/loss": "total", "train/nll_text_only": "text-only", "train/nll_cross_modal": "cross-modal",
-           "train/alignment": "alignment"}
+_LOSSES = {"train/nll_cross_modal": "cross-modal", "train/nll_text_only": "text-only",
+           "train/alignment": "alignment", "train/loss": "total"}
 _DEV = {"dev/f1_cross_modal": "cross-modal", "dev/f1_text_only": "text-only"}
 
 
@@ -53,9 +53,9 @@ def write(results: Results, thumbnails: Mapping[str, str], output: Path) -> None
     splits = score_splits(results, types)
     curves = results.curves
     charts = [
-        line_chart("loss", "Training loss", "mean over the epoch's tweets",
+        line_chart("Training loss", "mean over the epoch's tweets",
                    {name: curves[key] for key, name in _LOSSES.items() if key in curves}),
-        line_chart("dev", "F1 on dev", "strict, per cent",
+        line_chart("F1 on dev", "strict, per cent",
                    {name: [(x, 100 * y) for x, y in curves[key]] for key, name in _DEV.items() if key in curves}),
     ]
     headline = next((split for split in splits if split.rows), None)

@@ -10,17 +10,19 @@ from dataclasses import dataclass
 from typing import Any
 
 from ner.comparison import compare
-from ner.scoring import MICRO, READINGS
+from ner.scoring import MICRO
 from pipeline.labels import Reading
 from pipeline.params import Condition, Split
 from reporting.sources import Results
 
+_READINGS: tuple[Reading, ...] = ("strict", "conlleval")
 NAMES: dict[Condition, str] = {"cross_modal": "cross-modal", "text_only": "text-only", "shuffled": "shuffled"}
 GLOSSES: dict[Condition, str] = {
     "cross_modal": "the tweet with what its own picture shows",
     "text_only": "the tweet alone",
     "shuffled": "the tweet with what another tweet's picture shows",
 }
+_USUAL = ("PER", "LOC", "ORG", "MISC", "OTHER")
 NOTHING = "none"  # the row or column of spans that one side does not name, as the confusion files call it
 
 
@@ -40,7 +42,7 @@ class Difference:
 
     one: Condition
     other: Condition
-    reading: str
+    reading: Reading
     difference: float
     low: float
     high: float
@@ -70,14 +72,14 @@ class SplitScores:
 
 
 def entity_types(results: Results) -> list[str]:
-    """Every type that is gold or predicted anywhere, the frequent ones of the training data first."""
+    """Every type that is gold or predicted anywhere: those of tweets in their usual order, then by frequency."""
     counts: Counter[str] = Counter()
     for split in results.report["splits"].values():
         counts.update({name: n for name, n in split["entities"]["conlleval"].items() if name != "total"})
     for conditions in results.predictions.values():
         for predicted in conditions.values():
             counts.update({entity["type"]: 0 for row in predicted.rows.values() for entity in row["entities"]})
-    return sorted(counts, key=lambda name: (-counts[name], name))
+    return sorted(counts, key=lambda name: (_USUAL.index(name) if name in _USUAL else len(_USUAL), -counts[name], name))
 
 
 def score_splits(results: Results, types: Sequence[str]) -> list[SplitScores]:
@@ -90,10 +92,10 @@ def _score_split(results: Results, split: Split, types: list[str]) -> SplitScore
     scores = results.scores.get(split, {})
     conditions = [name for name in results.settings.evaluate.conditions if name in scores]
     shown = [name for name in types
-             if any(name in scores[condition][reading] for condition in conditions for reading in READINGS)]
+             if any(name in scores[condition][reading] for condition in conditions for reading in _READINGS)]
     rows = [ScoreRow(condition, reading, scores[condition][reading][MICRO],
                      [scores[condition][reading].get(name) for name in shown])
-            for reading in ("strict", "conlleval") for condition in conditions]
+            for reading in _READINGS for condition in conditions]
     predicted = results.predictions.get(split, {})
     return SplitScores(split, None if rows else _why_not(results, split), shown, rows,
                        _differences(results, split) if rows else [],
@@ -128,7 +130,8 @@ def _differences(results: Results, split: Split) -> list[Difference]:
                         [predicted[other].rows[row["id"]]["predicted"] for row in rows],
                         [row["predicted"] for row in rows],
                         samples=settings.bootstrap_samples, confidence=settings.confidence, seed=settings.shuffle_seed)
-        for reading, pair in pairs.items():
+        for reading in _READINGS:
+            pair = pairs[reading]
             low, high = pair["difference_ci"]
             found.append(Difference("cross_modal", other, reading, pair["difference"], low, high, pair["p_value"]))
     return found

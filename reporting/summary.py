@@ -41,14 +41,14 @@ class BrokenPicture:
 
 @dataclass(frozen=True)
 class ExtractorRow:
-    """What read one kind of thing off the pictures, and how much it found."""
+    """What read one kind of thing off the pictures, and how much it found; without a fingerprint where it looks up what
+    others have read."""
 
     kind: Kind
     name: str
     used: bool
     fingerprint: str | None
     details: str
-    source: str | None
     pictures: int
     with_items: int
     items: int
@@ -202,7 +202,7 @@ def _extractor_row(results: Results, kind: Kind) -> ExtractorRow:
         kind=kind, name=run["extractor"], used=kind in results.settings.views.kinds,
         fingerprint=None if fingerprint is None else digest(fingerprint),
         details="" if fingerprint is None else json.dumps(fingerprint, indent=2, sort_keys=True),
-        source=run.get("source"), pictures=len(rows), with_items=sum(bool(row.items) for row in rows),
+        pictures=len(rows), with_items=sum(bool(row.items) for row in rows),
         items=sum(len(row.items) for row in rows), failed=sum(row.status != "ok" for row in rows),
     )
 

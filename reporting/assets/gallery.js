@@ -219,7 +219,7 @@
 
   const score = (value) => (value === null ? [] : [" ", el("span", { class: "sure", text: value.toFixed(2) })]);
 
-  const shape = (kind, item, scale) => {
+  const shape = (kind, item, scale, height) => {
     const [text, , geometry] = item;
     if (!geometry) return null;
     const group = svg("g", { class: `shape ${kind}` });
@@ -228,22 +228,24 @@
       : geometry;
     group.append(svg("polygon", { points: points.map((point) => point.join(",")).join(" "), class: "under" }));
     group.append(svg("polygon", { points: points.map((point) => point.join(",")).join(" ") }));
+    // Names of objects stand above their box, words below theirs, so that they keep out of each other's way.
     const left = Math.min(...points.map((point) => point[0]));
     const top = Math.min(...points.map((point) => point[1]));
-    const inside = top < 14 * scale;
-    group.append(svg("text", { x: Math.max(2 * scale, left + (inside ? 4 : 0) * scale), y: inside ? top + 13 * scale : top - 4 * scale,
+    const bottom = Math.max(...points.map((point) => point[1]));
+    const below = kind === "ocr" ? bottom + 16 * scale <= height : top < 14 * scale;
+    const y = kind === "ocr" ? (below ? bottom + 13 * scale : top - 4 * scale) : (below ? top + 13 * scale : top - 4 * scale);
+    group.append(svg("text", { x: Math.max(2 * scale, left + (kind === "objects" && below ? 4 : 0) * scale), y,
       "font-size": 12 * scale, "stroke-width": 3.5 * scale }, text.length > 40 ? `${text.slice(0, 39)}…` : text));
     return group;
   };
 
   // Items of one kind as buttons that draw their shape, behind one that draws all
   const items = (kind, shown, overlay, scale) => {
-    if (shown.status !== "ok" && !shown[kind].length) return el("p", { class: "absent", text: "no picture to read" });
     if (shown.failed[kind]) return el("p", { class: "absent", text: shown.failed[kind] });
     if (!shown[kind].length) return el("p", { class: "absent", text: "nothing found" });
     const list = el("ul", { class: "items" });
     for (const item of shown[kind]) {
-      const drawn = overlay ? shape(kind, item, scale) : null;
+      const drawn = overlay ? shape(kind, item, scale, shown.height) : null;
       const text = el("span", { class: "words", dir: "auto", text: item[0] });
       if (!drawn) {
         list.append(el("li", {}, text, ...score(item[1])));
@@ -277,7 +279,10 @@
       overlay = svg("svg", { viewBox: `0 0 ${shown.width} ${shown.height}`, class: "overlay", "aria-hidden": "true" });
       const image = el("img", { src: `assets/thumbnails/${shown.thumbnail}`, alt: first ? `Picture; caption: ${first[0]}` : "Picture of the post",
         width: shown.width, height: shown.height, loading: "lazy", decoding: "async" });
-      figure.append(el("div", { class: "frame" }, image, overlay));
+      const frame = el("div", { class: "frame" }, image, overlay);
+      // As wide as its column, but no tall picture a screen high and no small one blown up.
+      frame.style.maxWidth = `${Math.round(Math.min(400 * shown.width / shown.height, Math.max(shown.width, 160)))}px`;
+      figure.append(frame);
     } else {
       const what = shown === null ? "no picture" : shown.status === "ok" ? "picture not readable any more" : `picture ${STATUS[shown.status] ?? shown.status}`;
       figure.append(el("div", { class: "frame hole" }, el("p", {}, el("strong", { text: what })),
@@ -294,7 +299,7 @@
     const body = el("div", { class: "body" }, title, readings(post, index));
     const facts = el("dl", { class: "facts" });
     facts.append(...labelled("context", contextOf(post)));
-    if (shown) {
+    if (shown && (shown.thumbnail || ["objects", "captions", "ocr"].some((kind) => shown[kind].length))) {
       const names = { objects: "objects", captions: "captions", ocr: "words" };
       for (const kind of ["objects", "captions", "ocr"]) {
         const unused = data.kinds.includes(kind) ? "" : " (not in the context)";
