@@ -14,18 +14,21 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import torch
 from tqdm import tqdm
 
 from ner.formats import FORMATS, read_input
 from ner.labels import to_iob2
-from ner.tagger import CrossViewTagger, load_tagger, quietly
+from ner.tagger import ONNX_GRAPH, CrossViewTagger, load_tagger, quietly
 from ner.views import EncodedView, ViewBatch, ViewEncoder, collate, length_sorted_batches
 from pipeline.errors import UserError, run_cli
 from pipeline.labels import entities
 from pipeline.records import View
+
+if TYPE_CHECKING:
+    from ner.onnx import OnnxTagger
 
 CHUNK_BATCHES = 16  # so many batches of views are sorted by length together; all that a stream keeps in memory
 
@@ -61,18 +64,23 @@ def prediction_row(prediction: Prediction) -> dict[str, Any]:
 class Tagger:
     """A trained tagger, ready to predict."""
 
-    def __init__(self, model: CrossViewTagger, encoder: ViewEncoder, device: torch.device) -> None:
-        self.model, self.encoder, self.device = model.to(device).eval(), encoder, device
+    def __init__(self, model: "CrossViewTagger | OnnxTagger", encoder: ViewEncoder) -> None:
+        self.model, self.encoder = model, encoder
 
     @classmethod
     def load(cls, folder: str | Path, device: str = "auto") -> "Tagger":
-        """Load a tagger from its folder alone; nothing is downloaded.
+        """Load a tagger from its folder alone, on torch or, if it is exported, on onnxruntime; nothing is downloaded.
 
         Raises:
             UserError: the folder holds no tagger, or there is no such device.
         """
         with quietly():
-            return cls(*load_tagger(folder), choose_device(device))
+            if (Path(folder) / ONNX_GRAPH).exists():
+                from ner import onnx  # onnxruntime is loaded where it is needed
+
+                return cls(*onnx.load(Path(folder)))
+            model, encoder = load_tagger(folder)
+            return cls(model.to(choose_device(device)), encoder)
 
     def predict(
         self, views: Iterable[View], batch_size: int = 32, *, with_context: bool = True
@@ -113,7 +121,7 @@ class Tagger:
 
 
 def decode(
-    model: CrossViewTagger, encoded: Sequence[EncodedView], pad_id: int, *, bfloat16: bool = False
+    model: "CrossViewTagger | OnnxTagger", encoded: Sequence[EncodedView], pad_id: int, *, bfloat16: bool = False
 ) -> tuple[torch.Tensor, torch.Tensor, ViewBatch]:
     """One batch's best paths [B, L] (indices into the model's labels), emissions [B, L, K], and tensors."""
     device = model.device

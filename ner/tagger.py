@@ -23,6 +23,8 @@ from ner.views import ViewBatch, ViewEncoder, WindowLimits
 from pipeline.errors import UserError
 from pipeline.params import TrainParams
 
+ONNX_GRAPH = "tagger.onnx"  # what tells an exported tagger's folder, see ner/onnx.py
+
 # Encoder passes without gradients take at most so many sub-tokens at once, so that a tweet of many windows fits memory.
 MAX_SUBTOKENS_AT_ONCE = 32_768
 
@@ -117,10 +119,10 @@ class CrossViewTagger(PreTrainedModel):
         input_ids, attention_mask = batch["input_ids"], batch["attention_mask"]
         at_once = max(1, MAX_SUBTOKENS_AT_ONCE // input_ids.shape[1])
         if torch.is_grad_enabled() or len(input_ids) <= at_once:
-            hidden = self._encode(input_ids, attention_mask)
+            hidden = self.encode(input_ids, attention_mask)
         else:
             parts = zip(input_ids.split(at_once), attention_mask.split(at_once), strict=True)
-            hidden = torch.cat([self._encode(ids, mask) for ids, mask in parts])
+            hidden = torch.cat([self.encode(ids, mask) for ids, mask in parts])
         vectors = hidden[batch["rows"], batch["positions"]]  # [B, L, hidden]
         return self.emission(self._drop_words(vectors))
 
@@ -175,7 +177,8 @@ class CrossViewTagger(PreTrainedModel):
             terms["alignment"] = divergence.detach()
         return {"loss": loss, **terms}
 
-    def _encode(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+    def encode(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Hidden states [R, S, hidden] of sub-tokens [R, S]."""
         # No segment ids: an encoder that knows them gets zeros, its own default.
         return self.encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
 
@@ -233,7 +236,18 @@ def load_tagger(folder: str | Path) -> tuple[CrossViewTagger, ViewEncoder]:
         UserError: the folder is missing or is no tagger's.
     """
     folder = Path(folder)
-    for pattern in ("config.json", "model*.safetensors", "tokenizer.json"):
+    config = load_config(folder, "model*.safetensors")
+    model = CrossViewTagger.from_pretrained(folder, config=config, local_files_only=True, use_safetensors=True).eval()
+    return model, load_view_encoder(folder, config)
+
+
+def load_config(folder: Path, *weights: str) -> TaggerConfig:
+    """The config of a saved tagger whose folder also holds files of the patterns `weights`.
+
+    Raises:
+        UserError: the folder is missing or is no tagger's.
+    """
+    for pattern in ("config.json", *weights, "tokenizer.json"):
         if not any(folder.glob(pattern)):
             raise UserError(f"{folder}: no tagger here ({pattern} is missing); name a tagger's folder, or train one "
                             "(dvc repro train)")
@@ -241,10 +255,12 @@ def load_tagger(folder: str | Path) -> tuple[CrossViewTagger, ViewEncoder]:
     if found != TaggerConfig.model_type:
         raise UserError(f"{folder}: expected a tagger (model_type {TaggerConfig.model_type!r}), found {found!r}; "
                         "an encoder alone cannot tag: train one (dvc repro train)")
-    config = TaggerConfig.from_pretrained(folder, local_files_only=True)
-    model = CrossViewTagger.from_pretrained(folder, config=config, local_files_only=True, use_safetensors=True).eval()
-    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    return model, view_encoder(tokenizer, config)
+    return TaggerConfig.from_pretrained(folder, local_files_only=True)
+
+
+def load_view_encoder(folder: Path, config: TaggerConfig) -> ViewEncoder:
+    """The encoder of a saved tagger's views."""
+    return view_encoder(AutoTokenizer.from_pretrained(folder, local_files_only=True), config)
 
 
 def view_encoder(tokenizer: Any, config: TaggerConfig) -> ViewEncoder:

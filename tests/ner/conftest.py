@@ -9,6 +9,8 @@ import pytest
 import torch
 from transformers import BertConfig, BertModel, BertTokenizer, XLMRobertaConfig, XLMRobertaModel, XLMRobertaTokenizer
 
+from ner.labels import bioes_labels
+from ner.tagger import CrossViewTagger, load_tokenizer
 from pipeline.params import TrainParams
 from pipeline.records import View
 
@@ -75,3 +77,24 @@ def small_params(encoder: Path, **changes: object) -> TrainParams:
     settings = {"encoder": str(encoder), "batch_size": 8, "epochs": 2, "learning_rate": 3e-3, "max_length": 32,
                 "crf_learning_rate": 0.05, "max_context": 12, "stride": 8, "seed": 3} | changes
     return TrainParams.model_validate(settings)
+
+
+@pytest.fixture(scope="session")
+def tagger_folder(xlm_r_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An untrained tagger whose scores are wide apart, so that it finds entities everywhere."""
+    folder = tmp_path_factory.mktemp("tagger")
+    torch.manual_seed(4)
+    labels = bioes_labels([["B-PER", "B-LOC"]])
+    model = CrossViewTagger.from_encoder(xlm_r_folder, labels, small_params(xlm_r_folder), local_files_only=True)
+    with torch.no_grad():
+        model.emission.weight.mul_(20)
+    model.save_pretrained(folder)
+    load_tokenizer(xlm_r_folder, local_files_only=True).save_pretrained(folder)
+    return folder
+
+
+def many_views(n: int = 90) -> list[View]:
+    """Posts of many lengths, some longer than a window, with words that no tokenizer likes."""
+    words = ["love", "Jordan", "Paris", "in", "the", "ab", "\u200b", "</s>"]
+    return [View(str(number), [words[(number * 7 + place * 3) % 8] for place in range(1 + number * 5 % 23)], None,
+                 "photo of court" if number % 3 else "") for number in range(n)]

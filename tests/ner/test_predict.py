@@ -13,42 +13,21 @@ import torch
 
 from ner.evaluation import condition_views, derangement, evaluate
 from ner.formats import read_input, tokenize
-from ner.labels import bioes_labels, to_bioes
+from ner.labels import to_bioes
 from ner.predict import CHUNK_BATCHES, Tagger, choose_device, main
-from ner.tagger import CrossViewTagger, load_tokenizer
 from ner.views import collate
 from pipeline.errors import UserError, run_cli
 from pipeline.labels import entities
 from pipeline.params import EvaluateParams
 from pipeline.records import View
-from tests.ner.conftest import ambiguous_views, small_params
+from tests.ner.conftest import ambiguous_views, many_views
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
-def tagger_folder(xlm_r_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An untrained tagger whose scores are wide apart, so that it finds entities everywhere."""
-    folder = tmp_path_factory.mktemp("tagger")
-    torch.manual_seed(4)
-    labels = bioes_labels([["B-PER", "B-LOC"]])
-    model = CrossViewTagger.from_encoder(xlm_r_folder, labels, small_params(xlm_r_folder), local_files_only=True)
-    with torch.no_grad():
-        model.emission.weight.mul_(20)
-    model.save_pretrained(folder)
-    load_tokenizer(xlm_r_folder, local_files_only=True).save_pretrained(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
 def tagger(tagger_folder: Path) -> Tagger:
     return Tagger.load(tagger_folder, "cpu")
-
-
-def many_views(n: int = 90) -> list[View]:
-    words = ["love", "Jordan", "Paris", "in", "the", "ab", "\u200b", "</s>"]
-    return [View(str(number), [words[(number * 7 + place * 3) % 8] for place in range(1 + number * 5 % 23)], None,
-                 "photo of court" if number % 3 else "") for number in range(n)]
 
 
 def test_predictions_come_in_order_whatever_the_batch_size(tagger: Tagger) -> None:
