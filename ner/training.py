@@ -69,8 +69,8 @@ def train(
     Raises:
         UserError: posts without labels, no dev posts, an entity type in dev only, an unusable encoder or device.
     """
-    _check_labelled("train", train)
-    _check_labelled("dev", dev)
+    check_labelled("train", train)
+    check_labelled("dev", dev)
     chosen = choose_device(device)
     with quietly():
         set_seed(params.seed)
@@ -120,6 +120,11 @@ def train(
             finished = work.with_name(f"{work.name}.finished")
             work.rename(finished)  # at once: a kill while the files are deleted must not leave checkpoints in part
             shutil.rmtree(finished)
+    return summary(state)
+
+
+def summary(state: TrainerState) -> dict[str, Any]:
+    """What :func:`train` returns of a training that has reached this state."""
     history = [logs for logs in state.log_history if "eval_f1" in logs]
     best_logs = max(history, key=lambda logs: logs["eval_f1"])  # the first of equals, as the Trainer has it
     return {
@@ -161,7 +166,12 @@ def _remove_torn(work: Path) -> None:
             shutil.rmtree(folder)
 
 
-def _check_labelled(split: str, views: Sequence[View]) -> None:
+def check_labelled(split: str, views: Sequence[View]) -> None:
+    """Check that a split can be learned from.
+
+    Raises:
+        UserError: it has no posts, or one without tokens or labels.
+    """
     if not views:
         raise UserError(f"train: the {split} split has no posts; expected at least one (data.{split})")
     for view in views:

@@ -140,6 +140,7 @@ class LossWeights(Section):
 class TrainParams(Section):
     """The tagger and its training."""
 
+    trainer: Literal["transformers", "flair"] = "transformers"
     encoder: Annotated[str, Field(min_length=1)]
     revision: str | None = None
     views: Literal["both", "text_only", "cross_modal"] = "both"

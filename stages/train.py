@@ -1,16 +1,19 @@
 """Stage `train`: views → models/tagger/, and the learning curves.
 
 Training checkpoints lie in the store, keyed by everything that training depends on, so that a killed run goes on
-where it was, and are gone when it has succeeded.
+where it was, and are gone when it has succeeded. What trains is `train.trainer`'s to say.
 """
 
 import hashlib
+from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
 from typing import Any
 
-from ner import processes, training
-from pipeline import checkpoints, params
-from pipeline.errors import run_cli
+from ner import flair_training, processes, training
+from pipeline import checkpoints, environments, params
+from pipeline.errors import UserError, run_cli
 from pipeline.records import read_views
 from pipeline.store import Store, digest, stage_lock
 from stages import paths
@@ -20,6 +23,9 @@ from stages._record import recorded
 def main() -> None:
     """Run the stage."""
     settings = params.load(paths.PARAMS)
+    train: Callable[..., dict[str, Any]] = training.train
+    if settings.train.trainer == "flair":
+        train = partial(flair_training.train, python=_flair(settings.execution.processes))
     if settings.execution.processes > 1 and not processes.launched():
         processes.relaunch("stages.train", settings.execution.processes)
     encoder = checkpoints.resolve(settings.train.encoder, settings.train.revision)
@@ -35,11 +41,20 @@ def main() -> None:
         key = digest({"train": settings.train.model_dump(mode="json"), "encoder": encoder.identity, "views": hashes})
         work = store.work_folder("training", key)
         resumed = processes.is_first() and training.last_whole_checkpoint(work) is not None
-        result = training.train(settings.train, encoder=encoder.folder, train=views["train"], dev=views["dev"],
-                                output=paths.TAGGER, work=work, curves=paths.CURVES, device=settings.execution.device)
+        result = train(settings.train, encoder=encoder.folder, train=views["train"], dev=views["dev"],
+                       output=paths.TAGGER, work=work, curves=paths.CURVES, device=settings.execution.device)
         # The time of a resumed training is that of its last part, and says nothing of how many tweets a second.
         record |= {"items": None if resumed else len(views["train"]) * result["epochs"], "unit": "tweets",
                    "resumed": resumed, "encoder": encoder.identity, **result}
+
+
+def _flair(processes: int) -> Path:
+    """The interpreter that has flair."""
+    if processes > 1:
+        raise UserError(f"execution.processes: found {processes}, and flair's trainer runs in 1; use train.trainer: "
+                        "transformers for more")
+    environments.require("flair")
+    return environments.environment("flair").python
 
 
 if __name__ == "__main__":

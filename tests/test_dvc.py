@@ -27,6 +27,8 @@ def modules_behind(name: str) -> set[str]:
             waiting += [other for other in imported(FILES[module]) if other in NAMES]
             if module == "pipeline.extractors":  # its registry loads the others by name
                 waiting += [other for other in FILES if other.startswith("pipeline.extractors.")]
+            if module == "ner.flair_training":  # runs this one in flair's interpreter
+                waiting.append("ner.flair_trainer")
     return found
 
 

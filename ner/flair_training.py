@@ -1,0 +1,151 @@
+"""Training by flair: the same labelled views in, the same folder with a tagger out, as :mod:`ner.training`.
+
+Views are encoded and the tagger is set up and saved here, in the core's interpreter; what lies between runs in flair's
+(:mod:`ner.flair_trainer`), as a process of its own that gets a work folder and answers with a line an epoch.
+"""
+
+import json
+import shutil
+import subprocess
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import safetensors.torch
+from transformers import TrainerCallback, TrainerControl, TrainerState, set_seed
+
+from ner.labels import bioes_labels
+from ner.predict import choose_device
+from ner.tagger import CrossViewTagger, load_tokenizer, quietly, view_encoder
+from ner.trainer import Curves, Progress, ViewName
+from ner.training import check_labelled, summary
+from ner.views import EncodedView, ViewEncoder
+from pipeline.errors import UserError
+from pipeline.params import TrainParams
+from pipeline.records import View, write_json, write_jsonl
+
+# An option that is not named here must be at its default: flair's trainer would pass over it in silence.
+_HONOURED = {
+    "trainer", "encoder", "revision", "views", "alignment", "temperature", "weights", "detach_teacher", "epochs",
+    "batch_size", "gradient_accumulation", "learning_rate", "crf_learning_rate", "warmup_ratio", "weight_decay",
+    "max_grad_norm", "word_dropout", "max_length", "max_context", "stride", "precision", "seed", "patience",
+}
+_ALIGNMENTS = ("marginal", "none")
+
+
+def check_honoured(params: TrainParams, device: str) -> None:
+    """Check that flair's trainer can do what `params` ask for.
+
+    Raises:
+        UserError: it cannot; every such option is named.
+    """
+    problems = [f"train.{name}: found {getattr(params, name)!r}, expected {field.default!r}"
+                for name, field in TrainParams.model_fields.items()
+                if name not in _HONOURED and getattr(params, name) != field.default]
+    if params.views == "both" and params.alignment not in _ALIGNMENTS:
+        problems.append(f"train.alignment: found {params.alignment!r}, expected {' or '.join(_ALIGNMENTS)}")
+    if params.precision == "bfloat16" and device != "cpu":
+        problems.append(f"train.precision: found bfloat16 on {device}, where flair's mixed precision is float16; "
+                        "expected float32")
+    if problems:
+        raise UserError("\n".join([*problems, "That is what flair's trainer can do; train.trainer: transformers can do "
+                                              "all of it"]))
+
+
+def train(
+    params: TrainParams,
+    *,
+    python: Path,
+    encoder: Path | str,
+    train: Sequence[View],
+    dev: Sequence[View],
+    output: Path,
+    work: Path,
+    curves: Path | None,
+    device: str = "auto",
+) -> dict[str, Any]:
+    """As :func:`ner.training.train`, by flair's ModelTrainer; a killed training starts over.
+
+    Args:
+        python: the interpreter that has flair.
+
+    Raises:
+        UserError: as there; an option that flair's trainer cannot honour; a post longer than an encoder window.
+    """
+    check_labelled("train", train)
+    check_labelled("dev", dev)
+    chosen = choose_device(device)
+    check_honoured(params, chosen.type)
+    work = work.absolute()
+    shutil.rmtree(work, ignore_errors=True)
+    work.mkdir(parents=True)
+    with quietly():
+        set_seed(params.seed)
+        labels = bioes_labels(view.labels or [] for view in train)
+        model = CrossViewTagger.from_encoder(encoder, labels, params)
+        tokenizer = load_tokenizer(encoder, params.revision)
+        views = view_encoder(tokenizer, model.config)
+        start, best = work / "start", work / "best.safetensors"
+        model.save_pretrained(start)
+        tokenizer.save_pretrained(start)
+        files = {"train": work / "train.jsonl", "dev": work / "dev.jsonl"}
+        write_jsonl(files["train"], _examples(train, views, params))
+        write_jsonl(files["dev"], _examples(dev, views, params))
+        job = work / "job.json"
+        places = {name: str(path) for name, path in {"start": start, "best": best, **files}.items()}
+        write_json(job, {"params": params.model_dump(mode="json"), "device": str(chosen), **places})
+        state = _run(python, job, params, curves)
+        model.load_state_dict(safetensors.torch.load_file(best))
+        output.mkdir(parents=True, exist_ok=True)
+        model.save_pretrained(output)
+        tokenizer.save_pretrained(output)
+    shutil.rmtree(work)
+    return summary(state)
+
+
+def _examples(posts: Sequence[View], views: ViewEncoder, params: TrainParams) -> Iterator[dict[str, Any]]:
+    """A row a post: its tokens and labels, and of each trained view the sub-tokens and each token's first."""
+    names: list[ViewName] = ["text_only", "cross_modal"] if params.views == "both" else [params.views]
+    encoded: dict[ViewName, list[EncodedView]] = {
+        name: views.encode(posts, with_context=name == "cross_modal") for name in names
+    }
+    for place, post in enumerate(posts):
+        row: dict[str, Any] = {"tokens": post.tokens, "labels": post.labels}
+        for name in names:
+            view = encoded[name][place]
+            if len(view.windows) > 1:
+                raise UserError(f"train.trainer: post {post.id} needs {len(view.windows)} encoder windows of "
+                                f"{params.max_length} sub-tokens, which flair would cut by a rule of its own; use "
+                                "trainer: transformers, or leave the post out")
+            row[name] = {"input_ids": view.windows[0], "firsts": view.positions}
+        yield row
+
+
+def _run(python: Path, job: Path, params: TrainParams, curves: Path | None) -> TrainerState:
+    """Run flair's part, and tell of each epoch as our own trainer does."""
+    state, control = TrainerState(log_history=[]), TrainerControl()
+    callbacks: list[TrainerCallback] = [Progress(), *([Curves(curves)] if curves is not None else [])]
+    arguments: Any = SimpleNamespace(num_train_epochs=params.epochs)  # all that the two ask for
+    for callback in callbacks:
+        callback.on_train_begin(arguments, state, control)
+    # Its standard input is a lifeline: it ends where this process does, however that ends.
+    process = subprocess.Popen([python, "-m", "ner.flair_trainer", job], text=True,
+                               stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=Path(__file__).parents[1])
+    with process:
+        try:
+            for line in process.stdout or ():
+                logs = json.loads(line)
+                state.epoch = logs["epoch"]
+                state.log_history.append(logs)
+                for callback in callbacks:
+                    callback.on_evaluate(arguments, state, control)
+        except BaseException:
+            process.kill()
+            raise
+    if process.returncode:
+        raise UserError(f"train.trainer: flair's part of the training ended with status {process.returncode}, for the "
+                        "reason above")
+    for callback in callbacks:
+        callback.on_train_end(arguments, state, control)
+    return state
