@@ -66,6 +66,24 @@ def test_metrics_have_every_condition_and_scheme(finished: Project) -> None:
                 assert set(scores["micro"]) == {"precision", "recall", "f1", "support", "f1_ci"}
 
 
+def test_the_report_shows_every_post_that_was_scored(finished: Project) -> None:
+    report = finished.folder / "report"
+    assert "Strict micro-F1 on test" in (report / "index.html").read_text(encoding="utf-8")
+    data = (report / "assets/posts.js").read_text(encoding="utf-8")
+    for split in ("dev", "test"):
+        assert all(f'"id":"{post["id"]}"' in data for post in finished.rows(f"data/posts/{split}.jsonl"))
+    readable = [row for row in finished.rows("data/images.jsonl") if row["status"] == "ok"]
+    assert 10 <= len(list((report / "assets/thumbnails").iterdir())) <= len(readable)
+
+
+def test_a_file_of_others_beside_the_report_disturbs_nobody(finished: Project) -> None:
+    other = finished.folder / "report" / "other.html"
+    other.write_text("another command's\n")
+    assert finished.repro() == []
+    finished.run("dvc", "repro", "--force", "--single-item", "report")
+    assert other.exists()
+
+
 def test_a_second_run_has_nothing_to_do(finished: Project) -> None:
     assert finished.repro() == []
 

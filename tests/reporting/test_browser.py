@@ -11,7 +11,7 @@ import pytest
 
 from pipeline.labels import entities
 from tests.project import Project
-from tests.reporting.conftest import POSTS, Opened
+from tests.reporting.conftest import POSTS, Opened, tag
 from tests.reporting.made import MadePost, finish, project
 
 pytestmark = pytest.mark.browser
@@ -194,8 +194,8 @@ def test_nothing_hostile_stands_in_the_files_raw(hostile: Project) -> None:
     folder = hostile.folder / "report"
     html = (folder / "index.html").read_text(encoding="utf-8")
     script = (folder / "assets/posts.js").read_text(encoding="utf-8")
-    assert re.findall(r"<script[^>]*>", html) == ['<script src="assets/theme.js">', '<script src="assets/posts.js" defer>',
-                                                  '<script src="assets/gallery.js" defer>']
+    assert re.findall(r"<script([^>]*)>", html) == [
+        ' src="assets/theme.js"', ' src="assets/posts.js" defer', ' src="assets/gallery.js" defer']
     assert "<b>" not in html
     assert "<" not in script
     for text in (html, script):
@@ -225,8 +225,8 @@ CONTRASTS = """() => {
     for (let at = node; at; at = at.parentElement) layers.push(parse(getComputedStyle(at).backgroundColor));
     return layers.reverse().reduce((under, layer) => lay(layer, under), [255, 255, 255]);
   };
-  const light = (c) => { const [r, g, b] = c.map((v) => { v /= 255; return v <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4; });
-    return 0.2126 * r + 0.7152 * g + 0.0722 * b; };
+  const linear = (v) => (v <= 0.03928 * 255 ? v / 255 / 12.92 : ((v / 255 + 0.055) / 1.055) ** 2.4);
+  const light = (c) => 0.2126 * linear(c[0]) + 0.7152 * linear(c[1]) + 0.0722 * linear(c[2]);
   const poor = [];
   for (const node of document.querySelectorAll("body *")) {
     const own = [...node.childNodes].some((child) => child.nodeType === 3 && child.textContent.trim());
@@ -235,7 +235,7 @@ CONTRASTS = """() => {
     const opacity = Number(style.opacity), mixed = ink.map((v, i) => v * opacity + back[i] * (1 - opacity));
     const [high, low] = [light(mixed), light(back)].sort((a, b) => b - a);
     const ratio = (high + 0.05) / (low + 0.05);
-    if (ratio < 4.5) poor.push(`${node.className || node.tagName}: ${ratio.toFixed(2)} ${node.textContent.slice(0, 30)}`);
+    if (ratio < 4.5) poor.push([node.className || node.tagName, ratio, node.textContent.slice(0, 30)].join(" "));
   }
   return poor;
 }"""
@@ -251,8 +251,9 @@ def test_text_has_contrast(made: Project, open_report: Open, scheme: str) -> Non
 
 def test_it_can_be_used_by_keyboard_and_told_aloud(made: Project, open_report: Open) -> None:
     opened = open_report(made)
-    unnamed = opened.page.evaluate("""() => [...document.querySelectorAll("input, select, button")].filter((node) =>
-        !node.labels?.length && !node.getAttribute("aria-label") && !node.textContent.trim()).map((node) => node.outerHTML)""")
+    unnamed = opened.page.evaluate("""() => [...document.querySelectorAll("input, select, button")]
+        .filter((node) => !node.labels?.length && !node.getAttribute("aria-label") && !node.textContent.trim())
+        .map((node) => node.outerHTML)""")
     assert unnamed == []
     assert opened.page.get_by_role("status").text_content() == opened.count()
     assert {node.get_attribute("aria-label") for node in opened.page.get_by_role("navigation").all()} == {
@@ -282,13 +283,12 @@ def test_it_fits_a_narrow_screen_and_a_sheet_of_paper(made: Project, open_report
 @pytest.mark.timeout(900)
 def test_three_thousand_posts_stay_usable(tmp_path: Path, open_report: Open) -> None:
     """As many as the test split of Twitter-2015, each as long as its tweets, with its pictures' size."""
-    words = "the quick brown fox met Ann at New York in a hurry today #tbt http://t.co/abc".split()
+    words = ["RT", "@someone", ":", "we", "met", "Ann", "at", "New", "York", "in", "a", "hurry", "#tbt", "http://t.co/abc"]
     labels = ["O", "O", "O", "O", "O", "B-PER", "O", "B-LOC", "I-LOC", *["O"] * 6]
-    posts = [MadePost(f"{number:05}", [*words, f"w{number}"], [*labels, "O", "O"], (600, 450) if number % 9 else "missing",
-                      [{"label": "dog", "attribute": None, "score": 0.9, "box": [9, 9, 200, 200]}] * 5,
-                      ["a dog on a street with a man and a car"],
-                      [{"text": "OPEN", "score": 0.9, "polygon": [[1, 1], [90, 1], [90, 90], [1, 90]]}] * 3)
-             for number in range(3257)]
+    dogs = [tag("dog", [9, 9, 200, 200])] * 5
+    lines = [{"text": "OPEN", "score": 0.9, "polygon": [[1, 1], [90, 1], [90, 90], [1, 90]]}] * 3
+    posts = [MadePost(f"{number:05}", [*words, f"w{number}"], labels, (600, 450) if number % 9 else "missing", dogs,
+                      ["a dog on a street with a man and a car"], lines) for number in range(3257)]
     started = time.monotonic()
     made = finish(project(tmp_path / "run", {"test": posts}))
     size = sum(path.stat().st_size for path in (made.folder / "report").rglob("*") if path.is_file())
