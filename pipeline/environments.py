@@ -13,6 +13,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 
 from pipeline.errors import UserError, run_cli
@@ -121,7 +122,7 @@ def require(name: str) -> None:
     """
     wanted = environment(name)
     if not wanted.is_this() and (problem := wanted.problem()):
-        raise UserError(f"it runs in an interpreter of its own, {wanted.folder}, which {problem}; run: "
+        raise UserError(f"{name} runs in an interpreter of its own, {wanted.folder}, which {problem}; run: "
                         f"{wanted.command}")
 
 
@@ -145,6 +146,25 @@ def enter(name: str) -> None:
     sys.stderr.flush()
     os.execve(wanted.python, [str(wanted.python), *sys.orig_argv[1:]],  # noqa: S606
               {**os.environ, _ENTERED: str(wanted.folder)})
+
+
+def version(name: str, package: str) -> str:
+    """The version of a package of the interpreter called `name`, which this process runs in.
+
+    Raises:
+        UserError: it runs in another.
+    """
+    wanted = environment(name)
+    if not wanted.is_this():
+        raise UserError(f"{package} runs in an interpreter of its own, {wanted.folder}, and this process is one of "
+                        f"{sys.prefix}; the stages change to it by themselves, any other program is to be run by "
+                        f"{wanted.python}")
+    return metadata.version(package)
+
+
+def packages(name: str) -> Path | None:
+    """Where the packages of the interpreter called `name` lie, or None where it is not built."""
+    return next(iter(environment(name).folder.glob("lib/python*/site-packages")), None)
 
 
 def sync(name: str, source: str | None = None) -> Environment:

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from pipeline import extraction, extractors, images, params
+from pipeline import environments, extraction, extractors, images, params
 from pipeline.errors import UserError, run_cli
 from pipeline.images import ImageRow
 from pipeline.params import Kind, Params
@@ -29,6 +29,10 @@ def _main(kind: Kind) -> None:
     if (arguments.images is None) != (arguments.output is None):
         raise UserError("--images DIR and --output FILE.jsonl go together")
     settings = params.load(arguments.params)
+    section = getattr(settings, kind).model_dump()
+    extractors.validate(kind, section)
+    if (interpreter := extractors.interpreter(kind, section)) is not None:
+        environments.enter(interpreter)  # before any lock is taken: this process goes on there
     with Store.open() as store:
         if arguments.images is None:
             with stage_lock(kind), recorded(kind) as record:
@@ -44,7 +48,6 @@ def _extract(kind: Kind, settings: Params, manifest: Path | Iterable[ImageRow], 
              store: Store) -> dict[str, Any]:
     """Run the engine; return what the report says of it."""
     section = getattr(settings, kind).model_dump()
-    extractors.validate(kind, section)
     extractors.require(kind, section)
     extractor = extractors.create(kind, section, settings.execution)
     summary = extraction.extract(kind, extractor, manifest, folder, output, store,
@@ -54,5 +57,5 @@ def _extract(kind: Kind, settings: Params, manifest: Path | Iterable[ImageRow], 
     fingerprint = None if isinstance(extractor, extractors.LookupExtractor) else dict(extractor.fingerprint())
     return {"items": summary.read, "unit": "pictures", "from_store": summary.from_store, "failed": summary.failed,
             "extractor": section["extractor"],
-            "fingerprint": fingerprint, "source": getattr(extractor, "source", None),
+            "fingerprint": fingerprint,
             "changed": [change._asdict() for change in extractors.changed_options(kind, section)]}

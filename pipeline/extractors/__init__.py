@@ -7,12 +7,13 @@ its model, so that params are checked, and a stage whose results are all in the 
 import importlib
 import os
 from collections.abc import Hashable, Mapping, Sequence
+from functools import partial
 from typing import Any, Protocol, runtime_checkable
 
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from pipeline import params
+from pipeline import environments, params
 from pipeline.contexts import Item
 from pipeline.errors import UserError
 from pipeline.params import ExecutionParams, Kind
@@ -21,11 +22,14 @@ REGISTRY: dict[Kind, dict[str, str]] = {
     "objects": {"transformers": "pipeline.extractors.transformers_objects:TransformersObjects",
                 "zero_shot": "pipeline.extractors.zero_shot:ZeroShot",
                 "yolox": "pipeline.extractors.yolox:Yolox",
+                "detectron2": "pipeline.extractors.detectron2:Detectron2",
                 "precomputed": "pipeline.extractors.precomputed:PrecomputedObjects"},
     "captions": {"blip": "pipeline.extractors.blip:Blip",
+                 "lavis": "pipeline.extractors.lavis:Lavis",
                  "precomputed": "pipeline.extractors.precomputed:PrecomputedCaptions"},
     "ocr": {"rapidocr": "pipeline.extractors.rapidocr:RapidOcr",
             "tesseract": "pipeline.extractors.tesseract:Tesseract",
+            "easyocr": "pipeline.extractors.easyocr:EasyOcr",
             "precomputed": "pipeline.extractors.precomputed:PrecomputedOcr"},
 }
 """The extractors that ship: kind → name in params.yaml → where the class stands."""
@@ -142,16 +146,31 @@ def validate(kind: Kind, section: Mapping[str, Any], source: str = "params.yaml"
 
 
 def require(kind: Kind, section: Mapping[str, Any]) -> None:
-    """Check that what the extractor in use needs is there (checkpoint, models), without loading it.
+    """Check that what the extractor in use needs is there (interpreter, checkpoint, models), without loading it.
 
     Raises:
-        UserError: it is not; the message says how to get it.
+        UserError: it is not; the message says how to get it, with a line for everything that is missing.
     """
     options = _chosen(kind, section)[1]
-    if isinstance(options, Options):
-        options.require()
+    checks = [options.require] if isinstance(options, Options) else []
     if kind == "objects":
-        _attributes_options(section).require()
+        checks.append(_attributes_options(section).require)
+    if (name := interpreter(kind, section)) is not None:
+        checks.insert(0, partial(environments.require, name))
+    mistakes = []
+    for check in checks:
+        try:
+            check()
+        except UserError as error:
+            mistakes.append(str(error))
+    if mistakes:
+        raise UserError("\n".join(mistakes))
+
+
+def interpreter(kind: Kind, section: Mapping[str, Any]) -> str | None:
+    """The isolated interpreter that the extractor in use runs in, or None: its class says so as `INTERPRETER`."""
+    name: str | None = getattr(_chosen(kind, section)[0], "INTERPRETER", None)
+    return name
 
 
 def create(kind: Kind, section: Mapping[str, Any], execution: ExecutionParams | None = None

@@ -262,3 +262,22 @@ def same(found: Sequence[Sequence[Item]], expected: Sequence[Sequence[Item]]) ->
     return len(found) == len(expected) and all(
         len(one) == len(other) and all(map(alike, comparable(one), comparable(other)))
         for one, other in zip(found, expected, strict=True))
+
+
+class Failing:
+    """An extractor that runs out of memory on batches of more than four, and chokes on one of the pictures."""
+
+    def __init__(self, extractor: Any, bad: Image.Image) -> None:
+        self.extractor, self.bad = extractor, np.asarray(bad)
+        self.sizes: list[int] = []
+
+    def fingerprint(self) -> Mapping[str, Any]:
+        return self.extractor.fingerprint()  # type: ignore[no-any-return]
+
+    def extract(self, images: Sequence[Image.Image]) -> Sequence[Sequence[Item]]:
+        self.sizes.append(len(images))
+        if len(images) > 4:
+            raise MemoryError("out of memory")
+        if any(np.array_equal(np.asarray(image), self.bad) for image in images):
+            raise RuntimeError("choked")
+        return self.extractor.extract(images)  # type: ignore[no-any-return]

@@ -4,7 +4,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +11,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.contexts import ITEMS, Item, read_contexts
+from pipeline.contexts import ITEMS, read_contexts
 from pipeline.extraction import extract
 from pipeline.extractors import PreparingExtractor, create
 from pipeline.images import list_pictures, manifest
 from pipeline.params import ExecutionParams, ImagesParams
 from pipeline.store import Store, digest
 from tests.conftest import ROOT
-from tests.pipeline.extractor_cases import make, same
+from tests.pipeline.extractor_cases import Failing, make, same
 
 needs_tesseract = pytest.mark.skipif(shutil.which("tesseract") is None,
                                      reason="tesseract is not installed (apt-get install tesseract-ocr)")
@@ -79,25 +78,6 @@ def test_through_the_engine(name: str, sections: Any, pictures: list[Image.Image
         assert (summary.read, summary.failed) == (16, 0)
         outputs.append(output.read_bytes())
     assert outputs[0] == outputs[1]
-
-
-class Failing:
-    """An extractor that runs out of memory on batches of more than four, and chokes on one of the pictures."""
-
-    def __init__(self, extractor: Any, bad: Image.Image) -> None:
-        self.extractor, self.bad = extractor, np.asarray(bad)
-        self.sizes: list[int] = []
-
-    def fingerprint(self) -> Mapping[str, Any]:
-        return self.extractor.fingerprint()  # type: ignore[no-any-return]
-
-    def extract(self, images: Sequence[Image.Image]) -> Sequence[Sequence[Item]]:
-        self.sizes.append(len(images))
-        if len(images) > 4:
-            raise MemoryError("out of memory")
-        if any(np.array_equal(np.asarray(image), self.bad) for image in images):
-            raise RuntimeError("choked")
-        return self.extractor.extract(images)  # type: ignore[no-any-return]
 
 
 @pytest.mark.parametrize("name", NAMES)
