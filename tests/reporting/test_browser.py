@@ -218,7 +218,10 @@ def test_light_and_dark_follow_the_system_and_the_switch(made: Project, open_rep
 
 
 CONTRASTS = """() => {
-  const parse = (text) => { const n = text.match(/[\\d.]+/g).map(Number); return n.length < 4 ? [...n, 1] : n; };
+  const parse = (text) => {
+    const numbers = text.match(/[\\d.]+/g).map(Number), unit = text.startsWith("color(srgb") ? 255 : 1;
+    return [...numbers.slice(0, 3).map((value) => value * unit), numbers[3] ?? 1];
+  };
   const lay = (top, under) => [0, 1, 2].map((i) => top[i] * top[3] + under[i] * (1 - top[3]));
   const behind = (node) => {
     const layers = [];
@@ -270,11 +273,12 @@ def test_it_can_be_used_by_keyboard_and_told_aloud(made: Project, open_report: O
 
 
 def test_it_fits_a_narrow_screen_and_a_sheet_of_paper(made: Project, open_report: Open) -> None:
-    opened = open_report(made, "#posts?split=test")
+    opened = open_report(made, "#posts?split=test", color_scheme="dark")
     for width in (1600, 800, 360):
         opened.page.set_viewport_size({"width": width, "height": 800})
         assert opened.page.evaluate("document.documentElement.scrollWidth") <= width
     opened.page.emulate_media(media="print")
+    assert opened.page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
     assert not opened.page.locator("#filters").is_visible()
     assert opened.page.locator("article").first.is_visible()
 
