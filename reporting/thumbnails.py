@@ -16,9 +16,9 @@ from PIL import Image
 from tqdm import tqdm
 
 from pipeline import images
+from pipeline.errors import UserError
 from pipeline.images import PictureError
 from pipeline.params import ImagesParams
-from pipeline.records import atomic_write
 from pipeline.store import Store, batched, digest
 
 VERSION = 1
@@ -43,10 +43,14 @@ def write(rows: Iterable[Mapping[str, Any]], folder: Path | None, output: Path, 
 
     Returns:
         Thumbnail's file name by picture name; a picture that has changed or gone since the manifest has none.
+
+    Raises:
+        UserError: the disk is full, or the folder may not be written.
     """
     key = digest({"thumbnail": VERSION, "side": side, "quality": _QUALITY})
     readable = [row for row in rows if row["status"] == "ok"]
     written: dict[str, str] = {}
+    output.mkdir(parents=True, exist_ok=True)
     place = None if folder is None else folder.resolve()
 
     def make(row: Mapping[str, Any]) -> bytes | None:
@@ -69,14 +73,21 @@ def write(rows: Iterable[Mapping[str, Any]], folder: Path | None, output: Path, 
             for row in window:
                 if row["sha256"] in found:
                     name = f"{row['sha256'][:20]}.webp"
-                    with atomic_write(output / name, "wb") as file:
-                        file.write(found[row["sha256"]])
+                    _write(output / name, found[row["sha256"]])
                     written[row["image"]] = name
             progress.update(len(window))
-    if output.is_dir():
-        for stale in set(output.glob("*.webp")) - {output / name for name in written.values()}:
-            stale.unlink()
+    for stale in set(output.glob("*.webp")) - {output / name for name in written.values()}:
+        stale.unlink()
     return written
+
+
+def _write(path: Path, data: bytes) -> None:
+    """Not by atomic_write, which waits for the disk each time: the page is written last, and there is none without."""
+    try:
+        path.write_bytes(data)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written: {error.strerror}; see that there is room and that the folder may "
+                        "be written, and run again") from None
 
 
 def thumbnail(picture: Image.Image, side: int) -> bytes:
