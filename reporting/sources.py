@@ -88,11 +88,17 @@ def read(settings: Params, sources: Sources) -> Results:
                 confusion = sources.confusion / f"{split}.{condition}.csv"
                 predictions.setdefault(split, {})[condition] = Predicted(_predictions(path), _confusion(confusion))
     evaluation = _json(sources.evaluation, "evaluate")
+    read_posts = {split: posts.read_records(sources.posts / f"{split}.jsonl") for split in SPLITS}
+    images = {row["image"]: row for row in read_jsonl(sources.images)}
+    for post in (post for split in SPLITS for post in read_posts[split]):
+        if post.image is not None and post.image not in images:
+            raise UserError(f"{sources.images}: no row for {post.image}, the picture of post {post.id}; run dvc repro "
+                            "images")
     return Results(
         settings=settings,
-        posts={split: posts.read_records(sources.posts / f"{split}.jsonl") for split in SPLITS},
+        posts=read_posts,
         report=_json(sources.posts / "report.json", "posts"),
-        images={row["image"]: row for row in read_jsonl(sources.images)},
+        images=images,
         contexts={kind: {row.image: row for row in contexts.read_contexts(sources.contexts / f"{kind}.jsonl", kind)}
                   for kind in KINDS},
         views={split: {view.id: view for view in read_views(sources.views / f"{split}.jsonl")} for split in SPLITS},

@@ -44,7 +44,7 @@ def test_scores_stand_as_the_metrics_have_them(made: Project, page: str) -> None
 def test_the_run_is_described(made: Project, page: str) -> None:
     words = text_of(page)
     assert "test 6 6 20" in words, "posts, labelled, tokens"
-    assert "2 orphan I- labels" in words
+    assert "1 orphan I- label," in words
     assert "1 token that cannot be seen" in words
     assert re.search(r"gone\.png images missing No such file", words)
     assert re.search(r"torn\.png images unreadable", words)
