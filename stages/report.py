@@ -1,9 +1,17 @@
-"""Stage `report`: everything that the other stages wrote → report/index.html with its assets beside it."""
+"""Stage `report`: everything that the other stages wrote → report/index.html with its assets beside it.
+
+With ``--figure FILE.svg`` it draws one picture of the finished run instead.
+"""
+
+import argparse
+from pathlib import Path
 
 from pipeline import params
 from pipeline.errors import run_cli
+from pipeline.params import Params
+from pipeline.records import atomic_write
 from pipeline.store import Store, stage_lock
-from reporting import page, sources, thumbnails
+from reporting import figure, page, sources, thumbnails
 from reporting.sources import Sources
 from stages import paths
 
@@ -14,7 +22,21 @@ SOURCES = Sources(posts=paths.POSTS, images=paths.IMAGES, contexts=paths.CONTEXT
 
 def main() -> None:
     """Run the stage."""
+    parser = argparse.ArgumentParser(prog="python -m stages.report", description="Write report/index.html of a run.")
+    parser.add_argument("--figure", type=Path, metavar="FILE.svg",
+                        help="draw a post that its picture decides, and F1 by type, instead")
+    parser.add_argument("--post", metavar="ID", help="the test post that --figure shows [the surest of them]")
+    arguments = parser.parse_args()
     settings = params.load(paths.PARAMS)
+    if arguments.figure is not None:
+        drawn = figure.draw(sources.read(settings, SOURCES), arguments.post)
+        with atomic_write(arguments.figure) as file:
+            file.write(drawn)
+    else:
+        _write(settings)
+
+
+def _write(settings: Params) -> None:
     with stage_lock("report"), Store.open() as store:
         results = sources.read(settings, SOURCES)
         shown = {post.image for split in settings.report.splits for post in results.posts[split]}

@@ -5,6 +5,7 @@ import json
 import re
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 from hypothesis import given
@@ -117,6 +118,18 @@ def test_a_malformed_prediction_is_named_with_its_line(made: Project) -> None:
     finally:
         path.write_text(kept, encoding="utf-8")
     assert "test.text_only.jsonl:3: no prediction record" in output
+
+
+def test_the_figure_shows_a_post_and_the_scores(made: Project, tmp_path: Path) -> None:
+    output = tmp_path / "figure.svg"
+    made.run("python", "-m", "stages.report", "--figure", str(output), "--post", "guitar")
+    svg = ElementTree.parse(output).getroot()  # noqa: S314  (our own file)
+    texts = [" ".join("".join(node.itertext()).split()) for node in svg.iter("{http://www.w3.org/2000/svg}text")]
+    assert {"guitar", "dog", "LIVE TONIGHT", "gold", "cross-modal", "text-only", "all types", "finally"} <= set(texts)
+    assert [text for text in texts if text.startswith("Jordan") and text.endswith("PER")] == ["JordanPER"]
+    assert not list(svg.iter("{http://www.w3.org/2000/svg}image"))
+    message = made.run("python", "-m", "stages.report", "--figure", str(output), "--post", "nobody", expect=2)
+    assert "test has no post with a picture and the id nobody" in message
 
 
 def test_thumbnails_are_decoded_once(made: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
