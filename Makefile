@@ -8,13 +8,16 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 export HF_HUB_DISABLE_TELEMETRY := 1
 export DVC_NO_ANALYTICS := 1
 
-.PHONY: help repro test test-slow lint types audit env sample lock clean
+.PHONY: help repro ablation test test-slow lint types audit env sample lock clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 repro: $(VENV)/.installed  ## run the pipeline (dvc repro)
 	dvc repro
+
+ablation: $(VENV)/.installed  ## which context helps, with and without the KL term (ablation.yaml) -> report/ablation.html
+	python -m reporting.ablation
 
 test: $(VENV)/.installed-dev lint types  ## lint, types and tests, in minutes
 	pytest -m "not slow"
@@ -51,4 +54,4 @@ lock:  ## renew requirements*.lock from requirements*.txt
 	PYTHON=$(PYTHON) sh lock.sh
 
 clean:  ## remove what runs made (the store of extraction results stays)
-	rm -rf data models metrics plots dvclive dvc.lock .dvc/cache .dvc/tmp
+	rm -rf data models metrics plots report dvclive dvc.lock .dvc/cache .dvc/tmp

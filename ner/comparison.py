@@ -55,7 +55,18 @@ def overlap_scores(gold: Labels, predicted: Labels) -> Scores:
 def compare(
     gold: Labels, one: Labels, other: Labels, *, samples: int = 1000, confidence: float = 0.95, seed: int = 0
 ) -> dict[str, dict[str, Any]]:
+    """:func:`compare_runs` of two systems that were trained once each."""
+    return compare_runs(gold, [one], [other], samples=samples, confidence=confidence, seed=seed)
+
+
+def compare_runs(
+    gold: Labels, ones: Sequence[Labels], others: Sequence[Labels], *,
+    samples: int = 1000, confidence: float = 0.95, seed: int = 0,
+) -> dict[str, dict[str, Any]]:
     """Test whether two systems' micro-F1 differ by more than the choice of posts explains.
+
+    A system's F1 is over the posts of all its runs (seeds); a draw of a post draws it in every run. How much the runs
+    themselves vary is not part of the test: their spread says that.
 
     Paired bootstrap (Berg-Kirkpatrick, Burkett and Klein 2012, "An empirical investigation of statistical significance
     in NLP", section 2): the same draws of posts, with replacement, score both systems. The p-value is the share of
@@ -63,7 +74,8 @@ def compare(
     so that it is never 0: one-sided, for the system that scored better. Two systems that score alike give 1.
 
     Args:
-        gold, one, other: IOB2 labels of the same posts.
+        gold: IOB2 labels of the posts.
+        ones, others: of each system, what each of its runs made of the same posts.
         samples: draws; at least 1.
 
     Returns:
@@ -71,7 +83,8 @@ def compare(
     """
     results: dict[str, dict[str, Any]] = {}
     for reading in READINGS:
-        counts = np.stack([count(gold, system, reading)[1].sum(1) for system in (one, other)], axis=1)  # [posts, 2, 3]
+        counts = np.stack([sum(count(gold, run, reading)[1].sum(1) for run in runs) for runs in (ones, others)],
+                          axis=1)  # [posts, 2, 3]
         right, found, wanted = np.moveaxis(counts.sum(0), -1, 0)
         difference = float(np.diff(2 * right / np.maximum(found + wanted, 1))[0])
         drawn = np.diff(np.concatenate(list(resampled_f1(counts, samples, seed))), axis=1)[:, 0]
