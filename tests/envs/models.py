@@ -128,7 +128,7 @@ def write_easyocr(folder: Path, pictures: Sequence[Image.Image]) -> dict[str, An
     _centre(reader.Prediction, steps.reshape(-1, steps.shape[-1]), torch.zeros(steps.shape[-1]), 6.0)
     for name, network in (("craft_mlt_25k.pth", detector), ("english_g2.pth", reader)):
         torch.save({f"module.{key}": value for key, value in network.state_dict().items()}, folder / name)
-    return {"models": str(folder), "text_score": 0.0, "canvas_size": 128, "min_size": 8}
+    return {"models": str(folder), "text_score": 0.0, "canvas_size": 96, "min_size": 8}
 
 
 def _centre(layer: Any, found: Any, mean: Any, std: float) -> None:

@@ -1,0 +1,229 @@
+"""Isolated interpreters: built whole or not at all, and what changes to them stays the same process to its caller."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import sysconfig
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from PIL import Image
+
+from pipeline import environments
+from pipeline.errors import UserError
+from tests.conftest import ROOT
+
+EXTRACTOR = '''
+"""A captioner that says where it runs, and waits or refuses where it is asked to."""
+
+import os
+import sys
+import time
+from pathlib import Path
+
+from pipeline.contexts import Caption
+from pipeline.errors import UserError
+
+
+class Where:
+    INTERPRETER = "tiny"
+
+    def __init__(self, wait=False, refuse=False):
+        self.wait, self.refuse = wait, refuse
+
+    def fingerprint(self):
+        return {"extractor": "where", "version": 1, "prefix": sys.prefix, "refuse": self.refuse, "wait": self.wait}
+
+    def extract(self, images):
+        if self.refuse:
+            raise UserError("not today")
+        if self.wait:
+            Path("waiting").touch()
+            time.sleep(60)
+        light = "torch" not in sys.modules
+        return [[Caption(f"{sys.prefix} {os.environ.get('CARRIED')} {light} {os.getpid()}")] for _ in images]
+'''
+
+
+class Tiny:
+    """A project with an interpreter called `tiny`, which has the core's light packages and none of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        for name in ("pipeline", "stages"):
+            shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+        (folder / "envs").mkdir()
+        (folder / "envs" / "tiny.txt").write_text("# nothing yet\n")
+        (folder / "where.py").write_text(EXTRACTOR)
+        (folder / "pictures").mkdir()
+        Image.new("RGB", (20, 10)).save(folder / "pictures" / "a.png")
+        self.set()
+
+    @property
+    def venv(self) -> Path:
+        return self.folder / ".venvs" / "tiny"
+
+    def set(self, **options: Any) -> None:
+        """Options of the extractor, in params.yaml."""
+        params = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+        params["captions"] |= {"extractor": "where:Where", "where:Where": options}
+        params["data"] |= {"root": ".", "images": "pictures"}
+        (self.folder / "params.yaml").write_text(yaml.safe_dump(params))
+
+    def start(self, *arguments: str, **environment: str) -> "subprocess.Popen[str]":
+        settings = {**os.environ, "SIGHTREAD_STORE": str(self.folder / "store"), "UV_OFFLINE": "1", **environment}
+        return subprocess.Popen([sys.executable, *arguments], cwd=self.folder, env=settings, text=True,
+                                stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+    def run(self, *arguments: str, expect: int = 0, **environment: str) -> str:
+        with self.start(*arguments, **environment) as process:
+            output, errors = process.communicate()
+        assert process.returncode == expect, output + errors
+        return output + errors
+
+    def environments(self, *arguments: str, expect: int = 0) -> str:
+        return self.run("-m", "pipeline.environments", *arguments, expect=expect)
+
+    def build(self) -> None:
+        self.environments("sync", "tiny")
+        # What its pins would bring; nothing is fetched in tests.
+        for packages in self.venv.glob("lib/python*/site-packages"):
+            (packages / "core.pth").write_text(sysconfig.get_path("purelib") + "\n")
+
+    def captions(self, expect: int = 0, **environment: str) -> str:
+        return self.run("-m", "stages.captions", "--images", "pictures", "--output", "out.jsonl", expect=expect,
+                        **environment)
+
+    def rows(self) -> list[Mapping[str, Any]]:
+        return [json.loads(line) for line in (self.folder / "out.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
+    project = Tiny(tmp_path_factory.mktemp("tiny"))
+    project.build()
+    return project
+
+
+def test_what_is_missing_is_said_with_the_command_that_mends_it(tmp_path: Path) -> None:
+    project = Tiny(tmp_path)
+    command = "python -m pipeline.environments sync tiny"
+    for found in (project.captions(expect=2), project.run("-m", "pipeline.params", "check", expect=2)):
+        assert f"tiny runs in an interpreter of its own, {project.venv}, which is not built; run: {command}" in found
+        assert "Traceback" not in found
+    assert f"is not built; {command}" in project.environments("status")
+    assert "choose from tiny" in project.environments("sync", "other", expect=2).replace("'", "")
+    assert not (tmp_path / "out.jsonl").exists()
+
+
+def test_a_build_that_does_not_end_is_not_taken_for_whole(tmp_path: Path) -> None:
+    project = Tiny(tmp_path)
+    (project.folder / "envs" / "tiny.txt").write_text("no-such-package-as-this==1.0\n")
+    assert "the interpreter is not built" in project.environments("sync", "tiny", expect=2)
+    assert project.venv.is_dir()
+    assert "was not built to the end" in project.environments("status")
+    assert "was not built to the end" in project.captions(expect=2)
+    (project.folder / "envs" / "tiny.txt").write_text("")
+    project.build()
+    assert f"ready, {project.venv}" in project.environments("status")
+    (project.folder / "envs" / "tiny.txt").write_text("# a comment\n")
+    assert "ready" in project.environments("status"), "comments are no pins"
+    (project.folder / "envs" / "tiny.txt").write_text("pillow==13.0.0\n")
+    assert "is stale: envs/tiny.txt has changed" in project.environments("status")
+    assert "run: python -m pipeline.environments sync tiny" in project.captions(expect=2)
+
+
+def test_the_stage_goes_on_in_the_interpreter(built: Tiny) -> None:
+    built.set()
+    with built.start("-m", "stages.captions", "--images", "pictures", "--output", "out.jsonl",
+                     CARRIED="along") as process:
+        output, errors = process.communicate()
+    assert process.returncode == 0, errors
+    assert "1 read" in output
+    [row] = built.rows()
+    assert row["captions"][0]["text"] == f"{built.venv} along True {process.pid}", "prefix, environment, process"
+    moved = built.folder / "elsewhere"
+    shutil.move(built.folder / ".venvs", moved)
+    try:
+        built.captions(expect=2)
+        assert "from the store" in built.captions(SIGHTREAD_VENVS=str(moved), CARRIED="along")
+        assert "expected an absolute folder" in built.captions(expect=2, SIGHTREAD_VENVS="elsewhere")
+    finally:
+        shutil.move(moved, built.folder / ".venvs")
+
+
+def test_status_and_signals_reach_the_caller(built: Tiny) -> None:
+    built.set(refuse=True)
+    assert "error: not today" in built.captions(expect=2)
+    built.set(wait=True)
+    for sent, expected in ((signal.SIGTERM, 143), (signal.SIGINT, 130)):
+        (built.folder / "waiting").unlink(missing_ok=True)
+        with built.start("-m", "stages.captions", "--images", "pictures", "--output", "out.jsonl") as process:
+            while not (built.folder / "waiting").exists() and process.poll() is None:
+                time.sleep(0.05)
+            process.send_signal(sent)
+            _, errors = process.communicate()
+        assert process.returncode == expected, errors
+        assert "Traceback" not in errors
+
+
+def test_an_interpreter_that_is_another_is_not_entered_for_ever(built: Tiny) -> None:
+    built.set()
+    settings = built.venv / "pyvenv.cfg"
+    kept = settings.read_text()
+    settings.rename(built.folder / "pyvenv.cfg")
+    try:
+        found = built.captions(expect=2, PYTHONPATH=sysconfig.get_path("purelib"))
+        assert "not as the interpreter of" in found
+    finally:
+        settings.write_text(kept)
+
+
+def test_an_experiment_in_a_folder_of_its_own_finds_it(built: Tiny) -> None:
+    """`dvc exp run --temp` copies what git tracks, which the interpreters are not."""
+    built.set()
+    (built.folder / "dvc.yaml").write_text(yaml.safe_dump({"stages": {"captions": {
+        "cmd": "python -m stages.captions --images pictures --output out.jsonl", "deps": ["pictures"],
+        "params": ["captions"], "outs": ["out.jsonl"]}}}))
+    (built.folder / ".gitignore").write_text(".venvs/\nstore/\n__pycache__/\nwaiting\n")
+    (built.folder / "out.jsonl").unlink(missing_ok=True)
+    git = ["git", "-c", "user.name=t", "-c", "user.email=t@example.org"]
+    for command in (["init", "-q"], [sys.executable, "-m", "dvc", "init", "-q"], ["add", "-A"], ["commit", "-qm", "x"]):
+        whole = command if command[0] == sys.executable else [*git, *command]
+        subprocess.run(whole, cwd=built.folder, check=True)
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    found = built.run("-m", "dvc", "exp", "run", "--temp", PATH=path, GIT_AUTHOR_NAME="t", GIT_AUTHOR_EMAIL="t@x",
+                      GIT_COMMITTER_NAME="t", GIT_COMMITTER_EMAIL="t@x")
+    assert "Running stage 'captions'" in found
+    assert "1 read, 0 from the store, 0 failed" in found or "1 from the store" in found
+    assert not (built.folder / "out.jsonl").exists(), "it ran elsewhere"
+
+
+def test_every_interpreter_has_exact_pins_and_no_index() -> None:
+    assert environments.names() == ["detectron2", "easyocr", "flair", "lavis"]
+    for name in environments.names():
+        text = environments.environment(name).pins.read_text(encoding="utf-8")
+        pins = [line for line in text.splitlines() if line and not line.startswith("#")]
+        assert all("==" in pin and "://" not in pin and not pin.startswith("-") for pin in pins), name
+        wanted = (ROOT / "envs" / f"{name}.in").read_text(encoding="utf-8").splitlines()
+        assert {line.split("<")[0].split(">")[0].split("=")[0] for line in wanted if line and line[0] != "#"} <= {
+            pin.split("==")[0] for pin in pins}, "compiled from what stands beside it"
+
+
+def test_a_package_that_is_on_no_index_needs_a_source(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("SIGHTREAD_VENVS", str(tmp_path))
+    monkeypatch.delenv("SIGHTREAD_DETECTRON2", raising=False)
+    with pytest.raises(UserError, match=r"on no package index.*sync detectron2 --source PATH_OR_URL, or SIGHTREAD_"):
+        environments.sync("detectron2")
+    assert not (tmp_path / "detectron2").exists()
+    with pytest.raises(UserError, match="--source: lavis has all its packages from the index"):
+        environments.sync("lavis", "somewhere")
+    with pytest.raises(UserError, match="the interpreters are detectron2, easyocr, flair, lavis"):
+        environments.environment("other")
