@@ -8,7 +8,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 export HF_HUB_DISABLE_TELEMETRY := 1
 export DVC_NO_ANALYTICS := 1
 
-.PHONY: help repro ablation test test-slow lint types audit env sample lock clean
+.PHONY: help repro ablation test test-slow test-envs lint types audit env sample lock clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -20,10 +20,13 @@ ablation: $(VENV)/.installed  ## which context helps, with and without the KL te
 	python -m reporting.ablation
 
 test: $(VENV)/.installed-dev lint types  ## lint, types and tests, in minutes
-	pytest -m "not slow"
+	pytest -m "not slow" -rs
 
 test-slow: $(VENV)/.installed-dev  ## the slow tests
 	pytest -m slow
+
+test-envs: $(VENV)/.installed-dev  ## the adapters in the isolated interpreters that are built, the slow tests too
+	pytest -rs tests/envs
 
 lint: $(VENV)/.installed-dev  ## style
 	ruff check .
