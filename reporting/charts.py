@@ -92,7 +92,7 @@ def line_chart(title: str, unit: str, curves: Mapping[str, Sequence[tuple[float,
 
 def ticks(low: float, high: float, wanted: int) -> list[float]:
     """Round numbers (1, 2 or 5 times a power of ten apart) that span low … high, about so many."""
-    if high <= low:
+    if high - low <= 1e-6 * max(abs(low), abs(high), 1e-3):  # no more than rounding: the same value
         low, high = low - 0.5, high + 0.5
     rough = (high - low) / max(wanted - 1, 1)
     power = 10.0 ** math.floor(math.log10(rough))

@@ -273,15 +273,16 @@
     const shown = picture(post);
     const figure = el("figure");
     let overlay = null;
-    const scale = shown && shown.width ? shown.width / 300 : 1;
+    // As wide as its column, but no tall picture a screen high and no small one blown up.
+    const width = shown && shown.width ? Math.min(300, 400 * shown.width / shown.height, Math.max(shown.width, 160)) : 0;
+    const scale = width ? shown.width / width : 1; // of the picture's pixels to the screen's
     if (shown && shown.thumbnail) {
       const first = shown.captions[0];
       overlay = svg("svg", { viewBox: `0 0 ${shown.width} ${shown.height}`, class: "overlay", "aria-hidden": "true" });
       const image = el("img", { src: `assets/thumbnails/${shown.thumbnail}`, alt: first ? `Picture; caption: ${first[0]}` : "Picture of the post",
         width: shown.width, height: shown.height, loading: "lazy", decoding: "async" });
       const frame = el("div", { class: "frame" }, image, overlay);
-      // As wide as its column, but no tall picture a screen high and no small one blown up.
-      frame.style.maxWidth = `${Math.round(Math.min(400 * shown.width / shown.height, Math.max(shown.width, 160)))}px`;
+      frame.style.maxWidth = `${Math.round(width)}px`;
       figure.append(frame);
     } else {
       const what = shown === null ? "no picture" : shown.status === "ok" ? "picture not readable any more" : `picture ${STATUS[shown.status] ?? shown.status}`;

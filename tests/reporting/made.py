@@ -91,6 +91,7 @@ def finish(made: Project, *, seed: int = 0, scored: Sequence[str] = ("dev", "tes
     """Write what train and evaluate would have written, and run the report stage."""
     settings = yaml.safe_load((made.folder / "params.yaml").read_text(encoding="utf-8"))
     conditions = settings["evaluate"]["conditions"]
+    samples = settings["evaluate"]["bootstrap_samples"]
     rng = random.Random(seed)
     metrics: dict[str, dict[str, Any]] = {}
     types = ["PER", "LOC", "ORG", "MISC"]
@@ -102,7 +103,7 @@ def finish(made: Project, *, seed: int = 0, scored: Sequence[str] = ("dev", "tes
             if split not in scored:
                 continue
             gold, found = [row["labels"] for row in rows], [row["predicted"] for row in rows]
-            metrics.setdefault(split, {})[condition] = score(gold, found, bootstrap_samples=200)
+            metrics.setdefault(split, {})[condition] = score(gold, found, bootstrap_samples=min(200, samples))
             path = made.folder / f"plots/confusion/{split}.{condition}.csv"
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text("actual,predicted\n" + "".join(f"{one},{other}\n" for one, other in confusion(gold, found)),
