@@ -1,11 +1,10 @@
 """What the prediction command reads: plain text, CoNLL-like files, JSON Lines; each as a stream of views.
 
-Text is split into tokens that keep their character offsets, so that entities can be pointed at in it. Training data is
-read by :mod:`pipeline.posts`, which checks whole files; here a line is enough.
+Text is split by :mod:`pipeline.tokens`, so that entities can be pointed at in it. Training data is read by
+:mod:`pipeline.posts`, which checks whole files; here a line is enough.
 """
 
 import json
-import re
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -14,24 +13,9 @@ from typing import IO, Any
 
 from pipeline.errors import UserError
 from pipeline.records import View
+from pipeline.tokens import tokenize
 
 FORMATS = ("text", "conll", "jsonl")
-# In this order: URLs, user names and hashtags, numbers and words with inner marks, emoticons, a run of the same mark,
-# any other character (with the joiners, modifiers and selectors that make it one emoji).
-_TOKEN = re.compile(
-    r"""https?://\S+ | www\.\S+ | [@#]\w+ | \w+(?:[.,:'’\-_/&@]\w+)*
-      | [:;=8xX][\-o*']?[()\[\]dDpP/\\|]+ | <3+ | ([^\w\s])\1+
-      | \S(?:[\ufe0e\ufe0f\U0001f3fb-\U0001f3ff]|\u200d\S)*""",
-    re.VERBOSE,
-)
-
-
-def tokenize(text: str) -> list[tuple[str, int]]:
-    """A tweet's tokens and where each starts: whitespace split, then marks apart from words.
-
-    URLs, user names, hashtags, emoticons and emoji stay whole. Offsets count characters (code points) of `text`.
-    """
-    return [(match.group(), match.start()) for match in _TOKEN.finditer(text)]
 
 
 def read_input(path: str, format_name: str) -> Iterator[tuple[View, list[int] | None]]:

@@ -57,9 +57,9 @@ def _data_problems(settings: Params) -> Iterator[tuple[str, str]]:
     if not data.root.is_dir():
         yield "data.root", f"{data.root}: no such folder"
         return
+    if not any(getattr(data, split) for split in SPLITS):
+        yield "data.root", "train, dev and test name no file; expected one in any of them"
     for split in SPLITS:
-        if not getattr(data, split):
-            yield f"data.{split}", "names no file"
         for file in data.files(split):
             if not file.is_file():
                 yield f"data.{split}", f"{file}: no such file"

@@ -62,7 +62,7 @@ class DataParams(Section):
     """Where a data set lies and how it is written."""
 
     root: Path
-    format: Literal["conll", "jsonl"] = "conll"
+    format: Literal["conll", "jsonl", "csv"] = "conll"
     label_column: Annotated[int, Field(ge=2)] = 2
     scheme: Literal["iob2", "iob1", "bioes"] = "iob2"
     train: list[RelativePath] = []

@@ -5,18 +5,23 @@ is merely odd (orphan `I-`, invisible tokens, ids given twice) is kept and count
 sequence means is left to pipeline/labels.py, pictures to pipeline/images.py.
 """
 
+import csv
 import json
+import re
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeGuard
 
 from pipeline.errors import UserError
 from pipeline.labels import Scheme, entities, orphans, split_label, to_iob2
 from pipeline.params import SPLITS, DataParams, Split
+from pipeline.tokens import tokenize
 
+_KEYS = {"id", "tokens", "text", "labels", "image"}  # of a JSON object, and the columns of a CSV file
 _MAX_REPORTED = 5
 _MAX_MESSAGE = 400  # characters; a token may have a million
 
@@ -58,7 +63,7 @@ def read_conll(path: str | Path, *, label_column: int = 2, scheme: Scheme = "iob
             posts.append(current.finish(f"{path.stem}-{len(posts) + 1}", image_name))
             current = None
 
-    for number, line in enumerate(_lines(path), start=1):
+    for number, line in _numbered(path):
         if line.startswith("IMGID:"):
             close()
             current = _Draft(number, line.removeprefix("IMGID:"))
@@ -112,12 +117,17 @@ class _Draft:
         return Post(self.id or default_id, self.tokens or [], self.labels, image)
 
 
+def _numbered(path: Path) -> Iterator[tuple[int, str]]:
+    """Lines with their numbers from 1, without their ends."""
+    for number, line in enumerate(_lines(path), start=1):
+        yield number, line.removesuffix("\n").removesuffix("\r")
+
+
 def _lines(path: Path) -> Iterator[str]:
-    """Lines split on LF or CRLF alone: U+2028, U+0085 and their like are part of a token."""
+    """Lines with their ends, split on LF alone: U+2028, U+0085 and their like are part of a token."""
     try:
         with open(path, encoding="utf-8-sig", newline="\n") as file:
-            for line in file:
-                yield line.removesuffix("\n").removesuffix("\r")
+            yield from file
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
     except IsADirectoryError:
@@ -130,21 +140,81 @@ def _lines(path: Path) -> Iterator[str]:
 
 
 def read_posts_jsonl(path: str | Path, *, scheme: Scheme = "iob2", image_name: str | None = "{id}.jpg") -> list[Post]:
-    """Read posts from JSON Lines: `id` and `tokens`, and perhaps `labels` and `image` (else `image_name` names it).
+    """Read posts from JSON Lines: `id`, `tokens` or `text`, and perhaps `labels` and `image` (else `image_name`).
+
+    A `text` is split by :func:`pipeline.tokens.tokenize` and takes no labels, which go with tokens.
 
     Raises:
         UserError: as :func:`read_conll`.
     """
     path = Path(path)
     posts, problems = [], []
-    for number, line in enumerate(_lines(path), start=1):
+    for number, line in _numbered(path):
         if not line.strip():
             continue
         try:
-            posts.append(_from_json(json.loads(line), scheme, image_name))
+            posts.append(_from_row(json.loads(line), scheme, image_name))
         except (ValueError, RecursionError) as error:  # a JSONDecodeError is a ValueError
             problems.append(f"{path}:{number}: {error}")
     return _finish(path, posts, problems, scheme)
+
+
+def read_csv(path: str | Path, *, scheme: Scheme = "iob2", image_name: str | None = "{id}.jpg") -> list[Post]:
+    """Read posts from a CSV file: a header, then a row a post, fields with commas or line breaks in double quotes.
+
+    Columns, in any order: `id`; `text`, or `tokens` parted by spaces; perhaps `labels`, parted by spaces, for `tokens`
+    alone; perhaps `image` (else `image_name` names it). An empty field of the last two is null. Other columns, such as
+    those of a tweet dump, are left out.
+
+    Raises:
+        UserError: as :func:`read_conll`; the number is that of a row's first line.
+    """
+    path = Path(path)
+    rows = csv.reader(_lines(path), strict=True)
+    posts: list[Post] = []
+    problems: list[str] = []
+    header: list[str] | None = None
+    while True:
+        number = rows.line_num + 1
+        try:
+            fields = next(rows, None)
+            if fields is None:
+                break
+            if not fields:  # a blank line
+                continue
+            if header is None:
+                header = _csv_header(fields)
+            elif len(fields) != len(header):
+                problems.append(f"{path}:{number}: {len(fields)} fields, but the header has {len(header)}; a text with "
+                                "a comma stands in double quotes, a double quote in it is doubled")
+            else:
+                posts.append(_from_row(_csv_row(dict(zip(header, fields, strict=True))), scheme, image_name))
+        except csv.Error as error:  # the reader has lost its place
+            problems.append(f"{path}:{number}: not CSV: {error}")
+            break
+        except ValueError as error:
+            problems.append(f"{path}:{number}: {error}")
+            if header is None:
+                break
+    return _finish(path, posts, problems, scheme)
+
+
+def _csv_header(fields: list[str]) -> list[str]:
+    known = [name for name in fields if name in _KEYS]
+    if "id" not in known or ("text" in known) == ("tokens" in known) or len(set(known)) < len(known):
+        found = ", ".join(map(repr, fields[:12]))
+        raise ValueError(f"expected a header with the columns id, either text or tokens, and perhaps labels and image, "
+                         f"parted by commas; found {found}")
+    return fields
+
+
+def _csv_row(fields: dict[str, str]) -> dict[str, Any]:
+    """The object that the fields of a row stand for; an empty one, as a spreadsheet writes it, is null."""
+    row: dict[str, Any] = {name: value for name, value in fields.items() if name in _KEYS}
+    for name in ("tokens", "labels"):
+        if name in row:
+            row[name] = [part for part in re.split("[ \t\r\n]+", row[name]) if part]
+    return row | {name: row[name] or None for name in ("labels", "image") if name in row}
 
 
 def read_records(path: str | Path) -> list[Post]:
@@ -158,17 +228,18 @@ def read_records(path: str | Path) -> list[Post]:
     return read_posts_jsonl(path, image_name=None)
 
 
-def _from_json(row: Any, scheme: Scheme, image_name: str | None) -> Post:
+def _from_row(row: Any, scheme: Scheme, image_name: str | None) -> Post:
     if not isinstance(row, dict):
         raise ValueError(f"expected a JSON object, found {type(row).__name__}")
-    unknown = row.keys() - {"id", "tokens", "labels", "image"}
-    if unknown or not {"id", "tokens"} <= row.keys():
-        raise ValueError(f"expected the keys id, tokens and perhaps labels and image; found {', '.join(sorted(row))}")
-    identifier, tokens, labels, image = row["id"], row["tokens"], row.get("labels"), row.get("image")
+    if row.keys() - _KEYS or "id" not in row or ("tokens" in row) == ("text" in row):
+        raise ValueError("expected the keys id, either tokens or text, and perhaps labels and image; found "
+                         f"{', '.join(sorted(row))}")
+    identifier, labels, image = row["id"], row.get("labels"), row.get("image")
     if isinstance(identifier, int) and not isinstance(identifier, bool):
         identifier = str(identifier)
     if not isinstance(identifier, str) or not identifier:
         raise ValueError(f"id: expected a text, found {identifier!r}")
+    tokens = row["tokens"] if "tokens" in row else _split(row["text"], labels)
     if not _is_texts(tokens) or not all(tokens):
         raise ValueError("tokens: expected a list of texts, none of them empty")
     if any("\t" in token or "\n" in token for token in tokens):
@@ -185,6 +256,14 @@ def _from_json(row: Any, scheme: Scheme, image_name: str | None) -> Post:
     if "image" not in row and image_name is not None:
         image = image_name.format(id=identifier)
     return Post(identifier, tokens, labels, image or None)
+
+
+def _split(text: Any, labels: Any) -> list[str]:
+    if not isinstance(text, str):
+        raise ValueError(f"text: expected a text, found {text!r}")
+    if labels is not None:
+        raise ValueError("labels: a text has none, as it is split here; expected them beside tokens, one a token")
+    return [token for token, _ in tokenize(text)]
 
 
 def _has_half(text: str) -> bool:
@@ -215,12 +294,11 @@ def read_split(data: DataParams, split: Split) -> list[Post]:
     Raises:
         UserError: a file is missing or malformed.
     """
+    readers: dict[str, Callable[..., list[Post]]] = {
+        "conll": partial(read_conll, label_column=data.label_column), "jsonl": read_posts_jsonl, "csv": read_csv}
     posts: list[Post] = []
     for path in data.files(split):
-        if data.format == "conll":
-            posts += read_conll(path, label_column=data.label_column, scheme=data.scheme, image_name=data.image_name)
-        else:
-            posts += read_posts_jsonl(path, scheme=data.scheme, image_name=data.image_name)
+        posts += readers[data.format](path, scheme=data.scheme, image_name=data.image_name)
     return unique_ids([rename_types(post, data.types) for post in posts])
 
 

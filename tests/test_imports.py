@@ -12,7 +12,8 @@ import pytest
 from tests.conftest import ROOT
 
 ROOMS = ("pipeline", "ner", "reporting", "stages", "sample")
-RECORDS = {"pipeline.records", "pipeline.posts", "pipeline.labels", "pipeline.params", "pipeline.errors"}
+RECORDS = {"pipeline.records", "pipeline.posts", "pipeline.labels", "pipeline.params", "pipeline.errors",
+           "pipeline.tokens"}
 HEAVY = {"torch", "transformers", "onnxruntime", "rapidocr", "cv2", "matplotlib", "dvclive", "scipy"}
 MODULES = sorted(path.relative_to(ROOT) for room in ROOMS for path in (ROOT / room).rglob("*.py"))
 

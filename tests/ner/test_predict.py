@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from ner.evaluation import condition_views, derangement, evaluate
-from ner.formats import read_input, tokenize
+from ner.formats import read_input
 from ner.labels import to_bioes
 from ner.predict import CHUNK_BATCHES, Tagger, choose_device, main
 from ner.views import collate
@@ -20,6 +20,7 @@ from pipeline.errors import UserError, run_cli
 from pipeline.labels import entities
 from pipeline.params import EvaluateParams
 from pipeline.records import View
+from pipeline.tokens import tokenize
 from tests.ner.conftest import ambiguous_views, many_views
 
 ROOT = Path(__file__).resolve().parents[2]

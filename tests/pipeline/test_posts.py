@@ -1,5 +1,6 @@
 """Readers keep every row and every odd token, and name the line of what they cannot read."""
 
+import csv
 import json
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 
 from pipeline.errors import UserError
 from pipeline.params import SPLITS, DataParams
-from pipeline.posts import Post, is_invisible, read_conll, read_posts_jsonl, read_split, report
+from pipeline.posts import Post, is_invisible, read_conll, read_csv, read_posts_jsonl, read_split, report
 
 TWO_POSTS = "IMGID:1\nRT\tO\nJordan\tB-PER\n\nIMGID:O_2\n\u200b\tO\nNike\tI-ORG\n"
 
@@ -85,6 +86,69 @@ def test_jsonl_reads_and_names_its_mistakes(tmp_path: Path) -> None:
     assert [f"bad.jsonl:{line}:" in message for line in (1, 2, 3, 4)] == [True] * 4
 
 
+def test_a_text_in_jsonl_is_split_and_takes_no_labels(tmp_path: Path) -> None:
+    good = write(tmp_path, '{"id": "1", "text": "I love @nike\\u2028:)"}\n', "good.jsonl")
+    assert read_posts_jsonl(good) == [Post("1", ["I", "love", "@nike", ":)"], None, "1.jpg")]
+    rows = ['{"id": "1", "text": "a", "labels": ["O"]}', '{"id": "1", "text": "a", "tokens": ["a"]}',
+            '{"id": "1", "text": 3}', '{"id": "1", "text": " "}']
+    for row, message in zip(rows, ("labels: a text has none", "either tokens or text", "text: expected a text, found 3",
+                                   "post 1 has no tokens"), strict=True):
+        with pytest.raises(UserError, match=rf"bad\.jsonl.*{message}"):
+            read_posts_jsonl(write(tmp_path, row, "bad.jsonl"))
+
+
+TWEETS = 'id,created_at,text,image\n790,2016,"Hello, ""world""\n@nike !",790.png\n791,2016,Bye,\n'
+
+
+@pytest.mark.parametrize("text", [TWEETS, "\ufeff" + TWEETS, TWEETS.replace("\n", "\r\n"), TWEETS.removesuffix("\n"),
+                                  TWEETS.replace("\n791", "\n\n791")],
+                         ids=["plain", "bom", "crlf", "no last newline", "blank line"])
+def test_csv_of_a_tweet_dump(tmp_path: Path, text: str) -> None:
+    assert read_csv(write(tmp_path, text)) == [
+        Post("790", ["Hello", ",", '"', "world", '"', "@nike", "!"], None, "790.png"), Post("791", ["Bye"], None, None)]
+
+
+def test_csv_of_labelled_tokens(tmp_path: Path) -> None:
+    text = "labels,tokens,id\nO B-LOC I-LOC,in  New\u00a0 York,1\n,Bye,2\n"
+    assert read_csv(write(tmp_path, text)) == [
+        Post("1", ["in", "New\u00a0", "York"], ["O", "B-LOC", "I-LOC"], "1.jpg"), Post("2", ["Bye"], None, "2.jpg")]
+    bioes = write(tmp_path, "id,tokens,labels\n1,New York,B-LOC E-LOC\n")
+    assert read_csv(bioes, scheme="bioes", image_name=None) == [Post("1", ["New", "York"], ["B-LOC", "I-LOC"], None)]
+
+
+@pytest.mark.parametrize(("text", "message"), [
+    ("", None),
+    ("id,tokens\n", None),
+    ("id;text\n1;a\n", r"t\.csv:1: expected a header with the columns id, .*found 'id;text'"),
+    ("text\na\n", r"t\.csv:1: expected a header"),
+    ("id,text,tokens\n1,a,a\n", r"t\.csv:1: .*either text or tokens"),
+    ("id,id,text\n1,1,a\n", r"t\.csv:1: expected a header"),
+    ('id,text\n1,"a\nb"\n2,b,c\n', r"t\.csv:4: 3 fields, but the header has 2"),
+    ("id,text\n1,a\n,b\n", r"t\.csv:3: id: expected a text"),
+    ('id,text\n1,"a\nb\n', r"t\.csv:2: not CSV: unexpected end of data"),
+    ('id,text\n1,"a"b\n', r"t\.csv:2: not CSV"),
+    ("id,text,labels\n1,a b,O O\n", r"t\.csv:2: labels: a text has none"),
+    ("id,tokens,labels\n1,a b,O\n", r"t\.csv:2: labels: expected null or 2"),
+    ("id,tokens,labels\n1,a,PER\n", r"t\.csv:2: 'PER' is no IOB2 label"),
+    ("id,text\n1,  \n", r"t\.csv: post 1 has no tokens"),
+    ("id,text\n1," + "x" * 200_000 + "\n", r"t\.csv:2: not CSV: field larger"),
+])
+def test_csv_names_its_mistakes(tmp_path: Path, text: str, message: str | None) -> None:
+    path = write(tmp_path, text, "t.csv")
+    if message is None:
+        assert read_csv(path) == []
+        return
+    with pytest.raises(UserError, match=message):
+        read_csv(path)
+
+
+def test_the_format_chooses_the_reader(tmp_path: Path) -> None:
+    write(tmp_path, "id,tokens,labels\n1,x,B-OTHER\n1,y,O\n", "a.csv")
+    data = DataParams(root=tmp_path, format="csv", test=["a.csv"], image_name="{id}.png", types={"OTHER": "MISC"})
+    assert read_split(data, "test") == [Post("1", ["x"], ["B-MISC"], "1.png"), Post("1#2", ["y"], ["O"], "1.png")]
+    assert read_split(data, "train") == []
+
+
 def test_a_split_renames_types_and_keeps_posts_that_share_an_id(tmp_path: Path) -> None:
     write(tmp_path, "IMGID:1\nx\tB-OTHER\n", "a.txt")
     write(tmp_path, "IMGID:1\ny\tI-OTHER\n", "b.txt")
@@ -109,6 +173,28 @@ def test_whatever_is_written_is_read_back(tmp_path_factory: pytest.TempPathFacto
                                "labels": [label for _, label in post]}) + "\n" for index, post in enumerate(posts))
     assert [post.tokens for post in read_posts_jsonl(write(folder, rows, "posts.jsonl"))] == [
         [token for token, _ in post] for post in posts]
+
+
+@given(st.lists(st.lists(TOKEN.filter(lambda token: " " not in token), min_size=1, max_size=6), max_size=5))
+def test_whatever_is_written_as_csv_is_read_back(tmp_path_factory: pytest.TempPathFactory,
+                                                 posts: list[list[str]]) -> None:
+    path = tmp_path_factory.mktemp("posts") / "posts.csv"
+    with open(path, "w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows([["id", "tokens"], *([index, " ".join(post)] for index, post in enumerate(posts))])
+    assert [post.tokens for post in read_csv(path)] == posts
+
+
+@given(st.binary(max_size=200) | st.text(st.sampled_from('id,textoklabs"\n\r\0;x'), max_size=80).map(
+    lambda text: f"id,text\n{text}".encode()))
+def test_any_bytes_as_csv_are_read_or_refused(tmp_path_factory: pytest.TempPathFactory, data: bytes) -> None:
+    path = tmp_path_factory.getbasetemp() / "fuzzed.csv"
+    path.write_bytes(data)
+    try:
+        posts = read_csv(path)
+    except UserError as error:
+        assert str(path) in str(error)  # noqa: PT017  (either outcome is right)
+        return
+    assert all(post.tokens and post.labels is None for post in posts)
 
 
 @pytest.mark.parametrize(("token", "invisible"), [("\u200b", True), ("\ufe0f", True), ("\u00a0", True), ("a", False),
