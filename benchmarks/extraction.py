@@ -1,0 +1,389 @@
+"""The extraction engine's speed: against the model alone, against the loop a user would write, and on finished work.
+
+``python -m benchmarks.extraction``. Captioner and detector are BLIP base and RT-DETR with ResNet-50, of their true size
+with random weights (speed does not depend on what they say); OCR is RapidOCR with its own models.
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import resource
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from benchmarks import Ratio, machine, median_seconds, report
+from pipeline import extraction, extractors, images
+from pipeline.errors import UserError, run_cli
+from pipeline.extractors.rapidocr import RapidOcrOptions
+from pipeline.images import ImageRow
+from pipeline.params import ExecutionParams, ImagesParams, Kind
+from pipeline.records import write_jsonl
+from pipeline.store import Store, batched, digest
+
+PARTS = ("captions", "objects", "ocr", "store", "images")
+LIMITS = ImagesParams()
+BEAMS, NEW_TOKENS = 3, 20
+ENGINE = {"cpu": 0.95, "cuda": 0.90}  # of the model's own throughput
+CAPTIONS_LOOP = {"cpu": 1.3, "cuda": 4.0}
+OBJECTS_LOOP = {"cpu": None, "cuda": 4.0}
+OCR_LOOP = 1.6
+ROWS_A_SECOND = 20_000.0
+MEMORY_CEILING = 1.1
+
+
+class Pictures:
+    """A folder of pictures: their rows in the manifest, and the pictures decoded."""
+
+    def __init__(self, folder: Path, count: int) -> None:
+        rows = [row for row in images.manifest(images.list_pictures(folder), folder, LIMITS) if row.status == "ok"]
+        if not rows:
+            raise UserError(f"--images {folder}: no picture there that can be read")
+        self.folder, self.rows = folder, rows[:count]
+
+    def decoded(self) -> list[Image.Image]:
+        """The pictures, upright RGB."""
+        return [images.load(self.folder, row, LIMITS) for row in self.rows]
+
+
+def write_blip(folder: Path) -> Path:
+    """BLIP base with random weights, which never ends a caption before its last token."""
+    from transformers import BertTokenizer, BlipConfig, BlipForConditionalGeneration, BlipImageProcessorPil
+
+    torch.manual_seed(0)
+    special = ["[PAD]", *(f"[unused{number}]" for number in range(99)), "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    folder.mkdir(parents=True)
+    config = BlipConfig(text_config={"bos_token_id": 101, "eos_token_id": 102, "sep_token_id": 102, "pad_token_id": 0})
+    words = [f"w{number}" for number in range(config.text_config.vocab_size - len(special))]
+    (folder / "vocab.txt").write_text("\n".join([*special, *words]), encoding="utf-8")
+    model = BlipForConditionalGeneration(config)
+    with torch.no_grad():
+        model.text_decoder.cls.predictions.bias[:len(special)] = -1e4
+    model.save_pretrained(folder)
+    BertTokenizer(str(folder / "vocab.txt")).save_pretrained(folder)
+    BlipImageProcessorPil(size={"height": 384, "width": 384}).save_pretrained(folder)
+    return folder
+
+
+def write_rt_detr(folder: Path) -> Path:
+    """RT-DETR with ResNet-50 and random weights, for pictures of 640 by 640 pixels."""
+    from transformers import RTDetrConfig, RTDetrForObjectDetection, RTDetrImageProcessorPil
+
+    torch.manual_seed(0)
+    RTDetrForObjectDetection(RTDetrConfig()).save_pretrained(folder)
+    RTDetrImageProcessorPil().save_pretrained(folder)
+    return folder
+
+
+def write_models(folder: Path) -> dict[Kind, Path]:
+    """Both checkpoints below `folder`, written where they are not there."""
+    writers: dict[Kind, Callable[[Path], Path]] = {"captions": write_blip, "objects": write_rt_detr}
+    found: dict[Kind, Path] = {}
+    for kind, write in writers.items():
+        target = folder / kind
+        if not (target / "preprocessor_config.json").exists():
+            shutil.rmtree(target, ignore_errors=True)
+            write(target)
+        found[kind] = target
+    return found
+
+
+def adapter(kind: Kind, model: Path, device: str, dtype: str) -> Any:
+    """The adapter as a stage makes it."""
+    options: dict[str, Any] = {"model": str(model), "dtype": dtype}
+    if kind == "captions":
+        section = {"extractor": "blip", "blip": {**options, "num_beams": BEAMS, "max_new_tokens": NEW_TOKENS}}
+    else:
+        section = {"extractor": "transformers", "transformers": {**options, "threshold": 0.5}}
+    return extractors.create(kind, section, ExecutionParams(device=device))
+
+
+def run_engine(kind: Kind, extractor: Any, pictures: Pictures, batch_size: int, workers: int) -> str:
+    """All pictures through the engine, with a store that holds nothing yet; what it wrote."""
+    with tempfile.TemporaryDirectory() as scratch, Store.open(scratch) as store:
+        output = Path(scratch) / "rows.jsonl"
+        extraction.extract(kind, extractor, pictures.rows, pictures.folder, output, store, batch_size, workers, LIMITS)
+        return output.read_text(encoding="utf-8")
+
+
+def caption_loop(model: Path, device: str, dtype: str) -> Callable[[Pictures], list[str]]:
+    """The loop that a user would write with transformers: open, preprocess, generate, one picture at a time."""
+    from transformers import AutoTokenizer, BlipForConditionalGeneration, BlipImageProcessorPil
+
+    processor, tokenizer = BlipImageProcessorPil.from_pretrained(model), AutoTokenizer.from_pretrained(model)
+    captioner = BlipForConditionalGeneration.from_pretrained(model, dtype=getattr(torch, dtype)).to(device).eval()
+
+    def run(pictures: Pictures) -> list[str]:
+        texts = []
+        for row in pictures.rows:
+            picture = Image.open(pictures.folder / row.image).convert("RGB")
+            pixels = processor(images=picture, return_tensors="pt")["pixel_values"].to(device, captioner.dtype)
+            with torch.inference_mode():
+                tokens = captioner.generate(pixel_values=pixels, num_beams=BEAMS, max_new_tokens=NEW_TOKENS)
+            texts.append(tokenizer.decode(tokens[0], skip_special_tokens=True).strip())
+        return texts
+
+    return run
+
+
+def object_loop(model: Path, device: str, dtype: str) -> Callable[[Pictures], list[Any]]:
+    """The same for a detector."""
+    from transformers import RTDetrForObjectDetection, RTDetrImageProcessorPil
+
+    processor = RTDetrImageProcessorPil.from_pretrained(model)
+    detector = RTDetrForObjectDetection.from_pretrained(model, dtype=getattr(torch, dtype)).to(device).eval()
+
+    def run(pictures: Pictures) -> list[Any]:
+        found = []
+        for row in pictures.rows:
+            picture = Image.open(pictures.folder / row.image).convert("RGB")
+            pixels = processor(images=picture, return_tensors="pt")["pixel_values"].to(device, detector.dtype)
+            with torch.inference_mode():
+                output = detector(pixel_values=pixels)
+            found += processor.post_process_object_detection(output, threshold=0.5, target_sizes=[picture.size[::-1]])
+        return found
+
+    return run
+
+
+def compare_model(kind: Kind, pictures: Pictures, model: Path, arguments: argparse.Namespace) -> Iterator[Ratio]:
+    """Engine over model alone, each at its best batch size; engine over loop."""
+    device, dtype = arguments.device, arguments.dtype
+    place = "cuda" if device.startswith("cuda") else "cpu"
+    extractor = adapter(kind, model, device, dtype)
+    prepared = [extractor.prepare(picture) for picture in pictures.decoded()]
+    contestants: dict[str, Callable[[], object]] = {}
+    for size in arguments.batches:
+        batches = [prepared[start : start + size] for start in range(0, len(prepared), size)]
+        contestants[f"model {size}"] = partial(_run_model, extractor, batches)
+        contestants[f"engine {size}"] = partial(run_engine, kind, extractor, pictures, size, arguments.workers)
+    loop = (caption_loop if kind == "captions" else object_loop)(model, device, dtype)
+    contestants["loop"] = lambda: loop(pictures)
+    if kind == "captions":
+        _check_captions(run_engine(kind, extractor, pictures, arguments.batches[0], arguments.workers), loop(pictures))
+    seconds = median_seconds(contestants, arguments.rounds, calls=1, device=device)
+    best = {side: min((seconds[f"{side} {size}"], size) for size in arguments.batches) for side in ("model", "engine")}
+    note = f"{dtype}, {len(pictures.rows)} pictures"
+    yield Ratio(f"{kind}: engine (batch {best['engine'][1]}) / model alone (batch {best['model'][1]}), {note}",
+                best["model"][0] / best["engine"][0], ENGINE[place])
+    target = (CAPTIONS_LOOP if kind == "captions" else OBJECTS_LOOP)[place]
+    yield Ratio(f"{kind}: engine / loop, one picture at a time, {note}", seconds["loop"] / best["engine"][0], target)
+
+
+def _run_model(extractor: Any, batches: Sequence[Sequence[Any]]) -> None:
+    for batch in batches:
+        extractor.extract_prepared(batch)
+
+
+def _check_captions(rows: str, texts: Sequence[str]) -> None:
+    """Both sides must say the same, but for what rounding decides between random weights.
+
+    Raises:
+        RuntimeError: they do not.
+    """
+    ours = [json.loads(line)["captions"][0]["text"] for line in rows.splitlines()]
+    same = sum(one == other for one, other in zip(ours, texts, strict=True))
+    if same < 0.8 * len(texts):
+        raise RuntimeError(f"only {same} of {len(texts)} captions are those of the loop")
+
+
+def compare_ocr(pictures: Pictures, rounds: int, workers: int) -> Iterator[Ratio]:
+    """Side by side on all cores, over one picture at a time: on one thread, and on all that onnxruntime takes.
+
+    Raises:
+        RuntimeError: the text is not the same.
+    """
+    from rapidocr import RapidOCR
+
+    options = RapidOcrOptions()
+    section = {"extractor": "rapidocr", "rapidocr": options.model_dump()}
+    one, all_cores = (extractors.create("ocr", section, ExecutionParams(device="cpu", ocr_threads=threads))
+                      for threads in (1, 0))
+    if run_engine("ocr", one, pictures, 1, 1) != run_engine("ocr", all_cores, pictures, 8, workers):
+        raise RuntimeError("OCR on all cores reads another text than one picture at a time")
+    plain = RapidOCR(params={"Global.log_level": "error", "Global.use_cls": options.use_cls,
+                             "Det.limit_type": options.limit_type, "Det.limit_side_len": options.limit_side_len})
+
+    def loop() -> list[Any]:
+        return [plain(np.asarray(Image.open(pictures.folder / row.image).convert("RGB"))[:, :, ::-1])
+                for row in pictures.rows]
+
+    seconds = median_seconds({"one": lambda: run_engine("ocr", one, pictures, 1, 1), "loop": loop,
+                              "all": lambda: run_engine("ocr", all_cores, pictures, 8, workers)}, rounds, calls=1)
+    cores = extractors.cores()
+    note = f"{len(pictures.rows)} pictures, {cores} cores"
+    yield Ratio(f"ocr: all cores / one picture at a time on one thread, {note}", seconds["one"] / seconds["all"],
+                OCR_LOOP if cores == 2 else None)
+    yield Ratio(f"ocr: all cores / RapidOCR's own loop on all threads, {note}", seconds["loop"] / seconds["all"])
+
+
+def stored_captioner() -> Any:
+    """The sample's captioner, which is not loaded as long as every result is in the store."""
+    return extractors.create("captions", {"extractor": "blip", "blip": {"model": "checkpoints/sample/blip"}},
+                             ExecutionParams(device="cpu"))
+
+
+def fill_store(folder: Path, count: int) -> Path:
+    """A store with a caption for each of `count` pictures; their manifest."""
+    fingerprint = digest(stored_captioner().fingerprint())
+    keys = [hashlib.sha256(str(number).encode()).hexdigest() for number in range(count)]
+    with Store.open(folder) as store:
+        for some in batched(enumerate(keys), 10_000):
+            store.put_many(fingerprint, {key: json.dumps([{"text": f"{number} dogs on a beach", "score": 0.5}])
+                                         for number, key in some})
+    manifest = folder / "images.jsonl"
+    write_jsonl(manifest, (asdict(ImageRow(f"{number:09d}.jpg", key, 640, 480, "JPEG", "ok", None))
+                           for number, key in enumerate(keys)))
+    return manifest
+
+
+def pass_over_store(folder: Path) -> dict[str, float]:
+    """One stage over a manifest of finished pictures, in a process of its own: pictures a second, and peak memory."""
+    with Store.open(folder) as store:
+        begin = time.perf_counter()
+        summary = extraction.extract("captions", stored_captioner(), folder / "images.jsonl", None,
+                                     folder / "rows.jsonl", store)
+        seconds = time.perf_counter() - begin
+    if summary.read or summary.failed:
+        raise RuntimeError(f"{folder}: {summary}; expected all from the store")
+    return {"rate": summary.from_store / seconds, "peak": peak_megabytes()}
+
+
+def peak_megabytes() -> float:
+    """The most memory this process has had, in MB (Linux counts in KiB)."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000
+
+
+def compare_store(counts: Sequence[int]) -> Iterator[Ratio]:
+    """Rows a second, and memory over many rows against few, of a stage that finds every result in the store."""
+    measured = []
+    for count in counts:
+        with tempfile.TemporaryDirectory() as scratch:
+            fill_store(Path(scratch), count)
+            command = [sys.executable, "-m", "benchmarks.extraction", "--pass-over-store", scratch]
+            done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+            measured.append(json.loads(done.stdout.splitlines()[-1]))
+    few, many = measured
+    yield Ratio(f"store: pictures a second, all {counts[1]:,} in the store", many["rate"], ROWS_A_SECOND)
+    yield Ratio(f"store: peak memory, {counts[1]:,} rows / {counts[0]:,}", many["peak"] / few["peak"], MEMORY_CEILING,
+                ceiling=True)
+
+
+def compare_images(count: int) -> Iterator[Ratio]:
+    """Rows a second of the stage `images` on files that have not changed since its last run.
+
+    Raises:
+        RuntimeError: it opened one of them, or found something else in it.
+    """
+    with tempfile.TemporaryDirectory() as scratch:
+        folder, names = Path(scratch) / "images", [f"{number}.jpg" for number in range(count)]
+        folder.mkdir()
+        noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)
+        Image.fromarray(noise).save(folder / names[0])
+        data = (folder / names[0]).read_bytes()
+        for name in names[1:]:
+            (folder / name).write_bytes(data + os.urandom(8))  # behind the picture's end: other bytes, same picture
+        past = time.time() - 60  # a file's time stamp is believed once it has settled
+        for name in names:
+            os.utime(folder / name, (past, past))
+        with Store.open(Path(scratch) / "store") as store:
+            first = list(images.manifest(names, folder, LIMITS, store))
+            begin = time.perf_counter()
+            again = list(images.manifest(names, folder, LIMITS, store))
+            seconds = time.perf_counter() - begin
+            with opened_below(folder) as opened:
+                list(images.manifest(names, folder, LIMITS, store))
+    if again != first or {row.status for row in first} != {"ok"}:
+        raise RuntimeError("the second run's rows are not those of the first")
+    if opened:
+        raise RuntimeError(f"the second run opened {len(opened)} pictures, {opened[0]} for one")
+    yield Ratio(f"images: pictures a second, {count:,} unchanged files, none opened", count / seconds, ROWS_A_SECOND)
+
+
+_watched: list[tuple[str, list[str]]] = []  # an audit hook stays for good: it looks here who wants to know
+
+
+def _note_open(event: str, details: tuple[object, ...]) -> None:
+    if _watched and event == "open" and isinstance(details[0], str | bytes):
+        path = os.fsdecode(details[0])
+        for folder, opened in _watched:
+            if path.startswith(folder):
+                opened.append(path)
+
+
+@contextmanager
+def opened_below(folder: Path) -> Iterator[list[str]]:
+    """The files below `folder` that this process opens in the body of the `with`."""
+    sys.addaudithook(_note_open)
+    opened: list[str] = []
+    _watched.append((f"{folder.resolve()}{os.sep}", opened))
+    yield opened
+    _watched.pop()
+
+
+def main() -> None:
+    """The command line; see ``--help``."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.extraction",
+                                     description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)} [all]")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the ratios there, too")
+    parser.add_argument("--images", type=Path, metavar="DIR", default=Path("sample/data/images"),
+                        help="pictures to read; those of your data tell most [%(default)s]")
+    parser.add_argument("--count", type=int, default=24, help="so many of them for the models [%(default)s]")
+    parser.add_argument("--batches", type=int, nargs="+", default=[4, 8], help="batch sizes to try [%(default)s]")
+    parser.add_argument("--rounds", type=int, default=3, help="turns of each contestant [%(default)s]")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, … [%(default)s]")
+    parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16", "float16"))
+    parser.add_argument("--workers", type=int, default=2, help="threads that decode [%(default)s]")
+    parser.add_argument("--models", type=Path, metavar="DIR", help="keep the large random models there")
+    parser.add_argument("--rows", type=int, nargs=2, default=[10_000, 1_000_000], metavar=("FEW", "MANY"),
+                        help="in the store [%(default)s]")
+    parser.add_argument("--files", type=int, default=20_000, help="for the stage images [%(default)s]")
+    parser.add_argument("--pass-over-store", type=Path, metavar="DIR", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.pass_over_store:
+        print(json.dumps(pass_over_store(arguments.pass_over_store)))
+        return
+    parts = arguments.parts or list(PARTS)
+    if unknown := sorted(set(parts) - set(PARTS)):
+        raise UserError(f"{', '.join(unknown)}: no part of this benchmark; expected some of {', '.join(PARTS)}")
+    if arguments.device.startswith("cuda") and not torch.cuda.is_available():
+        raise UserError(f"--device {arguments.device}: no GPU here; use cpu")
+    with tempfile.TemporaryDirectory() as scratch:
+        ratios = list(measure(parts, arguments, Path(scratch)))
+    report(ratios, machine(arguments.device), arguments.json, {})
+
+
+def measure(parts: Sequence[str], arguments: argparse.Namespace, scratch: Path) -> Iterator[Ratio]:
+    """The ratios of the parts asked for, in the order of PARTS."""
+    if {"captions", "objects", "ocr"} & set(parts):
+        pictures = Pictures(arguments.images, arguments.count)
+        if {"captions", "objects"} & set(parts):
+            models = write_models(arguments.models or scratch)
+            kinds: tuple[Kind, ...] = ("captions", "objects")
+            for kind in kinds:
+                if kind in parts:
+                    yield from compare_model(kind, pictures, models[kind], arguments)
+        if "ocr" in parts:
+            yield from compare_ocr(pictures, arguments.rounds, arguments.workers)
+    if "store" in parts:
+        yield from compare_store(arguments.rows)
+    if "images" in parts:
+        yield from compare_images(arguments.files)
+
+
+if __name__ == "__main__":
+    run_cli(main)
