@@ -198,7 +198,7 @@ def sync(name: str, source: str | None = None) -> Environment:
         _run(wanted, *install, "--requirement", str(wanted.pins))
         if source is not None:  # its build imports the torch that is now there
             _run(wanted, *install, "--no-build-isolation", "--no-deps", source)
-        _run(wanted, str(wanted.python), "-c", f"import {_IMPORTED.get(name, 'sys')}")
+        _run(wanted, str(wanted.python), "-W", "ignore", "-c", f"import {_IMPORTED.get(name, 'sys')}")
         with atomic_write(wanted.folder / _MARKER) as file:
             json.dump({"pins": wanted.digest(), "source": source}, file)
     return wanted

@@ -47,11 +47,12 @@ class Detectron2Options(Options):
 
     def require(self) -> None:
         """Check that weights and configuration are there."""
-        checkpoints.weights_file(
-            self.weights, "detectron2.weights",
-            f"where there is internet, {environments.environment(INTERPRETER).python} -c 'from detectron2 import "
-            f"model_zoo; print(model_zoo.get_checkpoint_url(\"{self.model}\"))' says where the model zoo has it; "
-            "download that .pkl, python -m pipeline.checkpoints convert FILE.pkl, and name the .safetensors")
+        python = environments.environment(INTERPRETER).python
+        source = "expected the weights of the configuration that model names" if Path(self.model).is_file() else (
+            f"where there is internet, {python} -c 'from detectron2 import model_zoo; "
+            f"print(model_zoo.get_checkpoint_url(\"{self.model}\"))' says where the model zoo has it; download that "
+            ".pkl, python -m pipeline.checkpoints convert FILE.pkl, and name the .safetensors")
+        checkpoints.weights_file(self.weights, "detectron2.weights", source)
         if environments.packages(INTERPRETER) is not None:
             self.configurations()
 

@@ -1,4 +1,4 @@
-"""What an adapter promises, checked in its own interpreter: ``python -m tests.envs.contract NAME FOLDER CASE …``.
+"""What an adapter promises, checked in its own interpreter: ``python -m tests.envs.contract CASE FOLDER CHECK …``.
 
 There is no pytest in there: each check is a function, and what became of it is a line of JSON on stdout, for
 tests/envs/test_adapters.py to read. `FOLDER/pictures` has the pictures; the models are written beside it.
@@ -7,7 +7,6 @@ tests/envs/test_adapters.py to read. `FOLDER/pictures` has the pictures; the mod
 import json
 import sys
 import tempfile
-import time
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -54,18 +53,14 @@ PLACES = {"model", "weights", "models", "tokenizer", "config", "name", "model_ty
 """Options that name files; what is in these counts."""
 
 
-def sections(name: str, folder: Path, pictures: Pictures, cases: Sequence[str]) -> dict[str, Section]:
-    """A section of params for each case, and the models that it names."""
-    if name == "lavis":
-        options = models.write_lavis(folder / "lavis")
-        every: dict[str, dict[str, Any]] = {"beams": {**options, "num_captions": 2},
-                                            "nucleus": {**options, "num_captions": 3, "decoding": "nucleus"}}
-        return {case: ("captions", {"extractor": name, name: every[case]}) for case in cases}
-    if name == "easyocr":
-        return {case: ("ocr", {"extractor": name, name: models.write_easyocr(folder / case, pictures)})
-                for case in cases}
-    return {case: ("objects", {"extractor": name, name: models.write_detectron2(folder / case, *ZOO[case])})
-            for case in cases}
+def write(case: str, folder: Path, pictures: Pictures) -> Section:
+    """The section of params of a case, and the models that it names, in `folder`."""
+    if case in CASES["lavis"]:
+        sampled = {"num_captions": 3, "decoding": "nucleus"} if case == "nucleus" else {"num_captions": 2}
+        return "captions", {"extractor": "lavis", "lavis": {**models.write_lavis(folder), **sampled}}
+    if case in CASES["easyocr"]:
+        return "ocr", {"extractor": "easyocr", "easyocr": models.write_easyocr(folder, pictures)}
+    return "objects", {"extractor": "detectron2", "detectron2": models.write_detectron2(folder, *ZOO[case])}
 
 
 def changed(section: Section, **options: Any) -> Section:
@@ -341,23 +336,21 @@ def checks(case: str) -> list[str]:
     return [*COMMON, "fingerprint", *OWN.get(case, {})]
 
 
-def main(name: str, folder: Path, cases: Sequence[str]) -> None:
-    """Run every check of these cases and print a line for each: case, check, and null or what went wrong."""
+def main(case: str, folder: Path, names: Sequence[str]) -> None:
+    """Run these checks of a case, and print a line for each: its name, and null or what went wrong."""
     pictures = [Image.open(file).convert("RGB") for file in sorted((folder / "pictures").iterdir())]
-    written = sections(name, folder, pictures, cases)
-    (folder / "sections.json").write_text(json.dumps(written))
-    for case, check in [(one, check) for one in cases for check in checks(one)]:
-        started = time.process_time()
+    section = write(case, folder / "models", pictures)
+    (folder / "section.json").write_text(json.dumps(section[1]))
+    for name in names:
         try:
-            if check == "fingerprint":
-                check_fingerprint(written[case], pictures, case)
+            if name == "fingerprint":
+                check_fingerprint(section, pictures, case)
             else:
-                {**COMMON, **OWN.get(case, {})}[check](written[case], pictures)
+                {**COMMON, **OWN.get(case, {})}[name](section, pictures)
             trouble = None
         except Exception:
             trouble = traceback.format_exc()
-        print(json.dumps({"case": case, "check": check, "trouble": trouble,
-                          "seconds": round(time.process_time() - started, 1)}), flush=True)
+        print(json.dumps({"check": name, "trouble": trouble}), flush=True)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,9 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -18,11 +20,16 @@ from PIL import Image
 from pipeline import environments
 from tests.conftest import ROOT
 from tests.envs.contract import CASES, checks
+from tests.project import Project, stages_run
 
-QUICK = {"lavis": "beams", "detectron2": "faster_rcnn", "easyocr": "en"}
-"""The case of each adapter that is no slow test."""
+QUICK = {"beams", "faster_rcnn", "en"}
+"""A case of each adapter; the others are slow tests, and so are most of these cases' checks."""
 
-KINDS = {"lavis": "captions", "detectron2": "objects", "easyocr": "ocr"}
+QUICK_CHECKS = {"batches", "fingerprint", "against_lavis", "against_detectron2", "against_easyocr"}
+
+
+def is_quick(case: str, check: str) -> bool:
+    return case in QUICK and check in QUICK_CHECKS
 
 
 def need(name: str) -> Path:
@@ -35,54 +42,54 @@ def need(name: str) -> Path:
 
 @dataclass
 class Checked:
-    """What became of the checks of a case, and the folder with its models and params."""
+    """What became of checks of a case, and the folder with its models, params (`section.json`) and pictures."""
 
     troubles: dict[str, str | None]
     folder: Path
 
 
+Run = Callable[[str, bool], Checked]
+
+
 @pytest.fixture(scope="session")
-def checked(tmp_path_factory: pytest.TempPathFactory, pictures: list[Image.Image]) -> "dict[str, Checked]":
-    """Each case's checks, run when first asked for."""
-    class Cases(dict[str, Checked]):
-        def __missing__(self, case: str) -> Checked:
-            name = next(name for name, cases in CASES.items() if case in cases)
-            self[case] = run_checks(need(name), name, case, tmp_path_factory.mktemp(case), pictures)
-            return self[case]
+def checked(tmp_path_factory: pytest.TempPathFactory, pictures: list[Image.Image]) -> Run:
+    """Runs a case's checks, the quick ones or the others, when they are first asked for."""
+    @cache
+    def run(case: str, quick: bool) -> Checked:
+        python = need(next(name for name, cases in CASES.items() if case in cases))
+        folder = tmp_path_factory.mktemp(case)
+        (folder / "pictures").mkdir()
+        for number, picture in enumerate(pictures):
+            picture.save(folder / "pictures" / f"{number:02}.png")
+        wanted = [check for check in checks(case) if is_quick(case, check) == quick]
+        ran = subprocess.run([python, "-m", "tests.envs.contract", case, str(folder), *wanted], cwd=ROOT, check=False,
+                             capture_output=True, text=True)
+        assert ran.returncode == 0, ran.stderr
+        lines = [json.loads(line) for line in ran.stdout.splitlines() if line.startswith('{"check"')]
+        return Checked({line["check"]: line["trouble"] for line in lines}, folder)
 
-    return Cases()
-
-
-def run_checks(python: Path, name: str, case: str, folder: Path, pictures: list[Image.Image]) -> Checked:
-    (folder / "pictures").mkdir()
-    for number, picture in enumerate(pictures):
-        picture.save(folder / "pictures" / f"{number:02}.png")
-    ran = subprocess.run([python, "-m", "tests.envs.contract", name, str(folder), case], cwd=ROOT, check=False,
-                         capture_output=True, text=True)
-    lines = [json.loads(line) for line in ran.stdout.splitlines() if line.startswith('{"case"')]
-    assert ran.returncode == 0, ran.stderr
-    return Checked({line["check"]: line["trouble"] for line in lines}, folder)
+    return run
 
 
 @pytest.mark.parametrize(("case", "check"), [
-    pytest.param(case, check, marks=() if case == QUICK[name] else pytest.mark.slow)
-    for name, cases in CASES.items() for case in cases for check in checks(case)])
-def test_contract(case: str, check: str, checked: "dict[str, Checked]") -> None:
-    trouble = checked[case].troubles[check]
+    pytest.param(case, check, marks=() if is_quick(case, check) else pytest.mark.slow)
+    for cases in CASES.values() for case in cases for check in checks(case)])
+def test_contract(case: str, check: str, checked: Run) -> None:
+    trouble = checked(case, is_quick(case, check)).troubles[check]
     assert trouble is None, trouble
 
 
-@pytest.mark.parametrize("name", ["easyocr", pytest.param("lavis", marks=pytest.mark.slow),
-                                  pytest.param("detectron2", marks=pytest.mark.slow)])
-def test_a_stage_changes_to_the_interpreter_and_stores_what_it_read(name: str, checked: "dict[str, Checked]",
+@pytest.mark.slow
+@pytest.mark.parametrize(("case", "kind"), [("beams", "captions"), ("faster_rcnn", "objects"), ("en", "ocr")])
+def test_a_stage_changes_to_the_interpreter_and_stores_what_it_read(case: str, kind: str, checked: Run,
                                                                     tmp_path: Path) -> None:
-    case, kind = checked[QUICK[name]], KINDS[name]
+    folder = checked(case, True).folder
     params = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
-    params[kind].update(json.loads((case.folder / "sections.json").read_text())[QUICK[name]][1])
+    params[kind].update(json.loads((folder / "section.json").read_text()))
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
     (tmp_path / "pictures").mkdir()
     for file in ("00.png", "08.png"):
-        shutil.copy(case.folder / "pictures" / file, tmp_path / "pictures")
+        shutil.copy(folder / "pictures" / file, tmp_path / "pictures")
     (tmp_path / "pictures" / "broken.png").write_bytes(b"no picture")
     output = tmp_path / "rows.jsonl"
     command = [sys.executable, "-m", f"stages.{kind}", "--images", str(tmp_path / "pictures"), "--output", str(output),
@@ -96,6 +103,35 @@ def test_a_stage_changes_to_the_interpreter_and_stores_what_it_read(name: str, c
     assert [(row["image"], row["status"]) for row in rows] == [("00.png", "ok"), ("08.png", "ok"),
                                                                ("broken.png", "unreadable")]
     assert all(row[kind] for row in rows[:2])
+
+
+@pytest.mark.slow
+def test_the_pipeline_swaps_to_an_interpreter_and_back(checked: Run, tmp_path: Path) -> None:
+    """By one line of params, in the workspace and in a folder of DVC's own, where the interpreters are not."""
+    folder = checked("beams", True).folder
+    project = Project.make(tmp_path / "project", {"train": 4, "valid": 2, "test": 2})
+    (project.folder / ".venvs").symlink_to(environments.folder())
+    project.environment["SIGHTREAD_VENVS"] = ""
+    for name in ("GIT_AUTHOR_NAME", "GIT_AUTHOR_EMAIL", "GIT_COMMITTER_NAME", "GIT_COMMITTER_EMAIL"):
+        project.environment[name] = "t@example.org"
+    project.edit(captions={"lavis": json.loads((folder / "section.json").read_text())["lavis"]})
+
+    def run(extractor: str, *more: str) -> tuple[list[str], str]:
+        output = project.run("dvc", "exp", "run", *more, "-S", f"captions.extractor={extractor}", "views")
+        return stages_run(output), output
+
+    stages, _ = run("blip")
+    assert stages == ["posts", "images", "objects", "captions", "ocr", "views"]
+    before = project.outputs()
+    stages, output = run("lavis", "--temp")
+    assert {"captions", "views"} <= set(stages)
+    assert "8 read, 0 from the store, 0 failed" in output
+    assert project.outputs() == before, "it ran elsewhere"
+    stages, output = run("lavis")
+    assert set(stages) <= {"captions", "views"}
+    assert project.outputs()["data/contexts/captions.jsonl"] != before["data/contexts/captions.jsonl"]
+    assert run("blip")[0] == [], "the run cache has it"
+    assert project.outputs() == before
 
 
 def test_flair_is_there() -> None:

@@ -115,7 +115,11 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
 def test_what_is_missing_is_said_with_the_command_that_mends_it(tmp_path: Path) -> None:
     project = Tiny(tmp_path)
     command = "python -m pipeline.environments sync tiny"
-    for found in (project.captions(expect=2), project.run("-m", "pipeline.params", "check", expect=2)):
+    noted = project.captions(expect=2, PYTHONPROFILEIMPORTTIME="1")
+    imported = {line.rpartition("|")[2].strip() for line in noted.splitlines()}
+    assert "pipeline.environments" in imported
+    assert not {"torch", "transformers", "onnxruntime", "cv2", "huggingface_hub"} & imported, "nothing heavy before"
+    for found in (noted, project.run("-m", "pipeline.params", "check", expect=2)):
         assert f"tiny runs in an interpreter of its own, {project.venv}, which is not built; run: {command}" in found
         assert "Traceback" not in found
     assert f"is not built; {command}" in project.environments("status")
