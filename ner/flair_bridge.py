@@ -338,6 +338,17 @@ def supported_labels(model: Any, source: str) -> list[str]:
     return labels
 
 
+def quiet_flair() -> None:
+    """Let flair say warnings alone, and on standard error: its log goes to standard output by itself."""
+    import flair  # noqa: F401  (it sets its log up when it is imported)
+
+    log = logging.getLogger("flair")
+    log.setLevel(logging.WARNING)
+    for handler in log.handlers:
+        if isinstance(handler, logging.StreamHandler):
+            handler.setStream(sys.stderr)
+
+
 def export_tagger(folder: Path, file: Path) -> None:
     """Write a tagger's folder as one file for flair, which needs nothing else and says where it came from."""
     import flair
@@ -433,7 +444,7 @@ def main(enter: Callable[[str], None]) -> None:
     if arguments.command == "import":
         _require_trust(arguments.file, arguments.trust)
     enter("flair")
-    logging.getLogger("flair").setLevel(logging.WARNING)
+    quiet_flair()
     if arguments.command == "export":
         export_tagger(arguments.folder, arguments.file)
         print(f"wrote {arguments.file}: flair.models.SequenceTagger.load({str(arguments.file)!r})", file=sys.stderr)

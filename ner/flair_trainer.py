@@ -6,7 +6,6 @@ result; a line of JSON an epoch on standard output tells it how training goes. W
 """
 
 import json
-import logging
 import os
 import sys
 import threading
@@ -28,7 +27,7 @@ from flair.training_utils import Result
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ner.flair_bridge import TAG_TYPE, TaggerFolder, to_flair, weights_from_flair
+from ner.flair_bridge import TAG_TYPE, TaggerFolder, quiet_flair, to_flair, weights_from_flair
 from ner.scoring import score
 from pipeline.errors import run_cli
 from pipeline.labels import entities
@@ -64,7 +63,7 @@ class TwoViewTagger(SequenceTagger):
     """flair's tagger with ITA's loss: NLL of the text, weighted NLL and marginal KL of the text with its context.
 
     A Sentence is the view that the tagger predicts; with `views: both` its metadata hold the cross-modal twin. Set
-    `params` before training, and `n_tweets` for each batch.
+    `params` before training; :class:`SizeOfBatch` sets `n_tweets`.
     """
 
     params: TrainParams
@@ -165,6 +164,15 @@ class Chain:
         return taken.masked_fill(~inside, 0.0).sum(1) + self.stop_scores[labels[rows, lengths.to(rows.device) - 1]]
 
 
+class SizeOfBatch(TrainerPlugin):
+    """Says how many tweets a batch's loss is a mean over, of which the model may get a part at a time."""
+
+    @TrainerPlugin.hook
+    def before_training_batch(self, batch: Sequence[Sentence], **_: Any) -> None:
+        """Tell the model."""
+        self.trainer.model.n_tweets = len(batch)
+
+
 class KeepBest(TrainerPlugin):
     """Tells of each epoch, keeps the weights of the best, and ends training when patience is out."""
 
@@ -176,9 +184,8 @@ class KeepBest(TrainerPlugin):
         self.n_batches = 0
 
     @TrainerPlugin.hook
-    def before_training_batch(self, batch: Sequence[Sentence], **_: Any) -> None:
-        """Say how many tweets the loss is a mean over."""
-        self.trainer.model.n_tweets = len(batch)
+    def after_training_batch(self, **_: Any) -> None:
+        """Count."""
         self.n_batches += 1
 
     @TrainerPlugin.hook
@@ -256,7 +263,7 @@ def run(job_file: Path, report: IO[str]) -> None:
     params = TrainParams.model_validate(job["params"])
     flair.device = torch.device(job["device"])
     flair.set_seed(params.seed)
-    logging.getLogger("flair").setLevel(logging.WARNING)
+    quiet_flair()
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"flair\.")  # of torch's, about flair's own code
     folder = TaggerFolder(Path(job["start"]))
     model = tagger_of(folder, params)
@@ -280,7 +287,7 @@ def run(job_file: Path, report: IO[str]) -> None:
         save_final_model=False,
         create_file_logs=False,
         create_loss_file=False,
-        plugins=[LinearSchedulerPlugin(warmup_fraction=params.warmup_ratio),
+        plugins=[LinearSchedulerPlugin(warmup_fraction=params.warmup_ratio), SizeOfBatch(),
                  KeepBest(folder.labels, Path(job["best"]), report)],
     )
 

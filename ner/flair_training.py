@@ -90,8 +90,8 @@ def train(
         model.save_pretrained(start)
         tokenizer.save_pretrained(start)
         files = {"train": work / "train.jsonl", "dev": work / "dev.jsonl"}
-        write_jsonl(files["train"], _examples(train, views, params))
-        write_jsonl(files["dev"], _examples(dev, views, params))
+        write_jsonl(files["train"], encoded_rows(train, views, params))
+        write_jsonl(files["dev"], encoded_rows(dev, views, params))
         job = work / "job.json"
         places = {name: str(path) for name, path in {"start": start, "best": best, **files}.items()}
         write_json(job, {"params": params.model_dump(mode="json"), "device": str(chosen), **places})
@@ -104,8 +104,12 @@ def train(
     return summary(state)
 
 
-def _examples(posts: Sequence[View], views: ViewEncoder, params: TrainParams) -> Iterator[dict[str, Any]]:
-    """A row a post: its tokens and labels, and of each trained view the sub-tokens and each token's first."""
+def encoded_rows(posts: Sequence[View], views: ViewEncoder, params: TrainParams) -> Iterator[dict[str, Any]]:
+    """A row a post: its tokens and labels, and of each trained view the sub-tokens and each token's first.
+
+    Raises:
+        UserError: a post is longer than an encoder window.
+    """
     names: list[ViewName] = ["text_only", "cross_modal"] if params.views == "both" else [params.views]
     encoded: dict[ViewName, list[EncodedView]] = {
         name: views.encode(posts, with_context=name == "cross_modal") for name in names

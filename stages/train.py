@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ner import flair_training, processes, training
+from ner import flair_training, model_card, processes, training
 from pipeline import checkpoints, environments, params
 from pipeline.errors import UserError, run_cli
 from pipeline.records import read_views
@@ -25,7 +25,7 @@ def main() -> None:
     settings = params.load(paths.PARAMS)
     train: Callable[..., dict[str, Any]] = training.train
     if settings.train.trainer == "flair":
-        train = partial(flair_training.train, python=_flair(settings.execution.processes))
+        train = partial(flair_training.train, python=flair_python(settings.execution.processes))
     if settings.execution.processes > 1 and not processes.launched():
         processes.relaunch("stages.train", settings.execution.processes)
     encoder = checkpoints.resolve(settings.train.encoder, settings.train.revision)
@@ -43,15 +43,21 @@ def main() -> None:
         resumed = processes.is_first() and training.last_whole_checkpoint(work) is not None
         result = train(settings.train, encoder=encoder.folder, train=views["train"], dev=views["dev"],
                        output=paths.TAGGER, work=work, curves=paths.CURVES, device=settings.execution.device)
+        if processes.is_first():
+            model_card.write(paths.TAGGER, model_card.facts(settings, encoder.identity, views, result))
         # The time of a resumed training is that of its last part, and says nothing of how many tweets a second.
         record |= {"items": None if resumed else len(views["train"]) * result["epochs"], "unit": "tweets",
                    "resumed": resumed, "encoder": encoder.identity, **result}
 
 
-def _flair(processes: int) -> Path:
-    """The interpreter that has flair."""
-    if processes > 1:
-        raise UserError(f"execution.processes: found {processes}, and flair's trainer runs in 1; use train.trainer: "
+def flair_python(n_processes: int) -> Path:
+    """The interpreter that has flair.
+
+    Raises:
+        UserError: it is not built, or more than one process is asked for.
+    """
+    if n_processes > 1:
+        raise UserError(f"execution.processes: found {n_processes}, and flair's trainer runs in 1; use train.trainer: "
                         "transformers for more")
     environments.require("flair")
     return environments.environment("flair").python

@@ -1,0 +1,194 @@
+"""Prediction's speed: `ner.predict` over flair's `predict` with equal weights, and over the encoder alone.
+
+``python -m benchmarks.prediction TAGGER`` on text alone, on the views that `dvc repro views` wrote; the tagger is
+brought to flair by :mod:`ner.flair_bridge`, and there are no figures where the two find different entities. Every
+contestant runs in a process of its own, flair's in flair's interpreter, with the same number of threads.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks import Ratio, keep_freed_memory, machine, report
+from benchmarks.sides import ROOT, Side, Turn, compare, peaks, serve
+from pipeline import environments
+from pipeline.errors import UserError, run_cli
+from pipeline.records import View, read_views, view_row, write_jsonl
+
+FLAIR_TARGET, ENCODER_TARGET = 1.4, 0.9
+OURS, FLAIR, ENCODER, BATCHES = "ours", "flair", "encoder alone", "encoder alone, tokenizing too"
+FLAIR_RATIO, ENCODER_RATIO = "posts/s: ours / flair", "posts/s: ours / encoder alone on length-sorted batches"
+
+Entities = list[list[list[Any]]]
+"""Of each post: [first token, token after the last, type], in order."""
+
+
+def ours(scratch: Path, batch_size: int) -> tuple[Callable[[], float], Callable[[], Entities]]:
+    """:meth:`ner.predict.Tagger.predict`, from tokens to entities with confidences."""
+    from ner.predict import Tagger
+
+    tagger, views = Tagger.load(_tagger_folder(scratch), "cpu"), read_views(scratch / "views.jsonl")
+
+    def turn() -> float:
+        begin = time.perf_counter()
+        for _ in tagger.predict(views, batch_size):
+            pass
+        return time.perf_counter() - begin
+
+    return turn, lambda: [[[one.start, one.end, one.type] for one in prediction.entities]
+                          for prediction in tagger.predict(views, batch_size)]
+
+
+def encoder_alone(scratch: Path, batch_size: int, *, tokenizing: bool) -> Callable[[], float]:
+    """The encoder on length-sorted batches: tensors made beforehand, or from tokens."""
+    from ner.tagger import load_tagger, quietly
+    from ner.views import collate, length_sorted_batches
+
+    with quietly():
+        model, encoder = load_tagger(_tagger_folder(scratch))
+    views = read_views(scratch / "views.jsonl")
+
+    def batches() -> list[Any]:
+        encoded = encoder.encode(views, with_context=False)
+        return [collate([encoded[place] for place in places], encoder.pad_id)
+                for places in length_sorted_batches(encoded, batch_size)]
+
+    ready = [] if tokenizing else batches()
+
+    def turn() -> float:
+        begin = time.perf_counter()
+        with torch.inference_mode():
+            for batch in ready or batches():
+                model.encoder(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
+        return time.perf_counter() - begin
+
+    return turn
+
+
+def flair_predict(scratch: Path, batch_size: int) -> tuple[Callable[[], float], Callable[[], Entities]]:
+    """flair's `predict` on Sentences made beforehand."""
+    import flair
+    from flair.data import Sentence
+    from flair.models import SequenceTagger
+
+    from ner.flair_bridge import quiet_flair
+
+    flair.device = torch.device("cpu")
+    quiet_flair()
+    tagger = SequenceTagger.load(scratch / "tagger.pt")
+    views = read_views(scratch / "views.jsonl")
+    sentences = [Sentence(view.tokens) for view in views]
+
+    def turn() -> float:
+        begin = time.perf_counter()
+        tagger.predict(sentences, mini_batch_size=batch_size)
+        return time.perf_counter() - begin
+
+    def found() -> Entities:
+        tagger.predict(sentences, mini_batch_size=batch_size)
+        return [[[span.tokens[0].idx - 1, span.tokens[-1].idx, span.get_label(tagger.tag_type).value]
+                 for span in sentence.get_spans(tagger.tag_type)] for sentence in sentences]
+
+    return turn, found
+
+
+def _tagger_folder(scratch: Path) -> Path:
+    return Path((scratch / "tagger.txt").read_text(encoding="utf-8"))
+
+
+def _run_side(name: str, scratch: Path, batch_size: int) -> None:
+    if name in (ENCODER, BATCHES):
+        serve(encoder_alone(scratch, batch_size, tokenizing=name == BATCHES))
+        return
+    turn, found = (ours if name == OURS else flair_predict)(scratch, batch_size)
+    file = scratch / f"{name}.json"
+
+    def turn_and_tell() -> float:
+        if not file.exists():  # in the turn that warms up
+            file.write_text(json.dumps(found()), encoding="utf-8")
+        return turn()
+
+    serve(turn_and_tell)
+
+
+def _compare_found(scratch: Path, views: list[View]) -> None:
+    """Nobody is to be fast and wrong.
+
+    Raises:
+        RuntimeError: the two do not find the same entities.
+    """
+    ours_found, theirs = (json.loads((scratch / f"{name}.json").read_text(encoding="utf-8")) for name in (OURS, FLAIR))
+    differing = [view.id for view, one, other in zip(views, ours_found, theirs, strict=True) if one != other]
+    if differing:
+        raise RuntimeError(f"flair finds other entities in {len(differing)} posts, {differing[0]} among them")
+
+
+def main() -> None:
+    """The command line; see ``--help``."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.prediction",
+                                     description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("tagger", type=Path, metavar="TAGGER", nargs="?", help="a tagger's folder")
+    parser.add_argument("--views", type=Path, metavar="FILE", default=Path("data/views/test.jsonl"),
+                        help="posts, of which the text is read [%(default)s]")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the ratios there, too")
+    parser.add_argument("--posts", type=int, default=1000, help="at most so many [%(default)s]")
+    parser.add_argument("--batch-size", type=int, default=32, help="[%(default)s]")
+    parser.add_argument("--rounds", type=int, default=5, help="turns of each contestant [%(default)s]")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of each contestant [%(default)s]")
+    parser.add_argument("--side", choices=(OURS, FLAIR, ENCODER, BATCHES), help=argparse.SUPPRESS)
+    parser.add_argument("--scratch", type=Path, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.side:
+        torch.set_num_threads(arguments.threads)
+        keep_freed_memory()
+        _run_side(arguments.side, arguments.scratch, arguments.batch_size)
+        return
+    if arguments.tagger is None:
+        raise UserError("TAGGER: name the folder of a trained tagger, such as models/tagger")
+    if min(arguments.rounds, arguments.threads, arguments.posts, arguments.batch_size) < 1:
+        raise UserError("--rounds, --threads, --posts and --batch-size: expected at least 1")
+    flair = environments.environment("flair")
+    problem = flair.problem()
+    names = [OURS, ENCODER, BATCHES, *([FLAIR] if problem is None else [])]
+    with tempfile.TemporaryDirectory() as folder:
+        scratch = Path(folder)
+        views = read_views(arguments.views)[: arguments.posts]
+        write_jsonl(scratch / "views.jsonl", (view_row(View(view.id, view.tokens, None, "")) for view in views))
+        (scratch / "tagger.txt").write_text(str(arguments.tagger.absolute()), encoding="utf-8")
+        if problem is None:
+            subprocess.run([flair.python, "-m", "ner.flair_bridge", "export", arguments.tagger.absolute(),
+                            scratch / "tagger.pt"], check=True, cwd=ROOT)
+        turns = compare([
+            Side(name, flair.python if name == FLAIR else sys.executable,
+                 ["benchmarks.prediction", "--side", name, "--scratch", folder, "--threads", str(arguments.threads),
+                  "--batch-size", str(arguments.batch_size)], arguments.threads)
+            for name in names
+        ], arguments.rounds)
+        if problem is None:
+            _compare_found(scratch, views)
+    report(_ratios(turns), {**machine(), "threads of each": arguments.threads, "posts": len(views), **peaks(turns)},
+           arguments.json, {} if problem is None else {
+               FLAIR_RATIO: f"the interpreter `flair` {problem}: {flair.command}"})
+
+
+def _ratios(turns: dict[str, Turn]) -> list[Ratio]:
+    mine = turns[OURS].seconds
+    found = [Ratio(ENCODER_RATIO, turns[ENCODER].seconds / mine, ENCODER_TARGET),
+             Ratio("posts/s: ours / encoder alone, tokenizing too", turns[BATCHES].seconds / mine)]
+    if FLAIR in turns:
+        found.append(Ratio(FLAIR_RATIO, turns[FLAIR].seconds / mine, FLAIR_TARGET))
+        if turns[OURS].peak_bytes:
+            found.append(Ratio("peak memory: flair / ours", turns[FLAIR].peak_bytes / turns[OURS].peak_bytes))
+    return found
+
+
+if __name__ == "__main__":
+    run_cli(main)
