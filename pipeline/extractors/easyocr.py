@@ -200,7 +200,7 @@ class EasyOcr:
         """Lines of each picture.
 
         Raises:
-            ValueError: the detector gave numbers that are not finite.
+            ValueError: a model gave numbers that are not finite.
         """
         self._detector, self._reader  # noqa: B018  (loaded by one thread, before several run them)
 
@@ -255,6 +255,7 @@ class EasyOcr:
 
     def _recognise(self, lines: Sequence[_Line], raised: bool) -> list[tuple[str, float]]:
         """One look at each line, with its contrast as it is or raised."""
+        import numpy as np
         from easyocr.recognition import AlignCollate, recognizer_predict
 
         def tensor(line: _Line) -> "torch.Tensor":
@@ -265,6 +266,8 @@ class EasyOcr:
         def run(pixels: "torch.Tensor", _places: list[int]) -> list[tuple[str, float]]:
             model, converter, ignored = self._reader
             read = recognizer_predict(model, converter, [pixels], 1, ignored, None, device=self._device)
+            if not np.isfinite([score for _, score in read]).all():
+                raise ValueError("the recogniser gave numbers that are not finite")
             return [(text, float(score)) for text, score in read]
 
         return _torch.in_batches_of_one_shape([tensor(line) for line in lines], run, self._device, "float32")
@@ -308,7 +311,8 @@ class EasyOcr:
         for language in self._options.languages:
             file = Path(config.BASE_PATH) / "character" / f"{language}_char.txt"
             wanted.update("".join(file.read_text(encoding="utf-8-sig").splitlines()))
-        ignored = [place for place, character in enumerate(known["characters"], start=1) if character not in wanted]
+        characters = known["characters"]  # some twice, of which EasyOCR passes over the first
+        ignored = sorted(characters.index(character) + 1 for character in set(characters) - wanted)
         return self._loaded(network, self._options.files()[1]), converter, ignored
 
     def _loaded(self, network: Any, file: Path) -> Any:

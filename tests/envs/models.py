@@ -101,13 +101,15 @@ def _calibrate(model: Any) -> None:
             hook.remove()
 
 
-def write_easyocr(folder: Path, pictures: Sequence[Image.Image]) -> dict[str, Any]:
-    """CRAFT and EasyOCR's English recogniser; the detector's last layer is set so that it finds something."""
+def write_easyocr(folder: Path, pictures: Sequence[Image.Image], language: str) -> dict[str, Any]:
+    """CRAFT and EasyOCR's recogniser for a language; the detector's last layer is set so that it finds something."""
     import torch
     from easyocr import config
     from easyocr.craft import CRAFT
     from easyocr.imgproc import normalizeMeanVariance
-    from easyocr.model.vgg_model import Model
+    from easyocr.model import model, vgg_model
+
+    from pipeline.extractors.easyocr import recogniser
 
     folder.mkdir()
     torch.manual_seed(0)
@@ -116,7 +118,10 @@ def write_easyocr(folder: Path, pictures: Sequence[Image.Image]) -> dict[str, An
     with torch.inference_mode():
         maps, _ = detector(torch.from_numpy(normalizeMeanVariance(page).transpose(2, 0, 1)[None]))
     _centre(detector.conv_cls[-1], maps.reshape(-1, 2), torch.tensor([0.15, -0.3]), 0.3)
-    reader = Model(1, 256, 256, len(config.recognition_models["gen2"]["english_g2"]["characters"]) + 1).eval()
+    chosen = recogniser([language])
+    characters = config.recognition_models[chosen.generation][chosen.name]["characters"]
+    network, width = (vgg_model.Model, 256) if chosen.generation == "gen2" else (model.Model, 512)
+    reader = network(1, width, width, len(characters) + 1).eval()
     line = torch.from_numpy(page[None, None, :64, :, 0].copy()).float() / 127.5 - 1
     last_seen = [part for part in reader.FeatureExtraction.modules() if isinstance(part, torch.nn.Conv2d)][-1]
     with torch.inference_mode():
@@ -126,9 +131,9 @@ def write_easyocr(folder: Path, pictures: Sequence[Image.Image]) -> dict[str, An
     with torch.inference_mode():
         steps = reader(line, None)
     _centre(reader.Prediction, steps.reshape(-1, steps.shape[-1]), torch.zeros(steps.shape[-1]), 6.0)
-    for name, network in (("craft_mlt_25k.pth", detector), ("english_g2.pth", reader)):
+    for name, network in (("craft_mlt_25k.pth", detector), (chosen.file, reader)):
         torch.save({f"module.{key}": value for key, value in network.state_dict().items()}, folder / name)
-    return {"models": str(folder), "text_score": 0.0, "canvas_size": 96, "min_size": 8}
+    return {"models": str(folder), "languages": [language], "text_score": 0.0, "canvas_size": 96, "min_size": 8}
 
 
 def _centre(layer: Any, found: Any, mean: Any, std: float) -> None:

@@ -36,7 +36,7 @@ def test_params_as_shipped_are_valid() -> None:
     ("captions", {"extractor": "blip", "blip": {"model": "x", "num_captions": 5}}, r"num_beams: 3 beams cannot"),
     ("captions", {"extractor": "blip", "blip": ["x"]}, r"captions\.blip: expected the extractor's options"),
     ("captions", {"extractor": "blib", "blip": {"model": "x"}},
-     r"captions\.extractor: blib: unknown extractor; expected blip, precomputed, or package\.module:Class"),
+     r"captions\.extractor: blib: unknown extractor; expected blip, lavis, precomputed, or package\.module:Class"),
     ("captions", {"extractor": "blip", "blip": {"model": "x"}, "lavi": {}}, r"captions\.lavi: unknown key"),
     ("objects", {"extractor": "transformers", "transformers": {"model": "x", "threshold": 1.5}},
      r"threshold: found 1\.5"),
