@@ -59,29 +59,35 @@ def evaluate(
     batch_size: int = 32,
     progress: Callable[[Iterator[Prediction], int, str], Iterator[Prediction]] | None = None,
 ) -> dict[str, tuple[Scores, list[Prediction]]]:
-    """Score labelled views of one split under each condition of `params`.
+    """Predict the views of one split under each condition of `params`, and score them.
+
+    A split without labels is predicted, but not scored, nor shuffled, which is of use for scores alone.
 
     Args:
         progress: wraps the predictions of a condition (their number and the condition's name given), for a bar.
 
     Returns:
-        {condition: (scores as of :func:`ner.scoring.score`, predictions in order)}
+        {condition: (scores as of :func:`ner.scoring.score`, or empty, and predictions in order)}
 
     Raises:
-        UserError: a post has no labels.
+        UserError: one post has labels and another has none.
     """
-    unlabelled = next((view.id for view in views if view.labels is None), None)
-    if unlabelled is not None:
-        raise UserError(f"evaluate: post {unlabelled} has no labels to score against; leave its file out of data")
+    unlabelled = [view.id for view in views if view.labels is None]
+    if unlabelled and len(unlabelled) < len(views):
+        raise UserError(f"evaluate: post {unlabelled[0]} has no labels to score against, but others of its split do; "
+                        "leave it out of data, or have a split without any labels, which is then predicted only")
     gold = [view.labels or [] for view in views]
+    scored = len(unlabelled) < len(views)
     results: dict[str, Any] = {}
     for condition in params.conditions:
+        if condition == "shuffled" and not scored:
+            continue
         stream = tagger.predict(condition_views(views, condition, params.shuffle_seed), batch_size)
         if progress is not None:
             stream = progress(stream, len(views), condition)
         predictions = list(stream)
-        scores = score(gold, [prediction.predicted for prediction in predictions],
-                       bootstrap_samples=params.bootstrap_samples, confidence=params.confidence,
-                       seed=params.shuffle_seed)
+        scores = {} if not scored else score(
+            gold, [prediction.predicted for prediction in predictions], bootstrap_samples=params.bootstrap_samples,
+            confidence=params.confidence, seed=params.shuffle_seed)
         results[condition] = scores, predictions
     return results

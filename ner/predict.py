@@ -23,9 +23,11 @@ from ner.formats import FORMATS, read_input
 from ner.labels import to_iob2
 from ner.tagger import ONNX_GRAPH, CrossViewTagger, load_tagger, quietly
 from ner.views import EncodedView, ViewBatch, ViewEncoder, collate, length_sorted_batches
+from pipeline import checkpoints
 from pipeline.errors import UserError, run_cli
 from pipeline.labels import entities
 from pipeline.records import View
+from pipeline.tokens import tokenize
 
 if TYPE_CHECKING:
     from ner.onnx import OnnxTagger
@@ -68,12 +70,19 @@ class Tagger:
         self.model, self.encoder = model, encoder
 
     @classmethod
-    def load(cls, folder: str | Path, device: str = "auto") -> "Tagger":
-        """Load a tagger from its folder alone, on torch or, if it is exported, on onnxruntime; nothing is downloaded.
+    def load(cls, folder: str | Path, device: str = "auto", revision: str | None = None) -> "Tagger":
+        """Load a tagger from its folder alone, on torch or, if it is exported, on onnxruntime.
+
+        Args:
+            folder: a folder, or where there is none of that name, a hub repository (`owner/name`): its weights as
+                safetensors, JSON and vocabularies are downloaded on first use, never a pickle or code.
+            device: auto, cpu, cuda, cuda:1, …
+            revision: commit, branch or tag of a hub repository.
 
         Raises:
-            UserError: the folder holds no tagger, or there is no such device.
+            UserError: the folder holds no tagger, the hub does not give it, or there is no such device.
         """
+        folder = _find(folder, revision)
         with quietly():
             if (Path(folder) / ONNX_GRAPH).exists():
                 from ner import onnx  # onnxruntime is loaded where it is needed
@@ -81,6 +90,11 @@ class Tagger:
                 return cls(*onnx.load(Path(folder)))
             model, encoder = load_tagger(folder)
             return cls(model.to(choose_device(device)), encoder)
+
+    def tag(self, text: str) -> Prediction:
+        """Tag one text, split into tokens by :func:`pipeline.tokens.tokenize`."""
+        [prediction] = self.predict([View("1", [token for token, _ in tokenize(text)], None, "")])
+        return prediction
 
     def predict(
         self, views: Iterable[View], batch_size: int = 32, *, with_context: bool = True
@@ -118,6 +132,19 @@ class Tagger:
             named = [FoundEntity(start, end, kind, " ".join(view.tokens[start:end]), confidences[index, start])
                      for start, end, kind in entities(labels, "conlleval")]
             yield Prediction(view.id, view.tokens, view.labels, labels, named, encoding.context_used)
+
+
+def _find(tagger: str | Path, revision: str | None) -> Path:
+    """A tagger's folder: one here, or of the hub's cache, which is filled on first use.
+
+    `models/…` is never the hub's: it is what a pipeline writes that has perhaps not been run yet.
+    """
+    name, folder = str(tagger), Path(tagger)
+    if folder.is_dir() or folder.parts[:1] == ("models",) or name.count("/") != 1 or not checkpoints.is_hub_name(name):
+        if revision is not None:
+            raise UserError(f"{tagger}: a local folder has no revision; leave it out")
+        return folder
+    return checkpoints.resolve(name, revision).folder
 
 
 def decode(
@@ -161,7 +188,8 @@ def choose_device(device: str) -> torch.device:
 
 
 def write_output(
-    posts: Iterable[tuple[View, list[int] | None]], tagger: Tagger, batch_size: int, format_name: str, file: IO[str]
+    posts: Iterable[tuple[View, list[int] | None]], tagger: Tagger, batch_size: int, format_name: str, file: IO[str],
+    *, with_context: bool = True
 ) -> None:
     """Tag posts and write them as they come, as prediction records (jsonl) or token<TAB>label lines (conll).
 
@@ -175,7 +203,7 @@ def write_output(
             starts_of.append(starts)
             yield view
 
-    for prediction in tagger.predict(views(), batch_size):
+    for prediction in tagger.predict(views(), batch_size, with_context=with_context):
         starts = starts_of.pop(0)
         if format_name == "conll":
             file.write(conll_lines(prediction))
@@ -199,21 +227,26 @@ def conll_lines(prediction: Prediction) -> str:
 def main() -> None:
     """The command line; see ``--help``."""
     parser = argparse.ArgumentParser(prog="python -m ner.predict", description="Find named entities in tweets.")
-    parser.add_argument("model", metavar="MODEL", help="a tagger's folder, such as models/tagger")
+    parser.add_argument("model", metavar="MODEL",
+                        help="a tagger's folder, such as models/tagger, or OWNER/NAME on the hub")
     parser.add_argument("file", metavar="FILE", nargs="?", default="-", help="input; - or nothing: stdin")
     parser.add_argument("--format", choices=FORMATS, default="text",
                         help="text: a post a line; conll: token lines; jsonl: posts or views [%(default)s]")
     parser.add_argument("--output-format", choices=("jsonl", "conll"), help="[conll for conll, else jsonl]")
+    parser.add_argument("--revision", help="commit, branch or tag of a tagger on the hub")
+    parser.add_argument("--text-only", action="store_true",
+                        help="leave out the context that posts of data/views bring along")
     parser.add_argument("--batch-size", type=int, default=32, help="posts the encoder reads at once [%(default)s]")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, … [%(default)s]")
     arguments = parser.parse_args()
     if arguments.batch_size < 1:
         raise UserError(f"--batch-size: expected at least 1, found {arguments.batch_size}")
-    tagger = Tagger.load(arguments.model, arguments.device)
+    tagger = Tagger.load(arguments.model, arguments.device, arguments.revision)
     output_format = arguments.output_format or ("conll" if arguments.format == "conll" else "jsonl")
     posts = tqdm(read_input(arguments.file, arguments.format), unit="post", disable=None)  # None: quiet if no terminal
     try:
-        write_output(posts, tagger, arguments.batch_size, output_format, sys.stdout)
+        write_output(posts, tagger, arguments.batch_size, output_format, sys.stdout,
+                     with_context=not arguments.text_only)
     except BrokenPipeError:  # whoever read the output has seen enough, as `| head` has
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 

@@ -97,8 +97,10 @@ class CrossViewTagger(PreTrainedModel):
             raise UserError(f"train.encoder: {encoder} is no whole encoder of the BERT or RoBERTa kind: {lacks}; "
                             "choose another checkpoint")
         weights = params.weights
+        settings = json.loads(loaded.config.to_json_string(use_diff=False))
+        settings.pop("_name_or_path", None)  # where the encoder lay on this machine, which is nobody's business
         config = TaggerConfig(
-            encoder=json.loads(loaded.config.to_json_string(use_diff=False)),
+            encoder=settings,
             tag_labels=labels,
             views=params.views,
             alignment=params.alignment,
@@ -260,7 +262,7 @@ def load_config(folder: Path, *weights: str) -> TaggerConfig:
 
 def load_view_encoder(folder: Path, config: TaggerConfig) -> ViewEncoder:
     """The encoder of a saved tagger's views."""
-    return view_encoder(AutoTokenizer.from_pretrained(folder, local_files_only=True), config)
+    return view_encoder(AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False), config)
 
 
 def view_encoder(tokenizer: Any, config: TaggerConfig) -> ViewEncoder:

@@ -172,12 +172,14 @@ def check_labelled(split: str, views: Sequence[View]) -> None:
     Raises:
         UserError: it has no posts, or one without tokens or labels.
     """
+    remedy = "to tag posts without labels, stop at `dvc repro views` and see python -m ner.predict --help"
     if not views:
-        raise UserError(f"train: the {split} split has no posts; expected at least one (data.{split})")
+        raise UserError(f"train: the {split} split has no posts; expected at least one (data.{split}); {remedy}")
     for view in views:
         if view.labels is None or not view.tokens:
             raise UserError(f"train: post {view.id} of the {split} split has no "
-                            f"{'labels' if view.tokens else 'tokens'}; the tagger learns from labelled posts alone")
+                            f"{'labels' if view.tokens else 'tokens'}; the tagger learns from labelled posts alone; "
+                            f"{remedy}")
 
 
 def _arguments(params: TrainParams, work: Path, device: torch.device) -> TrainingArguments:

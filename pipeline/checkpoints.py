@@ -141,7 +141,7 @@ def _not_to_be_had(model: str, revision: str | None, error: Exception) -> UserEr
     return UserError(
         f"checkpoint {model}{at}: neither a folder here nor in the local cache, and the hub did not give it "
         f"({type(error).__name__}). Check the name; a private one needs `hf auth login`. Where there is internet: "
-        f"hf download {model}{at} --local-dir checkpoints/{model.split('/')[-1]}; then name that folder in params.yaml")
+        f"hf download {model}{at} --local-dir checkpoints/{model.split('/')[-1]}; then name that folder")
 
 
 def _require_weights(folder: Path, model: str) -> None:

@@ -1,4 +1,7 @@
-"""Stage `evaluate`: the tagger under every condition → metrics/evaluation.json, data/predictions/, plots/confusion/."""
+"""Stage `evaluate`: the tagger under every condition → metrics/evaluation.json, data/predictions/, plots/confusion/.
+
+A split without labels is predicted, and has no scores.
+"""
 
 import csv
 from collections.abc import Iterator, Sequence
@@ -7,7 +10,7 @@ from tqdm import tqdm
 
 from ner import evaluation, scoring
 from ner.predict import Prediction, Tagger, conll_lines, prediction_row
-from pipeline import params
+from pipeline import checkpoints, params
 from pipeline.errors import run_cli
 from pipeline.params import Split
 from pipeline.records import atomic_write, read_views, write_json, write_jsonl
@@ -23,20 +26,23 @@ def main() -> None:
     settings = params.load(paths.PARAMS)
     metrics: dict[str, dict[str, scoring.Scores]] = {}
     with stage_lock("evaluate"), recorded("evaluate") as record:
-        record |= {"items": 0, "unit": "tweets"}
+        record |= {"items": 0, "unit": "tweets", "tagger": checkpoints.digest(paths.TAGGER)}
         tagger = Tagger.load(paths.TAGGER, settings.execution.device)
         for split in SPLITS:
             views = read_views(paths.VIEWS / f"{split}.jsonl")
             results = evaluation.evaluate(tagger, views, settings.evaluate, progress=_bar,
                                           batch_size=settings.execution.predict_batch_size)
-            metrics[split] = {condition: scores for condition, (scores, _) in results.items()}
+            metrics[split] = {condition: scores for condition, (scores, _) in results.items() if scores}
             for condition, (_, predictions) in results.items():
                 _write(f"{split}.{condition}", predictions)
                 record["items"] += len(predictions)
         write_json(paths.EVALUATION, metrics)
     for name, conditions in metrics.items():
-        print(f"{name}: " + ", ".join(f"{condition} {100 * scores['strict']['micro']['f1']:.2f}"
-                                       for condition, scores in conditions.items()) + " F1 (strict)")
+        if conditions:
+            print(f"{name}: " + ", ".join(f"{condition} {100 * scores['strict']['micro']['f1']:.2f}"
+                                           for condition, scores in conditions.items()) + " F1 (strict)")
+        else:
+            print(f"{name}: no labels, so no scores; predictions are in {paths.PREDICTIONS}")
 
 
 def _bar(predictions: Iterator[Prediction], total: int, condition: str) -> Iterator[Prediction]:
@@ -50,8 +56,9 @@ def _write(name: str, predictions: Sequence[Prediction]) -> None:
     with atomic_write(paths.CONFUSION / f"{name}.csv") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["actual", "predicted"])
-        writer.writerows(scoring.confusion([prediction.labels or [] for prediction in predictions],
-                                           [prediction.predicted for prediction in predictions]))
+        labelled = [prediction for prediction in predictions if prediction.labels is not None]
+        writer.writerows(scoring.confusion([prediction.labels or [] for prediction in labelled],
+                                           [prediction.predicted for prediction in labelled]))
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from tests.conftest import ROOT
 
 ROOMS = ("pipeline", "ner", "reporting", "stages", "sample")
 RECORDS = {"pipeline.records", "pipeline.posts", "pipeline.labels", "pipeline.params", "pipeline.errors",
-           "pipeline.tokens"}
+           "pipeline.tokens", "pipeline.checkpoints"}  # the last: where a model's files are
 HEAVY = {"torch", "transformers", "onnxruntime", "rapidocr", "cv2", "matplotlib", "dvclive", "scipy"}
 MODULES = sorted(path.relative_to(ROOT) for room in ROOMS for path in (ROOT / room).rglob("*.py"))
 

@@ -6,6 +6,7 @@ import math
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -240,3 +241,26 @@ def test_one_tagger_is_scored_under_every_condition(tagger: Tagger) -> None:
         assert [prediction.labels for prediction in predictions] == [view.labels for view in views]
         assert scores["strict"]["micro"]["support"] == 12
         assert len(scores["strict"]["micro"]["f1_ci"]) == 2
+
+
+def test_a_split_without_labels_is_predicted_and_not_scored(tagger: Tagger) -> None:
+    views = [replace(view, labels=None) for view in ambiguous_views(5, seed=3)]
+    params = EvaluateParams(conditions=["cross_modal", "text_only", "shuffled"], bootstrap_samples=20)
+    results = evaluate(tagger, views, params)
+    assert {condition: scores for condition, (scores, _) in results.items()} == {"cross_modal": {}, "text_only": {}}
+    assert [prediction.id for prediction in results["cross_modal"][1]] == [view.id for view in views]
+    assert evaluate(tagger, [], params) == {"cross_modal": ({}, []), "text_only": ({}, [])}
+    with pytest.raises(UserError, match="post 0 has no labels to score against, but others of its split do"):
+        evaluate(tagger, [views[0], *ambiguous_views(2, seed=3)], params)
+
+
+def test_the_context_of_a_view_is_used_unless_told_otherwise(
+    tagger_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    views = [replace(view, labels=None) for view in ambiguous_views(6, seed=3)]
+    file = tmp_path / "views.jsonl"
+    file.write_text("".join(json.dumps(asdict(view)) + "\n" for view in views), encoding="utf-8")
+    for options, used in (((), [view.context for view in views]), (("--text-only",), [""] * 6)):
+        status, output, _ = run_here(capsys, monkeypatch, tagger_folder, file, "--format", "jsonl", *options)
+        assert status == 0
+        assert [json.loads(line)["context_used"] for line in output.splitlines()] == used
