@@ -4,7 +4,6 @@ The types of params are pipeline/params.py's business and the options of an extr
 together with the disk: data files, checkpoints, free space. Every problem found is in the one message.
 """
 
-import argparse
 import shutil
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -72,14 +71,3 @@ def _caught(action: Callable[[], object]) -> Iterator[str]:
         action()
     except UserError as error:
         yield from str(error).splitlines()
-
-
-def main() -> None:
-    """Command line: `check [FILE]`."""
-    parser = argparse.ArgumentParser(prog="python -m pipeline.params", description="Work with params.yaml.")
-    commands = parser.add_subparsers(dest="command", required=True)
-    command = commands.add_parser("check", help="validate params and whatever they name")
-    command.add_argument("file", type=Path, nargs="?", default=Path("params.yaml"))
-    path = parser.parse_args().file
-    check(path)
-    print(f"{path}: valid, and what it names is there")

@@ -378,7 +378,7 @@ def key_lines(path: str | Path) -> dict[str, int]:
 
 
 if __name__ == "__main__":
-    from pipeline.check import main
     from pipeline.errors import run_cli
+    from pipeline.reference import main
 
     run_cli(main)

@@ -217,6 +217,16 @@ def changed_options(kind: Kind, section: Mapping[str, Any]) -> list[params.Chang
     return found
 
 
+def option_models(kind: Kind) -> dict[str, type[BaseModel]]:
+    """The typed options of the extractors that ship, and of `attributes`, by their key in params."""
+    models = {name: _class(kind, name).Options for name in REGISTRY[kind]}
+    if kind == "objects":
+        from pipeline.extractors.attributes import WithAttributes
+
+        models[ATTRIBUTES] = WithAttributes.Options
+    return models
+
+
 def _chosen(kind: Kind, section: Mapping[str, Any]) -> tuple[Any, Any]:
     name = str(section.get("extractor"))
     cls = _class(kind, name)

@@ -6,6 +6,7 @@ import pytest
 
 from pipeline import params
 from pipeline.errors import UserError
+from pipeline.reference import reference
 from tests.conftest import ROOT
 
 
@@ -32,7 +33,7 @@ def test_the_shipped_params_are_valid() -> None:
 
 
 @pytest.mark.parametrize(("old", "new", "message"), [
-    ("  epochs:", "  epoch:", r"params\.yaml:\d+: train\.epoch: unknown key; expected one of encoder, "),
+    ("  epochs:", "  epoch:", r"params\.yaml:\d+: train\.epoch: unknown key; expected one of trainer, "),
     ("\nviews:", "\nview:", r"params\.yaml:\d+: view: unknown key; expected one of data, images"),
     ("word_dropout: 0.1", "word_dropout: 1.5", r"train\.word_dropout: found 1\.5, expected less than 1"),
     ("kinds: [objects, captions, ocr]", "kinds: [objects, tags]", r"params\.yaml:\d+: views\.kinds\.1: found 'tags'"),
@@ -66,3 +67,20 @@ def test_a_number_in_yaml_1_2_notation_is_a_number(edited: Edited) -> None:
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such file"):
         params.load(tmp_path / "params.yaml")
+
+
+def test_the_reference_is_up_to_date_and_has_every_option() -> None:
+    page = (ROOT / "docs" / "params.md").read_text(encoding="utf-8")
+    assert page == reference(ROOT / "params.yaml"), "python -m pipeline.params reference > docs/params.md"
+    keys = {key for key in params.key_lines(ROOT / "params.yaml") if not key.rpartition(".")[2].isdigit()}
+    leaves = {key for key in keys if not any(other.startswith(f"{key}.") for other in keys)}
+    assert len(leaves) > 100
+    assert {key for key in leaves if f"\n| `{key}` |" not in page} == set()
+
+
+def test_the_reference_says_what_is_allowed_and_why(edited: Edited) -> None:
+    page = reference(edited("  seed: 1", "  seed: 7   # a | lucky <one>"))
+    assert "| `train.seed` | integer ≥ 0 | `1` | `7` | a \\| lucky \\<one> |" in page
+    assert '| `captions.blip.decoding` | `"beams"`, `"nucleus"` | `"beams"` |  | beams, or nucleus: sampled |' in page
+    assert "| `captions.blip.model` | text | required |" in page
+    assert '| `objects.yolox.classes` | `"coco"` or one or more of: text |' in page
