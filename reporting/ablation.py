@@ -143,6 +143,7 @@ def run(grid: Grid, name: str) -> dict[str, Runs]:
     with _params_put_back():
         for number, (system, seed) in enumerate(cells, 1):
             begin = time.monotonic()
+            shutil.copyfile(BACKUP, PARAMS)  # an experiment leaves its settings there: the next must not inherit them
             changes = {**grid.params, **grid.systems[system].params, "train.seed": seed}
             _dvc(command(f"{name}-{system}-s{seed}", changes), f"{system}, seed {seed}")
             gold = _collect(found[system], grid.split)
