@@ -36,7 +36,6 @@ from pipeline.records import read_jsonl
 
 ENCODED, CROSS_MODAL, GOLD = "encoded", "cross_modal", "gold"  # metadata of a Sentence
 PREDICTED = "predicted"
-TERMS = ("nll_text_only", "nll_cross_modal", "alignment")
 
 
 class EncodedEmbeddings(TransformerWordEmbeddings):
