@@ -159,12 +159,13 @@ def test_a_killed_run_is_finished_by_the_next(finished: Project, tmp_path: Path,
 @pytest.mark.parametrize(("edit", "message"), [
     ({"data": {"root": "nowhere"}}, "data.root: nowhere: no such folder"),
     ({"data": {"train": ["absent.txt"]}}, "absent.txt: no such file"),
+    ({"data": {"train": [], "dev": [], "test": []}}, "train, dev and test name no file"),
     ({"captions": {"extractor": "blib"}}, "captions.extractor"),
     ({"captions": {"blip": {"num_beans": 3}}}, "num_beans"),
     ({"captions": {"blip": {"model": "checkpoints/none/at/all"}}}, "no such folder"),
     ({"train": {"encoder": "no-one/no-such-encoder"}}, "hf download no-one/no-such-encoder"),
     ({"train": {"epochs": -1}}, "train.epochs"),
-], ids=["root", "file", "extractor", "option", "checkpoint", "encoder", "value"])
+], ids=["root", "file", "no file", "extractor", "option", "checkpoint", "encoder", "value"])
 def test_a_mistake_stops_before_work_with_one_message(tmp_path: Path, edit: dict[str, dict[str, object]],
                                                       message: str) -> None:
     project = Project(tmp_path, tmp_path / "store")
