@@ -181,8 +181,11 @@ def our_trainer(work: Work, device: str, bfloat16: bool) -> Callable[[], float]:
     return turn
 
 
-def flair_trainer(work: Work, device: str, bfloat16: bool) -> Callable[[], float]:
-    """An epoch of flair's: on text alone just as flair is, on both views by the objective written in it."""
+def flair_trainer(work: Work, device: str, bfloat16: bool, *, own_order: bool = False) -> Callable[[], float]:
+    """An epoch of flair's: on text alone just as flair is, on both views by the objective written in it.
+
+    Its batches are those of our trainer; in its `own_order`, those that flair draws by itself, shuffled.
+    """
     import flair
     from flair.data import Corpus, Sentence
     from flair.datasets import FlairDatapointDataset
@@ -230,7 +233,8 @@ def flair_trainer(work: Work, device: str, bfloat16: bool) -> Callable[[], float
         with tempfile.TemporaryDirectory() as scratch:
             ModelTrainer(model, corpus).train_custom(
                 base_path=scratch, learning_rate=1e-4, mini_batch_size=work.batch_size, max_epochs=1, optimizer=Still,
-                sampler=InOrder(), max_grad_norm=5.0, use_amp=bfloat16, embeddings_storage_mode="none",
+                sampler=None if own_order else InOrder(), shuffle=own_order, max_grad_norm=5.0, use_amp=bfloat16,
+                embeddings_storage_mode="none",
                 use_final_model_for_eval=True, save_final_model=False, create_file_logs=False, create_loss_file=False,
                 plugins=plugins,
             )
@@ -273,6 +277,7 @@ SIDES: dict[str, tuple[str, Callable[[Work, str], Callable[[], float]]]] = {
     "our step": ("both", our_step),
     "ours, text": ("text", lambda work, device: our_trainer(work, device, False)),
     "flair, text": ("text", lambda work, device: flair_trainer(work, device, False)),
+    "flair, text, own order": ("text", lambda work, device: flair_trainer(work, device, False, own_order=True)),
     "ours, text, bfloat16": ("text", lambda work, device: our_trainer(work, device, True)),
     "flair, text, bfloat16": ("text", lambda work, device: flair_trainer(work, device, True)),
     "ours, both views": ("both", lambda work, device: our_trainer(work, device, False)),
@@ -289,6 +294,8 @@ def ratios(turns: dict[str, Turn], device: str) -> Iterator[Ratio]:
     yield from over("two-view step / encoder alone, no padding", "our step", "encoder alone",
                     STEP_CEILING.get(device), ceiling=True)
     yield from over("tokens/s on text: ours / flair", "flair, text", "ours, text", TEXT_TARGET.get(device))
+    yield from over("tokens/s on text: ours / flair with batches of its own, not sorted by length",
+                    "flair, text, own order", "ours, text", None)
     yield from over("tokens/s on text, bfloat16: ours / flair", "flair, text, bfloat16", "ours, text, bfloat16", None)
     yield from over("tokens/s on text, ours: bfloat16 / float32", "ours, text", "ours, text, bfloat16", None)
     yield from over("tokens/s on both views: ours / flair", "flair, both views", "ours, both views",
@@ -352,7 +359,8 @@ def main() -> None:
 
 def _comparisons(*, with_flair: bool) -> Iterator[Sequence[str]]:
     for names in (["encoder alone", "our step"],
-                  ["ours, text", "flair, text", "ours, text, bfloat16", "flair, text, bfloat16"],
+                  ["ours, text", "flair, text", "flair, text, own order", "ours, text, bfloat16",
+                   "flair, text, bfloat16"],
                   ["ours, both views", "flair, both views"]):
         chosen = [name for name in names if with_flair or not name.startswith("flair")]
         if len(chosen) > 1:
