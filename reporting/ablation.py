@@ -34,8 +34,8 @@ GRID = Path("ablation.yaml")
 PARAMS, LOCK = Path("params.yaml"), Path("dvc.lock")
 EVALUATION, PREDICTIONS = Path("metrics/evaluation.json"), Path("data/predictions")
 OUTPUT = Path("report")
-# Where params.yaml lies while experiments change it: a killed run finds it here when it starts again.
-BACKUP = Path(".dvc/tmp/ablation-params.yaml")
+# Where both lie while experiments change them: a killed run finds them here when it starts again.
+BACKUP = Path(".dvc/tmp/ablation")
 TARGET = "evaluate"
 
 Value = str | int | float | bool | None | list[str]
@@ -143,7 +143,7 @@ def run(grid: Grid, name: str) -> dict[str, Runs]:
     with _params_put_back():
         for number, (system, seed) in enumerate(cells, 1):
             begin = time.monotonic()
-            shutil.copyfile(BACKUP, PARAMS)  # an experiment leaves its settings there: the next must not inherit them
+            _put_back()  # an experiment leaves its settings there: the next must not inherit them
             changes = {**grid.params, **grid.systems[system].params, "train.seed": seed}
             _dvc(command(f"{name}-{system}-s{seed}", changes), f"{system}, seed {seed}")
             gold = _collect(found[system], grid.split)
@@ -246,20 +246,29 @@ def _difference(row: Row) -> str:
 @contextmanager
 def _params_put_back() -> Iterator[None]:
     """Bring the pipeline up to date, and leave params.yaml and the results as they were, however this ends."""
-    if BACKUP.exists():
-        shutil.copyfile(BACKUP, PARAMS)
+    if (BACKUP / PARAMS).exists():
+        _put_back()
         print(f"{PARAMS} put back: an ablation was killed before it could", file=sys.stderr)
     _dvc(["repro", TARGET], "the pipeline, before the grid")
-    BACKUP.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(PARAMS, BACKUP)
-    lock = LOCK.read_bytes()
+    BACKUP.mkdir(parents=True, exist_ok=True)
+    for name in (LOCK, PARAMS):
+        shutil.copyfile(name, BACKUP / name)
     try:
         yield
     finally:
-        shutil.copyfile(BACKUP, PARAMS)
-        LOCK.write_bytes(lock)
-        BACKUP.unlink()
+        _put_back()
+        shutil.rmtree(BACKUP)
     _dvc(["repro", TARGET], "the results as they were")  # from the run cache
+
+
+def _put_back() -> None:
+    """Give params.yaml and dvc.lock their contents from before the grid, and take them off git's index.
+
+    `dvc exp run` leaves its own there, and stumbles over any that it finds.
+    """
+    for name in (LOCK, PARAMS):
+        shutil.copyfile(BACKUP / name, name)
+    subprocess.run(["git", "reset", "--quiet", "--", str(LOCK), str(PARAMS)], check=True, stdout=subprocess.DEVNULL)
 
 
 def _dvc(arguments: Sequence[str], what: str) -> None:

@@ -87,6 +87,7 @@ def test_a_grid_runs_as_experiments_and_a_killed_one_goes_on(tmp_path: Path) -> 
     assert project.repro("evaluate") == []
     found = json.loads((project.folder / "report" / "ablation.json").read_text(encoding="utf-8"))
     assert set(found["text"]["strict"]) == {"text_only"}
+    assert found["text"]["strict"]["text_only"] != found["ocr"]["strict"]["text_only"]
     assert [len(values) for values in found["ocr"]["conlleval"].values()] == [2, 2, 2]
     text = (project.folder / "report" / "ablation.md").read_text(encoding="utf-8")
     assert "| OCR / words |" in text
