@@ -25,8 +25,8 @@ test: $(VENV)/.installed-dev lint types  ## lint, types and tests, in minutes
 test-slow: $(VENV)/.installed-dev  ## the slow tests
 	pytest -m slow
 
-test-envs: $(VENV)/.installed-dev  ## the adapters in the isolated interpreters that are built, the slow tests too
-	pytest -rs tests/envs
+test-envs: $(VENV)/.installed-dev  ## what runs in the isolated interpreters that are built, the slow tests too
+	pytest -rs tests/envs tests/ner/test_flair_bridge.py tests/ner/test_flair_training.py
 
 lint: $(VENV)/.installed-dev  ## style
 	ruff check .
