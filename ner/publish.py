@@ -101,7 +101,9 @@ def send(folder: Path, repository: str, *, private: bool) -> str:
     api = HfApi()
     try:
         api.create_repo(repository, private=private, exist_ok=True)
-        return api.upload_folder(repo_id=repository, folder_path=folder, commit_message="Publish a tagger").commit_url
+        done = api.upload_folder(repo_id=repository, folder_path=folder, commit_message="Publish a tagger",
+                                 delete_patterns=list(SENT))  # weights of an earlier one, in other shards
+        return done.commit_url
     except HfHubHTTPError as error:
         status = error.response.status_code if error.response is not None else "no status"
         raise UserError(f"{repository}: the hub refused it ({status}: {error.server_message or type(error).__name__}); "

@@ -7,12 +7,13 @@ Every `bash`, `sh` and `python` block of a page is run, in order, in a copy of a
 
 import ast
 import copy
+import hashlib
 import re
 import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ import yaml
 
 from pipeline import extractors, params, preset
 from pipeline.params import KINDS
+from pipeline.posts import Post, read_conll, read_csv, read_posts_jsonl, read_split, report
 from tests.conftest import ROOT
 from tests.project import Project
 from tests.test_imports import is_main_block
@@ -206,6 +208,32 @@ def test_the_check_finds_what_is_not_there() -> None:
         assert expected in found
     assert any("num_beans: unknown key" in problem for problem in found)
     assert len(found) == 8
+
+
+YOUR_DATA = ROOT / "docs" / "your-data.md"
+
+
+@pytest.mark.parametrize(("language", "reader"), [("conll", read_conll), ("json", read_posts_jsonl), ("csv", read_csv)])
+def test_an_example_of_a_format_is_read(tmp_path: Path, language: str, reader: Callable[[Path], list[Post]]) -> None:
+    [block] = [block for block in blocks(YOUR_DATA) if block.language == language]
+    (tmp_path / "example").write_text(block.code, encoding="utf-8")
+    assert reader(tmp_path / "example")[0] == Post("790", ["Finally", "Jordan", "!"], ["O", "B-LOC", "O"], "790.jpg")
+
+
+def test_what_the_sample_is_said_to_hold() -> None:
+    page = YOUR_DATA.read_text(encoding="utf-8")
+    data = params.load(ROOT / "params.yaml").data.model_copy(update={"root": ROOT / "sample" / "data"})
+    for split, found in report({split: read_split(data, split) for split in params.SPLITS})["splits"].items():
+        entities = found["entities"]["conlleval"]["total"]
+        assert f"{split}: {found['posts']:,} posts, {found['tokens']:,} tokens, {entities:,} entities" in page
+
+
+@pytest.mark.real_data
+def test_the_hashes_are_those_of_the_files(real_data: Path) -> None:
+    page = YOUR_DATA.read_text(encoding="utf-8")
+    for path in (real_data / "twitter2015").glob("*.txt"):
+        content = path.read_bytes()
+        assert f"`{path.name}` | {len(content):,} | `{hashlib.sha256(content).hexdigest()}` |" in page
 
 
 @pytest.fixture(scope="module")

@@ -113,6 +113,8 @@ class _Handler(BaseHTTPRequestHandler):
                     self.hub.received[line["value"]["path"]] = base64.b64decode(line["value"]["content"])
                 elif line["key"] == "lfsFile":
                     self.hub.received[line["value"]["path"]] = self.hub.large[line["value"]["oid"]]
+                elif line["key"] == "deletedFile":
+                    del self.hub.others[line["value"]["path"]]
             address = f"{self.hub.address}/me/it/commit/{COMMIT}"
             self._answer({"commitUrl": address, "commitOid": COMMIT, "success": True})
         else:

@@ -240,7 +240,8 @@ def test_what_is_published_comes_back_and_a_local_folder_wins(tagger: Path, tmp_
     """Through the hub's protocol, spoken with a server of this test's own."""
     expected = str(Tagger.load(tagger, "cpu").tag("Finally Jordan ! #tbt").entities)
     (tmp_path / "work" / "here").mkdir(parents=True)
-    with Hub({"pytorch_model.bin": b"pickle", "modeling.py": b"code"}) as hub:
+    shard = "model-00001-of-00002.safetensors"  # of a larger tagger that was published before
+    with Hub({"pytorch_model.bin": b"pickle", "modeling.py": b"code", shard: b"old"}) as hub:
 
         def python(program: str, *arguments: object) -> list[str]:
             done = subprocess.run([sys.executable, "-c", program, *map(str, arguments)], cwd=tmp_path / "work",
@@ -255,6 +256,7 @@ def test_what_is_published_comes_back_and_a_local_folder_wins(tagger: Path, tmp_
         assert set(hub.received) == {"README.md", "config.json", "model.safetensors", "tokenizer.json",
                                      "tokenizer_config.json", "training.json"}
         assert hub.received["model.safetensors"] == (tagger / "model.safetensors").read_bytes()
+        assert set(hub.others) == {"pytorch_model.bin", "modeling.py"}
         assert loaded == expected
         assert hub.sent == set(hub.received) - {"README.md"}, "neither a pickle nor code"
         assert "others/it: the hub refused it (403: no right to write)" in refused
