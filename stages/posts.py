@@ -25,8 +25,9 @@ def main() -> None:
         record |= {"items": sum(map(len, splits.values())), "unit": "posts"}
     for split, counts in report["splits"].items():
         entities = counts["entities"]
-        print(f"{split}: {counts['posts']:,} posts, {counts['tokens']:,} tokens, {entities['conlleval']['total']:,} "
-              f"entities ({entities['strict']['total']:,} read strictly), {counts['orphan_i']:,} orphan I-")
+        labelled = "" if counts["labelled"] == counts["posts"] else f" ({counts['labelled']:,} labelled)"
+        print(f"{split}: {counts['posts']:,} posts{labelled}, {counts['tokens']:,} tokens, "
+              f"{entities['conlleval']['total']:,} entities ({entities['strict']['total']:,} read strictly), {counts['orphan_i']:,} orphan I-")
 
 
 if __name__ == "__main__":

@@ -46,7 +46,7 @@ def test_posts_without_labels_get_contexts_and_predictions(tmp_path: Path) -> No
     project.edit(data={"root": "dump", "format": "csv", "train": [], "dev": [], "test": ["tweets.csv"],
                        "images": "pictures"})
     output = project.run("dvc", "repro", "views")
-    assert "test: 12 posts" in output
+    assert "test: 12 posts (0 labelled), " in output
     views = project.rows("data/views/test.jsonl")
     assert [view["id"] for view in views] == sorted(ids)
     assert {view["labels"] for view in views} == {None}
