@@ -93,7 +93,8 @@ def send(folder: Path, repository: str, *, private: bool) -> str:
     """Make the repository, where there is none yet, and send a folder as one commit; return its address.
 
     Raises:
-        UserError: no token, no right to write there, or the hub cannot be reached.
+        UserError: no token, no right to write there, the hub cannot be reached, or the repository is public where a
+            private one is wanted.
     """
     if get_token() is None:
         raise UserError("no token for the hub: run hf auth login, or set HF_TOKEN; to look at what would be sent: "
@@ -101,6 +102,9 @@ def send(folder: Path, repository: str, *, private: bool) -> str:
     api = HfApi()
     try:
         api.create_repo(repository, private=private, exist_ok=True)
+        if private and not api.model_info(repository).private:
+            raise UserError(f"{repository}: is there already, and public; nothing was sent. Name another one, make it "
+                            "private on the hub, or leave out --private")
         done = api.upload_folder(repo_id=repository, folder_path=folder, commit_message="Publish a tagger",
                                  delete_patterns=list(SENT))  # weights of an earlier one, in other shards
         return done.commit_url

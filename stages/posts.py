@@ -27,7 +27,8 @@ def main() -> None:
         entities = counts["entities"]
         labelled = "" if counts["labelled"] == counts["posts"] else f" ({counts['labelled']:,} labelled)"
         print(f"{split}: {counts['posts']:,} posts{labelled}, {counts['tokens']:,} tokens, "
-              f"{entities['conlleval']['total']:,} entities ({entities['strict']['total']:,} read strictly), {counts['orphan_i']:,} orphan I-")
+              f"{entities['conlleval']['total']:,} entities ({entities['strict']['total']:,} read strictly), "
+              f"{counts['orphan_i']:,} orphan I-")
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 COMMIT = "c" * 40
+PUBLIC = "me/public"  # a repository that is there from the first
 
 
 class Hub:
@@ -96,6 +97,9 @@ class _Handler(BaseHTTPRequestHandler):
                 self._answer({"error": "no right to write"}, 403)
                 return
             name = f"{asked['organization']}/{asked['name']}"
+            if name == PUBLIC:
+                self._answer({"error": "it is there already", "url": f"{self.hub.address}/{name}"}, 409)
+                return
             self.hub.made.append((name, asked.get("private", asked.get("visibility") == "private")))
             self._answer({"url": f"{self.hub.address}/{name}", "name": name, "id": name})
         elif path.endswith("/preupload/main"):
@@ -142,9 +146,12 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(content, 200, {"ETag": f'"{hashlib.sha256(content).hexdigest()}"', "X-Repo-Commit": COMMIT})
         elif path.startswith("/api/models/me/it/tree/"):
             self._answer(entries)
+        elif path == f"/api/models/{PUBLIC}":
+            self._answer({"id": PUBLIC, "sha": COMMIT, "siblings": [], "private": False})
         elif path.startswith("/api/models/me/it"):
             siblings = [{"rfilename": entry["path"]} for entry in entries]
-            self._answer({"id": "me/it", "sha": COMMIT, "siblings": siblings})
+            private = dict(self.hub.made).get("me/it", False)
+            self._answer({"id": "me/it", "sha": COMMIT, "siblings": siblings, "private": private})
         else:
             self._answer({"error": f"no such address: {path}"}, 404)
 

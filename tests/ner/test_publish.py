@@ -218,11 +218,12 @@ folder, metrics = sys.argv[1:]
 sys.argv = ["publish", folder, "me/it", "--metrics", metrics, "--private"]
 publish.main()
 print(Tagger.load("me/it", "cpu").tag("Finally Jordan ! #tbt").entities)
-sys.argv = ["publish", folder, "others/it", "--no-scores"]
-try:
-    publish.main()
-except UserError as error:
-    print(error)
+for name in ("others/it", "me/public"):
+    sys.argv = ["publish", folder, name, "--no-scores", "--private"]
+    try:
+        publish.main()
+    except UserError as error:
+        print(error)
 """
 LOAD = """
 from ner.predict import Tagger
@@ -250,7 +251,7 @@ def test_what_is_published_comes_back_and_a_local_folder_wins(tagger: Path, tmp_
             assert done.returncode == 0, done.stderr
             return done.stdout.splitlines()
 
-        published, loaded, refused = python(PUBLISH_AND_LOAD, tagger, tmp_path / "metrics")
+        published, loaded, refused, public = python(PUBLISH_AND_LOAD, tagger, tmp_path / "metrics")
         assert published.startswith(f"published: {hub.address}/me/it/commit/")
         assert hub.made == [("me/it", True)]
         assert set(hub.received) == {"README.md", "config.json", "model.safetensors", "tokenizer.json",
@@ -260,6 +261,7 @@ def test_what_is_published_comes_back_and_a_local_folder_wins(tagger: Path, tmp_
         assert loaded == expected
         assert hub.sent == set(hub.received) - {"README.md"}, "neither a pickle nor code"
         assert "others/it: the hub refused it (403: no right to write)" in refused
+        assert public.startswith("me/public: is there already, and public; nothing was sent")
     from_cache, here = python(LOAD)
     assert from_cache == expected
     assert here.startswith("me/it: no tagger here")
