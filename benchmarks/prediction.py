@@ -1,4 +1,4 @@
-"""Prediction's speed: `ner.predict` over flair's `predict` with equal weights, and over the encoder alone.
+"""Prediction's speed: `ner.predict` over flair's `predict` with equal weights, over the encoder alone, and on ONNX.
 
 ``python -m benchmarks.prediction TAGGER`` on text alone, on the views that `dvc repro views` wrote; the tagger is
 brought to flair by :mod:`ner.flair_bridge`, and there are no figures where the two find different entities. Every
@@ -24,18 +24,20 @@ from pipeline.errors import UserError, run_cli
 from pipeline.records import View, read_views, view_row, write_jsonl
 
 FLAIR_TARGET, ENCODER_TARGET = 1.4, 0.9
-OURS, FLAIR, ENCODER, BATCHES = "ours", "flair", "encoder alone", "encoder alone, tokenizing too"
+OURS, ONNX, FLAIR, ENCODER, BATCHES = (
+    "ours", "ours on onnxruntime", "flair", "encoder alone", "encoder alone, tokenizing too")
+ONNX_TARGET = 1.0
 FLAIR_RATIO, ENCODER_RATIO = "posts/s: ours / flair", "posts/s: ours / encoder alone on length-sorted batches"
 
 Entities = list[list[list[Any]]]
 """Of each post: [first token, token after the last, type], in order."""
 
 
-def ours(scratch: Path, batch_size: int) -> tuple[Callable[[], float], Callable[[], Entities]]:
+def ours(folder: Path, scratch: Path, batch_size: int) -> tuple[Callable[[], float], Callable[[], Entities]]:
     """:meth:`ner.predict.Tagger.predict`, from tokens to entities with confidences."""
     from ner.predict import Tagger
 
-    tagger, views = Tagger.load(_tagger_folder(scratch), "cpu"), read_views(scratch / "views.jsonl")
+    tagger, views = Tagger.load(folder, "cpu"), read_views(scratch / "views.jsonl")
 
     def turn() -> float:
         begin = time.perf_counter()
@@ -108,7 +110,10 @@ def _run_side(name: str, scratch: Path, batch_size: int) -> None:
     if name in (ENCODER, BATCHES):
         serve(encoder_alone(scratch, batch_size, tokenizing=name == BATCHES))
         return
-    turn, found = (ours if name == OURS else flair_predict)(scratch, batch_size)
+    if name == FLAIR:
+        turn, found = flair_predict(scratch, batch_size)
+    else:
+        turn, found = ours(scratch / "onnx" if name == ONNX else _tagger_folder(scratch), scratch, batch_size)
     file = scratch / f"{name}.json"
 
     def turn_and_tell() -> float:
@@ -119,16 +124,16 @@ def _run_side(name: str, scratch: Path, batch_size: int) -> None:
     serve(turn_and_tell)
 
 
-def _compare_found(scratch: Path, views: list[View]) -> None:
+def _compare_found(name: str, scratch: Path, views: list[View]) -> None:
     """Nobody is to be fast and wrong.
 
     Raises:
-        RuntimeError: the two do not find the same entities.
+        RuntimeError: it does not find the entities that we do.
     """
-    ours_found, theirs = (json.loads((scratch / f"{name}.json").read_text(encoding="utf-8")) for name in (OURS, FLAIR))
+    ours_found, theirs = (json.loads((scratch / f"{side}.json").read_text(encoding="utf-8")) for side in (OURS, name))
     differing = [view.id for view, one, other in zip(views, ours_found, theirs, strict=True) if one != other]
     if differing:
-        raise RuntimeError(f"flair finds other entities in {len(differing)} posts, {differing[0]} among them")
+        raise RuntimeError(f"{name}: other entities in {len(differing)} posts, {differing[0]} among them")
 
 
 def main() -> None:
@@ -143,7 +148,7 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=32, help="[%(default)s]")
     parser.add_argument("--rounds", type=int, default=5, help="turns of each contestant [%(default)s]")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of each contestant [%(default)s]")
-    parser.add_argument("--side", choices=(OURS, FLAIR, ENCODER, BATCHES), help=argparse.SUPPRESS)
+    parser.add_argument("--side", choices=(OURS, ONNX, FLAIR, ENCODER, BATCHES), help=argparse.SUPPRESS)
     parser.add_argument("--scratch", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.side:
@@ -153,16 +158,21 @@ def main() -> None:
         return
     if arguments.tagger is None:
         raise UserError("TAGGER: name the folder of a trained tagger, such as models/tagger")
+    from ner.onnx import export
+    from ner.tagger import quietly
+
     if min(arguments.rounds, arguments.threads, arguments.posts, arguments.batch_size) < 1:
         raise UserError("--rounds, --threads, --posts and --batch-size: expected at least 1")
     flair = environments.environment("flair")
     problem = flair.problem()
-    names = [OURS, ENCODER, BATCHES, *([FLAIR] if problem is None else [])]
+    names = [OURS, ONNX, ENCODER, BATCHES, *([FLAIR] if problem is None else [])]
     with tempfile.TemporaryDirectory() as folder:
         scratch = Path(folder)
         views = read_views(arguments.views)[: arguments.posts]
         write_jsonl(scratch / "views.jsonl", (view_row(View(view.id, view.tokens, None, "")) for view in views))
         (scratch / "tagger.txt").write_text(str(arguments.tagger.absolute()), encoding="utf-8")
+        with quietly():
+            export(arguments.tagger, scratch / "onnx")
         if problem is None:
             subprocess.run([flair.python, "-m", "ner.flair_bridge", "export", arguments.tagger.absolute(),
                             scratch / "tagger.pt"], check=True, cwd=ROOT)
@@ -172,8 +182,9 @@ def main() -> None:
                   "--batch-size", str(arguments.batch_size)], arguments.threads)
             for name in names
         ], arguments.rounds)
-        if problem is None:
-            _compare_found(scratch, views)
+        for name in (ONNX, FLAIR):
+            if name in turns:
+                _compare_found(name, scratch, views)
     report(_ratios(turns), {**machine(), "threads of each": arguments.threads, "posts": len(views), **peaks(turns)},
            arguments.json, {} if problem is None else {
                FLAIR_RATIO: f"the interpreter `flair` {problem}: {flair.command}"})
@@ -182,6 +193,7 @@ def main() -> None:
 def _ratios(turns: dict[str, Turn]) -> list[Ratio]:
     mine = turns[OURS].seconds
     found = [Ratio(ENCODER_RATIO, turns[ENCODER].seconds / mine, ENCODER_TARGET),
+             Ratio("posts/s: onnxruntime / torch", mine / turns[ONNX].seconds, ONNX_TARGET),
              Ratio("posts/s: ours / encoder alone, tokenizing too", turns[BATCHES].seconds / mine)]
     if FLAIR in turns:
         found.append(Ratio(FLAIR_RATIO, turns[FLAIR].seconds / mine, FLAIR_TARGET))
