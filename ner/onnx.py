@@ -63,6 +63,7 @@ def load(folder: Path) -> tuple[OnnxTagger, ViewEncoder]:
     """
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # its idle threads would slow torch's
     config = load_config(folder)
     try:
         session = onnxruntime.InferenceSession(str(folder / ONNX_GRAPH), options, providers=["CPUExecutionProvider"],

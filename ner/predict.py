@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
+from torch.nn.functional import pad
 from tqdm import tqdm
 
 from ner.formats import FORMATS, read_input
@@ -32,6 +34,7 @@ from pipeline.tokens import tokenize
 if TYPE_CHECKING:
     from ner.onnx import OnnxTagger
 
+DECODED_TOGETHER = 8  # so many of the encoder's batches go through the CRF at once
 CHUNK_BATCHES = 16  # so many batches of views are sorted by length together; all that a stream keeps in memory
 
 
@@ -116,8 +119,7 @@ class Tagger:
     ) -> Iterator[Prediction]:
         predicted: list[list[str]] = [[] for _ in chunk]
         confidences: dict[tuple[int, int], float] = {}  # by view and first token
-        for indices in length_sorted_batches(encoded, batch_size):
-            paths, emissions, batch = decode(self.model, [encoded[index] for index in indices], self.encoder.pad_id)
+        for indices, paths, emissions, mask in decode(self.model, encoded, self.encoder.pad_id, batch_size):
             found = []
             for row, (index, path) in enumerate(zip(indices, paths.tolist(), strict=True)):
                 labels = [self.model.labels[label] for label in path[: len(encoded[index])]]
@@ -125,7 +127,7 @@ class Tagger:
                 found += [(row, start, end) for start, end, _ in entities(predicted[index], "conlleval")]
             if found:
                 spans = torch.tensor(found, device=paths.device)
-                scores = self.model.crf.span_log_probability(emissions, batch["mask"], paths, spans).exp()
+                scores = self.model.crf.span_log_probability(emissions, mask, paths, spans).exp()
                 for (row, start, _), confidence in zip(found, scores.tolist(), strict=True):
                     confidences[indices[row], start] = confidence
         for index, (view, encoding, labels) in enumerate(zip(chunk, encoded, predicted, strict=True)):
@@ -148,15 +150,31 @@ def _find(tagger: str | Path, revision: str | None) -> Path:
 
 
 def decode(
-    model: "CrossViewTagger | OnnxTagger", encoded: Sequence[EncodedView], pad_id: int, *, bfloat16: bool = False
-) -> tuple[torch.Tensor, torch.Tensor, ViewBatch]:
-    """One batch's best paths [B, L] (indices into the model's labels), emissions [B, L, K], and tensors."""
+    model: "CrossViewTagger | OnnxTagger", encoded: Sequence[EncodedView], pad_id: int, batch_size: int, *,
+    bfloat16: bool = False,
+) -> Iterator[tuple[list[int], Tensor, Tensor, Tensor]]:
+    """The best paths of all views, some DECODED_TOGETHER batches of the encoder's at a time.
+
+    Decoding costs a few small operations a position, whatever the batch: so it is worth its while to wait.
+
+    Yields:
+        B views' indices, their paths [B, L] (indices into the model's labels), emissions [B, L, K] and mask [B, L].
+    """
     device = model.device
-    batch = ViewBatch({name: tensor.to(device) for name, tensor in collate(encoded, pad_id).items()})
-    with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16) if bfloat16 else nullcontext():
-        emissions = model.emissions(batch)
-        paths, _ = model.crf.viterbi(emissions, batch["mask"])
-    return paths, emissions, batch
+    batches = length_sorted_batches(encoded, batch_size)
+    while some := list(itertools.islice(batches, DECODED_TOGETHER)):
+        with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16) if bfloat16 else nullcontext():
+            emitted, masks = [], []
+            for indices in some:
+                batch = collate([encoded[index] for index in indices], pad_id)
+                moved = ViewBatch({name: tensor.to(device) for name, tensor in batch.items()})
+                emitted.append(model.emissions(moved))
+                masks.append(moved["mask"])
+            longest = max(mask.shape[1] for mask in masks)
+            emissions = torch.cat([pad(each, (0, 0, 0, longest - each.shape[1])) for each in emitted])
+            mask = torch.cat([pad(each, (0, longest - each.shape[1])) for each in masks])
+            paths, _ = model.crf.viterbi(emissions, mask)
+        yield list(itertools.chain.from_iterable(some)), paths, emissions, mask
 
 
 def decode_labels(
@@ -164,8 +182,7 @@ def decode_labels(
 ) -> list[list[str]]:
     """The best IOB2 labels of every view, in order."""
     predicted: list[list[str]] = [[] for _ in encoded]
-    for indices in length_sorted_batches(encoded, batch_size):
-        paths, _, _ = decode(model, [encoded[index] for index in indices], pad_id, bfloat16=bfloat16)
+    for indices, paths, _, _ in decode(model, encoded, pad_id, batch_size, bfloat16=bfloat16):
         for index, path in zip(indices, paths.tolist(), strict=True):
             predicted[index] = to_iob2([model.labels[label] for label in path[: len(encoded[index])]])
     return predicted
