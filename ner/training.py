@@ -130,7 +130,8 @@ def summary(state: TrainerState) -> dict[str, Any]:
     return {
         "epochs": len(history),
         "best_epoch": history.index(best_logs) + 1,
-        "dev": {key.removeprefix("eval_"): value for key, value in best_logs.items() if key.startswith("eval_f1")},
+        "dev": {key.removeprefix("eval_"): value for key, value in sorted(best_logs.items())
+                if key.startswith("eval_f1")},
     }
 
 

@@ -204,7 +204,7 @@ def test_the_stages_make_a_row_of_every_malformed_picture(corpus: Path, tmp_path
         assert {row["image"]: row["status"] for row in rows if row["image"] not in failed} == {
             name: status for name, status in statuses.items() if name not in failed}
     assert {path.name for path in project.folder.iterdir()} - {"__pycache__"} == {
-        "pipeline", "stages", "ner", "checkpoints", "params.yaml", "faulty.py", "set", "data"}
+        "pipeline", "stages", "ner", "checkpoints", "params.yaml", "faulty.py", "set", "data", "metrics"}
 
 
 def sample_of(kind: str) -> bytes:
