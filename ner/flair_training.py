@@ -12,15 +12,13 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import safetensors.torch
-from transformers import TrainerCallback, TrainerControl, TrainerState, set_seed
+from transformers import TrainerCallback, TrainerControl, TrainerState
 
-from ner.labels import bioes_labels
 from ner.predict import choose_device
-from ner.tagger import CrossViewTagger, load_tokenizer, quietly, view_encoder
-from ner.trainer import Curves, Progress, ViewName
-from ner.training import check_labelled, summary
-from ner.views import EncodedView, ViewEncoder
+from ner.tagger import quietly
+from ner.trainer import Curves, Progress
+from ner.training import check_labelled, encode_views, save_best, set_up, summary
+from ner.views import ViewEncoder
 from pipeline.errors import UserError
 from pipeline.params import TrainParams
 from pipeline.records import View, write_json, write_jsonl
@@ -81,11 +79,7 @@ def train(
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
     with quietly():
-        set_seed(params.seed)
-        labels = bioes_labels(view.labels or [] for view in train)
-        model = CrossViewTagger.from_encoder(encoder, labels, params)
-        tokenizer = load_tokenizer(encoder, params.revision)
-        views = view_encoder(tokenizer, model.config)
+        model, tokenizer, views = set_up(params, encoder, train)
         start, best = work / "start", work / "best.safetensors"
         model.save_pretrained(start)
         tokenizer.save_pretrained(start)
@@ -96,10 +90,7 @@ def train(
         places = {name: str(path) for name, path in {"start": start, "best": best, **files}.items()}
         write_json(job, {"params": params.model_dump(mode="json"), "device": str(chosen), **places})
         state = _run(python, job, params, curves)
-        model.load_state_dict(safetensors.torch.load_file(best))
-        output.mkdir(parents=True, exist_ok=True)
-        model.save_pretrained(output)
-        tokenizer.save_pretrained(output)
+        save_best(model, tokenizer, best, output)
     shutil.rmtree(work)
     return summary(state)
 
@@ -110,14 +101,11 @@ def encoded_rows(posts: Sequence[View], views: ViewEncoder, params: TrainParams)
     Raises:
         UserError: a post is longer than an encoder window.
     """
-    names: list[ViewName] = ["text_only", "cross_modal"] if params.views == "both" else [params.views]
-    encoded: dict[ViewName, list[EncodedView]] = {
-        name: views.encode(posts, with_context=name == "cross_modal") for name in names
-    }
+    encoded = encode_views(params, views, posts)
     for place, post in enumerate(posts):
         row: dict[str, Any] = {"tokens": post.tokens, "labels": post.labels}
-        for name in names:
-            view = encoded[name][place]
+        for name, all_views in encoded.items():
+            view = all_views[place]
             if len(view.windows) > 1:
                 raise UserError(f"train.trainer: post {post.id} needs {len(view.windows)} encoder windows of "
                                 f"{params.max_length} sub-tokens, which flair would cut by a rule of its own; use "

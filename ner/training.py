@@ -31,6 +31,7 @@ from ner.trainer import (
     is_complete,
     patience_is_out,
 )
+from ner.views import EncodedView, ViewEncoder
 from pipeline.errors import UserError
 from pipeline.params import TrainParams
 from pipeline.records import View
@@ -73,17 +74,11 @@ def train(
     check_labelled("dev", dev)
     chosen = choose_device(device)
     with quietly():
-        set_seed(params.seed)
-        labels = bioes_labels(view.labels or [] for view in train)
-        model = CrossViewTagger.from_encoder(encoder, labels, params)
-        tokenizer = load_tokenizer(encoder, params.revision)
-        views = view_encoder(tokenizer, model.config)
-        names: list[ViewName] = ["text_only", "cross_modal"] if params.views == "both" else [params.views]
-        encoded_dev = {name: views.encode(dev, with_context=name == "cross_modal") for name in names}
-        encoded_train = {name: views.encode(train, with_context=name == "cross_modal") for name in names}
-        index = {label: position for position, label in enumerate(labels)}
+        model, tokenizer, views = set_up(params, encoder, train)
+        encoded_dev, encoded_train = (encode_views(params, views, posts) for posts in (dev, train))
+        index = {label: position for position, label in enumerate(model.labels)}
         examples = [
-            Example({name: encoded_train[name][place] for name in names},
+            Example({name: encoded[place] for name, encoded in encoded_train.items()},
                     [index[label] for label in to_bioes(view.labels or [])])
             for place, view in enumerate(train)
         ]
@@ -112,15 +107,35 @@ def train(
         state = _run(trainer, work, params)
         processes.wait()
         if processes.is_first():
-            best = Path(state.best_model_checkpoint or "")
-            model.load_state_dict(safetensors.torch.load_file(best / "model.safetensors"))
-            output.mkdir(parents=True, exist_ok=True)
-            model.save_pretrained(output)
-            tokenizer.save_pretrained(output)
+            save_best(model, tokenizer, Path(state.best_model_checkpoint or "") / "model.safetensors", output)
             finished = work.with_name(f"{work.name}.finished")
             work.rename(finished)  # at once: a kill while the files are deleted must not leave checkpoints in part
             shutil.rmtree(finished)
     return summary(state)
+
+
+def set_up(
+    params: TrainParams, encoder: Path | str, train: Sequence[View]
+) -> tuple[CrossViewTagger, Any, ViewEncoder]:
+    """A seeded tagger of the labels in `train` that has learned nothing yet, its tokenizer, the encoder of its views."""
+    set_seed(params.seed)
+    model = CrossViewTagger.from_encoder(encoder, bioes_labels(view.labels or [] for view in train), params)
+    tokenizer = load_tokenizer(encoder, params.revision)
+    return model, tokenizer, view_encoder(tokenizer, model.config)
+
+
+def encode_views(params: TrainParams, views: ViewEncoder, posts: Sequence[View]) -> dict[ViewName, list[EncodedView]]:
+    """The posts' encoded views, of those that are trained."""
+    names: list[ViewName] = ["text_only", "cross_modal"] if params.views == "both" else [params.views]
+    return {name: views.encode(posts, with_context=name == "cross_modal") for name in names}
+
+
+def save_best(model: CrossViewTagger, tokenizer: Any, best: Path, output: Path) -> None:
+    """Save the tagger with the weights of the best epoch, a safetensors file, as a folder."""
+    model.load_state_dict(safetensors.torch.load_file(best))
+    output.mkdir(parents=True, exist_ok=True)
+    model.save_pretrained(output)
+    tokenizer.save_pretrained(output)
 
 
 def summary(state: TrainerState) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from pipeline.errors import UserError, run_cli
 from pipeline.records import atomic_write
-from pipeline.store import stage_lock
+from pipeline.store import given_folder, stage_lock
 
 VARIABLE = "SIGHTREAD_VENVS"
 PYTHON = "3.11"
@@ -102,12 +102,8 @@ def folder() -> Path:
     Raises:
         UserError: the variable names no absolute folder.
     """
-    given = os.environ.get(VARIABLE)
-    if given:
-        place = Path(given).expanduser()
-        if not place.is_absolute():
-            raise UserError(f"{VARIABLE}={given}: expected an absolute folder, as stages run in several folders")
-        return place
+    if (given := given_folder(VARIABLE)) is not None:
+        return given
     for parent in _ROOT.parents:
         if (parent.parent.name, parent.name) == (".dvc", "tmp"):
             return parent.parent.parent / ".venvs"

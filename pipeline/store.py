@@ -39,16 +39,27 @@ def default_folder() -> Path:
     Raises:
         UserError: the variable names no absolute folder.
     """
-    given = os.environ.get(VARIABLE)
-    if given:
-        folder = Path(given).expanduser()
-        if not folder.is_absolute():
-            raise UserError(f"{VARIABLE}={given}: expected an absolute folder, as stages run in several folders")
+    if (folder := given_folder(VARIABLE)) is not None:
         return folder
     if sys.platform == "darwin":
         return Path.home() / "Library" / "Caches" / "sightread"
     cache = os.environ.get("XDG_CACHE_HOME", "")
     return (Path(cache) if os.path.isabs(cache) else Path.home() / ".cache") / "sightread"
+
+
+def given_folder(variable: str) -> Path | None:
+    """The folder that a variable of the environment names, if it names one.
+
+    Raises:
+        UserError: it names no absolute folder.
+    """
+    given = os.environ.get(variable)
+    if not given:
+        return None
+    folder = Path(given).expanduser()
+    if not folder.is_absolute():
+        raise UserError(f"{variable}={given}: expected an absolute folder, as stages run in several folders")
+    return folder
 
 
 def digest(fingerprint: Mapping[str, Any]) -> str:
