@@ -126,17 +126,11 @@ def caption_loop(model: Path, device: str, dtype: str) -> Callable[[Pictures], l
     processor, tokenizer = BlipImageProcessorPil.from_pretrained(model), AutoTokenizer.from_pretrained(model)
     captioner = BlipForConditionalGeneration.from_pretrained(model, dtype=getattr(torch, dtype)).to(device).eval()
 
-    def run(pictures: Pictures) -> list[str]:
-        texts = []
-        for row in pictures.rows:
-            picture = Image.open(pictures.folder / row.image).convert("RGB")
-            pixels = processor(images=picture, return_tensors="pt")["pixel_values"].to(device, captioner.dtype)
-            with torch.inference_mode():
-                tokens = captioner.generate(pixel_values=pixels, num_beams=BEAMS, max_new_tokens=NEW_TOKENS)
-            texts.append(tokenizer.decode(tokens[0], skip_special_tokens=True).strip())
-        return texts
+    def read(picture: Image.Image, pixels: torch.Tensor) -> str:
+        tokens = captioner.generate(pixel_values=pixels, num_beams=BEAMS, max_new_tokens=NEW_TOKENS)
+        return str(tokenizer.decode(tokens[0], skip_special_tokens=True)).strip()
 
-    return run
+    return partial(_one_by_one, processor, captioner, read)
 
 
 def object_loop(model: Path, device: str, dtype: str) -> Callable[[Pictures], list[Any]]:
@@ -146,17 +140,23 @@ def object_loop(model: Path, device: str, dtype: str) -> Callable[[Pictures], li
     processor = RTDetrImageProcessorPil.from_pretrained(model)
     detector = RTDetrForObjectDetection.from_pretrained(model, dtype=getattr(torch, dtype)).to(device).eval()
 
-    def run(pictures: Pictures) -> list[Any]:
-        found = []
-        for row in pictures.rows:
-            picture = Image.open(pictures.folder / row.image).convert("RGB")
-            pixels = processor(images=picture, return_tensors="pt")["pixel_values"].to(device, detector.dtype)
-            with torch.inference_mode():
-                output = detector(pixel_values=pixels)
-            found += processor.post_process_object_detection(output, threshold=0.5, target_sizes=[picture.size[::-1]])
-        return found
+    def read(picture: Image.Image, pixels: torch.Tensor) -> Any:
+        output = detector(pixel_values=pixels)
+        return processor.post_process_object_detection(output, threshold=0.5, target_sizes=[picture.size[::-1]])[0]
 
-    return run
+    return partial(_one_by_one, processor, detector, read)
+
+
+def _one_by_one(
+    processor: Any, model: Any, read: Callable[[Image.Image, torch.Tensor], Any], pictures: Pictures
+) -> list[Any]:
+    found = []
+    for row in pictures.rows:
+        picture = Image.open(pictures.folder / row.image).convert("RGB")
+        pixels = processor(images=picture, return_tensors="pt")["pixel_values"].to(model.device, model.dtype)
+        with torch.inference_mode():
+            found.append(read(picture, pixels))
+    return found
 
 
 def compare_model(kind: Kind, pictures: Pictures, model: Path, arguments: argparse.Namespace) -> Iterator[Ratio]:

@@ -360,7 +360,7 @@ def main(case: str, folder: Path, names: Sequence[str]) -> None:
             else:
                 {**COMMON, **OWN.get(case, {})}[name](section, pictures)
             trouble = None
-        except Exception:
+        except Exception:  # whatever it is, the test that started this process shows it
             trouble = traceback.format_exc()
         print(json.dumps({"check": name, "trouble": trouble}), flush=True)
 
