@@ -117,7 +117,7 @@ def train(
 def set_up(
     params: TrainParams, encoder: Path | str, train: Sequence[View]
 ) -> tuple[CrossViewTagger, Any, ViewEncoder]:
-    """A seeded tagger of the labels in `train` that has learned nothing yet, its tokenizer, the encoder of its views."""
+    """A seeded tagger of the labels in `train`, with nothing learned yet; its tokenizer; the encoder of its views."""
     set_seed(params.seed)
     model = CrossViewTagger.from_encoder(encoder, bioes_labels(view.labels or [] for view in train), params)
     tokenizer = load_tokenizer(encoder, params.revision)
