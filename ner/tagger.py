@@ -6,7 +6,7 @@ of the cross-modal view, plus the weighted KL that draws the first to the second
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,9 @@ from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedConfig,
 from transformers.utils import logging as transformers_logging
 
 from ner import alignment as alignment_forms
+from ner import packing
 from ner.crf import LinearChainCRF
+from ner.dropout import replace_dropouts
 from ner.labels import allowed_transitions
 from ner.views import ViewBatch, ViewEncoder, WindowLimits
 from pipeline.errors import UserError
@@ -76,6 +78,8 @@ class CrossViewTagger(PreTrainedModel):
         # Keeps the pooler, which nothing reads, from being trained or asking DDP for its gradient.
         if getattr(encoder, "pooler", None) is not None:
             encoder.pooler = None
+        replace_dropouts(encoder)
+        self._packs = packing.enable(encoder)
         self.post_init()
 
     @classmethod
@@ -116,17 +120,29 @@ class CrossViewTagger(PreTrainedModel):
         )
         return cls(config, loaded)
 
-    def emissions(self, batch: ViewBatch) -> Tensor:
-        """Emissions [B, L, K] of one view's batch; see :class:`ner.views.ViewBatch`."""
-        input_ids, attention_mask = batch["input_ids"], batch["attention_mask"]
-        at_once = max(1, MAX_SUBTOKENS_AT_ONCE // input_ids.shape[1])
-        if torch.is_grad_enabled() or len(input_ids) <= at_once:
-            hidden = self.encode(input_ids, attention_mask)
-        else:
+    def emissions(self, *batches: ViewBatch) -> Tensor:
+        """Emissions [B, L, K] of a view's batch (:class:`ner.views.ViewBatch`); of several, [views · B, L, K].
+
+        Several are views of the same tweets.
+        """
+        packs = self._packs and all(_in_one_go(batch) for batch in batches)
+        vectors = self._packed_vectors(batches) if packs else self._padded_vectors(batches)
+        return self.emission(self._drop_words(vectors))
+
+    def _packed_vectors(self, batches: Sequence[ViewBatch]) -> Tensor:
+        hidden, starts = packing.encode_packed(self.encoder, batches)
+        firsts = [start[batch["rows"]] + batch["positions"] for start, batch in zip(starts, batches, strict=True)]
+        return hidden[torch.cat(firsts)]
+
+    def _padded_vectors(self, batches: Sequence[ViewBatch]) -> Tensor:
+        vectors = []
+        for batch in batches:
+            input_ids, attention_mask = batch["input_ids"], batch["attention_mask"]
+            at_once = len(input_ids) if _in_one_go(batch) else max(1, MAX_SUBTOKENS_AT_ONCE // input_ids.shape[1])
             parts = zip(input_ids.split(at_once), attention_mask.split(at_once), strict=True)
             hidden = torch.cat([self.encode(ids, mask) for ids, mask in parts])
-        vectors = hidden[batch["rows"], batch["positions"]]  # [B, L, hidden]
-        return self.emission(self._drop_words(vectors))
+            vectors.append(hidden[batch["rows"], batch["positions"]])  # [B, L, hidden]
+        return torch.cat(vectors)
 
     def forward(
         self,
@@ -163,7 +179,7 @@ class CrossViewTagger(PreTrainedModel):
         self, text_only: ViewBatch, cross_modal: ViewBatch, labels: Tensor, alignment_scale: float
     ) -> dict[str, Tensor]:
         config, mask = self.config, text_only["mask"]
-        student, teacher = self.emissions(text_only), self.emissions(cross_modal)
+        student, teacher = self.emissions(text_only, cross_modal).chunk(2)
         log_likelihood, student_log_marginals, teacher_log_marginals = self.crf.two_views(
             student, teacher, labels, mask, detach_teacher=config.detach_teacher
         )
@@ -196,6 +212,10 @@ class CrossViewTagger(PreTrainedModel):
             module.reset_parameters()
 
 
+def _in_one_go(batch: ViewBatch) -> bool:
+    return torch.is_grad_enabled() or batch["input_ids"].numel() <= MAX_SUBTOKENS_AT_ONCE
+
+
 @contextmanager
 def quietly() -> Iterator[None]:
     """Mutes what transformers says of expected things (an encoder's unused head, progress of loading)."""
@@ -211,14 +231,8 @@ def quietly() -> Iterator[None]:
 
 
 def longest_window(config: PreTrainedConfig) -> int:
-    """How many sub-tokens an encoder takes at once, from its config.
-
-    RoBERTa's position ids begin behind the padding id, which costs it that many positions.
-    """
-    positions = getattr(config, "max_position_embeddings", None) or 512
-    if "roberta" in config.model_type or config.model_type in ("camembert", "longformer", "xmod"):
-        return positions - (config.pad_token_id or 0) - 1
-    return positions
+    """How many sub-tokens an encoder takes at once, from its config."""
+    return (getattr(config, "max_position_embeddings", None) or 512) - packing.first_position(config)
 
 
 def load_tokenizer(path: str | Path, revision: str | None = None, *, local_files_only: bool = False) -> Any:

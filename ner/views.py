@@ -59,8 +59,9 @@ class EncodedView:
 class ViewBatch(dict[str, Tensor]):
     """Encoded views, padded: what :meth:`ner.tagger.CrossViewTagger.emissions` takes.
 
-    input_ids, attention_mask [R, S] (R windows, S sub-tokens); rows, positions [B, L]: where each token's first
-    sub-token stands; mask [B, L]: True on tokens.
+    input_ids, attention_mask [R, S] (R windows, S sub-tokens); places [T]: where the T sub-tokens that are no padding
+    stand in [R, S], flattened; rows, positions [B, L]: where each token's first sub-token stands; mask [B, L]: True on
+    tokens.
     """
 
 
@@ -192,9 +193,11 @@ def collate(encoded: Sequence[EncodedView], pad_id: int) -> ViewBatch:
         rows.append([*(before + row for row in view.rows), *padding])
         positions.append([*view.positions, *padding])
         before += len(view.windows)
+    attention_mask = torch.arange(width) < lengths[:, None]
     return ViewBatch(
         input_ids=input_ids,
-        attention_mask=(torch.arange(width) < lengths[:, None]).long(),
+        attention_mask=attention_mask.long(),
+        places=attention_mask.flatten().nonzero().squeeze(1),
         rows=torch.tensor(rows, dtype=torch.long),
         positions=torch.tensor(positions, dtype=torch.long),
         mask=torch.arange(longest) < n_tokens[:, None],

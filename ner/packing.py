@@ -1,0 +1,140 @@
+"""Encoder passes over sub-tokens laid end to end: what is padding in a batch costs no linear layer, norm or activation.
+
+Attention alone, a small part of the work at a tweet's length, is padded, and each view for itself. What is encoded, and
+what for, is left to :mod:`ner.tagger`.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedConfig, PreTrainedModel
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+from ner.dropout import dropout as drop
+
+ATTENTION = "sightread_packed"
+# Encoders that take positions and hand attention on, without a look at how sub-tokens lie in a batch (tested).
+PACKABLE = ("bert", "camembert", "electra", "roberta", "xlm-roberta")
+
+
+class Block(NamedTuple):
+    """Windows that attend in one go: R windows of at most S sub-tokens, T sub-tokens in all."""
+
+    begin: int  # of its sub-tokens in the row of all
+    end: int
+    rows: Tensor  # [T, heads] int64: where each head's vector stands in [R, heads, S], flattened
+    bias: Tensor  # [R, 1, 1, S]: 0 on sub-tokens, -inf behind them
+
+
+def first_position(config: PreTrainedConfig) -> int:
+    """The position id of a window's first sub-token: RoBERTa's kind begins behind the padding id."""
+    if "roberta" in config.model_type or config.model_type in ("camembert", "longformer", "xmod"):
+        return (config.pad_token_id or 0) + 1
+    return 0
+
+
+def enable(encoder: PreTrainedModel) -> bool:
+    """Set an encoder's attention to the one that can be packed; returns whether the encoder is one that can."""
+    if encoder.config.model_type not in PACKABLE:
+        return False
+    encoder.set_attn_implementation(ATTENTION)
+    return True
+
+
+def encode_packed(encoder: PreTrainedModel, batches: Sequence[dict[str, Tensor]]) -> tuple[Tensor, list[Tensor]]:
+    """One pass over the sub-tokens of several views' batches (:class:`ner.views.ViewBatch`).
+
+    Returns:
+        hidden states of all sub-tokens [T, hidden], and for each batch where its windows begin among them [R].
+    """
+    blocks, starts, begin = [], [], 0
+    heads = torch.arange(encoder.config.num_attention_heads, device=batches[0]["places"].device)
+    for batch in batches:
+        places, mask = batch["places"], batch["attention_mask"]
+        width, lengths = mask.shape[1], mask.sum(1)
+        rows = ((places // width)[:, None] * len(heads) + heads) * width + (places % width)[:, None]
+        bias = torch.zeros(mask.shape, device=mask.device).masked_fill_(mask == 0, -torch.inf)
+        blocks.append(Block(begin, begin + len(places), rows, bias[:, None, None]))
+        starts.append(begin + lengths.cumsum(0) - lengths)
+        begin += len(places)
+    ids = torch.cat([batch["input_ids"].flatten()[batch["places"]] for batch in batches])
+    positions = torch.cat([batch["places"] % batch["input_ids"].shape[1] for batch in batches])
+    positions += first_position(encoder.config)
+    hidden = encoder(input_ids=ids[None], position_ids=positions[None], blocks=blocks).last_hidden_state
+    return hidden[0], starts
+
+
+def attention(
+    module: torch.nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None,
+    dropout: float = 0.0, scaling: float | None = None, blocks: Sequence[Block] | None = None, **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """Self-attention [1, T, heads, size] of query, key and value [1, heads, T, size] within each window of `blocks`.
+
+    Without blocks it is transformers' own, on padded batches.
+    """
+    if blocks is None:
+        return sdpa_attention_forward(module, query, key, value, attention_mask, dropout=dropout, scaling=scaling,
+                                      **kwargs)
+    attended = []
+    for block in blocks:
+        padded = [_Padded.apply(values[0, :, block.begin : block.end].transpose(0, 1), block)
+                  for values in (query, key, value)]
+        mixed = _attend(*padded, block.bias.to(query.dtype), dropout, scaling)
+        attended.append(_Unpadded.apply(mixed, block))
+    return torch.cat(attended)[None], None
+
+
+def _pad(values: Tensor, block: Block) -> Tensor:
+    """[T, heads, size] as [R, heads, S, size], 0 on padding."""
+    (n_windows, _, _, width), (_, n_heads, size) = block.bias.shape, values.shape
+    padded = values.new_zeros(n_windows * n_heads * width, size)
+    padded.index_copy_(0, block.rows.flatten(), values.reshape(-1, size))
+    return padded.view(n_windows, n_heads, width, size)
+
+
+def _unpad(values: Tensor, block: Block) -> Tensor:
+    """The inverse of :func:`_pad`."""
+    return values.reshape(-1, values.shape[-1]).index_select(0, block.rows.flatten()).view(*block.rows.shape, -1)
+
+
+class _Padded(torch.autograd.Function):
+    """Each is the other's derivative; autograd would add row by row, not knowing that no two go to one place."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, block: Block) -> Tensor:
+        ctx.block = block
+        return _pad(values, block)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return _unpad(gradient, ctx.block), None
+
+
+class _Unpadded(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, block: Block) -> Tensor:
+        ctx.block = block
+        return _unpad(values, block)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return _pad(gradient, ctx.block), None
+
+
+def _attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor, dropout: float, scaling: float | None) -> Tensor:
+    if dropout == 0.0 or query.device.type != "cpu":
+        return scaled_dot_product_attention(query, key, value, bias, dropout, scale=scaling)
+    # torch has no fused attention with dropout on a CPU; these are the parts that it would take, but for the dropout.
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    weights = (torch.matmul(query * scale, key.transpose(2, 3)) + bias).softmax(-1)
+    return torch.matmul(drop(weights, dropout), value)
+
+
+AttentionInterface.register(ATTENTION, attention)
+AttentionMaskInterface.register(ATTENTION, sdpa_mask)
