@@ -104,10 +104,11 @@ def _scaled_gradient(
 
 def path_score(chain: Chain, labels: Tensor, inside: Tensor) -> Tensor:
     """The unnormalised log-score [B] of labels [B, L], 0 where `inside` [B, L] is False."""
-    emitted = chain.emissions.gather(2, labels.unsqueeze(-1)).squeeze(-1).double().masked_fill(~inside, 0.0)
-    moved = chain.transitions.flatten()[_moves(labels, len(chain.start))].masked_fill(~inside[:, 1:], 0.0)
+    taken = chain.emissions.gather(2, labels.unsqueeze(-1)).squeeze(-1).double()
+    into = chain.transitions.flatten()[_moves(labels, len(chain.start))]
+    scores = taken + torch.cat([chain.start[labels[:, :1]], into], dim=1)
     last = labels.gather(1, (chain.lengths - 1).unsqueeze(1)).squeeze(1)
-    return emitted.sum(1) + moved.sum(1) + chain.start[labels[:, 0]] + chain.stop[last]
+    return torch.where(inside, scores, 0.0).sum(1) + chain.stop[last]
 
 
 def _moves(labels: Tensor, n_labels: int) -> Tensor:

@@ -7,6 +7,7 @@ transitions are allowed is left to :mod:`ner.crf`.
 Shapes: B sequences, L positions (the longest sequence), K labels.
 """
 
+import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -20,6 +21,8 @@ EXPONENT_BUDGET = 650.0
 TINY = 1e-300
 # Stands for -inf where derivatives are taken by autograd: far below any score, yet free of inf - inf.
 IMPOSSIBLE = -1e30
+# Where log-domain messages come from ner.kernels; elsewhere, and without Triton, from plain_messages.
+KERNEL_DEVICES = frozenset({"cuda"} if importlib.util.find_spec("triton") else ())
 
 
 class Chain(NamedTuple):
@@ -67,39 +70,39 @@ def steps_to_mix(allowed: Tensor) -> int | None:
 
 
 def scaled_messages(chain: Chain, mixing: int | None) -> ScaledMessages | None:
-    """Run both recursions in the linear domain, or return None where the scores' range forbids it.
+    """Run both recursions in the linear domain, or return None where the scores' range forbids it, and on a GPU.
 
-    Between two rescalings, over n positions, a message shrinks by at most exp(-n·range); an allowed label's message
-    lies at most a factor exp(-mixing·range) below the largest. A product of two such messages must fit float64.
+    Let E and T be the ranges of a position's emissions and of the chain's own scores, n `mixing`. Between two
+    rescalings, over p positions, a message shrinks by at most exp(-p·(T + E·(n - 1)/n)), as in n steps the likeliest
+    label is left and the position's best emission reached, and by exp(-(T + E)) for the ends and a rest of less than n
+    steps; an allowed label's message lies at most a factor exp(-n·(T + E)) below the largest. A product of two such
+    messages must fit float64.
     """
-    if mixing is None:
+    # To look at the scores' range would make a GPU wait.
+    if mixing is None or chain.emissions.device.type != "cpu":
         return None
     batch, length, n_labels = chain.emissions.shape
     factors = chain.transitions.new_empty(2, length, n_labels, batch)
     emissions = factors[0].copy_(chain.emissions.permute(1, 2, 0))
-    # Asking the lengths would make a GPU wait.
-    same = emissions.device.type == "cpu" and bool((chain.lengths == length).all())
-    lengths = None if same else chain.lengths
+    lengths = chain.lengths if int(chain.lengths.min()) < length else None
     if lengths is not None:
-        emissions.masked_fill_((torch.arange(length, device=lengths.device)[:, None] >= lengths).unsqueeze(1), 0.0)
+        emissions.masked_fill_((torch.arange(length)[:, None] >= lengths).unsqueeze(1), 0.0)
     top = emissions.amax(1, keepdim=True)  # [L, 1, B]
-    peak = chain.transitions.amax()
-    finite = chain.transitions.masked_fill(chain.transitions.isinf(), torch.inf).amin()
-    ends = torch.stack([chain.start, chain.stop])
-    ends_peak = ends.amax(-1, keepdim=True)
-    ends_low = ends.masked_fill(ends.isinf(), torch.inf).amin()
-    widest = (top - emissions.amin(1, keepdim=True)).amax() + torch.maximum(peak - finite, ends_peak.amax() - ends_low)
-    spread = max(float(widest), 1e-9)
-    # `not <=` also sends NaN and infinite scores to the log domain, which passes them on honestly.
-    if not 2 * (mixing + 1) * spread <= EXPONENT_BUDGET:
+    emitted = float((top - emissions.amin(1, keepdim=True)).amax())
+    scores = torch.cat([chain.transitions, chain.start[None], chain.stop[None]])
+    peak = float(scores.amax())
+    moved = peak - float(scores.nan_to_num(nan=torch.nan, posinf=torch.inf, neginf=torch.inf).amin())
+    shrinkage = max(moved + emitted * (mixing - 1) / mixing, 1e-9)
+    period = (EXPONENT_BUDGET / 2 - (mixing + 1) * (moved + emitted)) / shrinkage
+    # `not >=` also sends NaN and infinite scores to the log domain, which passes them on honestly.
+    if not period >= 1:
         return None
-    period = min(int(EXPONENT_BUDGET / 2 / spread) - mixing, 64)
+    period = int(min(period, 64))
 
     emissions.sub_(top).exp_()
     reverse(factors[0], lengths, out=factors[1])
-    scaled = (chain.transitions - peak).exp()
-    step = torch.stack([scaled.T, scaled])
-    log_scale = emissions.new_zeros(length, batch)
+    scores = scores.sub_(peak).exp_()
+    step = torch.stack([scores[:n_labels].T, scores[:n_labels]])
 
     def advance(t: int, before: Tensor, after: Tensor, factor: Tensor) -> None:
         torch.mul(before, factor, out=after)
@@ -107,16 +110,14 @@ def scaled_messages(chain: Chain, mixing: int | None) -> ScaledMessages | None:
             scale = after.amax(1, keepdim=True).clamp_min_(TINY)
             after.div_(scale)
             factor.div_(scale)
-            log_scale[t] = scale[0, 0].log()
+            top[t] += scale[0].log()
 
-    ends_scaled = (ends - ends_peak).exp()
-    forward, future = run_both_ways(ends_scaled.unsqueeze(-1), factors, step, lengths, advance)
+    forward, future = run_both_ways(scores[n_labels:].unsqueeze(-1), factors, step, lengths, advance)
 
-    rows = torch.arange(batch, device=emissions.device)
-    last = chain.lengths - 1
-    total = (forward[last, :, rows] @ ends_scaled[1]).log()
-    total += log_scale.cumsum(0)[last, rows] + top.squeeze(1).sum(0)
-    total += last * peak + ends_peak.sum()
+    rows, last = torch.arange(batch), chain.lengths - 1
+    total = (forward[last, :, rows] @ scores[-1]).log_()
+    total += top.squeeze(1).cumsum(0)[last, rows]
+    total += (chain.lengths + 1).double() * peak
     return ScaledMessages(forward, future, factors, step, lengths, total)
 
 
@@ -222,9 +223,9 @@ def marginal_derivative(messages: ScaledMessages, of_log: Tensor, inside: Tensor
         torch.addcmul(drifts[t], before, factor, out=after)
 
     forward_moved, future_moved = run_both_ways(0.0, factors, messages.step, lengths, advance)
-    moved = torch.addcmul(forward_moved * future, forward, future_moved)
+    moved = (forward_moved * future).addcmul_(forward, future_moved)
     share = moved.sum(1, keepdim=True).div_(total)
-    unary = torch.addcmul(moved.mul_(weight), marginals, share, value=-1)
+    unary = moved.mul_(weight).addcmul_(marginals, share, value=-1)
 
     # The pairs' total and how it moves are those of the unary marginals, see marginals_and_transitions.
     right = (factors[0] * future).mul_(weight)
@@ -243,24 +244,47 @@ class LogMessages(NamedTuple):
 
 
 def log_messages(chain: Chain) -> LogMessages:
-    """Run both recursions in the log domain: any scores, differentiable by autograd, several times slower."""
-    length = chain.emissions.shape[1]
-    outside = torch.arange(length, device=chain.lengths.device) >= chain.lengths[:, None]
-    emissions = chain.emissions.double().masked_fill(outside.unsqueeze(-1), 0.0)
-    transitions, start, stop = (x.clamp_min(IMPOSSIBLE) for x in (chain.transitions, chain.start, chain.stop))
+    """Run both recursions in the log domain: any scores, differentiable by autograd, nothing read back from a device.
+
+    On a CPU several times slower than the linear domain; on a GPU one kernel, where Triton is there.
+    """
+    step = torch.stack([chain.transitions, chain.transitions.T]).clamp_min(IMPOSSIBLE)
+    ends = torch.stack([chain.start, chain.stop]).clamp_min(IMPOSSIBLE)
+    run = plain_messages
+    if chain.emissions.device.type in KERNEL_DEVICES:
+        from ner.kernels import KernelMessages  # Triton may be missing, and is slow to import
+
+        run = KernelMessages.apply
+    (forward, _), (backward, future) = run(chain.emissions, step, ends, chain.lengths).unbind(0)
     rows = torch.arange(len(chain.lengths), device=chain.lengths.device)
-    index = (chain.lengths[:, None] - 1 - torch.arange(length, device=rows.device)).clamp_min(0)  # [B, L]
-    both = torch.stack([emissions, emissions[rows[:, None], index]])  # [2, B, L, K]
-    step = torch.stack([transitions, transitions.T]).unsqueeze(1)  # [2, 1, K, K]
-    before = [torch.stack([start, stop]).unsqueeze(1).expand(both.shape[0], both.shape[1], both.shape[3])]
+    log_partition = torch.logsumexp(forward[rows, chain.lengths - 1] + ends[1], dim=-1)
+    return LogMessages(forward, backward, future, log_partition)
+
+
+def plain_messages(emissions: Tensor, step: Tensor, ends: Tensor, lengths: Tensor) -> Tensor:
+    """Log-domain messages of both directions, each with and without the position's own emission.
+
+    Args:
+        emissions: [B, L, K]
+        step: [2, K, K], transitions from row to column, as each direction takes them; finite
+        ends: [2, K], what each direction begins with; finite
+        lengths: [B]
+
+    Returns:
+        [2, 2, B, L, K] float64 in reading order; meaningless behind a sequence's end.
+    """
+    positions = torch.arange(emissions.shape[1], device=lengths.device)
+    known = emissions.double().masked_fill((positions >= lengths[:, None]).unsqueeze(-1), 0.0)
+    rows, index = torch.arange(len(lengths), device=lengths.device)[:, None], (lengths[:, None] - 1 - positions)
+    index = index.clamp_min(0)  # [B, L], from the last token to the first
+    both = torch.stack([known, known[rows, index]])  # [2, B, L, K]
+    before = [ends.unsqueeze(1).expand_as(both[:, :, 0])]
     after = [before[0] + both[:, :, 0]]
-    for t in range(1, length):
-        before.append(torch.logsumexp(after[-1].unsqueeze(-1) + step, dim=2))
+    for t in range(1, len(positions)):
+        before.append(torch.logsumexp(after[-1].unsqueeze(-1) + step.unsqueeze(1), dim=2))
         after.append(before[-1] + both[:, :, t])
-    with_emission, without = torch.stack(after, dim=2), torch.stack(before, dim=2)  # [2, B, L, K]
-    backward, future = with_emission[1][rows[:, None], index], without[1][rows[:, None], index]
-    log_partition = torch.logsumexp(with_emission[0][rows, chain.lengths - 1] + stop, dim=-1)
-    return LogMessages(with_emission[0], backward, future, log_partition)
+    onwards, backwards = torch.stack([torch.stack(after, dim=2), torch.stack(before, dim=2)], dim=1).unbind(0)
+    return torch.stack([onwards, backwards[:, rows, index]])
 
 
 def log_marginals_of(messages: LogMessages) -> Tensor:
