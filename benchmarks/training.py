@@ -282,6 +282,7 @@ SIDES: dict[str, tuple[str, Callable[[Work, str], Callable[[], float]]]] = {
     "flair, text, bfloat16": ("text", lambda work, device: flair_trainer(work, device, True)),
     "ours, both views": ("both", lambda work, device: our_trainer(work, device, False)),
     "flair, both views": ("both", lambda work, device: flair_trainer(work, device, False)),
+    "flair, both views, own order": ("both", lambda work, device: flair_trainer(work, device, False, own_order=True)),
 }
 
 
@@ -300,6 +301,8 @@ def ratios(turns: dict[str, Turn], device: str) -> Iterator[Ratio]:
     yield from over("tokens/s on text, ours: bfloat16 / float32", "ours, text", "ours, text, bfloat16", None)
     yield from over("tokens/s on both views: ours / flair", "flair, both views", "ours, both views",
                     BOTH_TARGET.get(device))
+    yield from over("tokens/s on both views: ours / flair with batches of its own, not sorted by length",
+                    "flair, both views, own order", "ours, both views", None)
     for kind in ("text", "both views"):
         ours, theirs = turns.get(f"ours, {kind}"), turns.get(f"flair, {kind}")
         if ours and theirs and ours.peak_bytes:
@@ -361,7 +364,7 @@ def _comparisons(*, with_flair: bool) -> Iterator[Sequence[str]]:
     for names in (["encoder alone", "our step"],
                   ["ours, text", "flair, text", "flair, text, own order", "ours, text, bfloat16",
                    "flair, text, bfloat16"],
-                  ["ours, both views", "flair, both views"]):
+                  ["ours, both views", "flair, both views", "flair, both views, own order"]):
         chosen = [name for name in names if with_flair or not name.startswith("flair")]
         if len(chosen) > 1:
             yield chosen

@@ -230,3 +230,15 @@ def test_a_checkpoint_that_lacks_weights_is_refused(xlm_r_folder: Path, tmp_path
     save_file(kept, folder / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(UserError, match=r"it lacks 16 weights \(encoder.layer.1"):
         tagger(folder)
+
+
+@pytest.mark.parametrize("form", [*FORMS, "none"])
+def test_a_training_step_asks_no_tensor_for_a_number(xlm_r_folder: Path, form: str) -> None:
+    """On a GPU that would make the host wait; tensors on `meta` have no numbers to give, so that asking raises."""
+    model = tagger(xlm_r_folder, alignment=form).train()
+    batch = inputs(model, xlm_r_folder)
+    moved = {name: value.to("meta") if isinstance(value, Tensor) else
+             ViewBatch({key: tensor.to("meta") for key, tensor in value.items()}) for name, value in batch.items()}
+    model.to("meta")
+    model(**moved)["loss"].backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())
