@@ -6,12 +6,15 @@ The exported graph makes emissions and gives the CRF's scores as outputs of thei
 
 import argparse
 import logging
+import math
 import shutil
 import sys
 import warnings
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import onnxruntime
 import torch
@@ -19,6 +22,7 @@ from torch import Tensor, nn
 
 from ner.crf import LinearChainCRF
 from ner.labels import allowed_transitions
+from ner.packing import PACKABLE
 from ner.tagger import (
     ONNX_GRAPH,
     CrossViewTagger,
@@ -31,28 +35,57 @@ from ner.tagger import (
 from ner.views import ViewBatch, ViewEncoder
 from pipeline.errors import UserError, run_cli
 
-INPUTS = ("input_ids", "attention_mask", "rows", "positions")  # of a ViewBatch: [R, S], [R, S], [B, L], [B, L]
+INPUTS = ("input_ids", "attention_mask", "firsts")  # [R, S], [R, S], [T]: T tokens' first sub-tokens, in [R * S]
 SCORES = ("transitions", "start", "stop")  # [K, K], [K], [K]
-OPSET = 20
-# onnxruntime's fused addition and layer norm take longer on a CPU than the two apart.
-_SLOW_FUSIONS = ["SkipLayerNormFusion"]
+OPSET = 23  # the first with attention as one operator
+# onnxruntime's fused addition and layer norm, or bias and GELU, take longer on a CPU than the two apart.
+_SLOW_FUSIONS = ["SkipLayerNormFusion", "BiasGeluFusion"]
+SUBTOKENS_AT_ONCE = 400  # of a thread, about: enough to be worth a call, few enough to stay in its cache
 
 
 class OnnxTagger:
-    """A tagger whose emissions onnxruntime makes, on the CPU; what :class:`ner.predict.Tagger` decodes from."""
+    """A tagger whose emissions onnxruntime makes, on the CPU; what :class:`ner.predict.Tagger` decodes from.
 
-    def __init__(self, session: onnxruntime.InferenceSession, config: TaggerConfig) -> None:
+    Args:
+        session: an exported graph, which one thread runs.
+        config: the tagger's.
+        n_threads: how many run it at once, each on windows of its own.
+    """
+
+    def __init__(self, session: onnxruntime.InferenceSession, config: TaggerConfig, n_threads: int) -> None:
         self.session, self.labels, self.device = session, list(config.tag_labels or ()), torch.device("cpu")
+        self.n_threads, self._threads = n_threads, ThreadPoolExecutor(n_threads)
         self.crf = LinearChainCRF(len(self.labels), allowed_transitions(self.labels), config.exclude_forbidden)
-        one = {name: torch.ones(1, 1, dtype=torch.long).numpy() for name in INPUTS[:2]}
-        zero = {name: torch.zeros(1, 1, dtype=torch.long).numpy() for name in INPUTS[2:]}
-        scores = map(torch.from_numpy, session.run(SCORES, one | zero))
-        self.crf.load_state_dict(self.crf.state_dict() | dict(zip(SCORES, scores, strict=True)))
+        ones = torch.ones(1, 1, dtype=torch.long)
+        scores = self.session.run(SCORES, _arrays(ones, ones, torch.zeros(1, dtype=torch.long)))
+        self.crf.load_state_dict(self.crf.state_dict() | dict(zip(SCORES, map(torch.from_numpy, scores), strict=True)))
 
     def emissions(self, batch: ViewBatch) -> Tensor:
-        """Emissions [B, L, K], float32, of one view's batch; see :class:`ner.views.ViewBatch`."""
-        (emissions,) = self.session.run(["emissions"], {name: batch[name].numpy() for name in INPUTS})
-        return torch.from_numpy(emissions)
+        """Emissions [B, L, K], float32, of one view's batch (:class:`ner.views.ViewBatch`); zeros on padding."""
+        n_windows, width = batch["input_ids"].shape
+        n_parts = self.n_threads * math.ceil(n_windows * width / (self.n_threads * SUBTOKENS_AT_ONCE))
+        parts = torch.arange(n_windows).tensor_split(min(n_parts, n_windows))
+        scored = [batch["mask"] & torch.isin(batch["rows"], windows) for windows in parts]
+        found = self._threads.map(self._run, [_inputs(batch, *part) for part in zip(parts, scored, strict=True)])
+        emissions = torch.zeros(*batch["mask"].shape, len(self.labels))
+        for tokens, values in zip(scored, found, strict=True):
+            emissions[tokens] = values
+        return emissions
+
+    def _run(self, inputs: dict[str, Any]) -> Tensor:
+        return torch.from_numpy(self.session.run(["emissions"], inputs)[0])
+
+
+def _inputs(batch: ViewBatch, windows: Tensor, tokens: Tensor) -> dict[str, Any]:
+    """A batch's consecutive `windows` and, of its tokens, those of the mask `tokens` [B, L], as the graph's inputs."""
+    mask = batch["attention_mask"][windows]
+    width = int(mask.sum(1).max())
+    firsts = (batch["rows"][tokens] - windows[0]) * width + batch["positions"][tokens]
+    return _arrays(batch["input_ids"][windows, :width], mask[:, :width], firsts)
+
+
+def _arrays(*inputs: Tensor) -> dict[str, Any]:
+    return {name: tensor.numpy() for name, tensor in zip(INPUTS, inputs, strict=True)}
 
 
 def load(folder: Path) -> tuple[OnnxTagger, ViewEncoder]:
@@ -62,13 +95,12 @@ def load(folder: Path) -> tuple[OnnxTagger, ViewEncoder]:
         UserError: onnxruntime cannot read the graph.
     """
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # its idle threads would slow torch's
+    options.intra_op_num_threads = 1  # its threads would wait for each other in every operator
     config = load_config(folder)
     try:
         session = onnxruntime.InferenceSession(str(folder / ONNX_GRAPH), options, providers=["CPUExecutionProvider"],
                                                disabled_optimizers=_SLOW_FUSIONS)
-        tagger = OnnxTagger(session, config)
+        tagger = OnnxTagger(session, config, torch.get_num_threads())
     except Exception as error:  # onnxruntime's errors share no other base
         raise UserError(f"{folder / ONNX_GRAPH}: onnxruntime cannot read it ({error}); export the tagger again: "
                         f"python -m ner.onnx export TAGGER {folder}") from error
@@ -86,18 +118,17 @@ def export(tagger: str | Path, folder: str | Path) -> Path:
         raise UserError(f"{target}: is there already; name a folder that is not, or remove it")
     model, _ = load_tagger(source)
     graph = _Graph(model).eval()
-    # Two of everything: a dimension of one would be taken for a constant.
-    ids, places = torch.full((3, 9), 4), torch.tensor([[1, 2, 3, 4]] * 2)
-    example = (ids, torch.ones_like(ids), torch.tensor([[0] * 4, [1] * 4]), places)
+    # More than one of everything: a dimension of one would be taken for a constant.
+    ids = torch.full((3, 9), 4)
     windows, width = torch.export.Dim("windows"), torch.export.Dim("width", max=model.config.max_length)
-    tweets, tokens = torch.export.Dim("tweets"), torch.export.Dim("tokens")
-    dimensions = [{0: windows, 1: width}] * 2 + [{0: tweets, 1: tokens}] * 2
+    dimensions = ({0: windows, 1: width}, {0: windows, 1: width}, {0: torch.export.Dim("tokens")})
     target.mkdir(parents=True)
     try:
-        with torch.inference_mode(False), torch.no_grad(), _plain_attention(model), _quiet_export():
+        with torch.inference_mode(False), torch.no_grad(), _quiet_export():
             torch.onnx.export(
-                graph, example, target / ONNX_GRAPH, dynamo=True, opset_version=OPSET, input_names=INPUTS,
-                output_names=["emissions", *SCORES], dynamic_shapes=tuple(dimensions), verbose=False,
+                graph, (ids, torch.ones_like(ids), torch.arange(5)), target / ONNX_GRAPH, dynamo=True,
+                opset_version=OPSET, input_names=INPUTS, output_names=["emissions", *SCORES],
+                dynamic_shapes=dimensions, verbose=False,
             )
         for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
             if (source / name).exists():
@@ -113,20 +144,21 @@ class _Graph(nn.Module):
         super().__init__()
         self.tagger = tagger
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor, rows: Tensor, positions: Tensor) -> tuple[Tensor, ...]:
-        hidden = self.tagger.encode(input_ids, attention_mask)
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, firsts: Tensor) -> tuple[Tensor, ...]:
         crf = self.tagger.crf
+        narrowing = self._narrowed().register_forward_pre_hook(
+            lambda _, inputs: tuple(states.flatten(0, 1)[firsts] for states in inputs))
+        emissions = self.tagger.emission(self.tagger.encode(input_ids, attention_mask))  # [T, K]
+        narrowing.remove()
         # A graph's output must be computed: `+ 0.0` stays in it as a constant.
-        return self.tagger.emission(hidden[rows, positions]), crf.transitions + 0.0, crf.start + 0.0, crf.stop + 0.0
+        return emissions, crf.transitions + 0.0, crf.start + 0.0, crf.stop + 0.0
 
-
-@contextmanager
-def _plain_attention(model: CrossViewTagger) -> Iterator[None]:
-    """Attention as products and a softmax, which onnxruntime runs faster than the parts of torch's fused one."""
-    before = model.encoder.config._attn_implementation
-    model.encoder.set_attn_implementation("eager")
-    yield
-    model.encoder.set_attn_implementation(before)
+    def _narrowed(self) -> nn.Module:
+        """The module from which on only the tokens' first sub-tokens count: behind the last layer's attention."""
+        encoder = self.tagger.encoder
+        if encoder.config.model_type not in PACKABLE:  # who knows what its layers look like
+            return self.tagger.emission
+        return encoder.get_submodule(f"encoder.layer.{encoder.config.num_hidden_layers - 1}.attention.output")
 
 
 @contextmanager

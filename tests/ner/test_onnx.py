@@ -5,12 +5,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import AutoConfig, AutoModel
 
 from ner import onnx
 from ner.labels import bioes_labels
 from ner.predict import Tagger
 from ner.tagger import CrossViewTagger, load_tokenizer
 from pipeline.errors import UserError
+from pipeline.records import View
 from tests.ner.conftest import many_views, small_params
 
 
@@ -20,7 +22,7 @@ def exported(tagger_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> P
 
 
 def assert_same_entities(one: Path, other: Path) -> None:
-    views = many_views()
+    views = [*many_views(), View("empty", [], None, "")]
     first, second = (list(Tagger.load(folder, "cpu").predict(views, 7)) for folder in (one, other))
     assert sum(len(prediction.entities) for prediction in first) > 100
     for prediction, twin in zip(first, second, strict=True):
@@ -34,14 +36,27 @@ def test_both_engines_find_the_same_entities(tagger_folder: Path, exported: Path
     assert_same_entities(tagger_folder, shutil.copytree(exported, tmp_path / "moved"))
 
 
-def test_an_encoder_of_another_architecture_is_exported_too(bert_folder: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("n_threads", [2, 5])
+def test_threads_that_share_a_batch_find_the_same_entities(tagger_folder: Path, exported: Path, n_threads: int) -> None:
+    torch.set_num_threads(n_threads)
+    assert_same_entities(tagger_folder, exported)
+
+
+@pytest.mark.parametrize("model_type", ["electra", "bert", "distilbert"])
+def test_an_encoder_of_another_architecture_is_exported_too(
+    model_type: str, bert_folder: Path, tmp_path: Path
+) -> None:
     torch.manual_seed(0)
-    params = small_params(bert_folder, max_length=64)
-    model = CrossViewTagger.from_encoder(bert_folder, bioes_labels([["B-PER"]]), params, local_files_only=True)
+    tokenizer = load_tokenizer(bert_folder, local_files_only=True)
+    config = AutoConfig.for_model(model_type, vocab_size=len(tokenizer), hidden_size=32, num_hidden_layers=2,
+                                  num_attention_heads=2, intermediate_size=64, max_position_embeddings=64)
+    AutoModel.from_config(config).save_pretrained(tmp_path / "encoder")
+    params = small_params(tmp_path / "encoder", max_length=64)
+    model = CrossViewTagger.from_encoder(params.encoder, bioes_labels([["B-PER"]]), params, local_files_only=True)
     with torch.no_grad():
         model.emission.weight.mul_(20)
     model.save_pretrained(tmp_path / "tagger")
-    load_tokenizer(bert_folder, local_files_only=True).save_pretrained(tmp_path / "tagger")
+    tokenizer.save_pretrained(tmp_path / "tagger")
     assert_same_entities(tmp_path / "tagger", onnx.export(tmp_path / "tagger", tmp_path / "onnx"))
 
 
