@@ -1,8 +1,8 @@
 """The forward and backward recursions of a linear chain, and their exact derivatives, as plain functions of tensors.
 
 Both directions run in one loop over positions, in float64 and in the linear domain where the scores' range allows it
-(nearly always), else in the log domain. Autograd meets them in :mod:`ner.chains`; what the scores mean and which
-transitions are allowed is left to :mod:`ner.crf`.
+(nearly always), else, and on a GPU, in the log domain. Autograd meets them in :mod:`ner.chains`; what the scores mean
+and which transitions are allowed is left to :mod:`ner.crf`.
 
 Shapes: B sequences, L positions (the longest sequence), K labels.
 """

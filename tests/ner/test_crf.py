@@ -280,6 +280,27 @@ def test_extreme_scores_and_lengths_stay_finite(length: int, scale: float) -> No
     assert (crf.span_log_probability(emissions, mask, paths, spans) <= 0).all()
 
 
+@pytest.mark.parametrize("exclude", [True, False])
+@pytest.mark.parametrize("spread", [10.0, 30.0, 60.0])
+def test_the_linear_domain_agrees_with_the_log_domain_up_to_its_limit(spread: float, exclude: bool) -> None:
+    crf = random_crf(exclude, MANY_LABELS)
+    emissions, mask = random_batch(1.0, [90, 41, 1], len(MANY_LABELS))
+    # A label's emission is its best or its worst: nothing lies in between to ease the way.
+    emissions = torch.where(emissions > 0.5, spread, 0.0).requires_grad_()
+    weights = torch.randn(3, 90, len(MANY_LABELS), dtype=torch.float64)
+
+    def outcome() -> list[Tensor]:
+        partition, log_marginals = crf.log_partition_and_marginals(emissions, mask)
+        objective = partition.sum() + (log_marginals.masked_fill(log_marginals.isinf(), 0.0) * weights).sum()
+        return [partition, log_marginals, *torch.autograd.grad(objective, [emissions, *crf.parameters()])]
+
+    linear = outcome()
+    with torch.no_grad():
+        assert scaled_messages(crf._chain(emissions, mask), crf._mixing) is not None, "out of the linear domain's range"
+    crf._mixing = None  # to the log domain
+    torch.testing.assert_close(linear, outcome(), rtol=1e-7, atol=1e-8)
+
+
 def test_one_label_is_certain() -> None:
     crf = LinearChainCRF(1)
     emissions = torch.randn(2, 4, 1, requires_grad=True)
