@@ -81,9 +81,9 @@ def attention(
                                       **kwargs)
     attended = []
     for block in blocks:
-        padded = [_Padded.apply(values[0, :, block.begin : block.end].transpose(0, 1), block)
-                  for values in (query, key, value)]
-        mixed = _attend(*padded, block.bias.to(query.dtype), dropout, scaling)
+        q, k, v = (_Padded.apply(values[0, :, block.begin : block.end].transpose(0, 1), block)
+                   for values in (query, key, value))
+        mixed = _attend(q, k, v, block.bias.to(q.dtype), dropout, scaling)
         attended.append(_Unpadded.apply(mixed, block))
     return torch.cat(attended)[None], None
 
