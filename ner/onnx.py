@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from ner.crf import LinearChainCRF
 from ner.labels import allowed_transitions
-from ner.packing import PACKABLE
+from ner.packing import wanted_alone
 from ner.tagger import (
     ONNX_GRAPH,
     CrossViewTagger,
@@ -146,19 +146,13 @@ class _Graph(nn.Module):
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, firsts: Tensor) -> tuple[Tensor, ...]:
         crf = self.tagger.crf
-        narrowing = self._narrowed().register_forward_pre_hook(
-            lambda _, inputs: tuple(states.flatten(0, 1)[firsts] for states in inputs))
-        emissions = self.tagger.emission(self.tagger.encode(input_ids, attention_mask))  # [T, K]
-        narrowing.remove()
+        if self.tagger.packs:
+            with wanted_alone(firsts):
+                hidden = self.tagger.encode(input_ids, attention_mask)[0]
+        else:
+            hidden = self.tagger.encode(input_ids, attention_mask).flatten(0, 1)[firsts]
         # A graph's output must be computed: `+ 0.0` stays in it as a constant.
-        return emissions, crf.transitions + 0.0, crf.start + 0.0, crf.stop + 0.0
-
-    def _narrowed(self) -> nn.Module:
-        """The module from which on only the tokens' first sub-tokens count: behind the last layer's attention."""
-        encoder = self.tagger.encoder
-        if encoder.config.model_type not in PACKABLE:  # who knows what its layers look like
-            return self.tagger.emission
-        return encoder.get_submodule(f"encoder.layer.{encoder.config.num_hidden_layers - 1}.attention.output")
+        return self.tagger.emission(hidden), crf.transitions + 0.0, crf.start + 0.0, crf.stop + 0.0
 
 
 @contextmanager

@@ -1,10 +1,13 @@
 """Encoder passes over sub-tokens laid end to end: what is padding in a batch costs no linear layer, norm or activation.
 
-Attention alone, a small part of the work at a tweet's length, is padded, and each view for itself. What is encoded, and
-what for, is left to :mod:`ner.tagger`.
+Attention alone, a small part of the work at a tweet's length, is padded, and each view for itself. Behind the last
+attention only those sub-tokens are gone on with that are read. What is encoded, and what for, is left to
+:mod:`ner.tagger`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, NamedTuple
 
 import torch
@@ -19,6 +22,7 @@ from ner.dropout import dropout as drop
 ATTENTION = "sightread_packed"
 # Encoders that take positions and hand attention on, without a look at how sub-tokens lie in a batch (tested).
 PACKABLE = ("bert", "camembert", "electra", "roberta", "xlm-roberta")
+_wanted: ContextVar[Tensor | None] = ContextVar("wanted", default=None)
 
 
 class Block(NamedTuple):
@@ -38,20 +42,37 @@ def first_position(config: PreTrainedConfig) -> int:
 
 
 def enable(encoder: PreTrainedModel) -> bool:
-    """Set an encoder's attention to the one that can be packed; returns whether the encoder is one that can."""
+    """Prepare an encoder for :func:`encode_packed` and :func:`wanted_alone`; returns whether it is one that can."""
     if encoder.config.model_type not in PACKABLE:
         return False
     encoder.set_attn_implementation(ATTENTION)
+    last = encoder.get_submodule(f"encoder.layer.{encoder.config.num_hidden_layers - 1}.attention.output")
+    last.register_forward_pre_hook(_narrow)
     return True
 
 
-def encode_packed(encoder: PreTrainedModel, batches: Sequence[dict[str, Tensor]]) -> tuple[Tensor, list[Tensor]]:
-    """One pass over the sub-tokens of several views' batches (:class:`ner.views.ViewBatch`).
+@contextmanager
+def wanted_alone(places: Tensor) -> Iterator[None]:
+    """Has encoder passes give the hidden states [1, N, hidden] at `places` [N] alone, of all R · S sub-tokens."""
+    token = _wanted.set(places)
+    try:
+        yield
+    finally:
+        _wanted.reset(token)
 
-    Returns:
-        hidden states of all sub-tokens [T, hidden], and for each batch where its windows begin among them [R].
+
+def _narrow(_module: torch.nn.Module, states: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
+    """What the last layer's attention gives and what it is added to, at the places that are wanted."""
+    places = _wanted.get()
+    return None if places is None else tuple(each.flatten(0, 1)[None, places] for each in states)
+
+
+def encode_packed(encoder: PreTrainedModel, batches: Sequence[dict[str, Tensor]]) -> Tensor:
+    """Hidden states [views · B, L, hidden] of the tokens' first sub-tokens, from one pass over several views' batches.
+
+    For a batch see :class:`ner.views.ViewBatch`; B and L are the same for all.
     """
-    blocks, starts, begin = [], [], 0
+    blocks, firsts, begin = [], [], 0
     heads = torch.arange(encoder.config.num_attention_heads, device=batches[0]["places"].device)
     for batch in batches:
         places, mask = batch["places"], batch["attention_mask"]
@@ -59,13 +80,15 @@ def encode_packed(encoder: PreTrainedModel, batches: Sequence[dict[str, Tensor]]
         rows = ((places // width)[:, None] * len(heads) + heads) * width + (places % width)[:, None]
         bias = torch.zeros(mask.shape, device=mask.device).masked_fill_(mask == 0, -torch.inf)
         blocks.append(Block(begin, begin + len(places), rows, bias[:, None, None]))
-        starts.append(begin + lengths.cumsum(0) - lengths)
+        firsts.append((begin + lengths.cumsum(0) - lengths)[batch["rows"]] + batch["positions"])
         begin += len(places)
     ids = torch.cat([batch["input_ids"].flatten()[batch["places"]] for batch in batches])
     positions = torch.cat([batch["places"] % batch["input_ids"].shape[1] for batch in batches])
     positions += first_position(encoder.config)
-    hidden = encoder(input_ids=ids[None], position_ids=positions[None], blocks=blocks).last_hidden_state
-    return hidden[0], starts
+    read = torch.cat(firsts)
+    with wanted_alone(read.flatten()):
+        hidden = encoder(input_ids=ids[None], position_ids=positions[None], blocks=blocks).last_hidden_state
+    return hidden.view(*read.shape, -1)
 
 
 def attention(

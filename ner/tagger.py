@@ -79,7 +79,7 @@ class CrossViewTagger(PreTrainedModel):
         if getattr(encoder, "pooler", None) is not None:
             encoder.pooler = None
         replace_dropouts(encoder)
-        self._packs = packing.enable(encoder)
+        self.packs = packing.enable(encoder)
         self.post_init()
 
     @classmethod
@@ -125,14 +125,11 @@ class CrossViewTagger(PreTrainedModel):
 
         Several are views of the same tweets.
         """
-        packs = self._packs and all(_in_one_go(batch) for batch in batches)
-        vectors = self._packed_vectors(batches) if packs else self._padded_vectors(batches)
+        if self.packs and all(map(_in_one_go, batches)):
+            vectors = packing.encode_packed(self.encoder, batches)
+        else:
+            vectors = self._padded_vectors(batches)
         return self.emission(self._drop_words(vectors))
-
-    def _packed_vectors(self, batches: Sequence[ViewBatch]) -> Tensor:
-        hidden, starts = packing.encode_packed(self.encoder, batches)
-        firsts = [start[batch["rows"]] + batch["positions"] for start, batch in zip(starts, batches, strict=True)]
-        return hidden[torch.cat(firsts)]
 
     def _padded_vectors(self, batches: Sequence[ViewBatch]) -> Tensor:
         vectors = []

@@ -1,5 +1,7 @@
 """Encoder passes without padding against padded ones, and the dropout that goes with them."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -30,22 +32,22 @@ def batch(lengths: list[list[int]]) -> ViewBatch:
 
 
 def padded(model: PreTrainedModel, view: ViewBatch) -> Tensor:
-    """Hidden states of a batch's sub-tokens [T, hidden], by the encoder's own pass."""
+    """Hidden states of the tokens' first sub-tokens [B, L, hidden], by the encoder's own pass."""
     hidden = model(input_ids=view["input_ids"], attention_mask=view["attention_mask"]).last_hidden_state
-    return hidden[view["attention_mask"].bool()]
+    return hidden[view["rows"], view["positions"]]
 
 
 @pytest.mark.parametrize("model_type", packing.PACKABLE)
 def test_a_packed_pass_gives_the_padded_ones_states_and_gradients(model_type: str) -> None:
     model = encoder(model_type)
-    views = [batch([[4], [9, 9, 2], [1], [6]]), batch([[7, 3], [30], [2], [5]])]
+    views = [batch([[4], [9, 9, 2], [1], [6]]), batch([[4], [20], [1], [3, 3]])]
     wanted = torch.cat([padded(model, view) for view in views])
     upstream = torch.randn_like(wanted)
     named = {name: parameter for name, parameter in model.named_parameters() if "pooler" not in name}
     of_padded = torch.autograd.grad(wanted, list(named.values()), upstream, allow_unused=True)
 
     assert packing.enable(model)
-    found, starts = packing.encode_packed(model, views)
+    found = packing.encode_packed(model, views)
     torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
     of_packed = torch.autograd.grad(found, list(named.values()), upstream, allow_unused=True)
     for name, ours, theirs in zip(named, of_packed, of_padded, strict=True):
@@ -53,23 +55,37 @@ def test_a_packed_pass_gives_the_padded_ones_states_and_gradients(model_type: st
         if ours is not None:
             torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4)
 
-    lengths = torch.cat([view["attention_mask"].sum(1) for view in views])
-    assert torch.cat(starts).tolist() == (lengths.cumsum(0) - lengths).tolist()
-    # Set to the packed attention, it still takes padded batches.
-    torch.testing.assert_close(torch.cat([padded(model, view) for view in views]), wanted, rtol=1e-4, atol=1e-5)
+    # Prepared for packing, it still takes padded batches, whole or for some places alone.
+    [whole, _] = [padded(model, view) for view in views]
+    torch.testing.assert_close(whole, wanted[:4], rtol=1e-4, atol=1e-5)
+    places = views[0]["rows"] * views[0]["input_ids"].shape[1] + views[0]["positions"]
+    with packing.wanted_alone(places.flatten()):
+        some = model(input_ids=views[0]["input_ids"], attention_mask=views[0]["attention_mask"]).last_hidden_state
+    torch.testing.assert_close(some.view_as(whole), whole, rtol=1e-4, atol=1e-5)
+
+
+def test_threads_do_not_meet_in_a_pass() -> None:
+    model = encoder("bert")
+    assert packing.enable(model)
+    views = [batch([[length]]) for length in range(2, 32)]
+    with torch.no_grad(), ThreadPoolExecutor(4) as threads:
+        alone = [packing.encode_packed(model, [view]) for view in views]
+        together = list(threads.map(torch.no_grad()(lambda view: packing.encode_packed(model, [view])), views))
+    for one, other in zip(alone, together, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
 
 
 def test_attention_dropout_without_padding_is_right_on_average() -> None:
     model = encoder("bert")
     assert packing.enable(model)
     views = [batch([[3], [6]])]
-    exact, _ = packing.encode_packed(model, views)
+    exact = packing.encode_packed(model, views)
     for layer in model.encoder.layer:
         layer.attention.self.dropout.p = 0.3
         layer.attention.self.train()
     torch.manual_seed(5)
     with torch.no_grad():
-        draws = torch.stack([packing.encode_packed(model, views)[0] for _ in range(300)])
+        draws = torch.stack([packing.encode_packed(model, views) for _ in range(300)])
     assert draws.std(0).min() > 0
     assert (draws.mean(0) - exact).abs().max() < 0.1
     assert (draws.mean(0) - exact).abs().mean() < 3 * draws.std(0).mean() / 300**0.5
