@@ -8,6 +8,8 @@ Shapes: B sequences, L positions (the longest sequence), K labels.
 """
 
 import importlib.util
+import os
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -21,8 +23,10 @@ EXPONENT_BUDGET = 650.0
 TINY = 1e-300
 # Stands for -inf where derivatives are taken by autograd: far below any score, yet free of inf - inf.
 IMPOSSIBLE = -1e30
-# Where log-domain messages come from ner.kernels; elsewhere, and without Triton, from plain_messages.
-KERNEL_DEVICES = frozenset({"cuda"} if importlib.util.find_spec("triton") else ())
+# Where log-domain messages come from ner.kernels; elsewhere, and without Triton or the C compiler that it calls, from
+# plain_messages.
+_COMPILER = os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")
+KERNEL_DEVICES = frozenset({"cuda"} if importlib.util.find_spec("triton") and _COMPILER else ())
 
 
 class Chain(NamedTuple):
