@@ -23,7 +23,7 @@ from pipeline.records import View
 from tests.ner.conftest import ambiguous_views, small_params
 
 ROOT = Path(__file__).resolve().parents[2]
-LEARNING = {"epochs": 5, "learning_rate": 1e-2, "batch_size": 4, "warmup_ratio": 0.1, "alignment": "none"}
+LEARNING = {"epochs": 8, "learning_rate": 5e-3, "batch_size": 4, "warmup_ratio": 0.1, "alignment": "none"}
 TRAIN, DEV = ambiguous_views(40, seed=0), ambiguous_views(16, seed=1)
 
 
