@@ -5,7 +5,7 @@ attention only those sub-tokens are gone on with that are read. What is encoded,
 :mod:`ner.tagger`.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, NamedTuple
@@ -32,6 +32,9 @@ class Block(NamedTuple):
     end: int
     rows: Tensor  # [T, heads] int64: where each head's vector stands in [R, heads, S], flattened
     bias: Tensor  # [R, 1, 1, S]: 0 on sub-tokens, -inf behind them
+
+
+_Move = Callable[[Tensor, Block], Tensor]
 
 
 def first_position(config: PreTrainedConfig) -> int:
@@ -104,10 +107,10 @@ def attention(
                                       **kwargs)
     attended = []
     for block in blocks:
-        q, k, v = (_Padded.apply(values[0, :, block.begin : block.end].transpose(0, 1), block)
+        q, k, v = (_Moved.apply(values[0, :, block.begin : block.end].transpose(0, 1), block, _pad, _unpad)
                    for values in (query, key, value))
         mixed = _attend(q, k, v, block.bias.to(q.dtype), dropout, scaling)
-        attended.append(_Unpadded.apply(mixed, block))
+        attended.append(_Moved.apply(mixed, block, _unpad, _pad))
     return torch.cat(attended)[None], None
 
 
@@ -124,30 +127,21 @@ def _unpad(values: Tensor, block: Block) -> Tensor:
     return values.reshape(-1, values.shape[-1]).index_select(0, block.rows.flatten()).view(*block.rows.shape, -1)
 
 
-class _Padded(torch.autograd.Function):
-    """Each is the other's derivative; autograd would add row by row, not knowing that no two go to one place."""
+class _Moved(torch.autograd.Function):
+    """:func:`_pad` or :func:`_unpad`, `move`, with the other, `back`, as its derivative.
+
+    Autograd would add row by row, not knowing that no two go to one place.
+    """
 
     @staticmethod
-    def forward(ctx: Any, values: Tensor, block: Block) -> Tensor:
-        ctx.block = block
-        return _pad(values, block)
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        return _unpad(gradient, ctx.block), None
-
-
-class _Unpadded(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, values: Tensor, block: Block) -> Tensor:
-        ctx.block = block
-        return _unpad(values, block)
+    def forward(ctx: Any, values: Tensor, block: Block, move: _Move, back: _Move) -> Tensor:
+        ctx.block, ctx.back = block, back
+        return move(values, block)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        return _pad(gradient, ctx.block), None
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        return ctx.back(gradient, ctx.block), None, None, None
 
 
 def _attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor, dropout: float, scaling: float | None) -> Tensor:
