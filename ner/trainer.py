@@ -62,6 +62,9 @@ class TaggerTrainer(Trainer):
         self.params, self.dev_views, self.dev_labels, self.pad_id = params, dev_views, dev_labels, pad_id
         self._terms: dict[str, Tensor] = {}
         self._n_parts = 0
+        # Several processes exchange gradients while they are being made, and could not exchange sparse ones.
+        if self.args.device.type == "cpu" and self.args.world_size == 1:
+            keep_gradient(self.model.get_input_embeddings())
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """AdamW, with a learning rate for the CRF's scores and one for all else; only matrices of the latter decay."""
@@ -181,6 +184,24 @@ def collate_examples(
         name: collate([example.views[name] for example in examples], pad_id) for name in examples[0].views
     }
     return {**batches, "labels": labels}
+
+
+def keep_gradient(embedding: nn.Embedding) -> None:
+    """Have an embedding's gradient lie in the same memory at every step.
+
+    Autograd would take new memory for all rows and clear it, at each step: 1 GB for XLM-R large, of which a batch
+    reads some hundred rows. What stands in `.grad` is dense as ever, until the next step overwrites it.
+    """
+    if embedding.sparse:  # prepared before
+        return
+    embedding.sparse = True
+    kept = torch.zeros_like(embedding.weight)
+
+    def densify(weight: Tensor) -> None:
+        if weight.grad is not None and weight.grad.is_sparse:  # the step's first; later ones are added to it by torch
+            weight.grad = kept.zero_().add_(weight.grad)
+
+    embedding.weight.register_post_accumulate_grad_hook(densify)
 
 
 def patience_is_out(state: TrainerState, patience: int | None) -> bool:

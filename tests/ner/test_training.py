@@ -14,7 +14,7 @@ import torch
 
 from ner.predict import Tagger
 from ner.tagger import CrossViewTagger
-from ner.trainer import COMPLETE, Example, LengthGroupedSampler, TaggerTrainer, collate_examples
+from ner.trainer import COMPLETE, Example, LengthGroupedSampler, TaggerTrainer, collate_examples, keep_gradient
 from ner.training import train
 from ner.views import EncodedView
 from pipeline.errors import UserError
@@ -175,6 +175,26 @@ def test_gradients_accumulated_in_four_parts_equal_those_of_one(
     for gradient, other in zip(one, four, strict=True):
         torch.testing.assert_close(gradient, other, rtol=1e-4, atol=1e-5)
     assert max(float(gradient.abs().max()) for gradient in one) > 0.1
+
+
+def test_an_embedding_whose_gradient_is_kept_has_torchs_dense_one() -> None:
+    torch.manual_seed(4)
+    usual = torch.nn.Embedding(12, 3, padding_idx=1)
+    kept = torch.nn.Embedding.from_pretrained(usual.weight.detach().clone(), freeze=False, padding_idx=1)
+    keep_gradient(kept)
+    places = set()
+    for _ in range(3):  # steps, of two passes whose gradients are added up
+        for ids in torch.randint(0, 12, (2, 2, 5)):
+            upstream = torch.randn(2, 5, 3)
+            for embedding in (usual, kept):
+                embedding(ids).backward(upstream)
+            torch.testing.assert_close(kept.weight.grad, usual.weight.grad)
+        assert kept.weight.grad is not None
+        places.add(kept.weight.grad.data_ptr())
+        kept.weight.grad.fill_(torch.nan)  # whatever is done to it, the next step begins at 0
+        for embedding in (usual, kept):
+            embedding.zero_grad()
+    assert len(places) == 1
 
 
 def test_groups_have_their_learning_rates(xlm_r_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
