@@ -103,11 +103,15 @@ def seconds_of(action: Callable[[], object], device: str) -> float:
 
 
 def encoder_alone(work: Work, device: str) -> Callable[[], float]:
-    """The encoder's forward and backward on as many sub-tokens a view and batch, none of them padding.
+    """transformers' own encoder, forward and backward, on as many sub-tokens a view and batch, none of them padding.
 
     A batch's sub-tokens are dealt out to its posts in equal lengths, so no mask is needed either.
     """
-    model = _tagger(work, device)
+    from transformers import AutoConfig, AutoModel
+
+    config = AutoConfig.for_model(**json.loads((work.start / "config.json").read_text(encoding="utf-8"))["encoder"])
+    encoder = AutoModel.from_config(config).to(device).train()
+    encoder.pooler = None
     names = ("text_only", "cross_modal") if work.kind == "both" else ("text_only",)
     inputs = []
     for batch in work.batches():
@@ -116,12 +120,12 @@ def encoder_alone(work: Work, device: str) -> Callable[[], float]:
             length = round(len(pieces) / len(batch))
             pieces = (pieces + pieces)[: length * len(batch)]
             inputs.append(torch.tensor(pieces, device=device).view(len(batch), length))
-    upstream = [torch.randn(*ids.shape, model.config.encoder["hidden_size"], device=device) for ids in inputs]
+    upstream = [torch.randn(*ids.shape, config.hidden_size, device=device) for ids in inputs]
 
     def action() -> None:
         for ids, gradient in zip(inputs, upstream, strict=True):
-            model.encoder(input_ids=ids).last_hidden_state.backward(gradient)
-        model.zero_grad()
+            encoder(input_ids=ids).last_hidden_state.backward(gradient)
+        encoder.zero_grad()
 
     return lambda: seconds_of(action, device)
 
