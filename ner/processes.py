@@ -5,7 +5,10 @@ is left to say. Which stage wants how many is left to the stage.
 """
 
 import os
+import signal
 import sys
+import threading
+import time
 from typing import NoReturn
 
 
@@ -14,6 +17,18 @@ def relaunch(module: str, n: int) -> NoReturn:
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(n)]
     sys.stdout.flush()
     os.execv(sys.executable, [*launcher, "-m", module])  # noqa: S606 - our own module in our own interpreter
+
+
+def end_with_launcher() -> None:
+    """Have this process be killed when its launcher has ended: torch's, if killed, would leave it training on."""
+    launcher = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == launcher:
+            time.sleep(1)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def launched() -> bool:

@@ -28,6 +28,8 @@ def main() -> None:
         train = partial(flair_training.train, python=flair_python(settings.execution.processes))
     if settings.execution.processes > 1 and not processes.launched():
         processes.relaunch("stages.train", settings.execution.processes)
+    if processes.launched():
+        processes.end_with_launcher()
     encoder = checkpoints.resolve(settings.train.encoder, settings.train.revision)
     files = {split: paths.VIEWS / f"{split}.jsonl" for split in ("train", "dev")}
     with ExitStack() as stack:

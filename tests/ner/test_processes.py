@@ -29,6 +29,14 @@ with pytest.MonkeyPatch.context() as patch:
     gradients = first_step(encoder, folder / os.environ["RANK"], 1, patch)
 torch.save(gradients, folder / f"gradients-{os.environ['RANK']}.pt")
 """
+WAITING = """
+import os, sys, time
+from pathlib import Path
+from ner import processes
+processes.end_with_launcher()
+Path(sys.argv[1], os.environ["RANK"]).write_text(str(os.getpid()))
+time.sleep(600)
+"""
 TRAINING = """
 import sys, torch
 from pathlib import Path
@@ -92,6 +100,33 @@ def test_two_processes_killed_resume_to_the_same_tagger(xlm_r_folder: Path, tmp_
     one, other = (Tagger.load(tmp_path / name / "tagger", "cpu").model.state_dict() for name in ("whole", "killed"))
     assert_same(one, other)
     assert not work.exists()
+
+
+def at_work(process: psutil.Process) -> bool:
+    """Whether a process is there, and not only its entry, which an orphan leaves where nobody collects it."""
+    try:
+        return bool(process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
+
+
+def test_processes_end_when_their_launcher_is_killed(tmp_path: Path) -> None:
+    script, pids = tmp_path / "waiting.py", tmp_path / "pids"
+    script.write_text(WAITING, encoding="utf-8")
+    pids.mkdir()
+    launcher = launch(script, pids)
+    deadline = time.monotonic() + 120
+    while len(found := [file.read_text(encoding="utf-8") for file in pids.iterdir()]) < 2 or "" in found:
+        assert launcher.poll() is None, launcher.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    workers = [psutil.Process(int(pid)) for pid in found]
+    launcher.kill()
+    launcher.wait()
+    deadline = time.monotonic() + 60
+    while any(map(at_work, workers)):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
 
 
 def test_a_batch_that_the_processes_cannot_share_is_refused(
