@@ -64,7 +64,8 @@ class TaggerTrainer(Trainer):
         self._n_parts = 0
         # Several processes exchange gradients while they are being made, and could not exchange sparse ones.
         if self.args.device.type == "cpu" and self.args.world_size == 1:
-            keep_gradient(self.model.get_input_embeddings())
+            embeddings = [module for module in self.model.modules() if isinstance(module, nn.Embedding)]
+            keep_gradient(max(embeddings, key=lambda embedding: embedding.weight.numel()))
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """AdamW, with a learning rate for the CRF's scores and one for all else; only matrices of the latter decay."""
