@@ -290,6 +290,13 @@ SIDES: dict[str, tuple[str, Callable[[Work, str], Callable[[], float]]]] = {
 }
 
 
+COMPARISONS = {
+    "step": ["encoder alone", "our step"],
+    "text": ["ours, text", "flair, text", "flair, text, own order", "ours, text, bfloat16", "flair, text, bfloat16"],
+    "both": ["ours, both views", "flair, both views", "flair, both views, own order"],
+}
+
+
 def ratios(turns: dict[str, Turn], device: str) -> Iterator[Ratio]:
     """What is held to targets, from whichever sides took part."""
     def over(name: str, slower: str, faster: str, target: float | None, *, ceiling: bool = False) -> Iterator[Ratio]:
@@ -324,6 +331,7 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=16, help="tweets a batch [%(default)s]")
     parser.add_argument("--batches", type=int, default=20, help="a turn [%(default)s]")
     parser.add_argument("--rounds", type=int, default=5, help="turns of each contestant [%(default)s]")
+    parser.add_argument("--only", choices=COMPARISONS, help="one of the comparisons [all]")
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"), help="[%(default)s]")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of each contestant [%(default)s]")
     parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
@@ -356,22 +364,13 @@ def main() -> None:
                                        arguments.batches)
         turns: dict[str, Turn] = {}
         # Each comparison by itself, so that few processes lie idle beside those that are measured.
-        for names in _comparisons(with_flair=problem is None):
-            turns |= compare([_side(name, arguments, scratch) for name in names], arguments.rounds)
+        for comparison in [arguments.only] if arguments.only else COMPARISONS:
+            turns |= compare([_side(name, arguments, scratch) for name in COMPARISONS[comparison]
+                              if name not in not_measured], arguments.rounds)
     found = {**machine(arguments.device), "threads of each": arguments.threads,
              "sub-tokens a batch of both views": round(n_subtokens), "padding": f"{100 * padding:.1f} %",
              **peaks(turns)}
     report(list(ratios(turns, arguments.device)), found, arguments.json, not_measured)
-
-
-def _comparisons(*, with_flair: bool) -> Iterator[Sequence[str]]:
-    for names in (["encoder alone", "our step"],
-                  ["ours, text", "flair, text", "flair, text, own order", "ours, text, bfloat16",
-                   "flair, text, bfloat16"],
-                  ["ours, both views", "flair, both views", "flair, both views, own order"]):
-        chosen = [name for name in names if with_flair or not name.startswith("flair")]
-        if len(chosen) > 1:
-            yield chosen
 
 
 def _side(name: str, arguments: argparse.Namespace, scratch: Path) -> Side:
