@@ -7,6 +7,9 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 # Nothing here needs the hub or reports home.
 export HF_HUB_DISABLE_TELEMETRY := 1
 export DVC_NO_ANALYTICS := 1
+# Packages that come as source alone are built with what they ask for and what that asks for, which setuptools would
+# leave out.
+export PIP_USE_PEP517 := 1
 
 .PHONY: help repro ablation test test-slow test-envs lint types audit env sample lock clean
 
