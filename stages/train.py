@@ -26,10 +26,10 @@ def main() -> None:
     train: Callable[..., dict[str, Any]] = training.train
     if settings.train.trainer == "flair":
         train = partial(flair_training.train, python=flair_python(settings.execution.processes))
-    if settings.execution.processes > 1 and not processes.launched():
-        processes.relaunch("stages.train", settings.execution.processes)
     if processes.launched():
         processes.end_with_launcher()
+    elif settings.execution.processes > 1:
+        processes.relaunch("stages.train", settings.execution.processes)
     encoder = checkpoints.resolve(settings.train.encoder, settings.train.revision)
     files = {split: paths.VIEWS / f"{split}.jsonl" for split in ("train", "dev")}
     with ExitStack() as stack:
