@@ -6,6 +6,7 @@ on a CPU torch's own dropout is used.
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -16,7 +17,8 @@ class _Dropout(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, values: Tensor, p: float) -> Tensor:
         n_dropped = round(p * _VALUES)
-        bits = torch.empty(-(-values.numel() // 4), dtype=torch.int64).random_(-(2**63), None).view(torch.int16)
+        seed = int(torch.empty((), dtype=torch.int64).random_())  # so torch's generator, seeded and saved, rules all
+        bits = torch.from_numpy(np.random.SFC64(seed).random_raw(-(-values.numel() // 4)).view(np.int16))
         # Compared as floats: torch's loops over truth values are many times slower.
         kept = bits[: values.numel()].view(values.shape).float().ge_(n_dropped - _VALUES // 2)
         kept = kept.mul_(_VALUES / (_VALUES - n_dropped)).to(values.dtype)

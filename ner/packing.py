@@ -5,7 +5,7 @@ attention only those sub-tokens are gone on with that are read. What is encoded,
 :mod:`ner.tagger`.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, NamedTuple
@@ -30,11 +30,8 @@ class Block(NamedTuple):
 
     begin: int  # of its sub-tokens in the row of all
     end: int
-    rows: Tensor  # [T, heads] int64: where each head's vector stands in [R, heads, S], flattened
+    rows: Tensor  # [T · heads] int64: where each head's vector stands in [R, heads, S], flattened
     bias: Tensor  # [R, 1, 1, S]: 0 on sub-tokens, -inf behind them
-
-
-_Move = Callable[[Tensor, Block], Tensor]
 
 
 def first_position(config: PreTrainedConfig) -> int:
@@ -82,7 +79,7 @@ def encode_packed(encoder: PreTrainedModel, batches: Sequence[dict[str, Tensor]]
         width, lengths = mask.shape[1], mask.sum(1)
         rows = ((places // width)[:, None] * len(heads) + heads) * width + (places % width)[:, None]
         bias = torch.zeros(mask.shape, device=mask.device).masked_fill_(mask == 0, -torch.inf)
-        blocks.append(Block(begin, begin + len(places), rows, bias[:, None, None]))
+        blocks.append(Block(begin, begin + len(places), rows.flatten(), bias[:, None, None]))
         firsts.append((begin + lengths.cumsum(0) - lengths)[batch["rows"]] + batch["positions"])
         begin += len(places)
     ids = torch.cat([batch["input_ids"].flatten()[batch["places"]] for batch in batches])
@@ -105,43 +102,60 @@ def attention(
     if blocks is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, dropout=dropout, scaling=scaling,
                                       **kwargs)
-    attended = []
+    padded = (_Padded.apply(values.transpose(1, 2), blocks) for values in (query, key, value))
+    mixed = [_attend(q, k, v, block.bias.to(q.dtype), dropout, scaling)
+             for block, q, k, v in zip(blocks, *padded, strict=True)]
+    return _Unpadded.apply(blocks, *mixed), None
+
+
+def _pad(values: Tensor, blocks: Sequence[Block]) -> tuple[Tensor, ...]:
+    """[1, T, heads, size] as [R, heads, S, size] for each block, 0 on padding."""
+    n_heads, size = values.shape[2:]
+    parts = []
     for block in blocks:
-        q, k, v = (_Moved.apply(values[0, :, block.begin : block.end].transpose(0, 1), block, _pad, _unpad)
-                   for values in (query, key, value))
-        mixed = _attend(q, k, v, block.bias.to(q.dtype), dropout, scaling)
-        attended.append(_Moved.apply(mixed, block, _unpad, _pad))
-    return torch.cat(attended)[None], None
+        n_windows, _, _, width = block.bias.shape
+        part = values.new_zeros(n_windows * n_heads * width, size)
+        part.index_copy_(0, block.rows, values[0, block.begin : block.end].reshape(-1, size))
+        parts.append(part.view(n_windows, n_heads, width, size))
+    return tuple(parts)
 
 
-def _pad(values: Tensor, block: Block) -> Tensor:
-    """[T, heads, size] as [R, heads, S, size], 0 on padding."""
-    (n_windows, _, _, width), (_, n_heads, size) = block.bias.shape, values.shape
-    padded = values.new_zeros(n_windows * n_heads * width, size)
-    padded.index_copy_(0, block.rows.flatten(), values.reshape(-1, size))
-    return padded.view(n_windows, n_heads, width, size)
-
-
-def _unpad(values: Tensor, block: Block) -> Tensor:
+def _unpad(parts: Sequence[Tensor], blocks: Sequence[Block]) -> Tensor:
     """The inverse of :func:`_pad`."""
-    return values.reshape(-1, values.shape[-1]).index_select(0, block.rows.flatten()).view(*block.rows.shape, -1)
+    _, n_heads, _, size = parts[0].shape
+    values = parts[0].new_empty(1, blocks[-1].end, n_heads, size)
+    for part, block in zip(parts, blocks, strict=True):
+        torch.index_select(part.reshape(-1, size), 0, block.rows,
+                           out=values[0, block.begin : block.end].view(-1, size))
+    return values
 
 
-class _Moved(torch.autograd.Function):
-    """:func:`_pad` or :func:`_unpad`, `move`, with the other, `back`, as its derivative.
-
-    Autograd would add row by row, not knowing that no two go to one place.
-    """
+class _Padded(torch.autograd.Function):
+    """:func:`_pad` with :func:`_unpad` as its derivative; autograd's own would fill and add up a tensor a block."""
 
     @staticmethod
-    def forward(ctx: Any, values: Tensor, block: Block, move: _Move, back: _Move) -> Tensor:
-        ctx.block, ctx.back = block, back
-        return move(values, block)
+    def forward(ctx: Any, values: Tensor, blocks: Sequence[Block]) -> tuple[Tensor, ...]:
+        ctx.blocks = blocks
+        return _pad(values, blocks)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        return _unpad(gradients, ctx.blocks), None
+
+
+class _Unpadded(torch.autograd.Function):
+    """:func:`_unpad` with :func:`_pad` as its derivative."""
+
+    @staticmethod
+    def forward(ctx: Any, blocks: Sequence[Block], *parts: Tensor) -> Tensor:
+        ctx.blocks = blocks
+        return _unpad(parts, blocks)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        return ctx.back(gradient, ctx.block), None, None, None
+        return None, *_pad(gradient, ctx.blocks)
 
 
 def _attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor, dropout: float, scaling: float | None) -> Tensor:
@@ -149,7 +163,7 @@ def _attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor, dropout: fl
         return scaled_dot_product_attention(query, key, value, bias, dropout, scale=scaling)
     # torch has no fused attention with dropout on a CPU; these are the parts that it would take, but for the dropout.
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    weights = (torch.matmul(query * scale, key.transpose(2, 3)) + bias).softmax(-1)
+    weights = torch.matmul(query * scale, key.transpose(2, 3)).add_(bias).softmax(-1)
     return torch.matmul(drop(weights, dropout), value)
 
 
