@@ -70,25 +70,28 @@ def _narrow(_module: torch.nn.Module, states: tuple[Tensor, ...]) -> tuple[Tenso
 def encode_packed(encoder: PreTrainedModel, batches: Sequence[dict[str, Tensor]]) -> Tensor:
     """Hidden states [views · B, L, hidden] of the tokens' first sub-tokens, from one pass over several views' batches.
 
-    For a batch see :class:`ner.views.ViewBatch`; B and L are the same for all.
+    Zeros on padding. For a batch see :class:`ner.views.ViewBatch`; B and L are the same for all.
     """
-    blocks, firsts, begin = [], [], 0
+    blocks, firsts, slots, begin = [], [], [], 0
     heads = torch.arange(encoder.config.num_attention_heads, device=batches[0]["places"].device)
-    for batch in batches:
-        places, mask = batch["places"], batch["attention_mask"]
+    for number, batch in enumerate(batches):
+        places, tokens, mask = batch["places"], batch["tokens"], batch["attention_mask"]
         width, lengths = mask.shape[1], mask.sum(1)
         rows = ((places // width)[:, None] * len(heads) + heads) * width + (places % width)[:, None]
         bias = torch.zeros(mask.shape, device=mask.device).masked_fill_(mask == 0, -torch.inf)
         blocks.append(Block(begin, begin + len(places), rows.flatten(), bias[:, None, None]))
-        firsts.append((begin + lengths.cumsum(0) - lengths)[batch["rows"]] + batch["positions"])
+        starts = begin + lengths.cumsum(0) - lengths
+        firsts.append(starts[batch["rows"].flatten()[tokens]] + batch["positions"].flatten()[tokens])
+        slots.append(number * batch["mask"].numel() + tokens)
         begin += len(places)
     ids = torch.cat([batch["input_ids"].flatten()[batch["places"]] for batch in batches])
     positions = torch.cat([batch["places"] % batch["input_ids"].shape[1] for batch in batches])
     positions += first_position(encoder.config)
-    read = torch.cat(firsts)
-    with wanted_alone(read.flatten()):
-        hidden = encoder(input_ids=ids[None], position_ids=positions[None], blocks=blocks).last_hidden_state
-    return hidden.view(*read.shape, -1)
+    with wanted_alone(torch.cat(firsts)):
+        hidden = encoder(input_ids=ids[None], position_ids=positions[None], blocks=blocks).last_hidden_state[0]
+    n_views, longest = batches[0]["mask"].shape
+    vectors = hidden.new_zeros(len(batches) * n_views * longest, hidden.shape[-1])
+    return vectors.index_copy(0, torch.cat(slots), hidden).view(-1, longest, hidden.shape[-1])
 
 
 def attention(

@@ -58,7 +58,6 @@ class CrossViewTagger(PreTrainedModel):
     config_class = TaggerConfig
     config: TaggerConfig
     base_model_prefix = "encoder"
-    supports_gradient_checkpointing = True
     _supports_sdpa = True
     # The loss is a mean over the tweets of a batch, so the Trainer must divide it by the number of accumulated parts;
     # for a forward with **kwargs it would not.

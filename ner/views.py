@@ -61,7 +61,7 @@ class ViewBatch(dict[str, Tensor]):
 
     input_ids, attention_mask [R, S] (R windows, S sub-tokens); places [T]: where the T sub-tokens that are no padding
     stand in [R, S], flattened; rows, positions [B, L]: where each token's first sub-token stands; mask [B, L]: True on
-    tokens.
+    tokens; tokens [N]: where the N tokens stand in [B, L], flattened.
     """
 
 
@@ -194,13 +194,15 @@ def collate(encoded: Sequence[EncodedView], pad_id: int) -> ViewBatch:
         positions.append([*view.positions, *padding])
         before += len(view.windows)
     attention_mask = torch.arange(width) < lengths[:, None]
+    mask = torch.arange(longest) < n_tokens[:, None]
     return ViewBatch(
         input_ids=input_ids,
         attention_mask=attention_mask.long(),
         places=attention_mask.flatten().nonzero().squeeze(1),
         rows=torch.tensor(rows, dtype=torch.long),
         positions=torch.tensor(positions, dtype=torch.long),
-        mask=torch.arange(longest) < n_tokens[:, None],
+        mask=mask,
+        tokens=mask.flatten().nonzero().squeeze(1),
     )
 
 

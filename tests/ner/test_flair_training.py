@@ -57,7 +57,7 @@ def objective_of_ours(params: TrainParams, views: list[View], folder: Path, rows
                 for place, view in enumerate(views)]
     found = model.eval()(**collate_examples(examples, encoder.pad_id))
     found["loss"].backward()
-    return {**{name: float(value) for name, value in found.items()},
+    return {**{name: float(value.detach()) for name, value in found.items()},
             "emission.weight": model.emission.weight.grad, "crf.transitions": model.crf.transitions.grad,
             "crf.start": model.crf.start.grad, "words": model.encoder.embeddings.word_embeddings.weight.grad}
 

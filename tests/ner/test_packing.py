@@ -32,9 +32,9 @@ def batch(lengths: list[list[int]]) -> ViewBatch:
 
 
 def padded(model: PreTrainedModel, view: ViewBatch) -> Tensor:
-    """Hidden states of the tokens' first sub-tokens [B, L, hidden], by the encoder's own pass."""
+    """Hidden states of the tokens' first sub-tokens [B, L, hidden], by the encoder's own pass; zeros on padding."""
     hidden = model(input_ids=view["input_ids"], attention_mask=view["attention_mask"]).last_hidden_state
-    return hidden[view["rows"], view["positions"]]
+    return hidden[view["rows"], view["positions"]] * view["mask"].unsqueeze(-1)
 
 
 @pytest.mark.parametrize("model_type", packing.PACKABLE)
@@ -61,7 +61,8 @@ def test_a_packed_pass_gives_the_padded_ones_states_and_gradients(model_type: st
     places = views[0]["rows"] * views[0]["input_ids"].shape[1] + views[0]["positions"]
     with packing.wanted_alone(places.flatten()):
         some = model(input_ids=views[0]["input_ids"], attention_mask=views[0]["attention_mask"]).last_hidden_state
-    torch.testing.assert_close(some.view_as(whole), whole, rtol=1e-4, atol=1e-5)
+    some = some.view_as(whole) * views[0]["mask"].unsqueeze(-1)
+    torch.testing.assert_close(some, whole, rtol=1e-4, atol=1e-5)
 
 
 def test_threads_do_not_meet_in_a_pass() -> None:
@@ -79,13 +80,14 @@ def test_attention_dropout_without_padding_is_right_on_average() -> None:
     model = encoder("bert")
     assert packing.enable(model)
     views = [batch([[3], [6]])]
-    exact = packing.encode_packed(model, views)
+    mask = views[0]["mask"]
+    exact = packing.encode_packed(model, views)[mask]
     for layer in model.encoder.layer:
         layer.attention.self.dropout.p = 0.3
         layer.attention.self.train()
     torch.manual_seed(5)
     with torch.no_grad():
-        draws = torch.stack([packing.encode_packed(model, views) for _ in range(300)])
+        draws = torch.stack([packing.encode_packed(model, views)[mask] for _ in range(300)])
     assert draws.std(0).min() > 0
     assert (draws.mean(0) - exact).abs().max() < 0.1
     assert (draws.mean(0) - exact).abs().mean() < 3 * draws.std(0).mean() / 300**0.5
