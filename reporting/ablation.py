@@ -6,129 +6,29 @@ was: the finished cells come back in seconds. What a cell is scored on is the `e
 
 import argparse
 import json
-import re
 import shutil
-import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from ner.comparison import compare_runs
 from ner.scoring import MICRO, READINGS
 from pipeline.errors import UserError, run_cli
-from pipeline.labels import Reading
-from pipeline.params import Condition, Split
-from pipeline.records import atomic_write, read_jsonl, write_json
+from pipeline.params import Split
+from pipeline.records import read_jsonl
 from reporting import page
+from reporting.ablation_tables import OUTPUT, Runs, write
+from reporting.grid import GRID, TARGET, Grid, command, read_grid
 from reporting.scores import NAMES
 
-GRID = Path("ablation.yaml")
 PARAMS, LOCK = Path("params.yaml"), Path("dvc.lock")
 EVALUATION, PREDICTIONS = Path("metrics/evaluation.json"), Path("data/predictions")
-OUTPUT = Path("report")
 # Where both lie while experiments change them: a killed run finds them here when it starts again.
 BACKUP = Path(".dvc/tmp/ablation")
-TARGET = "evaluate"
-
-Value = str | int | float | bool | None | list[str]
-
-
-class System(BaseModel):
-    """A row of the table: what it changes of params.yaml, by dotted key."""
-
-    model_config = ConfigDict(extra="forbid")
-    title: str
-    params: dict[str, Value] = Field(default_factory=dict)
-
-
-class Grid(BaseModel):
-    """What to run, and against which system the others are tested."""
-
-    model_config = ConfigDict(extra="forbid")
-    title: str
-    seeds: Annotated[list[int], Field(min_length=1)]
-    split: Split = "test"
-    baseline: str
-    params: dict[str, Value] = Field(default_factory=dict)
-    systems: Annotated[dict[str, System], Field(min_length=1)]
-
-    @model_validator(mode="after")
-    def _baseline_is_there(self) -> "Grid":
-        if self.baseline not in self.systems:
-            raise ValueError(f"baseline: no system {self.baseline!r}; there are: {', '.join(self.systems)}")
-        for name in self.systems:
-            if not re.fullmatch(r"[A-Za-z0-9-]+", name):
-                raise ValueError(f"systems: {name!r}: a name is of letters, digits and hyphens: experiments bear it")
-        return self
-
-
-@dataclass(slots=True)
-class Runs:
-    """What is known of one system: F1 by reading, condition and seed, and predicted labels of its text-only view."""
-
-    f1: dict[str, dict[Condition, list[float]]] = field(default_factory=dict)
-    predicted: list[list[list[str]]] = field(default_factory=list)
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """A row of a table: (mean, standard deviation or None) of each condition in points, and the test of text_only."""
-
-    name: str
-    title: str
-    seeds: int
-    cells: dict[Condition, tuple[float, float | None] | None]
-    difference: float | None
-    interval: tuple[float, float] | None
-    p_value: float | None
-
-
-def read_grid(path: Path) -> Grid:
-    """Read and check a grid.
-
-    Raises:
-        UserError: there is no such file, or it is not as :class:`Grid` says.
-    """
-    try:
-        return Grid.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
-    except OSError as error:
-        raise UserError(f"{path}: no grid to read ({error.strerror}); see {GRID} for one") from error
-    except yaml.YAMLError as error:
-        raise UserError(f"{path}: not YAML: {error}") from error
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = "".join(f"{part}." for part in first["loc"])[:-1]
-        what = first["msg"].removeprefix("Value error, ")
-        raise UserError(": ".join(filter(None, [str(path), place, what]))) from error
-
-
-def override(key: str, value: Value) -> str:
-    """A setting as `dvc exp run -S` takes it: Hydra's grammar."""
-    if isinstance(value, list):
-        return f"{key}=[{','.join(map(_literal, value))}]"
-    return f"{key}={_literal(value)}"
-
-
-def _literal(value: Value) -> str:
-    if isinstance(value, str):
-        if re.fullmatch(r"[A-Za-z_][A-Za-z0-9_./:-]*", value) and value not in ("null", "true", "false"):
-            return value
-        return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
-    return json.dumps(value)
-
-
-def command(name: str, changes: Mapping[str, Value]) -> list[str]:
-    """The arguments of `dvc` that run one cell."""
-    settings = [part for key, value in changes.items() for part in ("-S", override(key, value))]
-    return ["exp", "run", "--force", "--name", name, *settings, TARGET]
 
 
 def run(grid: Grid, name: str) -> dict[str, Runs]:
@@ -167,80 +67,6 @@ def _collect(runs: Runs, split: Split) -> list[list[str]]:
     rows = list(read_jsonl(PREDICTIONS / f"{split}.text_only.jsonl"))
     runs.predicted.append([row["predicted"] for row in rows])
     return [row["labels"] for row in rows]
-
-
-def table(grid: Grid, gold: Sequence[Sequence[str]], found: Mapping[str, Runs], reading: Reading) -> list[Row]:
-    """The rows of systems that have been run, under one reading."""
-    rows = []
-    base = found[grid.baseline]
-    for name, system in grid.systems.items():
-        runs = found[name]
-        if not runs.predicted:
-            continue
-        cells = {condition: _spread(runs.f1[reading].get(condition)) for condition in NAMES}
-        shared = min(len(runs.predicted), len(base.predicted))  # of a grid under way, the seeds that both have run
-        test = None
-        if name != grid.baseline and shared:
-            test = compare_runs(gold, base.predicted[:shared], runs.predicted[:shared])[reading]
-        rows.append(Row(name, system.title, len(runs.predicted), cells,
-                        None if test is None else 100 * test["difference"],
-                        None if test is None else (100 * test["difference_ci"][0], 100 * test["difference_ci"][1]),
-                        None if test is None else test["p_value"]))
-    return rows
-
-
-def _spread(values: Sequence[float] | None) -> tuple[float, float | None] | None:
-    if not values:
-        return None
-    return statistics.mean(values), statistics.stdev(values) if len(values) > 1 else None
-
-
-def write(grid: Grid, gold: Sequence[Sequence[str]], found: Mapping[str, Runs]) -> None:
-    """Write report/ablation.html, report/ablation.md and report/ablation.json of what has been run so far."""
-    tables = {reading: table(grid, gold, found, reading) for reading in READINGS}
-    page.write_assets(OUTPUT / "assets")
-    shown = page.environment().get_template("ablation.html.j2").render(
-        grid=grid, tables=tables, legend=legend(grid), n_posts=len(gold))
-    with atomic_write(OUTPUT / "ablation.html") as file:
-        file.write(shown)
-    with atomic_write(OUTPUT / "ablation.md") as file:
-        file.write(markdown(grid, tables))
-    write_json(OUTPUT / "ablation.json", {name: runs.f1 for name, runs in found.items()})
-
-
-def markdown(grid: Grid, tables: Mapping[Reading, Sequence[Row]]) -> str:
-    """The tables as Markdown."""
-    lines = [f"# {grid.title}", "", legend(grid), ""]
-    for reading, rows in tables.items():
-        lines += [f"{reading} micro-F1 on {grid.split}:", "",
-                  f"| system | {' | '.join(NAMES.values())} | Δ text-only | p |", f"|---|{'---|' * (len(NAMES) + 2)}"]
-        for row in rows:
-            figures = [_cell(row.cells[condition]) for condition in NAMES]
-            lines.append(f"| {row.title.replace('|', '/')} | {' | '.join(figures)} | {_difference(row)} | "
-                         f"{'–' if row.p_value is None else f'{row.p_value:.3f}'} |")
-        lines.append("")
-    return "\n".join(lines)
-
-
-def legend(grid: Grid) -> str:
-    """What the figures of a table are."""
-    spread = (f"Mean ± standard deviation over {len(grid.seeds)} seeds" if len(grid.seeds) > 1
-              else f"One seed ({grid.seeds[0]})")
-    return (f"{spread}, in points. Δ: the text-only view against {grid.systems[grid.baseline].title}, with its 95 % "
-            "confidence interval and p of a paired bootstrap over posts (one-sided, all seeds together).")
-
-
-def _cell(spread: tuple[float, float | None] | None) -> str:
-    if spread is None:
-        return "–"
-    mean, deviation = spread
-    return f"{mean:.1f}" if deviation is None else f"{mean:.1f} ± {deviation:.1f}"
-
-
-def _difference(row: Row) -> str:
-    if row.difference is None or row.interval is None:
-        return "–"
-    return f"{row.difference:+.1f} [{row.interval[0]:+.1f}, {row.interval[1]:+.1f}]".replace("-", "−")
 
 
 @contextmanager

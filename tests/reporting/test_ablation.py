@@ -8,8 +8,8 @@ import pytest
 import yaml
 
 from pipeline.errors import UserError
-from reporting import ablation
-from reporting.ablation import Grid, Runs, override, read_grid, table
+from reporting.ablation_tables import Runs, table
+from reporting.grid import Grid, Value, override, read_grid
 from tests.conftest import ROOT
 from tests.project import Project, kill_group, wait_for
 
@@ -29,7 +29,7 @@ GRID = {
     ("captions.blip.prompt", "it's a, b", "captions.blip.prompt='it\\'s a, b'"),
     ("captions.blip.prompt", "null", "captions.blip.prompt='null'"),
 ])
-def test_settings_are_written_as_dvc_takes_them(key: str, value: ablation.Value, expected: str) -> None:
+def test_settings_are_written_as_dvc_takes_them(key: str, value: Value, expected: str) -> None:
     assert override(key, value) == expected
 
 
