@@ -10,7 +10,6 @@ are cut into windows by flair's rule (half of each shared with the next), not by
 
 import argparse
 import hashlib
-import io
 import json
 import logging
 import os
@@ -18,8 +17,7 @@ import re
 import shutil
 import sys
 import tempfile
-import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +25,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from ner.flair_tokenizer import check_framing, read_any_text, tokenizer_archive
 from ner.labels import allowed_transitions
 from pipeline.errors import UserError, run_cli
 from pipeline.records import write_json
@@ -34,8 +33,6 @@ from pipeline.records import write_json
 MODEL_TYPE = "sightread-tagger"
 TAG_TYPE = "ner"
 IMPOSSIBLE = -10_000.0  # flair's own score of what must not be
-# What the exported tokenizer makes of a token that it would drop, and reads as the encoder's unknown sub-token.
-NOTHING_LEFT = "<nothing-is-left-of-this-token>"
 _SPECIAL = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 _START, _STOP = "<START>", "<STOP>"
 
@@ -111,7 +108,7 @@ def to_flair(
                 if key not in ("_name_or_path", "transformers_version")}
     weights, description, unknown_row = tagger.encoder_weights(), tagger.tokenizer, None
     if any_text:
-        description, unknown_row = _read_any_text(description, tagger.special)
+        description, unknown_row = read_any_text(description, tagger.special)
     if unknown_row is not None:
         name, rows = _word_embeddings(weights, settings["vocab_size"])
         unknown = rows[_token_id(description, tagger.special["unk_token"])]
@@ -127,10 +124,10 @@ def to_flair(
     embeddings = (embeddings_class or TransformerWordEmbeddings)(
         model="", name="sightread", saved_config=config, layers="-1", subtoken_pooling="first",
         use_context=False, use_context_separator=False, allow_long_sentences=any_text,
-        tokenizer_data=_tokenizer_archive(description, tagger.special, tagger.window, split_special_tokens=any_text),
+        tokenizer_data=tokenizer_archive(description, tagger.special, tagger.window, split_special_tokens=any_text),
     )
     _load_encoder(embeddings.model, weights, kind)
-    _check_framing(embeddings.tokenizer, tagger.special)
+    check_framing(embeddings.tokenizer, tagger.special)
     dictionary = Dictionary(add_unk=False)
     for label in tagger.labels:
         dictionary.add_item(label)
@@ -187,90 +184,6 @@ def _token_id(description: Mapping[str, Any], token: str) -> int:
     if found is None:
         raise UserError(f"tokenizer.json: the special token {token!r} is not in its vocabulary")
     return found
-
-
-def _check_framing(tokenizer: Any, special: Mapping[str, str]) -> None:
-    """Ours frames a sentence by hand, flair by the tokenizer's post-processor."""
-    ids = tokenizer(["a"], is_split_into_words=True)["input_ids"]
-    first = special.get("cls_token", special.get("bos_token"))
-    last = special.get("sep_token", special.get("eos_token"))
-    found = tokenizer.convert_ids_to_tokens([ids[0], ids[-1]])
-    if found != [first, last]:
-        raise UserError(f"tokenizer.json: frames a sentence with {found[0]} … {found[1]}, the tagger with {first} … "
-                        f"{last}; it cannot be brought to flair")
-
-
-def _tokenizer_archive(
-    description: Mapping[str, Any], special: Mapping[str, str], max_length: int, *, split_special_tokens: bool
-) -> io.BytesIO:
-    """A tokenizer as flair stores one: a zip of what transformers saves."""
-    config = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": max_length,
-              "split_special_tokens": split_special_tokens, "clean_up_tokenization_spaces": False, **special}
-    archive = io.BytesIO()
-    with zipfile.ZipFile(archive, "w") as file:
-        file.writestr("tokenizer.json", json.dumps(description, ensure_ascii=False))
-        file.writestr("tokenizer_config.json", json.dumps(config, ensure_ascii=False))
-    archive.seek(0)
-    return archive
-
-
-def _read_any_text(description: dict[str, Any], special: Mapping[str, str]) -> tuple[dict[str, Any], int | None]:
-    """The tokenizer, made to read any text as :meth:`ner.views.ViewEncoder.words` does.
-
-    Returns:
-        its description, and the row of the vocabulary that is to be a copy of the unknown sub-token's: of a token of
-        which nothing would be left. None where no token is lost.
-    """
-    from tokenizers import Tokenizer
-
-    tokenizer = Tokenizer.from_str(json.dumps(description))
-    tokenizer.encode_special_tokens = True  # text that spells a special token is text
-    steps = [description["normalizer"]] if description.get("normalizer") else []
-    unknown, unreadable = special["unk_token"], None
-    for token in set(special.values()) - {unknown}:
-        # A SentencePiece vocabulary holds these as ordinary pieces, too.
-        if tokenizer.token_to_id(token) in tokenizer.encode(token, add_special_tokens=False).ids:
-            unreadable = unreadable or _unreadable(tokenizer, unknown)
-            steps.append({"type": "Replace", "pattern": {"String": token}, "content": unreadable})
-    lost, row = _lost_characters(tokenizer), None
-    added = description["added_tokens"]
-    if lost:
-        row = tokenizer.get_vocab_size(with_added_tokens=True)
-        added = [*added, {"id": row, "content": NOTHING_LEFT, "single_word": False, "lstrip": False, "rstrip": False,
-                          "normalized": True, "special": False}]
-        pattern = {"Regex": rf"\A[{lost}]+\z"}
-        steps.insert(0, {"type": "Replace", "pattern": pattern, "content": NOTHING_LEFT})
-    normalizer = {"type": "Sequence", "normalizers": steps} if steps else None
-    return {**description, "normalizer": normalizer, "added_tokens": added}, row
-
-
-def _lost_characters(tokenizer: Any) -> str:
-    """The characters of which the tokenizer leaves nothing, as the inside of a regular expression's [class]."""
-    lost: list[int] = []
-    for plane in range(0, 0x110000, 0x10000):
-        characters = [number for number in range(plane, plane + 0x10000) if not 0xD800 <= number < 0xE000]
-        read = tokenizer.encode(list(map(chr, characters)), is_pretokenized=True, add_special_tokens=False)
-        kept = set(read.word_ids)
-        lost += [number for place, number in enumerate(characters) if place not in kept]
-    return "".join(rf"\x{{{first:X}}}-\x{{{last:X}}}" for first, last in _ranges(lost))
-
-
-def _ranges(numbers: list[int]) -> Iterator[tuple[int, int]]:
-    for place, number in enumerate(numbers):
-        if place == 0 or numbers[place - 1] != number - 1:
-            first = number
-        if place + 1 == len(numbers) or numbers[place + 1] != number + 1:
-            yield first, number
-
-
-def _unreadable(tokenizer: Any, unknown: str) -> str:
-    """A character that the vocabulary lacks."""
-    number = tokenizer.token_to_id(unknown)
-    for character in map(chr, range(0x2000, 0x3000)):
-        read = tokenizer.encode([character], is_pretokenized=True, add_special_tokens=False)
-        if read.ids and read.ids[-1] == number:
-            return character
-    raise UserError("tokenizer.json: found no character that it does not know; it cannot be brought to flair")
 
 
 def weights_from_flair(model: Any, labels: list[str]) -> dict[str, Tensor]:
