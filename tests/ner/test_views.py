@@ -134,6 +134,9 @@ def test_collate_pads_and_locates(xlm_r_folder: Path) -> None:
     found = batch["input_ids"][batch["rows"], batch["positions"]][batch["mask"]].tolist()
     assert found == [*[words["Jordan"][0], words["love"][0]] * 10, words["Paris"][0]]
     assert (batch["input_ids"][batch["attention_mask"] == 0] == views.pad_id).all()
+    assert batch["input_ids"].flatten()[batch["places"]].tolist() == [
+        piece for row in encoded for window in row.windows for piece in window]
+    assert batch["tokens"].tolist() == [*range(20), 20]
 
 
 def test_batches_hold_every_view_once_and_count_windows(xlm_r_folder: Path) -> None:
