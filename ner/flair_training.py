@@ -23,33 +23,6 @@ from pipeline.errors import UserError
 from pipeline.params import TrainParams
 from pipeline.records import View, write_json, write_jsonl
 
-# An option that is not named here must be at its default: flair's trainer would pass over it in silence.
-_HONOURED = {
-    "trainer", "encoder", "revision", "views", "alignment", "temperature", "weights", "detach_teacher", "epochs",
-    "batch_size", "gradient_accumulation", "learning_rate", "crf_learning_rate", "warmup_ratio", "weight_decay",
-    "max_grad_norm", "word_dropout", "max_length", "max_context", "stride", "precision", "seed", "patience",
-}
-_ALIGNMENTS = ("marginal", "none")
-
-
-def check_honoured(params: TrainParams, device: str) -> None:
-    """Check that flair's trainer can do what `params` ask for.
-
-    Raises:
-        UserError: it cannot; every such option is named.
-    """
-    problems = [f"train.{name}: found {getattr(params, name)!r}, expected {field.default!r}"
-                for name, field in TrainParams.model_fields.items()
-                if name not in _HONOURED and getattr(params, name) != field.default]
-    if params.views == "both" and params.alignment not in _ALIGNMENTS:
-        problems.append(f"train.alignment: found {params.alignment!r}, expected {' or '.join(_ALIGNMENTS)}")
-    if params.precision == "bfloat16" and device != "cpu":
-        problems.append(f"train.precision: found bfloat16 on {device}, where flair's mixed precision is float16; "
-                        "expected float32")
-    if problems:
-        raise UserError("\n".join([*problems, "That is what flair's trainer can do; train.trainer: transformers can do "
-                                              "all of it"]))
-
 
 def train(
     params: TrainParams,
@@ -74,7 +47,9 @@ def train(
     check_labelled("train", train)
     check_labelled("dev", dev)
     chosen = choose_device(device)
-    check_honoured(params, chosen.type)
+    if params.precision == "bfloat16" and chosen.type != "cpu":
+        raise UserError(f"train.precision: found bfloat16 on {chosen.type}, where flair's mixed precision is float16; "
+                        "expected float32, or train.trainer: transformers")
     work = work.absolute()
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
-from pipeline import checkpoints, extractors, params, store
+from pipeline import checkpoints, environments, extractors, params, store
 from pipeline.errors import UserError
 from pipeline.params import KINDS, SPLITS, Params
 
@@ -44,6 +44,9 @@ def _problems(settings: Params, path: str, lines: dict[str, int]) -> Iterator[st
                 yield at(f"{kind}.{section['extractor']}") + problem
     for problem in _caught(partial(checkpoints.require, settings.train.encoder, settings.train.revision)):
         yield at("train.encoder") + problem
+    if settings.train.trainer == "flair":
+        for problem in _caught(partial(environments.require, "flair")):
+            yield at("train.trainer") + problem
     for folder in (Path.cwd(), store.default_folder()):
         existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
         free = shutil.disk_usage(existing).free

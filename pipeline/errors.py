@@ -3,6 +3,7 @@
 Everything else that goes wrong is a fault of ours and keeps its traceback.
 """
 
+import argparse
 import signal
 import sys
 from collections.abc import Callable
@@ -14,11 +15,19 @@ class UserError(Exception):
     """A mistake in params, data or set-up. The message says what was found, where, what was expected, what to do."""
 
 
-def run_cli(main: Callable[[], int | None]) -> NoReturn:
+def run_cli(main: Callable[[], int | None], about: str | None = None) -> NoReturn:
     """Run `main` and exit with its status: 2 and the message for a :class:`UserError`, 130 for Ctrl-C, 143 for SIGTERM.
 
     None of these prints a traceback, and SIGTERM unwinds as Ctrl-C does, so that what is open gets closed.
+
+    Args:
+        main: the command.
+        about: given where `main` takes no arguments: what ``--help`` prints. Any argument is then refused.
     """
+    if about is not None:
+        module = sys.modules["__main__"].__spec__
+        argparse.ArgumentParser(prog=None if module is None else f"python -m {module.name}", description=about,
+                                formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     signal.signal(signal.SIGTERM, _terminate)
     try:
         status = main() or 0

@@ -34,6 +34,14 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 
 SPLITS: tuple[Split, ...] = ("train", "dev", "test")
 KINDS: tuple[Kind, ...] = ("objects", "captions", "ocr")
+# Options of `train` that flair's trainer honours. It would pass over the others in silence, so they must be at their
+# defaults.
+_FLAIR_HONOURS = {
+    "trainer", "encoder", "revision", "views", "alignment", "temperature", "weights", "detach_teacher", "epochs",
+    "batch_size", "gradient_accumulation", "learning_rate", "crf_learning_rate", "warmup_ratio", "weight_decay",
+    "max_grad_norm", "word_dropout", "max_length", "max_context", "stride", "precision", "seed", "patience",
+}
+_FLAIR_ALIGNMENTS = ("marginal", "none")
 
 
 def _below_root(value: str) -> str:
@@ -168,9 +176,6 @@ class TrainParams(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> "TrainParams":
-        if self.batch_size % self.gradient_accumulation:
-            raise ValueError(f"batch_size: {self.batch_size} tweets cannot be split evenly into "
-                             f"gradient_accumulation = {self.gradient_accumulation} parts")
         room = self.max_length - self.max_context
         if room < 16:
             raise ValueError(f"max_context: leaves {room} of max_length = {self.max_length} sub-tokens to the tweet; "
@@ -180,6 +185,20 @@ class TrainParams(Section):
         if self.context_dropout and self.views != "both":
             raise ValueError("context_dropout: reads the text-only view in the cross-modal one's place, so it needs "
                              f"views: both, found views: {self.views}")
+        return self
+
+    @model_validator(mode="after")
+    def _flair_can(self) -> "TrainParams":
+        if self.trainer != "flair":
+            return self
+        problems = [f"{name}: found {getattr(self, name)!r}, expected {field.default!r}"
+                    for name, field in type(self).model_fields.items()
+                    if name not in _FLAIR_HONOURS and getattr(self, name) != field.default]
+        if self.views == "both" and self.alignment not in _FLAIR_ALIGNMENTS:
+            problems.append(f"alignment: found {self.alignment!r}, expected {' or '.join(_FLAIR_ALIGNMENTS)}")
+        if problems:
+            raise ValueError("; ".join([*problems, "that is what flair's trainer can do, and trainer: transformers "
+                                                   "can do all of it"]))
         return self
 
 
@@ -208,7 +227,7 @@ class BatchSizes(Section):
 
 
 class ExecutionParams(Section):
-    """How a run uses the machine; changes no result, so no stage depends on it."""
+    """How a run uses the machine; no stage depends on it."""
 
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?|mps)$")] = "auto"
     decode_workers: PositiveInt = 2
@@ -231,6 +250,17 @@ class Params(Section):
     evaluate: EvaluateParams
     report: ReportParams = ReportParams()
     execution: ExecutionParams = ExecutionParams()
+
+    @model_validator(mode="after")
+    def _divisible(self) -> "Params":
+        train, n_processes = self.train, self.execution.processes
+        if train.trainer == "flair" and n_processes > 1:
+            raise ValueError(f"execution.processes: found {n_processes}, but train.trainer: flair runs in 1")
+        if train.batch_size % (n_processes * train.gradient_accumulation):
+            raise ValueError(f"train.batch_size: {train.batch_size} tweets cannot be split evenly among {n_processes} "
+                             f"processes (execution.processes) × gradient_accumulation = "
+                             f"{train.gradient_accumulation}")
+        return self
 
 
 class Change(NamedTuple):
@@ -320,7 +350,7 @@ def describe(error: ValidationError, model: type[BaseModel], source: str, lines:
         parents, key = [str(part) for part in mistake["loc"][:-1]], ".".join(str(part) for part in mistake["loc"])
         full = (prefix + key).rstrip(".")
         line = next((lines[known] for known in _ancestors(full) if known in lines), None)
-        where = f"{source}:{line}: {full}" if line else f"{source}: {full}"
+        where = ": ".join(filter(None, [f"{source}:{line}" if line else source, full]))
         if mistake["type"] == "extra_forbidden":
             fields = _fields(model, parents)
             yield f"{where}: unknown key; expected one of {', '.join(fields)}"

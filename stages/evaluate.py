@@ -62,4 +62,4 @@ def _write(name: str, predictions: Sequence[Prediction]) -> None:
 
 
 if __name__ == "__main__":
-    run_cli(main)
+    run_cli(main, __doc__)

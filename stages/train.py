@@ -8,12 +8,11 @@ import hashlib
 from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from ner import flair_training, model_card, processes, training
 from pipeline import checkpoints, environments, params
-from pipeline.errors import UserError, run_cli
+from pipeline.errors import run_cli
 from pipeline.records import read_views
 from pipeline.store import Store, digest, stage_lock
 from stages import paths
@@ -25,7 +24,8 @@ def main() -> None:
     settings = params.load(paths.PARAMS)
     train: Callable[..., dict[str, Any]] = training.train
     if settings.train.trainer == "flair":
-        train = partial(flair_training.train, python=flair_python(settings.execution.processes))
+        environments.require("flair")
+        train = partial(flair_training.train, python=environments.environment("flair").python)
     if processes.launched():
         processes.end_with_launcher()
     elif settings.execution.processes > 1:
@@ -52,18 +52,5 @@ def main() -> None:
                    "resumed": resumed, "encoder": encoder.identity, **result}
 
 
-def flair_python(n_processes: int) -> Path:
-    """The interpreter that has flair.
-
-    Raises:
-        UserError: it is not built, or more than one process is asked for.
-    """
-    if n_processes > 1:
-        raise UserError(f"execution.processes: found {n_processes}, and flair's trainer runs in 1; use train.trainer: "
-                        "transformers for more")
-    environments.require("flair")
-    return environments.environment("flair").python
-
-
 if __name__ == "__main__":
-    run_cli(main)
+    run_cli(main, __doc__)

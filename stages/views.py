@@ -39,4 +39,4 @@ def render_contexts(template: ViewsParams) -> dict[str, str]:
 
 
 if __name__ == "__main__":
-    run_cli(main)
+    run_cli(main, __doc__)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from ner.flair_training import check_honoured, encoded_rows, train
+from ner.flair_training import encoded_rows, train
 from ner.labels import bioes_labels, to_bioes
 from ner.predict import Tagger
 from ner.scoring import score
@@ -20,7 +20,6 @@ from pipeline import environments
 from pipeline.errors import UserError
 from pipeline.params import TrainParams
 from pipeline.records import View, write_jsonl
-from stages.train import flair_python
 from tests.ner.conftest import ambiguous_views, small_params
 from tests.ner.test_flair_bridge import FlairSide, flair_side
 
@@ -99,21 +98,6 @@ def test_flair_trains_a_tagger_of_ours(xlm_r_folder: Path, tmp_path: Path, flair
     assert float(losses[-2]) < float(losses[3])
 
 
-@pytest.mark.parametrize(("changes", "named"), [
-    ({"alignment": "sequence"}, "train.alignment: found 'sequence'"),
-    ({"alignment_warmup": 0.5}, "train.alignment_warmup: found 0.5, expected 0.0"),
-    ({"context_dropout": 0.1}, "train.context_dropout: found 0.1, expected 0.0"),
-])
-def test_an_option_that_flair_cannot_honour_is_named(changes: dict[str, Any], named: str) -> None:
-    params = small_params(Path("any"), **changes)
-    with pytest.raises(UserError, match="trainer: transformers can") as caught:
-        check_honoured(params, "cpu")
-    assert named in str(caught.value)
-    check_honoured(small_params(Path("any"), precision="bfloat16"), "cpu")
-    with pytest.raises(UserError, match="float16"):
-        check_honoured(small_params(Path("any"), precision="bfloat16"), "cuda")
-
-
 def test_a_post_of_several_windows_is_refused(xlm_r_folder: Path, tmp_path: Path) -> None:
     long = View("long one", ["Jordan"] * 60, ["B-PER"] * 60, "")
     with pytest.raises(UserError, match=r"post long one needs \d encoder windows"):
@@ -132,13 +116,3 @@ def test_what_ends_badly_in_flairs_interpreter_leaves_no_tagger(
               work=tmp_path / "work", curves=None, device="cpu")
     assert "No module named 'flair'" in capfd.readouterr().err
     assert not (tmp_path / "tagger").exists()
-
-
-def test_the_stage_asks_for_one_process_and_for_flairs_interpreter(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    with pytest.raises(UserError, match=r"execution\.processes: found 2"):
-        flair_python(2)
-    monkeypatch.setenv("SIGHTREAD_VENVS", str(tmp_path))
-    with pytest.raises(UserError, match=r"python -m pipeline\.environments sync flair"):
-        flair_python(1)

@@ -1,5 +1,6 @@
 """A mistake in params.yaml is one line: file, line, key, what was found, what was expected."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -44,11 +45,26 @@ def test_the_shipped_params_are_valid() -> None:
     ("  seed: 1", "  seed: 1\n  seed: 2", r"line \d+: train\.seed: given twice \(first on line \d+\)"),
     ("  seed: 1", "  seed: [", r"params\.yaml:\d+: not YAML"),
     ("device: auto", "device: gpu", r"execution\.device: found 'gpu'"),
-    ("gradient_accumulation: 1", "gradient_accumulation: 3", "cannot be split evenly"),
+    ("gradient_accumulation: 1", "gradient_accumulation: 3", r"params\.yaml: train\.batch_size: 16 tweets"),
+    ("  processes: 1", "  processes: 3", r"16 tweets cannot be split evenly among 3 processes"),
 ])
 def test_a_mistake_is_named(edited: Edited, old: str, new: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
         params.load(edited(old, new))
+
+
+@pytest.mark.parametrize(("section", "old", "new", "message"), [
+    ("train", "alignment: marginal", "alignment: sequence", "alignment: found 'sequence', expected marginal or none"),
+    ("train", "alignment_warmup: 0.0", "alignment_warmup: 0.5", "alignment_warmup: found 0.5, expected 0.0"),
+    ("train", "context_dropout: 0.0", "context_dropout: 0.1", "context_dropout: found 0.1, expected 0.0"),
+    ("execution", "processes: 1", "processes: 2", "processes: found 2, but train.trainer: flair runs in 1"),
+])
+def test_what_flairs_trainer_cannot_do_is_named(edited: Edited, section: str, old: str, new: str, message: str) -> None:
+    path = edited("trainer: transformers", "trainer: flair")
+    assert params.load(path).train.trainer == "flair"
+    path.write_text(path.read_text().replace(f"  {old}", f"  {new}", 1))
+    with pytest.raises(UserError, match=rf"params\.yaml.*{section}.*{re.escape(message)}"):
+        params.load(path)
 
 
 def test_all_mistakes_are_named_at_once(edited: Edited) -> None:
