@@ -47,7 +47,10 @@ def median_seconds(
     So whatever else the machine does meanwhile slows all of them alike, and a stall counts for none. A turn is
     several calls on end, lest the caches hold what another contestant left there.
     """
-    synchronize = torch.cuda.synchronize if device.startswith("cuda") else lambda: None
+    def synchronize() -> None:
+        if device.startswith("cuda"):
+            torch.cuda.synchronize(device)
+
     times: dict[str, list[float]] = {name: [] for name in contestants}
     order = random.Random(0)
     for number in range(1 + rounds):

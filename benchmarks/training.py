@@ -354,6 +354,8 @@ def main() -> None:
         name: f"the interpreter `flair` {problem}: python -m pipeline.environments sync flair"
         for name in SIDES if name.startswith("flair")
     }
+    if arguments.device == "cuda":
+        not_measured["flair, text, bfloat16"] = "flair's mixed precision on a GPU is float16"
     if not torch.cuda.is_available():
         not_measured |= {"two-view step / encoder alone on GPU, XLM-R large's size, at least 8,000 tokens a batch "
                          f"(≤ {STEP_CEILING['cuda']:g})": "not run: no GPU",

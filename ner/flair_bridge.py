@@ -13,6 +13,7 @@ import hashlib
 import json
 import logging
 import os
+import pickle
 import re
 import shutil
 import sys
@@ -304,7 +305,8 @@ def import_tagger(file: Path, folder: Path, *, trust: bool) -> None:
 
     try:
         model = SequenceTagger.load(file)
-    except (KeyError, RuntimeError, TypeError, ValueError, AttributeError, EOFError) as error:
+    except (KeyError, RuntimeError, TypeError, ValueError, AttributeError, EOFError,
+            pickle.UnpicklingError) as error:
         raise UserError(f"{file}: flair cannot load it as a SequenceTagger ({type(error).__name__}: {error})") from None
     labels = supported_labels(model, str(file))
     tokenizer = model.embeddings.tokenizer

@@ -106,7 +106,8 @@ def _read_jsonl(name: str, lines: Iterable[str]) -> Iterator[tuple[View, list[in
 def _view_of(row: Any, place: str, number: int) -> tuple[View, list[int] | None]:
     if not isinstance(row, dict) or ("tokens" not in row) == ("text" not in row):
         raise UserError(f"{place}: expected an object with either `tokens` or `text`")
-    identifier, context, labels = str(row.get("id", number)), row.get("context") or "", row.get("labels")
+    identifier = str(number if row.get("id") is None else row["id"])
+    context, labels = row.get("context") or "", row.get("labels")
     starts: list[int] | None = None
     if "text" in row:
         if not isinstance(row["text"], str):
@@ -119,6 +120,7 @@ def _view_of(row: Any, place: str, number: int) -> tuple[View, list[int] | None]
             raise UserError(f"{place}: tokens: expected a list of strings, none of them empty")
     if not isinstance(context, str):
         raise UserError(f"{place}: context: expected a string, found {type(context).__name__}")
-    if labels is not None and (not isinstance(labels, list) or len(labels) != len(tokens)):
+    if labels is not None and (not isinstance(labels, list) or len(labels) != len(tokens)
+                               or not all(isinstance(label, str) for label in labels)):
         raise UserError(f"{place}: labels: expected null or {len(tokens)} labels, one a token")
     return View(identifier, tokens, labels, context), starts

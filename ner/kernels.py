@@ -87,8 +87,9 @@ class KernelMessages(torch.autograd.Function):
         batch, length, n_labels = emissions.shape
         emissions, step, ends, lengths = (each.contiguous() for each in (emissions, step, ends, lengths))
         messages = step.new_zeros(2, 2, batch, length, n_labels)
-        run_forward[(batch, 2)](emissions, step, ends, lengths, messages, batch, length, n_labels,
-                                TILE=triton.next_power_of_2(n_labels))
+        with torch.cuda.device_of(messages):  # Triton launches on the current device, whatever the tensors lie on
+            run_forward[(batch, 2)](emissions, step, ends, lengths, messages, batch, length, n_labels,
+                                    TILE=triton.next_power_of_2(n_labels))
         ctx.save_for_backward(messages, step, lengths)
         ctx.dtype = emissions.dtype
         return messages
@@ -101,6 +102,7 @@ class KernelMessages(torch.autograd.Function):
         of_emissions = messages.new_zeros(2, batch, length, n_labels)
         of_step = messages.new_empty(2, batch, n_labels, n_labels)
         of_ends = messages.new_empty(2, batch, n_labels)
-        run_backward[(batch, 2)](messages, moved.contiguous(), step, lengths, of_emissions, of_step, of_ends,
-                                 batch, length, n_labels, TILE=triton.next_power_of_2(n_labels))
+        with torch.cuda.device_of(messages):
+            run_backward[(batch, 2)](messages, moved.contiguous(), step, lengths, of_emissions, of_step, of_ends,
+                                     batch, length, n_labels, TILE=triton.next_power_of_2(n_labels))
         return of_emissions.sum(0).to(ctx.dtype), of_step.sum(1), of_ends.sum(1), None

@@ -189,19 +189,19 @@ def decode_labels(
 
 
 def choose_device(device: str) -> torch.device:
-    """``auto`` is the first GPU where there is one, else the CPU.
+    """``auto`` is the first GPU where there is one, else the CPU; of a GPU, its index comes with it.
 
     Raises:
-        UserError: torch does not know the device, or this machine has none of its kind.
+        UserError: torch does not know the device, this machine has none of its kind, or it cannot run a tagger.
     """
     if device == "auto":
-        return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device.startswith("mps"):
+        raise UserError(f"execution.device: {device!r} has no float64, in which the CRF computes; use cpu")
     try:
-        chosen = torch.device(device)
-        torch.empty(0, device=chosen)
+        return torch.empty(0, device=device).device
     except (RuntimeError, AssertionError):  # torch built without CUDA asserts
         raise UserError(f"execution.device: {device!r} is not to be had here; use auto or cpu") from None
-    return chosen
 
 
 def write_output(
@@ -210,8 +210,7 @@ def write_output(
 ) -> None:
     """Tag posts and write them as they come, as prediction records (jsonl) or token<TAB>label lines (conll).
 
-    Where a post came as text, its entities carry `start_char` and `end_char`, offsets into that text, and its record
-    has the tokens' own starts.
+    Where a post came as text, its entities carry `start_char` and `end_char`, offsets into that text.
     """
     starts_of: list[list[int] | None] = []  # of the posts that the tagger has read and not yet given back
 

@@ -10,8 +10,10 @@ Shapes: B sequences, L positions (the longest sequence), K labels.
 import importlib.util
 import os
 import shutil
+import sysconfig
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -23,10 +25,12 @@ EXPONENT_BUDGET = 650.0
 TINY = 1e-300
 # Stands for -inf where derivatives are taken by autograd: far below any score, yet free of inf - inf.
 IMPOSSIBLE = -1e30
-# Where log-domain messages come from ner.kernels; elsewhere, and without Triton or the C compiler that it calls, from
-# plain_messages.
+# Log-domain messages come from ner.kernels on a GPU where there is Triton, the C compiler that it calls and Python's
+# headers that it includes; elsewhere from plain_messages.
 _COMPILER = os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")
-KERNEL_DEVICES = frozenset({"cuda"} if importlib.util.find_spec("triton") and _COMPILER else ())
+_HEADERS = Path(sysconfig.get_path("include", "posix_prefix"), "Python.h").exists()
+KERNEL_DEVICES = frozenset({"cuda"} if importlib.util.find_spec("triton") and _COMPILER and _HEADERS else ())
+MAX_KERNEL_LABELS = 128  # more do not fit a program's registers, and take minutes to compile
 
 
 class Chain(NamedTuple):
@@ -255,7 +259,7 @@ def log_messages(chain: Chain) -> LogMessages:
     step = torch.stack([chain.transitions, chain.transitions.T]).clamp_min(IMPOSSIBLE)
     ends = torch.stack([chain.start, chain.stop]).clamp_min(IMPOSSIBLE)
     run = plain_messages
-    if chain.emissions.device.type in KERNEL_DEVICES:
+    if chain.emissions.device.type in KERNEL_DEVICES and len(chain.start) <= MAX_KERNEL_LABELS:
         from ner.kernels import KernelMessages  # Triton may be missing, and is slow to import
 
         run = KernelMessages.apply

@@ -62,6 +62,7 @@ class TaggerTrainer(Trainer):
         self.params, self.dev_views, self.dev_labels, self.pad_id = params, dev_views, dev_labels, pad_id
         self._terms: dict[str, Tensor] = {}
         self._n_parts = 0
+        self._tweets_a_part = 0.0
         # Several processes exchange gradients while they are being made, and could not exchange sparse ones.
         if self.args.device.type == "cpu" and self.args.world_size == 1:
             embeddings = [module for module in self.model.modules() if isinstance(module, nn.Embedding)]
@@ -93,13 +94,20 @@ class TaggerTrainer(Trainer):
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        """The model's loss; its terms are summed up for the epoch's log."""
+        """The model's loss, a part's tweets weighing as those of its step; its terms are summed up for the log."""
         outputs = model(**inputs, alignment_scale=self._alignment_scale())
         self._n_parts += 1
         for name in TERMS:
             if name in outputs:
                 self._terms[name] = self._terms.get(name, 0.0) + outputs[name].detach()
-        return (outputs["loss"], outputs) if return_outputs else outputs["loss"]
+        loss = outputs["loss"] * (len(inputs["labels"]) / self._tweets_a_part)
+        return (loss, outputs) if return_outputs else loss
+
+    def get_batch_samples(self, *args: Any, **kwargs: Any) -> tuple[list[Any], Any]:
+        """A step's parts. The Trainer takes the mean of their losses, however many tweets each of them has."""
+        parts, n_items = super().get_batch_samples(*args, **kwargs)
+        self._tweets_a_part = sum(len(part["labels"]) for part in parts) / max(1, len(parts))
+        return parts, n_items
 
     def _alignment_scale(self) -> float:
         """How far the KL term's weight has risen at this step: linearly, from 0, over `alignment_warmup`."""

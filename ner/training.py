@@ -4,7 +4,6 @@ Steps, batches and evaluation are :mod:`ner.trainer`'s, what is learned :mod:`ne
 which work folder belongs to which params and data, is left to the caller.
 """
 
-import os
 import shutil
 import sys
 from collections.abc import Sequence
@@ -68,7 +67,7 @@ def train(
         ``{"epochs": trained, "best_epoch": from 1, "dev": {"f1", "f1_text_only", "f1_cross_modal"}}``
 
     Raises:
-        UserError: posts without labels, no dev posts, an entity type in dev only, an unusable encoder or device.
+        UserError: posts without labels, no dev posts, an unusable encoder or device.
     """
     check_labelled("train", train)
     check_labelled("dev", dev)
@@ -204,11 +203,7 @@ def _arguments(params: TrainParams, work: Path, device: torch.device) -> Trainin
         raise UserError(f"train.batch_size: {params.batch_size} tweets cannot be split evenly among "
                         f"{processes.count()} processes (execution.processes) × gradient_accumulation = "
                         f"{params.gradient_accumulation}")
-    if device.type == "cuda" and not processes.launched():  # of several processes, each takes the GPU of its rank
-        # The Trainer takes the device from accelerate, which takes it from here.
-        torch.cuda.set_device(device)
-        os.environ["ACCELERATE_TORCH_DEVICE"] = str(device)
-    arguments = TrainingArguments(
+    arguments = _Arguments(
         output_dir=str(work),
         num_train_epochs=params.epochs,
         per_device_train_batch_size=params.batch_size // parts,
@@ -234,6 +229,30 @@ def _arguments(params: TrainParams, work: Path, device: torch.device) -> Trainin
         disable_tqdm=True,
         report_to="none",
     )
-    if arguments.n_gpu > 1:
-        arguments._n_gpu = 1  # one process, one device: never torch's DataParallel
+    if not processes.launched():  # of several processes, each takes the GPU of its rank
+        arguments.take(device)
     return arguments
+
+
+class _Arguments(TrainingArguments):
+    """Training on one device a process: on several GPUs transformers' own would take the first, or all of them."""
+
+    _taken: torch.device | None = None
+
+    def take(self, device: torch.device) -> None:
+        """Train on this device."""
+        self._taken = device
+        if device.type == "cuda":
+            torch.cuda.set_device(device)
+            # What the Trainer asks accelerate for is where it puts the model.
+            self.distributed_state.device = device
+
+    @property
+    def device(self) -> torch.device:
+        """Where the Trainer puts batches."""
+        return super().device if self._taken is None else self._taken
+
+    @property
+    def n_gpu(self) -> int:
+        """Never more than 1, so never torch's DataParallel."""
+        return min(1, super().n_gpu)

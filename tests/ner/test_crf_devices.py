@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from ner import recursions
 from ner.alignment import FORMS, TwoViews
 from ner.crf import LinearChainCRF
 from ner.labels import allowed_transitions
@@ -91,3 +92,13 @@ def test_a_gpu_gives_the_same_and_never_synchronizes(asked: str, request: pytest
     torch.cuda.set_sync_debug_mode("default")
     for one, wanted in zip(found, ask(Batch("cpu"), asked), strict=True):
         torch.testing.assert_close(one.cpu(), wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_a_chain_of_very_many_labels_goes_without_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Were a kernel chosen, it would refuse tensors on a CPU, or Triton be missing.
+    monkeypatch.setattr(recursions, "KERNEL_DEVICES", {"cpu"})
+    crf = LinearChainCRF(recursions.MAX_KERNEL_LABELS + 1)
+    emissions = torch.randn(2, 3, recursions.MAX_KERNEL_LABELS + 1)
+    mask = torch.ones(2, 3, dtype=torch.bool)
+    marginals = crf.pairwise_marginals(emissions, mask)
+    torch.testing.assert_close(marginals.sum((2, 3)), torch.ones(2, 2))

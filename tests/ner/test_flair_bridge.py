@@ -141,6 +141,16 @@ def test_a_pickle_is_not_loaded_unless_it_is_trusted(tmp_path: Path) -> None:
     assert not (tmp_path / "new").exists()
 
 
+def test_a_file_that_is_no_pickle_is_named(tmp_path: Path, flair_side: FlairSide) -> None:
+    file = tmp_path / "cut.pt"
+    for content in (b"no pickle", bytes(range(256)), b""):
+        file.write_bytes(content)
+        ran = command("import", file, tmp_path / "new", "--trust")
+        assert ran.returncode == 2, ran.stderr
+        assert f"error: {file}: flair cannot load it" in ran.stderr
+    assert not (tmp_path / "new").exists()
+
+
 @pytest.mark.slow
 def test_the_command_goes_on_in_flairs_interpreter(bert_folder: Path, tmp_path: Path, flair_side: FlairSide) -> None:
     folder = random_tagger(bert_folder, tmp_path / "tagger")

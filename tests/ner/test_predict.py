@@ -174,6 +174,7 @@ def test_command_reads_conll_and_jsonl_to_the_same_labels(
         ('{"tokens": ["a"]', "posts.jsonl:2: not JSON"),
         ('{"id": "1"}', "posts.jsonl:2: expected an object with either `tokens` or `text`"),
         ('{"tokens": ["a", 3]}', "posts.jsonl:2: tokens: expected a list of strings"),
+        ('{"tokens": ["a"], "labels": [3]}', "posts.jsonl:2: labels: expected null or 1 labels"),
         ('{"text": "\\ud83d"}', "posts.jsonl:2: an escape such as"),
         ('{"text": 5}', "posts.jsonl:2: text: expected a string, found int"),
         ('{"tokens": ["a"], "labels": []}', "posts.jsonl:2: labels: expected null or 1 labels"),
@@ -208,6 +209,14 @@ def test_command_errors_are_one_line(
 def test_a_device_that_is_not_there_is_named() -> None:
     with pytest.raises(UserError, match=r"execution.device: 'cuda:99'"):
         choose_device("cuda:99")
+    with pytest.raises(UserError, match=r"execution.device: 'mps' has no float64"):
+        choose_device("mps")
+
+
+def test_a_post_whose_id_is_null_is_called_by_its_line(tmp_path: Path) -> None:
+    file = tmp_path / "posts.jsonl"
+    file.write_text('{"id": null, "text": "a"}\n{"text": "b"}\n{"id": 0, "text": "c"}\n', encoding="utf-8")
+    assert [view.id for view, _ in read_input(str(file), "jsonl")] == ["1", "2", "0"]
 
 
 @pytest.mark.parametrize("n", [2, 3, 7, 100])

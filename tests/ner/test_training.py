@@ -142,7 +142,9 @@ def test_bfloat16_trains(xlm_r_folder: Path, tmp_path: Path) -> None:
     assert weights(tmp_path)["emission.weight"].dtype == torch.float32
 
 
-def first_step(folder: Path, tmp_path: Path, accumulation: int, monkeypatch: pytest.MonkeyPatch) -> list[torch.Tensor]:
+def first_step(
+    folder: Path, tmp_path: Path, accumulation: int, monkeypatch: pytest.MonkeyPatch, **posts: list[View]
+) -> list[torch.Tensor]:
     """The gradients that the optimiser gets in its first step, without dropout."""
     gradients: list[torch.Tensor] = []
     from_encoder = CrossViewTagger.from_encoder.__func__
@@ -163,14 +165,16 @@ def first_step(folder: Path, tmp_path: Path, accumulation: int, monkeypatch: pyt
         patch.setattr(torch.optim.AdamW, "step", capture)
         params = small_params(folder, word_dropout=0.0, gradient_accumulation=accumulation, max_grad_norm=1e9)
         with pytest.raises(_Stop):
-            run(params, tmp_path / str(accumulation))
+            run(params, tmp_path / str(accumulation), **posts)
     return gradients
 
 
+@pytest.mark.parametrize("n_tweets", [8, 5])  # of a batch of eight: parts of two, and of two, two and one
 def test_gradients_accumulated_in_four_parts_equal_those_of_one(
-    xlm_r_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    xlm_r_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, n_tweets: int
 ) -> None:
-    one, four = (first_step(xlm_r_folder, tmp_path, parts, monkeypatch) for parts in (1, 4))
+    train = ambiguous_views(n_tweets, seed=0)
+    one, four = (first_step(xlm_r_folder, tmp_path, parts, monkeypatch, train=train) for parts in (1, 4))
     assert len(one) == len(four) > 10
     for gradient, other in zip(one, four, strict=True):
         torch.testing.assert_close(gradient, other, rtol=1e-4, atol=1e-5)
