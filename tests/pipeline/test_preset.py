@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pipeline import params, preset
+from pipeline import extractors, params, preset
 from pipeline.errors import UserError
 from tests.conftest import ROOT
 
 ITA = [f"ita-{data}{size}" for data in ("snap", "twitter2015", "twitter2017") for size in ("", "-base")]
-NAMES = [*ITA, "minilm-twitter2015"]
+NAMES = [*ITA, "minilm-twitter2015", "tweets"]
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ def comments(text: str) -> list[str]:
     return re.findall(r"(?:^|\s)#.*$", text, re.MULTILINE)
 
 
-def test_the_shipped_presets_are_the_papers_and_the_one_that_was_run_here() -> None:
+def test_the_shipped_presets_are_the_papers_the_one_that_was_run_here_and_one_to_begin_with() -> None:
     assert preset.names() == NAMES
 
 
@@ -51,6 +51,19 @@ def test_a_shipped_preset_gives_the_published_settings(name: str, path: Path) ->
     assert (train.word_dropout, train.max_length, train.stride, train.patience) == (0.1, 512, 256, None)
     assert sorted(settings.views.kinds) == ["captions", "objects", "ocr"]
     assert settings.captions.model_dump()["blip"]["num_beams"] == 5
+
+
+def test_the_preset_for_tweets_of_ones_own_leaves_nothing_at_what_suits_the_sample_alone(path: Path) -> None:
+    preset.apply("tweets", path)
+    settings = params.load(path)
+    for kind in ("objects", "captions", "ocr"):
+        section = getattr(settings, kind).model_dump()
+        extractors.validate(kind, section)
+        assert "checkpoints/sample" not in str(section[section["extractor"]])
+    assert settings.ocr.model_dump()["rapidocr"]["limit_side_len"] == 736
+    assert settings.views.objects.min_score is None
+    assert (settings.train.encoder, settings.train.learning_rate) == ("FacebookAI/xlm-roberta-base", 5e-6)
+    assert settings.data == params.load(ROOT / "params.yaml").data
 
 
 @pytest.mark.parametrize("name", ITA)
