@@ -57,7 +57,8 @@ def train(
         train, dev: labelled views; their contexts make the cross-modal view.
         output: the tagger's folder.
         work: holds a checkpoint an epoch. An interrupted training goes on from the last whole one, to the same
-            scores. It must belong to these params, data and encoder; it is removed when training has succeeded.
+            scores (on a GPU, whose kernels may add in another order, nearly). It must belong to these params, data
+            and encoder; it is removed when training has succeeded.
         curves: folder for DVCLive's curves, a step an epoch: ``plots/metrics/train/{loss,nll_text_only,
             nll_cross_modal,alignment}.tsv``, ``plots/metrics/dev/{f1,f1_text_only,f1_cross_modal}.tsv`` and
             ``metrics.json``; those of a mode or alignment not in use are missing.

@@ -38,7 +38,7 @@ class ObjectTag:
         """Read the JSON object.
 
         Raises:
-            ValueError: a key is missing, unknown or of the wrong type.
+            ValueError: a key is missing, unknown or of the wrong type, or a text holds half a character.
         """
         _expect_keys(row, ("label",), ("attribute", "score", "box"))
         box = row.get("box")
@@ -66,7 +66,7 @@ class Caption:
         """Read the JSON object.
 
         Raises:
-            ValueError: a key is missing, unknown or of the wrong type.
+            ValueError: a key is missing, unknown or of the wrong type, or a text holds half a character.
         """
         _expect_keys(row, ("text",), ("score",))
         return cls(_text(row, "text"), _score(row))
@@ -90,7 +90,7 @@ class TextLine:
         """Read the JSON object.
 
         Raises:
-            ValueError: a key is missing, unknown or of the wrong type.
+            ValueError: a key is missing, unknown or of the wrong type, or a text holds half a character.
         """
         _expect_keys(row, ("text",), ("score", "polygon"))
         polygon = row.get("polygon")
@@ -109,6 +109,19 @@ ITEMS: dict[Kind, type[ObjectTag] | type[Caption] | type[TextLine]] = {
 """What each kind of extractor gives; the kind is also the key of the list in a context record."""
 
 
+def require_whole(text: str, what: str) -> None:
+    """Check that a text can be written.
+
+    Raises:
+        ValueError: it cannot; the message begins with `what`.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"{what}: holds half a character (a lone surrogate, such as \\ud83d), which cannot be written "
+                         "as UTF-8") from None
+
+
 def _expect_keys(row: Mapping[str, Any], needed: Sequence[str], others: Sequence[str]) -> None:
     if not isinstance(row, Mapping):
         raise ValueError(f"expected an object with {', '.join([*needed, *others])}, found {row!r}")
@@ -120,9 +133,11 @@ def _expect_keys(row: Mapping[str, Any], needed: Sequence[str], others: Sequence
 
 
 def _text(row: Mapping[str, Any], key: str) -> str:
-    if not isinstance(row[key], str):
-        raise ValueError(f"{key}: expected text, found {row[key]!r}")
-    return str(row[key])
+    text = row[key]
+    if not isinstance(text, str):
+        raise ValueError(f"{key}: expected text, found {text!r}")
+    require_whole(text, key)
+    return text
 
 
 def _is_number(value: object) -> bool:

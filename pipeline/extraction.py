@@ -23,9 +23,9 @@ from typing import IO, Any, NamedTuple
 from tqdm import tqdm
 
 from pipeline import images
-from pipeline.contexts import ITEMS, Item
+from pipeline.contexts import ITEMS, Item, require_whole
 from pipeline.errors import UserError
-from pipeline.extractors import BucketingExtractor, Extractor, LookupExtractor, PreparingExtractor
+from pipeline.extractors import BucketingExtractor, Extractor, LookupExtractor, PreparingExtractor, is_out_of_memory
 from pipeline.images import ImageRow
 from pipeline.params import ImagesParams, Kind
 from pipeline.records import atomic_write, read_jsonl
@@ -42,17 +42,22 @@ Rows = Callable[[], Iterator[Mapping[str, Any]]]
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """What became of the pictures of a run: each was read now, came from the store, or gave no result."""
+    """What became of the pictures of a run: each was read now, came from the store, or gave no result.
+
+    `again` is what to run so that those are tried again which the extractor failed on; None where there are none.
+    """
 
     read: int
     from_store: int
     failed: int
     seconds: float
+    again: str | None = None
 
     def __str__(self) -> str:
         total = self.read + self.from_store + self.failed
-        return (f"{total:,} picture{'s' if total != 1 else ''}: {self.read:,} read, "
+        line = (f"{total:,} picture{'s' if total != 1 else ''}: {self.read:,} read, "
                 f"{self.from_store:,} from the store, {self.failed:,} failed")
+        return line if self.again is None else f"{line}; to try again what failed here: {self.again}"
 
 
 class Job(NamedTuple):
@@ -70,7 +75,8 @@ def extract(kind: Kind, extractor: Extractor | LookupExtractor, manifest: Path |
     """Write one context row for each row of the manifest to `output`, sorted by image; atomically.
 
     A picture that cannot be read, or that the extractor fails on, gives a row that says so, and is tried again by the
-    next run. Pictures of identical bytes are read once. SIGTERM and Ctrl-C keep what is finished.
+    next call; `dvc repro` makes none while nothing else has changed, so the summary says what does. Pictures of
+    identical bytes are read once. SIGTERM and Ctrl-C keep what is finished.
 
     Args:
         kind: what the extractor finds.
@@ -81,10 +87,11 @@ def extract(kind: Kind, extractor: Extractor | LookupExtractor, manifest: Path |
         limits: on pictures, as in the manifest.
 
     Raises:
-        UserError: the manifest is malformed, the extractor keeps no contract or fails on one picture after another,
-            or the store or output cannot be written.
+        UserError: the manifest is malformed, the extractor keeps no contract, fails on one picture after another or
+            on all that there are, or the store or output cannot be written.
     """
     started = time.monotonic()
+    again = None
     rows = _rows(manifest)
     with _leaving_on_sigterm(), atomic_write(output) as file:
         if isinstance(extractor, LookupExtractor):
@@ -99,7 +106,12 @@ def extract(kind: Kind, extractor: Extractor | LookupExtractor, manifest: Path |
                 stored, failed = stored + more_stored, failed + more_failed
             read = reading.count
             stored -= read
-    return Summary(read, stored, failed, time.monotonic() - started)
+            if not stored:
+                reading.refuse_nothing()
+            if reading.broken:
+                again = (f"dvc repro --force --single-item {kind}" if isinstance(manifest, Path)
+                         else "run the same command once more")
+    return Summary(read, stored, failed, time.monotonic() - started, again)
 
 
 def _rows(manifest: Path | Iterable[ImageRow | Mapping[str, Any]]) -> Rows:
@@ -148,6 +160,12 @@ def _text(value: object) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
+def _line(row: Mapping[str, Any], status: str, error: str | None, kind: Kind, items: str) -> str:
+    """The context record of a manifest's row; `items` is the JSON list of what was found."""
+    return (f'{{"image": {_text(row["image"])}, "sha256": {_text(row["sha256"])}, "status": {_text(status)}, '
+            f'"error": {_text(error)}, "{kind}": {items}}}\n')
+
+
 def _write(file: IO[str], kind: Kind, rows: Rows, start: int, store: Store, key: str,
            failures: Mapping[str, str] | None) -> tuple[int | None, int, int]:
     """Write context rows from the store, from row `start` on.
@@ -174,8 +192,7 @@ def _write(file: IO[str], kind: Kind, rows: Rows, start: int, store: Store, key:
                 else:
                     status, error = "failed", (failures or {})[sha256]
             failed += status != "ok"
-            lines.append(f'{{"image": {_text(row["image"])}, "sha256": {_text(sha256)}, "status": {_text(status)}, '
-                         f'"error": {_text(error)}, "{kind}": {items}}}\n')
+            lines.append(_line(row, status, error, kind, items))
         file.writelines(lines)
         position += len(window)
     return None, stored, failed
@@ -187,21 +204,31 @@ def _write_looked_up(file: IO[str], kind: Kind, extractor: LookupExtractor, rows
     Raises:
         UserError: it has an entry for none of the pictures, so it is of some other data set.
     """
-    read = failed = 0
+    total = entries = read = 0
     for row in rows():
         items = extractor.lookup(row["image"])
-        status, error = ("ok", None) if items is not None else (row["status"], row["error"])
-        if items is None and status == "ok":
-            status, error = "missing", "the extractor has no entry for this picture"
-        read, failed = read + (items is not None), failed + (items is None)
-        file.write(f'{{"image": {_text(row["image"])}, "sha256": {_text(row["sha256"])}, "status": {_text(status)}, '
-                   f'"error": {_text(error)}, "{kind}": {_as_json(kind, extractor, items or [])}}}\n')
-    if failed and not read:
+        status, error, text = _looked_up(kind, extractor, row, items)
+        total, entries, read = total + 1, entries + (items is not None), read + (status == "ok")
+        file.write(_line(row, status, error, kind, text))
+    if total and not entries:
         first = next(rows())["image"]
         source = getattr(extractor, "source", type(extractor).__name__)
-        raise UserError(f"{kind}: {source} covers none of the data set's {failed:,} pictures, the first of which is "
+        raise UserError(f"{kind}: {source} covers none of the data set's {total:,} pictures, the first of which is "
                         f"{first}; check that it belongs to this data set, and that data.image_name gives its names")
-    return read, 0, failed
+    return read, 0, total - read
+
+
+def _looked_up(kind: Kind, extractor: LookupExtractor, row: Mapping[str, Any], items: Sequence[Item] | None
+               ) -> tuple[str, str | None, str]:
+    """Status, error and JSON list of a picture that `items` were found for, or None where there is no entry."""
+    if items is None:
+        if row["status"] == "ok":
+            return "missing", "the extractor has no entry for this picture", "[]"
+        return row["status"], row["error"], "[]"
+    try:
+        return "ok", None, _as_json(kind, extractor, items)
+    except ValueError as error:
+        return "failed", _described(error), "[]"
 
 
 def _missing(rows: Iterable[Mapping[str, Any]], store: Store, key: str) -> Iterator[Job]:
@@ -240,7 +267,10 @@ def _batches(jobs: Iterable[Job], size: int, bucket: Callable[[int, int], Hashab
 
 @dataclass(slots=True)
 class _Reading:
-    """Reads pictures and stores what is found; `failures` has the errors of those that gave nothing, by SHA-256."""
+    """Reads pictures and stores what is found; `failures` has the errors of those that gave nothing, by SHA-256.
+
+    Of these, the extractor failed on `broken`, the picture was unfit in the others. `count` were read.
+    """
 
     kind: Kind
     extractor: Extractor
@@ -252,6 +282,8 @@ class _Reading:
     limits: ImagesParams
     failures: dict[str, str] = field(default_factory=dict)
     count: int = 0
+    broken: int = 0
+    _last: str = ""  # of those, with its error
     _most: int = sys.maxsize  # pictures a batch, once memory has run out
     _in_a_row: int = 0  # failures since the last success
     _writes: deque[Future[None]] = field(default_factory=deque)
@@ -306,9 +338,36 @@ class _Reading:
                 ready.append((job, picture.result()))
             except UserError:
                 raise
-            except Exception as error:  # whatever the decoder or the extractor's preparation came upon: it is recorded
+            except images.PictureError as error:
                 self.failures[job.sha256] = _described(error)
+            except Exception as error:  # the extractor's preparation may fail in any way; it becomes the picture's row
+                self._fail(job, _described(error))
         return [job for job, _ in ready], [picture for _, picture in ready]
+
+    def _fail(self, job: Job, failure: str) -> None:
+        """Write down that the extractor failed on a picture.
+
+        Raises:
+            UserError: it has failed on too many in a row to be in order.
+        """
+        self.failures[job.sha256] = failure
+        self.broken += 1
+        self._last = f"{job.image}: {failure}"
+        self._in_a_row += 1
+        if self._in_a_row >= _HOPELESS:
+            raise UserError(f"{self.kind}: the extractor failed on {_HOPELESS} pictures in a row, lastly on "
+                            f"{self._last}. What was read before is kept")
+
+    def refuse_nothing(self) -> None:
+        """Stop where the extractor failed on all that it was given, which speaks against it, not the pictures.
+
+        Raises:
+            UserError: so it is, on two pictures or more.
+        """
+        if self.broken > 1 and not self.count:
+            raise UserError(f"{self.kind}: the extractor failed on each of the {self.broken} pictures that it was "
+                            f"given, lastly on {self._last}. Nothing was read; mend that, or choose another extractor "
+                            f"or other options below {self.kind} in params.yaml")
 
     def _read(self, jobs: list[Job], pictures: list[Any], writer: ThreadPoolExecutor) -> None:
         """Run one batch; where it fails, its halves, down to single pictures."""
@@ -326,11 +385,7 @@ class _Reading:
                 half = len(jobs) // 2
                 todo += [(jobs[half:], pictures[half:]), (jobs[:half], pictures[:half])]
             else:
-                self.failures[jobs[0].sha256] = failure
-                self._in_a_row += 1
-                if self._in_a_row >= _HOPELESS:
-                    raise UserError(f"{self.kind}: the extractor failed on {_HOPELESS} pictures in a row, lastly on "
-                                    f"{jobs[0].image}: {failure}. What was read before is kept")
+                self._fail(jobs[0], failure)
         if values:
             self.count += len(values)
             self._settle_writes(3)
@@ -349,7 +404,7 @@ class _Reading:
         except UserError:
             raise
         except Exception as error:  # an extractor may fail in any way; it becomes the picture's row
-            failure, out_of_memory = _described(error), _is_out_of_memory(error)
+            failure, out_of_memory = _described(error), is_out_of_memory(error)
         else:
             values.update((job.sha256, text) for job, text in zip(jobs, texts, strict=True))
             return None
@@ -369,7 +424,7 @@ def _as_json(kind: Kind, extractor: object, items: Sequence[Item]) -> str:
     """The list of a context record.
 
     Raises:
-        ValueError: a number is not finite.
+        ValueError: a number is not finite, or a text holds half a character.
         UserError: it is no list of this kind's items.
     """
     if not isinstance(items, list | tuple) or not all(isinstance(item, ITEMS[kind]) for item in items):
@@ -378,17 +433,14 @@ def _as_json(kind: Kind, extractor: object, items: Sequence[Item]) -> str:
     rows = [item.to_row() for item in items]
     if any(isinstance(row["score"], float) and not math.isfinite(row["score"]) for row in rows):
         raise ValueError("the extractor gave a score that is not finite")
-    return json.dumps(rows, ensure_ascii=False, allow_nan=False)
+    text = json.dumps(rows, ensure_ascii=False, allow_nan=False)
+    require_whole(text, "what the extractor gave")
+    return text
 
 
 def _described(error: BaseException) -> str:
-    message = " ".join(str(error).split())
+    """What a row says of an error, on one line that can be written as UTF-8."""
+    message = " ".join(str(error).split()).encode(errors="backslashreplace").decode()
     if isinstance(error, images.PictureError):
         return message
     return f"{type(error).__name__}: {message}"[:500] if message else type(error).__name__
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    message = str(error).lower()
-    return (isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
-            or "out of memory" in message or "can't allocate memory" in message)

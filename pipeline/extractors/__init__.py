@@ -6,9 +6,10 @@ its model, so that params are checked, and a stage whose results are all in the 
 
 import importlib
 import os
-from collections.abc import Hashable, Mapping, Sequence
+import threading
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from functools import partial
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Generic, Protocol, Self, TypeVar, overload, runtime_checkable
 
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -17,6 +18,8 @@ from pipeline import environments, params
 from pipeline.contexts import Item
 from pipeline.errors import UserError
 from pipeline.params import ExecutionParams, Kind
+
+T = TypeVar("T")
 
 REGISTRY: dict[Kind, dict[str, str]] = {
     "objects": {"transformers": "pipeline.extractors.transformers_objects:TransformersObjects",
@@ -104,6 +107,46 @@ class Options(BaseModel):
 def cores() -> int:
     """Cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+_LOADING = threading.RLock()  # one for all: while transformers loads a model, it changes torch's default dtype
+
+
+class once(Generic[T]):
+    """A property that is computed when first asked for, by one thread while all others wait.
+
+    ``functools.cached_property`` has no lock from Python 3.12 on: several threads would load a model each.
+    """
+
+    def __init__(self, compute: Callable[[Any], T]) -> None:
+        self._compute = compute
+        self.__doc__ = compute.__doc__
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    @overload
+    def __get__(self, instance: None, owner: type) -> Self: ...
+
+    @overload
+    def __get__(self, instance: object, owner: type) -> T: ...
+
+    def __get__(self, instance: object | None, owner: type) -> Self | T:
+        if instance is None:
+            return self
+        with _LOADING:
+            kept = vars(instance)  # from then on Python looks there first, and comes here no more
+            if self._name not in kept:
+                kept[self._name] = self._compute(instance)
+            found: T = kept[self._name]
+            return found
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out, the machine's or the device's."""
+    message = str(error).lower()
+    return (isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+            or "out of memory" in message or "can't allocate memory" in message)
 
 
 def validate(kind: Kind, section: Mapping[str, Any], source: str = "params.yaml",

@@ -5,12 +5,11 @@ What reads a picture is each adapter's business.
 
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from functools import cached_property
 
 from PIL import Image
 
 from pipeline.contexts import TextLine
-from pipeline.extractors import cores
+from pipeline.extractors import cores, once
 from pipeline.params import ExecutionParams
 
 
@@ -43,7 +42,7 @@ class SideBySide:
     def _read(self, image: Image.Image) -> list[TextLine]:
         raise NotImplementedError
 
-    @cached_property
+    @once
     def _pool(self) -> ThreadPoolExecutor:
         return ThreadPoolExecutor(self._threads, thread_name_prefix="ocr")
 

@@ -1,16 +1,17 @@
 """What the adapters on torch and transformers share: device, number format, quiet loading, batches of one shape."""
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
-from functools import cache, cached_property
+from contextlib import contextmanager
+from functools import cache
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator
 
 from pipeline import checkpoints
 from pipeline.errors import UserError
-from pipeline.extractors import cores
+from pipeline.extractors import cores, is_out_of_memory, once
 
 if TYPE_CHECKING:
     import torch
@@ -69,11 +70,8 @@ def part(loader: Any, what: str, folder: Any, name: str, **options: Any) -> Any:
         UserError: the folder holds none.
     """
     quiet()
-    try:
+    with _explained(f"checkpoint {name}: no {what}"):
         return loader.from_pretrained(folder, **options)
-    except (OSError, ValueError) as error:
-        first = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UserError(f"checkpoint {name}: no {what}: {first}") from None
 
 
 def image_processor(folder: Any, name: str) -> Any:
@@ -93,15 +91,15 @@ class FromCheckpoint:
     _options: Any  # with `model` and `revision`
     _device_name: str
 
-    @cached_property
+    @once
     def _checkpoint(self) -> checkpoints.Checkpoint:
         return checkpoints.resolve(str(self._options.model), self._options.revision)
 
-    @cached_property
+    @once
     def _device(self) -> "torch.device":
         return device(self._device_name)
 
-    @cached_property
+    @once
     def _processor(self) -> Any:
         return image_processor(self._checkpoint.folder, str(self._options.model))
 
@@ -113,17 +111,60 @@ def load(model_class: Any, folder: Any, name: str, dtype: Dtype, target: "torch.
     """A model in evaluation mode, from the safetensors in `folder`; `name` is what params call it.
 
     Raises:
-        UserError: the folder holds something else.
+        UserError: the folder holds something else, or not all of the model's weights.
     """
     import torch
 
     quiet()
-    try:
-        model = model_class.from_pretrained(folder, use_safetensors=True, dtype=getattr(torch, dtype))
-    except (OSError, ValueError, KeyError) as error:
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UserError(f"checkpoint {name}: {model_class.__name__} cannot load it: {first}") from None
+    with _explained(f"checkpoint {name}: {model_class.__name__} cannot load it"):
+        model, report = model_class.from_pretrained(
+            folder, use_safetensors=True, dtype=getattr(torch, dtype), output_loading_info=True,
+            ignore_mismatched_sizes=True)  # refused below, with what is wrong
+    _refuse_random_weights(model, report, name)
     return model.eval().to(target)
+
+
+@contextmanager
+def _explained(trouble: str) -> Iterator[None]:
+    """Make one message, which `trouble` begins, of what goes wrong while something of a checkpoint is loaded.
+
+    Raises:
+        UserError: whatever it is, but memory that runs out.
+    """
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except SafetensorError as error:
+        raise UserError(f"{trouble}: {error}; its *.safetensors are cut short, or stand for files that git-LFS has not "
+                        "fetched: fetch the checkpoint again") from None
+    except Exception as error:  # of transformers or of any library below it: no picture is the cause
+        if is_out_of_memory(error):
+            raise
+        message = " ".join(str(error).split())[:300] or type(error).__name__
+        raise UserError(f"{trouble}: {message}") from None
+
+
+def _refuse_random_weights(model: Any, report: Mapping[str, Any], name: str) -> None:
+    """Refuse a model that transformers has filled up with random weights, which only its `report` tells.
+
+    Raises:
+        UserError: the checkpoint lacks weights of the model, or has them in another shape.
+    """
+    tensors = model.state_dict()
+    # What is no fraction is not learnt: the steps, say, that batch normalisation has counted.
+    missing = sorted(key for key in report["missing_keys"] if key not in tensors or tensors[key].is_floating_point())
+    reshaped = sorted(report["mismatched_keys"])
+    if missing:
+        trouble = f"it lacks {len(missing)} weights ({missing[0]}, …)"
+    elif reshaped:
+        key, found, expected = reshaped[0]
+        trouble = (f"{len(reshaped)} of its weights have another shape than its config.json says ({key} is "
+                   f"{list(found)}, expected {list(expected)}, …)")
+    else:
+        return
+    raise UserError(f"checkpoint {name} is no whole {type(model).__name__}: {trouble}; it is likely of another task: "
+                    "choose another checkpoint")
 
 
 def in_batches_of_one_shape(tensors: "Sequence[torch.Tensor]", run: "Callable[[torch.Tensor, list[int]], list[R]]",

@@ -5,7 +5,6 @@ Off unless ``objects.attributes.model`` names a checkpoint. Finding the objects 
 
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import replace
-from functools import cached_property
 from typing import TYPE_CHECKING, Annotated, Any
 
 from PIL import Image
@@ -14,7 +13,7 @@ from pydantic import Field
 from pipeline import checkpoints
 from pipeline.contexts import ObjectTag
 from pipeline.errors import UserError
-from pipeline.extractors import BucketingExtractor, Extractor, Options, PreparingExtractor, _torch
+from pipeline.extractors import BucketingExtractor, Extractor, Options, PreparingExtractor, _torch, once
 from pipeline.params import ExecutionParams, Fraction
 
 if TYPE_CHECKING:
@@ -103,6 +102,7 @@ class WithAttributes(_torch.FromCheckpoint):
 
     def _attributes(self, crops: Sequence[Image.Image], labels: Sequence[str]) -> list[str | None]:
         """The attribute of what each crop shows, or None."""
+        self._model  # noqa: B018  (loaded by one thread, before several run it)
         for label in sorted(set(labels) - self._texts.keys()):
             self._texts[label] = self._encoded(label)
         pixels = [self._processor(images=crop, return_tensors="pt", input_data_format="channels_last")
@@ -139,17 +139,17 @@ class WithAttributes(_torch.FromCheckpoint):
         with torch.inference_mode():
             return _unit(self._model.get_text_features(**given))
 
-    @cached_property
+    @once
     def _texts(self) -> "dict[str, torch.Tensor]":
         return {}
 
-    @cached_property
+    @once
     def _tokenizer(self) -> Any:
         from transformers import AutoTokenizer
 
         return self._loaded(AutoTokenizer, "tokenizer")
 
-    @cached_property
+    @once
     def _model(self) -> Any:
         from transformers import AutoConfig, AutoModel
 

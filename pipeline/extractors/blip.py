@@ -6,7 +6,6 @@ Where the weights are is pipeline/checkpoints.py's business, which pictures to r
 import hashlib
 import math
 from collections.abc import Mapping, Sequence
-from functools import cached_property
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from PIL import Image
@@ -15,7 +14,7 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_va
 from pipeline import checkpoints
 from pipeline.contexts import Caption
 from pipeline.errors import UserError
-from pipeline.extractors import Options, _torch
+from pipeline.extractors import Options, _torch, once
 from pipeline.params import ExecutionParams
 
 if TYPE_CHECKING:
@@ -88,6 +87,7 @@ class Blip(_torch.FromCheckpoint):
 
     def extract_prepared(self, prepared: "Sequence[torch.Tensor]") -> list[list[Caption]]:
         """Captions of each picture."""
+        self._model, self._prompt  # noqa: B018  (loaded by one thread, before several run it)
         return _torch.in_batches_of_one_shape(prepared, self._generate, self._device, self._options.dtype)
 
     def _generate(self, pixels: "torch.Tensor", _places: list[int]) -> list[list[Caption]]:
@@ -131,13 +131,13 @@ class Blip(_torch.FromCheckpoint):
         """Whether several sequences compete."""
         return self._options.decoding == "beams" and self._options.num_beams > 1
 
-    @cached_property
+    @once
     def _tokenizer(self) -> Any:
         from transformers import AutoTokenizer
 
         return self._loaded(AutoTokenizer, "tokenizer")
 
-    @cached_property
+    @once
     def _config(self) -> Any:
         from transformers import AutoConfig
 
@@ -151,7 +151,7 @@ class Blip(_torch.FromCheckpoint):
     def _family(self) -> str:
         return str(self._config.model_type)
 
-    @cached_property
+    @once
     def _prompt(self) -> "torch.Tensor | None":
         """The prompt's token ids, of shape ``(1, length)``; None where the model begins by itself.
 
@@ -170,7 +170,7 @@ class Blip(_torch.FromCheckpoint):
             ids = [self._config.image_token_index] * self._config.num_query_tokens + ids
         return torch.tensor([ids], device=self._device)
 
-    @cached_property
+    @once
     def _start(self) -> int:
         """How many tokens stand before the caption in what generate() gives."""
         config = self._config
@@ -180,7 +180,7 @@ class Blip(_torch.FromCheckpoint):
             return config.num_query_tokens + 1 if self._prompt is None else self._prompt.shape[1]
         return 1 if self._prompt is None else self._prompt.shape[1] - (self._family == "blip")
 
-    @cached_property
+    @once
     def _ends(self) -> list[int]:
         """The tokens that close a caption."""
         if self._family == "blip":
@@ -189,7 +189,7 @@ class Blip(_torch.FromCheckpoint):
         ends = model.generation_config.eos_token_id
         return list(ends) if isinstance(ends, list) else [ends]
 
-    @cached_property
+    @once
     def _model(self) -> Any:
         from transformers import AutoModelForImageTextToText
 
@@ -207,7 +207,8 @@ class Blip(_torch.FromCheckpoint):
 class Nucleus:
     """Draws a token for each sequence, and leaves the others no probability; a logits processor of transformers.
 
-    Numbers are drawn for each picture and caption from a generator of its own, seeded with the picture's pixels.
+    Numbers are drawn for each picture and caption from a generator of its own, seeded with the picture's pixels. They
+    and the sums that they are held against are float64, which mps lacks: there the CPU draws.
     """
 
     def __init__(self, pixels: "torch.Tensor", samples: int, top_p: float, temperature: float, seed: int,
@@ -224,17 +225,19 @@ class Nucleus:
                 own.update(f"{seed} {sample}".encode())
                 generator = torch.Generator().manual_seed(int.from_bytes(own.digest()[:8], "big", signed=True))
                 rows.append(torch.rand(steps, generator=generator, dtype=torch.float64))
-        self._numbers = torch.stack(rows).to(pixels.device)  # (sequences, steps)
+        self._device = torch.device("cpu") if pixels.device.type == "mps" else pixels.device
+        self._numbers = torch.stack(rows).to(self._device)  # (sequences, steps)
 
     def __call__(self, input_ids: "torch.Tensor", scores: "torch.Tensor") -> "torch.Tensor":
         """One token a row: by inversion of the distribution over the nucleus, likeliest first."""
         import torch
 
-        likeliest, tokens = (scores.double() / self._temperature).softmax(dim=-1).sort(dim=-1, descending=True)
+        logits = scores.to(self._device).double()
+        likeliest, tokens = (logits / self._temperature).softmax(dim=-1).sort(dim=-1, descending=True)
         before = likeliest.cumsum(dim=-1) - likeliest
         likeliest = likeliest.masked_fill(before >= self._top_p, 0.0)  # the first is always in
         reached = likeliest.cumsum(dim=-1)
         drawn = self._numbers[:, self._step, None] * reached[:, -1:]
         rank = (reached <= drawn).sum(dim=-1, keepdim=True)
         self._step += 1
-        return torch.full_like(scores, -math.inf).scatter(-1, tokens.gather(-1, rank), 0.0)
+        return torch.full_like(logits, -math.inf).scatter(-1, tokens.gather(-1, rank), 0.0).to(scores)

@@ -5,7 +5,6 @@ by its DefaultPredictor, but go through the model in batches; which pictures to 
 """
 
 from collections.abc import Hashable, Mapping, Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,7 +15,7 @@ from pydantic import Field, PositiveInt
 from pipeline import checkpoints, environments
 from pipeline.contexts import ObjectTag
 from pipeline.errors import UserError
-from pipeline.extractors import Options, _boxes, _torch
+from pipeline.extractors import Options, _boxes, _torch, once
 from pipeline.extractors.transformers_objects import Prepared
 from pipeline.params import ExecutionParams, Fraction
 
@@ -184,11 +183,11 @@ class Detectron2:
             results.append(_boxes.best(tags, self._options.max_objects))
         return results
 
-    @cached_property
+    @once
     def _device(self) -> "torch.device":
         return _torch.device(self._device_name)
 
-    @cached_property
+    @once
     def _config(self) -> Any:
         from detectron2.config import CfgNode, get_cfg
 
@@ -206,14 +205,14 @@ class Detectron2:
         config.freeze()
         return config
 
-    @cached_property
+    @once
     def _resize(self) -> Any:
         from detectron2.data.transforms import ResizeShortestEdge
 
         sizes = self._config.INPUT
         return ResizeShortestEdge([sizes.MIN_SIZE_TEST, sizes.MIN_SIZE_TEST], sizes.MAX_SIZE_TEST)
 
-    @cached_property
+    @once
     def _names(self) -> Sequence[str]:
         """What the classes are called, in the model's order: params' list, or that of the data set it learnt from."""
         from detectron2.data import MetadataCatalog
@@ -230,7 +229,7 @@ class Detectron2:
                             "their names in its order")
         return [str(name) for name in names]
 
-    @cached_property
+    @once
     def _model(self) -> Any:
         from detectron2.modeling import build_model
 

@@ -8,7 +8,6 @@ is downloaded. Which pictures to read is the engine's business.
 import os
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,7 +17,7 @@ from pydantic import AfterValidator, Field, NonNegativeInt, PositiveFloat
 from pipeline import checkpoints, environments
 from pipeline.contexts import TextLine
 from pipeline.errors import UserError
-from pipeline.extractors import Options, _lines, _torch
+from pipeline.extractors import Options, _lines, _torch, once
 from pipeline.params import ExecutionParams, Fraction
 
 if TYPE_CHECKING:
@@ -283,17 +282,17 @@ class EasyOcr:
                  for polygon, text, score in read if text.strip() and score >= self._options.text_score]
         return _lines.reading_order(lines)
 
-    @cached_property
+    @once
     def _device(self) -> "torch.device":
         return _torch.device(self._device_name)
 
-    @cached_property
+    @once
     def _detector(self) -> Any:
         from easyocr.craft import CRAFT
 
         return self._loaded(CRAFT(pretrained=False), self._options.files()[0])
 
-    @cached_property
+    @once
     def _reader(self) -> tuple[Any, Any, list[int]]:
         """The recogniser, what turns its numbers into text, and which characters it is not asked for."""
         from easyocr import config

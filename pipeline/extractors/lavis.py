@@ -7,7 +7,6 @@ and nothing of theirs is run. Which pictures to read is the engine's business.
 import math
 import warnings
 from collections.abc import Mapping, Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -18,7 +17,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 from pipeline import checkpoints, environments
 from pipeline.contexts import Caption
 from pipeline.errors import UserError
-from pipeline.extractors import Options, _torch
+from pipeline.extractors import Options, _torch, once
 from pipeline.extractors.blip import Nucleus
 from pipeline.params import ExecutionParams
 
@@ -203,24 +202,24 @@ class Lavis:
                             "YAML, with model.med_config_path") from None
         return [file, decoder]
 
-    @cached_property
+    @once
     def _device(self) -> "torch.device":
         return _torch.device(self._device_name)
 
-    @cached_property
+    @once
     def _config(self) -> Any:
         from omegaconf import OmegaConf
 
         return OmegaConf.load(self._configurations()[0]).model
 
-    @cached_property
+    @once
     def _processor(self) -> Any:
         self._library  # noqa: B018
         from lavis.processors.blip_processors import BlipImageEvalProcessor
 
         return BlipImageEvalProcessor(image_size=self._config.image_size)
 
-    @cached_property
+    @once
     def _prompt(self) -> "torch.Tensor":
         """Token ids that every caption goes on from, of shape ``(1, length)``, as LAVIS makes them."""
         tokenizer = self._model.tokenizer
@@ -231,7 +230,7 @@ class Lavis:
                             f"{self._options.max_length}")
         return ids.to(self._device)
 
-    @cached_property
+    @once
     def _library(self) -> Any:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of what it imports, which is as old as it is
@@ -239,7 +238,7 @@ class Lavis:
 
         return lavis.models
 
-    @cached_property
+    @once
     def _model(self) -> Any:
         import torch
 
@@ -271,7 +270,7 @@ class Lavis:
                             f"{options.model_type}, the first of which is {missing[0]}")
         return model.eval().to(self._device, getattr(torch, options.dtype))
 
-    @cached_property
+    @once
     def _tokenizer(self) -> Any:
         """As LAVIS makes it, from a vocabulary on disk."""
         from transformers import BertTokenizer

@@ -13,11 +13,10 @@ from typing import Any, ClassVar
 
 from pydantic import Field
 
-from pipeline.contexts import ITEMS, Caption, Item, ObjectTag
+from pipeline.contexts import ITEMS, Caption, Item, ObjectTag, require_whole
 from pipeline.errors import UserError
 from pipeline.extractors import Options
 from pipeline.params import ExecutionParams, Fraction, Kind
-from pipeline.records import read_jsonl
 
 _NO_ATTRIBUTE = "__no_attribute__"  # what VinVL's label map calls it
 Entry = tuple[int, str, list[Item]]
@@ -97,12 +96,13 @@ class _Precomputed:
     def _read_jsonl(self, file: Path) -> Iterator[Entry]:
         """Context records; `sha256`, `status` and `error` may be left out, a row with another status than ok is no
         entry."""
-        for line, row in enumerate(read_jsonl(file), start=1):
+        for line, row in _objects(file):
             name, items = row.get("image"), row.get(self.KIND)
             if not isinstance(name, str) or not isinstance(items, list):
                 raise UserError(f'{file}:{line}: expected {{"image": name, "{self.KIND}": [...]}}, found the keys '
                                 f"{', '.join(row) or '(none)'}")
             try:
+                require_whole(name, "image")
                 found: list[Item] = [ITEMS[self.KIND].from_row(item) for item in items]
             except ValueError as error:
                 raise UserError(f"{file}:{line}: {error}") from None
@@ -195,8 +195,28 @@ def _is_jsonl(file: Path) -> bool:
         return stream.read(4).removeprefix(b"\xef\xbb\xbf").startswith(b"{")
 
 
+def _objects(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Numbered JSON objects, one a line; blank lines are passed over.
+
+    Raises:
+        UserError: a line is something else, or the file is not UTF-8.
+    """
+    for number, line in _lines(file):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise UserError(f"{file}:{number}: not JSON: {error.msg} at column {error.colno}") from None
+        except (RecursionError, ValueError) as error:  # brackets a thousand deep, a number of 5,000 digits
+            raise UserError(f"{file}:{number}: not JSON that can be read: {error}") from None
+        if not isinstance(row, dict):
+            raise UserError(f"{file}:{number}: expected a JSON object, found {type(row).__name__}")
+        yield number, row
+
+
 def _lines(file: Path) -> Iterator[tuple[int, str]]:
-    """Numbered lines that are not empty, without their ends; split at "\\n" alone.
+    """Numbered lines that are not empty, without their ends and a byte-order mark; split at "\\n" alone.
 
     Raises:
         UserError: the file is not UTF-8.

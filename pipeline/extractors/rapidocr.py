@@ -6,7 +6,7 @@ read is the engine's business.
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from functools import cache, cached_property
+from functools import cache
 from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
@@ -18,7 +18,7 @@ from pydantic import Field, PositiveFloat
 
 from pipeline.contexts import TextLine
 from pipeline.errors import UserError
-from pipeline.extractors import Options, _lines
+from pipeline.extractors import Options, _lines, once
 from pipeline.params import ExecutionParams, Fraction
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ class RapidOcr(_lines.SideBySide):
     def _load(self) -> None:
         self._engine  # noqa: B018
 
-    @cached_property
+    @once
     def _engine(self) -> Any:
         import cv2
         from rapidocr import RapidOCR

@@ -6,7 +6,6 @@ business, which pictures to read the engine's.
 
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from PIL import Image
@@ -14,7 +13,7 @@ from pydantic import Field, PositiveInt
 
 from pipeline import checkpoints
 from pipeline.contexts import ObjectTag
-from pipeline.extractors import Options, _boxes, _torch
+from pipeline.extractors import Options, _boxes, _torch, once
 from pipeline.params import ExecutionParams, Fraction
 
 if TYPE_CHECKING:
@@ -99,6 +98,8 @@ class Detector(_torch.FromCheckpoint):
         Raises:
             ValueError: the model gave a score or a box that is NaN.
         """
+        self._model  # noqa: B018  (loaded by one thread, before several run it)
+
         def run(pixels: "torch.Tensor", places: list[int]) -> list[list[ObjectTag]]:
             found = self._detect(pixels, [prepared[place].size for place in places])
             return [_boxes.best(tags, self._options.max_objects) for tags in found]
@@ -109,7 +110,7 @@ class Detector(_torch.FromCheckpoint):
         """Tags of a stack of pictures, whose own heights and widths are `sizes`."""
         raise NotImplementedError
 
-    @cached_property
+    @once
     def _model(self) -> Any:
         import transformers
 

@@ -8,7 +8,6 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -17,7 +16,7 @@ from pydantic import Field, PositiveInt
 
 from pipeline.contexts import ObjectTag
 from pipeline.errors import UserError
-from pipeline.extractors import Options, _boxes, cores
+from pipeline.extractors import Options, _boxes, cores, once
 from pipeline.params import ExecutionParams, Fraction
 
 if TYPE_CHECKING:
@@ -119,6 +118,7 @@ class Yolox:
         Raises:
             ValueError: the model gave numbers that are not finite.
         """
+        self._session  # noqa: B018  (loaded by one thread, before several run it)
         return list(self._pool.map(self._detect, prepared))
 
     def close(self) -> None:
@@ -173,7 +173,7 @@ class Yolox:
                 tags.append(_boxes.tag(options.names[label], float(own[kept]), boxes[places[kept]].tolist(), size))
         return _boxes.best(tags, options.max_objects)
 
-    @cached_property
+    @once
     def _cells(self) -> "NDArray[np.float32]":
         """Column, row and stride in pixels of every place that the model tells of, in its order: ``(places, 3)``."""
         import numpy as np
@@ -189,7 +189,7 @@ class Yolox:
             by_count[len(cells)] = cells
         return by_count.get(places, by_count[min(by_count)])
 
-    @cached_property
+    @once
     def _input_size(self) -> tuple[int, int]:
         """Height and width of the model's input."""
         shape = self._session.get_inputs()[0].shape
@@ -198,11 +198,11 @@ class Yolox:
                             "[1, 3, height, width] with a fixed size; export the model with one")
         return shape[2], shape[3]
 
-    @cached_property
+    @once
     def _pool(self) -> ThreadPoolExecutor:
         return ThreadPoolExecutor(cores(), thread_name_prefix="yolox")
 
-    @cached_property
+    @once
     def _session(self) -> Any:
         import onnxruntime
 

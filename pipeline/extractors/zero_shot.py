@@ -6,14 +6,13 @@ and which of them a box is given.
 
 import json
 from collections.abc import Mapping
-from functools import cached_property
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import AfterValidator, Field
 
 from pipeline.contexts import ObjectTag
 from pipeline.errors import UserError
-from pipeline.extractors import _boxes, _torch
+from pipeline.extractors import _boxes, _torch, once
 from pipeline.extractors.transformers_objects import Detector, DetectorOptions, finite
 
 if TYPE_CHECKING:
@@ -99,7 +98,12 @@ class ZeroShot(Detector):
         logits, _ = model.class_predictor(features, queries, None)
         return logits, model.box_predictor(features, grid)
 
-    @cached_property
+    @once
+    def _model(self) -> Any:
+        self._family  # noqa: B018  (first, since it tells of another kind of model)
+        return super()._model
+
+    @once
     def _family(self) -> str:
         """The model's type.
 
@@ -117,13 +121,13 @@ class ZeroShot(Detector):
                             "own")
         return str(family)
 
-    @cached_property
+    @once
     def _tokenizer(self) -> Any:
         from transformers import AutoTokenizer
 
         return self._loaded(AutoTokenizer, "tokenizer")
 
-    @cached_property
+    @once
     def _phrases(self) -> "tuple[torch.Tensor, list[tuple[int, int]]]":
         """``[CLS] label . label . [SEP]`` as ids of shape ``(1, length)``, and where each label stands in it."""
         import torch
@@ -145,7 +149,7 @@ class ZeroShot(Detector):
                             f"{self._options.model} takes {room}; the first {fit} labels fit")
         return torch.tensor([ids], device=self._device), spans
 
-    @cached_property
+    @once
     def _queries(self) -> "torch.Tensor":
         """The labels as the model sees them, of shape ``(1, labels, width)``, each of length 1."""
         import torch

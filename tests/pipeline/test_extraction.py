@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,12 @@ import pytest
 from PIL import Image
 
 from pipeline import extraction
-from pipeline.contexts import Caption, ObjectTag, TextLine
+from pipeline.contexts import Caption, Item, ObjectTag, TextLine
 from pipeline.errors import UserError
 from pipeline.extraction import Job, Summary, extract
 from pipeline.images import ImageRow, manifest
-from pipeline.params import ImagesParams
+from pipeline.params import ImagesParams, Kind
+from pipeline.records import write_jsonl
 from pipeline.store import Store, digest
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -117,6 +119,24 @@ def test_the_closing_line_has_thousands() -> None:
     assert str(Summary(1, 0, 0, 1.0)) == "1 picture: 1 read, 0 from the store, 0 failed"
 
 
+def test_the_closing_line_says_how_failures_are_tried_again(bench: Bench, tmp_path: Path) -> None:
+    """Where the extractor failed; a picture that is no picture is none the better for another try."""
+    manifest_file = tmp_path / "images.jsonl"
+
+    def line(extractor: MeanColour) -> str:
+        write_jsonl(manifest_file, map(asdict, rows_of(bench.folder)))
+        return str(extract("captions", extractor, manifest_file, bench.folder, bench.output, bench.store))
+
+    (bench.folder / "0_0001.png").write_bytes(b"")
+    assert line(MeanColour()) == "20 pictures: 19 read, 0 from the store, 1 failed"
+    Image.new("RGB", (9, 9), (255, 0, 0)).save(bench.folder / "0_0002.png")
+    broken = Touchy(raises(RuntimeError("a kernel failed")))
+    assert line(broken) == ("20 pictures: 0 read, 18 from the store, 2 failed; to try again what failed here: "
+                            "dvc repro --force --single-item captions")
+    assert str(bench.run(broken)).endswith("2 failed; to try again what failed here: run the same command once more")
+    assert line(MeanColour()) == "20 pictures: 1 read, 18 from the store, 1 failed"
+
+
 def test_nothing_is_read_twice(bench: Bench) -> None:
     bench.run(MeanColour())
     first = bench.output.read_bytes()
@@ -144,9 +164,6 @@ def test_results_do_not_depend_on_batch_size_workers_or_order(bench: Bench, tmp_
 def test_a_manifest_on_disk_is_streamed(bench: Bench, tmp_path: Path) -> None:
     bench.run(MeanColour())
     expected = bench.output.read_bytes()
-    from dataclasses import asdict
-
-    from pipeline.records import write_jsonl
     write_jsonl(tmp_path / "images.jsonl", map(asdict, rows_of(bench.folder)))
     extract("captions", MeanColour(), tmp_path / "images.jsonl", bench.folder, bench.output, bench.store)
     assert bench.output.read_bytes() == expected
@@ -178,7 +195,8 @@ def raises(error: Exception) -> Callable[[], object]:
     (raises(ValueError("chokes on\nred")), "ValueError: chokes on red"), (raises(KeyError()), "KeyError"),
     (raises(MemoryError()), "MemoryError"), (raises(RuntimeError("CUDA out of memory")), "out of memory"),
     (lambda: float("nan"), "not finite"), (lambda: float("inf"), "not finite"),
-], ids=["error", "bare error", "MemoryError", "CUDA out of memory", "NaN", "infinity"])
+    (raises(ValueError("no \ud83d here")), r"ValueError: no \ud83d here"),
+], ids=["error", "bare error", "MemoryError", "CUDA out of memory", "NaN", "infinity", "half a character"])
 def test_a_picture_that_the_extractor_fails_on_is_a_row(bench: Bench, failure: Callable[[], object], message: str
                                                         ) -> None:
     for number in (6, 13):
@@ -218,16 +236,59 @@ def test_an_error_on_one_batch_alone_costs_nothing(bench: Bench) -> None:
     assert figures(bench.run(Hiccup())) == (20, 0, 0)
 
 
-def test_an_extractor_that_fails_on_everything_is_stopped(tmp_path: Path) -> None:
+class AlwaysBroken(MeanColour):
+    """Its model fails on every picture."""
+
+    def extract(self, images: Sequence[Image.Image]) -> list[list[Caption]]:
+        raise RuntimeError("broken")
+
+
+class NeverPrepared(MeanColour):
+    """Its preparation does, which is where OCR loads its models."""
+
+    def prepare(self, image: Image.Image) -> Image.Image:
+        raise RuntimeError("broken")
+
+    def extract_prepared(self, prepared: Sequence[Image.Image]) -> list[list[Caption]]:
+        return self.extract(prepared)
+
+
+@pytest.mark.parametrize("broken", [AlwaysBroken, NeverPrepared])
+def test_an_extractor_that_fails_on_everything_is_stopped(broken: type[MeanColour], tmp_path: Path) -> None:
     bench = Bench(tmp_path, 100)
-    with pytest.raises(UserError, match=r"64 pictures in a row.*RuntimeError: broken"):
-        bench.run(AlwaysBroken())
+    with pytest.raises(UserError, match=r"64 pictures in a row, lastly on 0_0063\.png: RuntimeError: broken"):
+        bench.run(broken())
     assert not bench.output.exists()
 
 
-class AlwaysBroken(MeanColour):
-    def extract(self, images: Sequence[Image.Image]) -> list[list[Caption]]:
-        raise RuntimeError("broken")
+@pytest.mark.parametrize("broken", [AlwaysBroken, NeverPrepared])
+def test_a_run_that_reads_nothing_is_an_error_and_no_rows(broken: type[MeanColour], tmp_path: Path) -> None:
+    """Rows would be kept for good: nothing that a stage depends on changes when its extractor is mended."""
+    for count in (2, 20):
+        bench = Bench(tmp_path / str(count), count)
+        (bench.folder / "0_0000.png").write_bytes(b"no picture")
+        make_pictures(bench.folder, 1, seed=5)
+        with pytest.raises(UserError, match=rf"^captions: the extractor failed on each of the {count} pictures .* on "
+                                            r"5_0000\.png: RuntimeError: broken\. Nothing was read"):
+            bench.run(broken())
+        assert not bench.output.exists()
+
+
+@pytest.mark.parametrize("broken", [AlwaysBroken, NeverPrepared])
+def test_failures_are_rows_where_anything_speaks_for_the_extractor(broken: type[MeanColour], tmp_path: Path) -> None:
+    alone = Bench(tmp_path / "alone", 1)
+    assert figures(alone.run(broken())) == (0, 0, 1), "one picture may be to blame itself"
+    bench = Bench(tmp_path / "more", 1)
+    bench.run(MeanColour())
+    make_pictures(bench.folder, 5, seed=7)
+    assert figures(bench.run(broken())) == (0, 1, 5), "it has read a picture before"
+    gone = Bench(tmp_path / "gone", 5)
+    rows = rows_of(gone.folder)
+    for row in rows:
+        (gone.folder / row.image).unlink()
+    summary = extract("captions", broken(), rows, gone.folder, gone.output, gone.store)
+    assert figures(summary) == (0, 0, 5), "it was not asked"
+    assert summary.again is None
 
 
 @pytest.mark.parametrize(("result", "message"), [
@@ -241,6 +302,33 @@ def test_an_extractor_that_keeps_no_contract_is_named(bench: Bench, result: Any,
 
     with pytest.raises(UserError, match=f"Wrong.*{message}"):
         bench.run(Wrong())
+
+
+HALF = "a dog \ud83d"
+
+
+@pytest.mark.parametrize(("kind", "item"), [
+    ("captions", Caption(HALF)), ("objects", ObjectTag(HALF)), ("objects", ObjectTag("dog", HALF)),
+    ("ocr", TextLine(HALF))], ids=["caption", "label", "attribute", "line"])
+def test_half_a_character_costs_its_picture_alone(kind: Kind, item: Item, bench: Bench) -> None:
+    """A lone surrogate cannot be written as UTF-8, neither to the store nor to the output."""
+    Image.new("RGB", (9, 9), (255, 0, 0)).save(bench.folder / "0_0006.png")
+
+    class Halving(MeanColour):
+        def extract(self, images: Sequence[Image.Image]) -> list[list[Item]]:  # type: ignore[override]
+            return [[item] if reddish(image) else [] for image in images]
+
+    class Published:
+        def lookup(self, image_name: str) -> list[Item]:
+            return [item] if image_name == "0_0006.png" else []
+
+    for extractor in (Halving(), Published()):
+        summary = extract(kind, extractor, rows_of(bench.folder), bench.folder, bench.output, bench.store, 4)
+        assert figures(summary) == (19, 0, 1)
+        found = [json.loads(line) for line in bench.output.read_text(encoding="utf-8").splitlines()]
+        assert [(row["image"], row["status"], row[kind]) for row in found if row["error"]] == [
+            ("0_0006.png", "failed", [])]
+        assert "half a character" in found[6]["error"]
 
 
 def test_preparation_runs_in_the_decoding_threads(bench: Bench) -> None:

@@ -1,5 +1,7 @@
 """Finding the extractor that params name, and checking its options."""
 
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -8,13 +10,46 @@ from PIL import Image
 
 from pipeline.errors import UserError
 from pipeline.extraction import extract
-from pipeline.extractors import REGISTRY, LookupExtractor, create, validate
+from pipeline.extractors import REGISTRY, LookupExtractor, create, once, validate
 from pipeline.extractors.attributes import AttributesOptions
 from pipeline.images import ImageRow, manifest
 from pipeline.params import ImagesParams, Kind, load
 from pipeline.store import Store
 from tests.conftest import ROOT
 from tests.pipeline.extractor_cases import make
+
+
+def test_what_several_threads_ask_for_is_computed_once() -> None:
+    class Slow:
+        computed = 0
+
+        @once
+        def value(self) -> object:
+            """What takes a while."""
+            self.computed += 1
+            time.sleep(0.05)
+            if self.computed == 1:
+                raise OSError("not yet")
+            return object()
+
+    slow, found, start = Slow(), [], threading.Barrier(8)
+
+    def ask() -> None:
+        start.wait()
+        try:
+            found.append(slow.value)
+        except OSError:
+            found.append(None)
+
+    threads = [threading.Thread(target=ask) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert slow.computed == 2, "what failed is computed anew, what did not is kept"
+    assert sorted(map(found.count, set(found))) == [1, 7]
+    assert slow.value in found, "it is kept"
+    assert Slow.value.__doc__ == "What takes a while."
 
 
 def test_params_as_shipped_are_valid() -> None:

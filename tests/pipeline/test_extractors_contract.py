@@ -1,9 +1,15 @@
 """What every extractor that reads pictures promises: its results depend on the picture and its fingerprint alone."""
 
+import functools
 import shutil
 import subprocess
 import sys
 import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +19,7 @@ from PIL import Image
 
 from pipeline.contexts import ITEMS, read_contexts
 from pipeline.extraction import extract
-from pipeline.extractors import PreparingExtractor, create
+from pipeline.extractors import PreparingExtractor, _torch, create
 from pipeline.images import list_pictures, manifest
 from pipeline.params import ExecutionParams, ImagesParams
 from pipeline.store import Store, digest
@@ -119,6 +125,78 @@ assert not heavy, heavy
 """
     with tempfile.TemporaryDirectory() as place:
         subprocess.run([sys.executable, "-c", code, place], cwd=ROOT, check=True)
+
+
+@pytest.fixture
+def lockless(monkeypatch: pytest.MonkeyPatch) -> None:
+    """functools.cached_property as it is from Python 3.12 on, where nothing holds a second thread back."""
+    def get(self: Any, instance: Any, owner: Any = None) -> Any:
+        if instance is None:
+            return self
+        if self.attrname not in vars(instance):
+            vars(instance)[self.attrname] = self.func(instance)
+        return vars(instance)[self.attrname]
+
+    monkeypatch.setattr(functools.cached_property, "__get__", get)
+
+
+@pytest.fixture
+def loads(monkeypatch: pytest.MonkeyPatch) -> "Counter[tuple[str, str, bool]]":
+    """How often each loader is called: its name, what it loads, and whether by the main thread."""
+    import onnxruntime
+    import rapidocr
+
+    counted: Counter[tuple[str, str, bool]] = Counter()
+
+    def count(owner: Any, name: str, what: Callable[..., object]) -> None:
+        load = getattr(owner, name)
+
+        def counting(*arguments: Any, **options: Any) -> Any:
+            counted[name, str(what(*arguments)), threading.current_thread() is threading.main_thread()] += 1
+            time.sleep(0.05)  # others come meanwhile
+            return load(*arguments, **options)
+
+        monkeypatch.setattr(owner, name, counting)
+
+    count(_torch, "load", lambda _class, folder, *_: folder)
+    count(_torch, "image_processor", lambda folder, _name: folder)
+    count(onnxruntime, "InferenceSession", lambda *arguments: arguments[0])
+    count(rapidocr, "RapidOCR", lambda *_: "")
+    return counted
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if isinstance(name, str)])
+@pytest.mark.usefixtures("lockless")
+def test_models_are_loaded_once_however_many_threads_want_them(name: str, sections: Any, pictures: list[Image.Image],
+                                                               loads: "Counter[tuple[str, str, bool]]",
+                                                               monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the engine asks for them: pictures are prepared by several threads, and the model splits a batch among more.
+
+    Models of torch are loaded by the thread that has the batch: those that it is split among are held to one core, and
+    while a model is loaded in another number format, that is everybody's.
+    """
+    import torch
+
+    kind, section = sections[name]
+    if section["extractor"] in ("blip", "transformers"):
+        section = {**section, section["extractor"]: {**section[section["extractor"]], "dtype": "bfloat16"}}
+    monkeypatch.setattr(_torch, "cores", lambda: 4)
+    _torch._pool.cache_clear()
+    extractor = make((kind, section))
+    start = threading.Barrier(4)
+
+    def prepare(picture: Image.Image) -> Any:
+        start.wait()
+        return extractor.prepare(picture)  # type: ignore[attr-defined]
+
+    with ThreadPoolExecutor(4) as pool:
+        prepared = list(pool.map(prepare, pictures[8:]))
+    assert len(extractor.extract_prepared(prepared)) == 8  # type: ignore[attr-defined]
+    _torch._pool.cache_clear()
+    assert loads
+    assert set(loads.values()) == {1}
+    assert all(by_main for loader, _, by_main in loads if loader == "load")
+    assert torch.get_default_dtype() == torch.float32
 
 
 CHANGES: dict[str, list[dict[str, Any]]] = {

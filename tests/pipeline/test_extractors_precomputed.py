@@ -64,6 +64,15 @@ def test_records_of_our_own(kind: Kind, tmp_path: Path) -> None:
     assert found.lookup("3.jpg") is None, "what could not be read there is no entry"
 
 
+@pytest.mark.parametrize("kind", ROWS)
+def test_a_byte_order_mark_and_blank_lines_are_passed_over(kind: Kind, tmp_path: Path) -> None:
+    rows, items = ROWS[kind]
+    lines = [json.dumps({"image": "1.jpg", kind: rows}), "", " ", json.dumps({"image": "2.jpg", kind: []}), "", ""]
+    found = reader(kind, written(tmp_path, "own.data", "\ufeff" + "\r\n".join(lines)))
+    assert found.lookup("1.jpg") == items
+    assert found.lookup("2.jpg") == []
+
+
 VINVL = [{"rect": [1.5, 2.0, 30.25, 40.0], "bbox_id": 0, "class": "dog", "conf": 0.5,
           "attributes": ["large", "black", "__no_attribute__"], "attr_scores": [0.2, 0.7, 0.9]},
          {"rect": [0, 0, 9, 9], "class": "traffic light", "conf": 0.8, "attributes": ["__no_attribute__"],
@@ -88,6 +97,12 @@ def test_vinvls_tsv(payload: object, tmp_path: Path) -> None:
     ("captions", '{"image": "1.jpg", "captions": [{"text": 3}]}', r"x:1: text: expected text, found 3"),
     ("captions", '{"image": "1.jpg", "objects": []}', r'x:1: expected {"image": name, "captions".*image, objects'),
     ("captions", '{"image"', "x:1: not JSON"),
+    ("captions", '{"image": "1.jpg", "captions": []}\n\n[]\n', "x:3: expected a JSON object, found list"),
+    ("captions", '{"image": "1.jpg", "captions": ' + "[" * 99_999, "x:1: not JSON that can be read"),
+    ("captions", '{"image": "1.jpg", "captions": []}\n{"image": "2.jpg", "captions": [{"text": "hi \\ud83d"}]}',
+     "x:2: text: holds half a character"),
+    ("captions", '{"image": "\\ud83d.jpg", "captions": []}', "x:1: image: holds half a character"),
+    ("objects", '1\t[{"class": "dog \\udc36"}]\n', "x:1: label: holds half a character"),
     ("objects", "1\t2054\tAAAA\n", r"x:1: expected a picture's key.*features alone has no tags"),
     ("objects", '1\t[{"conf": 1}]\n', "x:1: expected an object with class"),
     ("objects", '1\t[{"class": "dog", "conf": "high"}]\n', "x:1: score: expected a number"),

@@ -29,7 +29,8 @@ def test_pictures_that_a_model_fails_on_are_rows_and_no_others(project: Project,
     project.run("python", "-m", "stages.images")
     expected = undisturbed(project).splitlines()
     use(project, extractor)
-    assert f"{COUNT - 3} read, 0 from the store, 3 failed" in project.run(*STAGE)
+    assert (f"{COUNT - 3} read, 0 from the store, 3 failed; to try again what failed here: "
+            "dvc repro --force --single-item captions") in project.run(*STAGE)
     rows = project.rows(CAPTIONS)
     assert [row["image"] for row in rows] == ALL
     assert {row["image"]: (row["status"], row["error"], row["captions"]) for row in rows if row["status"] != "ok"} == {
@@ -52,10 +53,21 @@ def test_a_model_that_runs_out_of_memory_gets_smaller_batches(project: Project, 
 
 
 def test_a_model_too_large_for_one_picture_is_a_row_each(project: Project) -> None:
+    """Where the store says that it has been otherwise; with nothing read at all, the run ends with the error."""
     use(project, "Hungry", fits=0)
-    assert f"0 read, 0 from the store, {COUNT} failed" in project.run(*STAGE)
-    assert all("out of memory" in row["error"] for row in project.rows(CAPTIONS))
+    output = project.run(*STAGE, expect=2)
+    assert f"error: captions: the extractor failed on each of the {COUNT} pictures that it was given" in output
+    assert "RuntimeError: CUDA out of memory" in output
+    assert "Traceback" not in output
+    assert not (project.folder / CAPTIONS).exists()
+    use(project, "MeanColour")
+    project.run(*STAGE)
+    bad = redden(project, 5, 6, 30)
+    project.run("python", "-m", "stages.images")
+    use(project, "Hungry", fits=0)
+    assert f"0 read, {COUNT - 3} from the store, 3 failed" in project.run(*STAGE)
     assert [row["image"] for row in project.rows(CAPTIONS)] == ALL
+    assert [row["image"] for row in project.rows(CAPTIONS) if "out of memory" in (row["error"] or "")] == bad
 
 
 def test_a_model_that_fails_on_everything_stops_with_one_message(tmp_path: Path) -> None:
