@@ -10,7 +10,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
@@ -18,8 +18,8 @@ from huggingface_hub import EvalResult, ModelCardData
 from ner.scoring import MICRO, READINGS, Scores
 from pipeline.errors import UserError
 from pipeline.labels import entities
-from pipeline.params import KINDS, Params
-from pipeline.records import View, atomic_write, write_json
+from pipeline.params import TrainParams
+from pipeline.records import View, atomic_write, portable, write_json
 
 CARD, FACTS = "README.md", "training.json"
 _TRAINED = {
@@ -33,37 +33,27 @@ Evaluation = Mapping[str, Mapping[str, Scores]]
 """metrics/evaluation.json: scores by split and condition."""
 
 
-def facts(settings: Params, encoder: str, views: Mapping[str, Sequence[View]], result: Mapping[str, Any]
-          ) -> dict[str, Any]:
+def facts(settings: TrainParams, sources: Mapping[str, Any], encoder: str, views: Mapping[str, Sequence[View]],
+          result: Mapping[str, Any]) -> dict[str, Any]:
     """What there is to know of a training, as JSON. No path outside the project is in it.
 
     Args:
-        settings: params.yaml as it was.
+        settings: the section `train` of params.yaml as it was.
+        sources: data/views/sources.json, what the views are made of: `data` and, by kind of context, `contexts`.
         encoder: the identity of the encoder's checkpoint.
         views: by split, what was trained on and chosen by.
         result: what :func:`ner.training.train` returned.
     """
-    extractors = {}
-    for kind in KINDS:
-        section = getattr(settings, kind).model_dump()
-        model = (section.get(section["extractor"]) or {}).get("model")
-        extractors[kind] = section["extractor"] + (f" ({_place(model)})" if model else "")
-    train = settings.train.model_dump(mode="json")
+    name = portable(settings.encoder)
     return {
-        "data": _place(settings.data.root),
+        "data": sources["data"],
         "splits": {split: _counts(rows) for split, rows in views.items()},
-        "contexts": {kind: extractors[kind] for kind in settings.views.kinds},
-        "encoder": {"name": _place(settings.train.encoder), "identity": encoder},
-        "params": {**train, "encoder": _place(settings.train.encoder)},
+        "contexts": dict(sources["contexts"]),
+        "encoder": {"name": name, "identity": encoder},
+        "params": {**settings.model_dump(mode="json"), "encoder": name},
         "result": dict(result),
-        "versions": {name: version(name) for name in ("torch", "transformers")},
+        "versions": {package: version(package) for package in ("torch", "transformers")},
     }
-
-
-def _place(path: str | PurePath) -> str:
-    """A path below the project as it is; of any other its name alone, for it tells of a machine."""
-    place = PurePath(path)
-    return place.name if place.is_absolute() or place.parts[:1] == ("~",) or ".." in place.parts else str(path)
 
 
 def _counts(views: Sequence[View]) -> dict[str, Any]:

@@ -12,10 +12,10 @@ import os
 import pickle
 import re
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,9 +26,11 @@ if TYPE_CHECKING:
 
 _HUB_NAME = re.compile(r"^[\w.-]+(/[\w.-]+)?$")
 _PICKLES = ("pytorch_model*.bin", "*.pth", "*.pt", "*.ckpt")
+_WEIGHTS, _INDEX = "model.safetensors", "model.safetensors.index.json"  # whole, or what names its shards
 _DOWNLOADED = ("*.safetensors", "*.json", "*.txt", "*.model")
 _SKIPPED = ("onnx/*", "openvino/*", "*/*.json")
 _UNHASHED = {".md", ".gitattributes"}  # files that no model reads
+_MAX_NAMED = 4  # files that a message names
 
 
 @dataclass(frozen=True)
@@ -50,13 +52,13 @@ def resolve(model: str, revision: str | None = None) -> Checkpoint:
         The folder and its identity: ``sha256:…`` over a local folder's files, ``name@commit`` for the hub.
 
     Raises:
-        UserError: it is not there, cannot be downloaded, or holds no safetensors weights.
+        UserError: it is not there, cannot be downloaded, or holds no safetensors weights, or not all of them.
     """
     if Path(model).expanduser().is_dir() or not is_hub_name(model):
         folder = _local(model, revision)
         return Checkpoint(folder, f"sha256:{digest(folder)}")
     snapshot = _snapshot(model, revision)
-    _require_weights(snapshot, model)
+    _require_weights(snapshot, model, _how_to_complete(model, snapshot))
     _refuse_code(snapshot / "config.json", model)
     return Checkpoint(snapshot, f"{model}@{snapshot.name}")
 
@@ -65,20 +67,24 @@ def require(model: str, revision: str | None = None) -> None:
     """Check that :func:`resolve` would find the checkpoint, without downloading or hashing its weights.
 
     Raises:
-        UserError: as :func:`resolve`, or a hub repository is neither cached nor reachable.
+        UserError: as :func:`resolve`, or a hub repository is neither whole in the cache nor reachable.
     """
     if Path(model).expanduser().is_dir() or not is_hub_name(model):
         _local(model, revision)
         return
-    from huggingface_hub import hf_hub_download, try_to_load_from_cache
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+    cached = _cached(model, revision)
+    if cached is not None and cached.usable:
+        _refuse_code(cached.folder / "config.json", model)
+        return
+    from huggingface_hub import HfApi, hf_hub_download
 
-    config = try_to_load_from_cache(model, "config.json", revision=revision)
-    if not isinstance(config, str):
-        try:
-            config = hf_hub_download(model, "config.json", revision=revision)
-        except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-            raise _not_to_be_had(model, revision, error) from None
+    wanted = _wanted(cached, revision)
+    try:
+        if cached is not None:  # a config that is there does not tell whether the hub would give the rest
+            HfApi().model_info(model, revision=wanted)
+        config = hf_hub_download(model, "config.json", revision=wanted)
+    except _hub_errors() as error:
+        raise _not_to_be_had(model, revision, error, cached) from None
     _refuse_code(Path(config), model)
 
 
@@ -89,7 +95,7 @@ def _local(model: str, revision: str | None) -> Path:
                         "(as in Salesforce/blip-image-captioning-base)")
     if revision is not None:
         raise UserError(f"checkpoint {model}: a local folder has no revision; set revision: null")
-    _require_weights(folder, model)
+    _require_weights(folder, model, "copy or download the checkpoint there as a whole")
     _refuse_code(folder / "config.json", model)
     return folder
 
@@ -120,23 +126,97 @@ def is_hub_name(model: str) -> bool:
     return bool(_HUB_NAME.match(model)) and not Path(model.split("/")[0]).is_dir()
 
 
-def _snapshot(model: str, revision: str | None) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+@dataclass(frozen=True)
+class _Cached:
+    """What the cache holds of a hub repository at a commit.
 
-    download = partial(snapshot_download, model, revision=revision, allow_patterns=list(_DOWNLOADED),
-                       ignore_patterns=list(_SKIPPED))
-    with suppress(LocalEntryNotFoundError):  # what the cache holds is used as it is: a run does not change by itself
-        cached = Path(download(local_files_only=True))
-        if any(cached.glob("*.safetensors")):
-            return cached
+    Attributes:
+        listed: whether the hub's list of the commit's files is there, too: only then can `missing` be all of them.
+        missing: what of the files that are downloaded is known to be missing.
+        weights: whether there are any.
+    """
+
+    folder: Path
+    listed: bool
+    missing: tuple[str, ...]
+    weights: bool
+
+    @property
+    def usable(self) -> bool:
+        """Whether it can be a whole checkpoint, as far as is known."""
+        return self.weights and not self.missing
+
+
+def _cached(model: str, revision: str | None) -> _Cached | None:
+    from huggingface_hub import get_cached_repo_tree, snapshot_download
+    from huggingface_hub.errors import (
+        CachedRepoTreeNotFoundError,
+        HFValidationError,
+        IncompleteSnapshotError,
+        LocalEntryNotFoundError,
+    )
+    from huggingface_hub.utils import filter_repo_objects  # type: ignore[attr-defined]  # documented, not in __all__
+
     try:
-        return Path(download())
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        raise _not_to_be_had(model, revision, error) from None
+        folder = Path(snapshot_download(model, revision=revision, local_files_only=True))
+    except IncompleteSnapshotError as error:
+        folder = Path(error.snapshot_path)
+    except (LocalEntryNotFoundError, HFValidationError):
+        return None
+    lacking = _lacking_shards(folder)
+    try:
+        files = [file.path for file in get_cached_repo_tree(model, revision=folder.name)]
+    except CachedRepoTreeNotFoundError:  # fetched file by file, or by an older version of the hub's library
+        listed = False
+    else:
+        listed = True
+        wanted = filter_repo_objects(files, allow_patterns=list(_DOWNLOADED), ignore_patterns=list(_SKIPPED))
+        lacking = sorted({*lacking, *(name for name in wanted if not (folder / name).exists())})
+    return _Cached(folder, listed, tuple(lacking), any(folder.glob("*.safetensors")))
 
 
-def _not_to_be_had(model: str, revision: str | None, error: Exception) -> UserError:
+def _snapshot(model: str, revision: str | None) -> Path:
+    """The folder of a hub repository's files: in the cache, which a download begins or completes.
+
+    A download that was interrupted leaves weights, too; so what the cache holds is whole only where the hub's list of
+    files says so. Where the hub cannot be asked for it, what is there has to do.
+
+    Raises:
+        UserError: files are missing, and the hub does not give them.
+    """
+    from huggingface_hub import snapshot_download
+
+    cached = _cached(model, revision)
+    if cached is not None and cached.usable and cached.listed:
+        return cached.folder
+    try:
+        return Path(snapshot_download(model, revision=_wanted(cached, revision), allow_patterns=list(_DOWNLOADED),
+                                      ignore_patterns=list(_SKIPPED)))
+    except _hub_errors() as error:
+        cached = _cached(model, revision)  # the list may have come meanwhile, and some of the files
+        if cached is not None and cached.usable:
+            return cached.folder
+        raise _not_to_be_had(model, revision, error, cached) from None
+
+
+def _wanted(cached: _Cached | None, revision: str | None) -> str | None:
+    """The revision to download: the commit of weights that may have been used, so that no run changes by itself."""
+    return cached.folder.name if cached is not None and cached.weights else revision
+
+
+def _hub_errors() -> tuple[type[Exception], ...]:
+    """What asking the hub may fail with: no connection or right, no such repository, no name, a full disk."""
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.errors import HTTPError as ConnectionFailure  # type: ignore[attr-defined]  # its HTTP library's
+
+    return ConnectionFailure, OSError, HFValidationError
+
+
+def _not_to_be_had(model: str, revision: str | None, error: Exception, cached: _Cached | None) -> UserError:
+    if cached is not None and cached.missing:
+        return UserError(
+            f"checkpoint {model}: the local cache lacks {_named(cached.missing)} of it, and the hub did not give the "
+            f"rest ({type(error).__name__}); {_how_to_complete(model, cached.folder)}")
     at = f" --revision {revision}" if revision else ""
     return UserError(
         f"checkpoint {model}{at}: neither a folder here nor in the local cache, and the hub did not give it "
@@ -144,7 +224,29 @@ def _not_to_be_had(model: str, revision: str | None, error: Exception) -> UserEr
         f"hf download {model}{at} --local-dir checkpoints/{model.split('/')[-1]}; then name that folder")
 
 
-def _require_weights(folder: Path, model: str) -> None:
+def _how_to_complete(model: str, snapshot: Path) -> str:
+    return f"where there is internet, this fetches it: hf download {model} --revision {snapshot.name}"
+
+
+def _lacking_shards(folder: Path) -> list[str]:
+    """The files of weights that the folder's index names and the folder lacks."""
+    if (folder / _WEIGHTS).is_file():  # is loaded, whatever an index names
+        return []
+    try:
+        shards = json.loads((folder / _INDEX).read_text(encoding="utf-8"))["weight_map"].values()
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        return []  # there is none, or who loads the model says what is wrong with it
+    return sorted({str(name) for name in shards if not (folder / str(name)).is_file()})
+
+
+def _named(files: Sequence[str]) -> str:
+    more = f" and {len(files) - _MAX_NAMED} more files" if len(files) > _MAX_NAMED else ""
+    return ", ".join(files[:_MAX_NAMED]) + more
+
+
+def _require_weights(folder: Path, model: str, remedy: str) -> None:
+    if lacking := _lacking_shards(folder):
+        raise UserError(f"checkpoint {model}: {folder} lacks {_named(lacking)}, which its {_INDEX} names; {remedy}")
     if any(folder.glob("*.safetensors")):
         return
     pickles = sorted(file.name for pattern in _PICKLES for file in folder.glob(pattern))

@@ -306,6 +306,9 @@ def _limit_memory(limits: "ImagesParams") -> None:
     except OSError:
         return  # no Linux: only Linux keeps to the limit, and only there is it known what has been taken already
     most = (pages * resource.getpagesize() + _MEMORY + limits.max_bytes + _MEMORY_PER_PIXEL * limits.max_pixels)
+    _, hard = resource.getrlimit(resource.RLIMIT_AS)
+    if hard != resource.RLIM_INFINITY:  # set from outside, such as by ulimit -v: it can only be lowered
+        most = min(most, hard)
     resource.setrlimit(resource.RLIMIT_AS, (most, most))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 

@@ -94,15 +94,22 @@ def read_bytes(path: Path, limits: ImagesParams) -> bytes:
     try:
         # Without O_NONBLOCK, opening a named pipe would wait for its writer for ever.
         handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
-        with open(handle, "rb") as file:
-            status = os.fstat(handle)
-            if not stat.S_ISREG(status.st_mode):
-                raise PictureError("unreadable", "not a regular file")
-            if status.st_size > limits.max_bytes:
-                raise PictureError("too_large", f"{status.st_size} bytes; images.max_bytes is {limits.max_bytes}")
-            return file.read(limits.max_bytes)
+        try:
+            return _read(handle, limits)
+        finally:
+            os.close(handle)
     except OSError as error:
         raise _unopened(error) from None
+
+
+def _read(handle: int, limits: ImagesParams) -> bytes:
+    status = os.fstat(handle)
+    if not stat.S_ISREG(status.st_mode):
+        raise PictureError("unreadable", "not a regular file")
+    if status.st_size > limits.max_bytes:
+        raise PictureError("too_large", f"{status.st_size} bytes; images.max_bytes is {limits.max_bytes}")
+    with open(handle, "rb", closefd=False) as file:
+        return file.read(limits.max_bytes)
 
 
 def load(folder: Path, row: "ImageRow | dict[str, Any]", limits: ImagesParams) -> Image.Image:

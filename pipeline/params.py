@@ -31,9 +31,14 @@ Split = Literal["train", "dev", "test"]
 Condition = Literal["cross_modal", "text_only", "shuffled"]
 Duplicates = Literal["drop", "count", "keep"]
 Fraction = Annotated[float, Field(ge=0, le=1)]
+LessThanOne = Annotated[float, Field(ge=0, lt=1)]
 
 SPLITS: tuple[Split, ...] = ("train", "dev", "test")
 KINDS: tuple[Kind, ...] = ("objects", "captions", "ocr")
+RESERVED_TYPES = ("micro", "none", "total")
+"""No names for entity types: in scores, confusion and counts they stand beside those, for all types or for none."""
+MOST_PIXELS = 178_956_970
+"""Twice ``PIL.Image.MAX_IMAGE_PIXELS``: Pillow opens no picture with more."""
 # Options of `train` that flair's trainer honours. It would pass over the others in silence, so they must be at their
 # defaults.
 _FLAIR_HONOURS = {
@@ -52,12 +57,26 @@ def _below_root(value: str) -> str:
 
 
 def _names_id(value: str) -> str:
-    if value.count("{id}") != 1 or "{" in value.replace("{id}", ""):
-        raise ValueError('expected a file name with {id} in it once, as in "{id}.jpg"')
+    if value.count("{id}") != 1 or set(value.replace("{id}", "")) & set("{}"):
+        raise ValueError('expected a file name with {id} in it once and no other braces, as in "{id}.jpg"')
+    return value
+
+
+def _no_reserved_type(value: str) -> str:
+    if value in RESERVED_TYPES:
+        raise ValueError(f"expected a name other than {', '.join(RESERVED_TYPES)}, which mean something else in scores "
+                         "and counts")
+    return value
+
+
+def _openable(value: int) -> int:
+    if value > MOST_PIXELS:
+        raise ValueError(f"expected at most {MOST_PIXELS}: Pillow opens no picture with more")
     return value
 
 
 RelativePath = Annotated[str, AfterValidator(_below_root)]
+EntityType = Annotated[str, Field(min_length=1), AfterValidator(_no_reserved_type)]
 
 
 class Section(BaseModel):
@@ -78,7 +97,7 @@ class DataParams(Section):
     test: list[RelativePath] = []
     images: RelativePath | None = None
     image_name: Annotated[str, AfterValidator(_names_id)] = "{id}.jpg"
-    types: dict[str, str] = {}
+    types: dict[str, EntityType] = {}
 
     def files(self, split: Split) -> list[Path]:
         """The text files of one split."""
@@ -93,7 +112,8 @@ class DataParams(Section):
 class ImagesParams(Section):
     """Limits on a picture: on its size, checked before it is decoded, and on the time that decoding takes."""
 
-    max_pixels: PositiveInt = 50_000_000
+    max_pixels: Annotated[PositiveInt, AfterValidator(_openable), Field(json_schema_extra={"maximum": MOST_PIXELS})] = (
+        50_000_000)
     max_bytes: PositiveInt = 50_000_000
     max_seconds: PositiveFloat = 10.0
 
@@ -157,16 +177,16 @@ class TrainParams(Section):
     weights: LossWeights = LossWeights()
     detach_teacher: bool = True
     alignment_warmup: Fraction = 0.0
-    context_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    context_dropout: LessThanOne = 0.0
     epochs: PositiveInt = 10
     batch_size: PositiveInt = 4
     gradient_accumulation: PositiveInt = 1
     learning_rate: PositiveFloat = 5e-6
     crf_learning_rate: PositiveFloat = 0.05
-    warmup_ratio: Fraction = 0.0
+    warmup_ratio: LessThanOne = 0.0
     weight_decay: NonNegativeFloat = 0.01
     max_grad_norm: PositiveFloat = 5.0
-    word_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    word_dropout: LessThanOne = 0.1
     max_length: Annotated[int, Field(ge=16)] = 512
     max_context: NonNegativeInt = 256
     stride: NonNegativeInt = 128
@@ -324,8 +344,15 @@ def parse(text: str, source: str) -> Params:
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise UserError(f"{source}:{line}: not YAML: {error.problem}") from None
+    except yaml.reader.ReaderError as error:
+        line = text.count("\n", 0, error.position) + 1
+        raise UserError(f"{source}:{line}: not YAML: the character U+{error.character:04X} may not stand in it; "
+                        "remove it") from None
     except ValueError as error:
         raise UserError(f"{source}: {error}") from None
+    except RecursionError:
+        raise UserError(f"{source}: nested too deeply, or an alias (*name) holds itself; expected sections with their "
+                        "options") from None
     if not isinstance(values, dict):
         expected = ", ".join(Params.model_fields)
         raise UserError(f"{source}: expected sections ({expected}), found {type(values).__name__}")

@@ -10,20 +10,22 @@ import json
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypeGuard
 
 from pipeline.errors import UserError
 from pipeline.labels import Scheme, entities, orphans, split_label, to_iob2
-from pipeline.params import SPLITS, DataParams, Split
+from pipeline.params import RESERVED_TYPES, SPLITS, DataParams, Split
 from pipeline.tokens import tokenize
 
 _KEYS = {"id", "tokens", "text", "labels", "image"}  # of a JSON object, and the columns of a CSV file
 _MAX_REPORTED = 5
 _MAX_MESSAGE = 400  # characters; a token may have a million
+_AS_THEY_ARE: Mapping[str, str] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +38,39 @@ class Post:
     image: str | None
 
 
+@dataclass(frozen=True, slots=True)
+class _Labels:
+    """What the labels of a file are written in, and what its entity types are to be called."""
+
+    scheme: Scheme
+    types: Mapping[str, str]
+
+    def check(self, label: str) -> None:
+        """Raise ValueError for what is no label, or whose type would be called as no type may be."""
+        _, entity_type = split_label(label, self.scheme)
+        if self.types.get(entity_type, entity_type) in RESERVED_TYPES:
+            raise ValueError(f"{label!r}: {', '.join(RESERVED_TYPES)} mean something else in scores and counts; give "
+                             f"the type another name: data.types: {{{entity_type}: …}}")
+
+    def among(self, pieces: Iterable[str]) -> bool:
+        """Whether one of the pieces is a label."""
+        for piece in pieces:
+            try:
+                split_label(piece, self.scheme)
+            except ValueError:
+                continue
+            return True
+        return False
+
+    def final(self, post: Post) -> Post:
+        """The post with IOB2 labels of the final types."""
+        if self.scheme != "iob2" and post.labels is not None:
+            post = replace(post, labels=to_iob2(post.labels, self.scheme))
+        return rename_types(post, self.types)
+
+
 def read_conll(path: str | Path, *, label_column: int = 2, scheme: Scheme = "iob2",
-               image_name: str | None = "{id}.jpg") -> list[Post]:
+               image_name: str | None = "{id}.jpg", types: Mapping[str, str] = _AS_THEY_ARE) -> list[Post]:
     """Read a CoNLL-like file: an `IMGID:<id>` line, then a token a line with its label behind a tab, then a blank line.
 
     Lines end in LF or CRLF, a byte-order mark is skipped, a line of nothing but tabs counts as blank. A post without
@@ -48,11 +81,12 @@ def read_conll(path: str | Path, *, label_column: int = 2, scheme: Scheme = "iob
         label_column: which column holds the label, from 1.
         scheme: what the labels are written in; they become IOB2.
         image_name: how an id names its picture, or None for no picture.
+        types: new names of entity types; types it does not name stay.
 
     Raises:
         UserError: the file is missing, not UTF-8, or has malformed lines; the first few are named.
     """
-    path = Path(path)
+    path, known = Path(path), _Labels(scheme, types)
     problems: list[str] = []
     posts: list[Post] = []
     current: _Draft | None = None
@@ -74,11 +108,11 @@ def read_conll(path: str | Path, *, label_column: int = 2, scheme: Scheme = "iob
                 close()
         else:
             current = current or _Draft(number, None)
-            problem = current.add(line.split("\t"), label_column, scheme)
+            problem = current.add(line.split("\t"), label_column, known)
             if problem:
                 problems.append(f"{path}:{number}: {problem}")
     close()
-    return _finish(path, posts, problems, scheme)
+    return _finish(path, posts, problems, known)
 
 
 @dataclass(slots=True)
@@ -90,12 +124,14 @@ class _Draft:
     tokens: list[str] | None = None
     labels: list[str] | None = None
 
-    def add(self, columns: list[str], label_column: int, scheme: Scheme) -> str | None:
+    def add(self, columns: list[str], label_column: int, known: _Labels) -> str | None:
         """Take one line's columns; return what is wrong with them, if anything is."""
         first, self.tokens = self.tokens is None, self.tokens or []
         if not columns[0]:
             return "no token before the first tab"
         if len(columns) == 1:
+            if known.among(columns[0].split(" ")[1:]):
+                return f"{columns[0]!r} is parted by a space; expected token<TAB>label"
             if self.labels is not None:
                 return f"{columns[0]!r} has no label, but the tokens before it do; expected token<TAB>label"
         elif len(columns) < label_column:
@@ -104,7 +140,7 @@ class _Draft:
             return f"{columns[0]!r} has a label, but the tokens before it do not; expected token<TAB>label throughout"
         else:
             try:
-                split_label(columns[label_column - 1], scheme)
+                known.check(columns[label_column - 1])
             except ValueError as error:
                 return str(error)
             self.labels = self.labels or []
@@ -139,7 +175,8 @@ def _lines(path: Path) -> Iterator[str]:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from None
 
 
-def read_posts_jsonl(path: str | Path, *, scheme: Scheme = "iob2", image_name: str | None = "{id}.jpg") -> list[Post]:
+def read_posts_jsonl(path: str | Path, *, scheme: Scheme = "iob2", image_name: str | None = "{id}.jpg",
+                     types: Mapping[str, str] = _AS_THEY_ARE) -> list[Post]:
     """Read posts from JSON Lines: `id`, `tokens` or `text`, and perhaps `labels` and `image` (else `image_name`).
 
     A `text` is split by :func:`pipeline.tokens.tokenize` and takes no labels, which go with tokens.
@@ -147,19 +184,20 @@ def read_posts_jsonl(path: str | Path, *, scheme: Scheme = "iob2", image_name: s
     Raises:
         UserError: as :func:`read_conll`.
     """
-    path = Path(path)
+    path, known = Path(path), _Labels(scheme, types)
     posts, problems = [], []
     for number, line in _numbered(path):
         if not line.strip():
             continue
         try:
-            posts.append(_from_row(json.loads(line), scheme, image_name))
+            posts.append(_from_row(json.loads(line), known, image_name))
         except (ValueError, RecursionError) as error:  # a JSONDecodeError is a ValueError
             problems.append(f"{path}:{number}: {error}")
-    return _finish(path, posts, problems, scheme)
+    return _finish(path, posts, problems, known)
 
 
-def read_csv(path: str | Path, *, scheme: Scheme = "iob2", image_name: str | None = "{id}.jpg") -> list[Post]:
+def read_csv(path: str | Path, *, scheme: Scheme = "iob2", image_name: str | None = "{id}.jpg",
+             types: Mapping[str, str] = _AS_THEY_ARE) -> list[Post]:
     """Read posts from a CSV file: a header, then a row a post, fields with commas or line breaks in double quotes.
 
     Columns, in any order: `id`; `text`, or `tokens` parted by spaces; perhaps `labels`, parted by spaces, for `tokens`
@@ -169,7 +207,7 @@ def read_csv(path: str | Path, *, scheme: Scheme = "iob2", image_name: str | Non
     Raises:
         UserError: as :func:`read_conll`; the number is that of a row's first line.
     """
-    path = Path(path)
+    path, known = Path(path), _Labels(scheme, types)
     rows = csv.reader(_lines(path), strict=True)
     posts: list[Post] = []
     problems: list[str] = []
@@ -188,7 +226,7 @@ def read_csv(path: str | Path, *, scheme: Scheme = "iob2", image_name: str | Non
                 problems.append(f"{path}:{number}: {len(fields)} fields, but the header has {len(header)}; a text with "
                                 "a comma stands in double quotes, a double quote in it is doubled")
             else:
-                posts.append(_from_row(_csv_row(dict(zip(header, fields, strict=True))), scheme, image_name))
+                posts.append(_from_row(_csv_row(dict(zip(header, fields, strict=True))), known, image_name))
         except csv.Error as error:  # the reader has lost its place
             problems.append(f"{path}:{number}: not CSV: {error}")
             break
@@ -196,7 +234,7 @@ def read_csv(path: str | Path, *, scheme: Scheme = "iob2", image_name: str | Non
             problems.append(f"{path}:{number}: {error}")
             if header is None:
                 break
-    return _finish(path, posts, problems, scheme)
+    return _finish(path, posts, problems, known)
 
 
 def _csv_header(fields: list[str]) -> list[str]:
@@ -228,7 +266,7 @@ def read_records(path: str | Path) -> list[Post]:
     return read_posts_jsonl(path, image_name=None)
 
 
-def _from_row(row: Any, scheme: Scheme, image_name: str | None) -> Post:
+def _from_row(row: Any, known: _Labels, image_name: str | None) -> Post:
     if not isinstance(row, dict):
         raise ValueError(f"expected a JSON object, found {type(row).__name__}")
     if row.keys() - _KEYS or "id" not in row or ("tokens" in row) == ("text" in row):
@@ -248,7 +286,7 @@ def _from_row(row: Any, scheme: Scheme, image_name: str | None) -> Post:
         if not _is_texts(labels) or len(labels) != len(tokens):
             raise ValueError(f"labels: expected null or {len(tokens)} texts, one a token")
         for label in labels:
-            split_label(label, scheme)
+            known.check(label)
     if image is not None and not isinstance(image, str):
         raise ValueError(f"image: expected null or a file name, found {image!r}")
     if any(_has_half(text) for text in (identifier, *tokens, *(labels or ()), image or "")):
@@ -274,7 +312,7 @@ def _is_texts(value: Any) -> TypeGuard[list[str]]:
     return isinstance(value, list) and all(isinstance(item, str) for item in value)
 
 
-def _finish(path: Path, posts: list[Post], problems: list[str], scheme: Scheme) -> list[Post]:
+def _finish(path: Path, posts: list[Post], problems: list[str], known: _Labels) -> list[Post]:
     if not problems:
         problems = [f"{path}: post {post.id if post.id.isprintable() else repr(post.id)} has no tokens"
                     for post in posts if not post.tokens]
@@ -283,9 +321,7 @@ def _finish(path: Path, posts: list[Post], problems: list[str], scheme: Scheme) 
         more = [f"… and {rest} more in {path}"] if rest > 0 else []
         shown = [text if len(text) <= _MAX_MESSAGE else text[:_MAX_MESSAGE] + " …" for text in problems[:_MAX_REPORTED]]
         raise UserError("\n".join(shown + more))
-    if scheme == "iob2":
-        return posts
-    return [post if post.labels is None else replace(post, labels=to_iob2(post.labels, scheme)) for post in posts]
+    return [known.final(post) for post in posts]
 
 
 def read_split(data: DataParams, split: Split) -> list[Post]:
@@ -298,11 +334,11 @@ def read_split(data: DataParams, split: Split) -> list[Post]:
         "conll": partial(read_conll, label_column=data.label_column), "jsonl": read_posts_jsonl, "csv": read_csv}
     posts: list[Post] = []
     for path in data.files(split):
-        posts += readers[data.format](path, scheme=data.scheme, image_name=data.image_name)
-    return unique_ids([rename_types(post, data.types) for post in posts])
+        posts += readers[data.format](path, scheme=data.scheme, image_name=data.image_name, types=data.types)
+    return unique_ids(posts)
 
 
-def rename_types(post: Post, types: dict[str, str]) -> Post:
+def rename_types(post: Post, types: Mapping[str, str]) -> Post:
     """A post whose entity types are renamed by `types`; types it does not name stay."""
     if post.labels is None or not types:
         return post

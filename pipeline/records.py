@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import IO, Any
 
 from pipeline.errors import UserError
@@ -110,6 +110,30 @@ def write_json(path: str | os.PathLike[str], value: Any) -> None:
     with atomic_write(path) as file:
         json.dump(value, file, ensure_ascii=False, allow_nan=False, indent=2)
         file.write("\n")
+
+
+def read_json(path: Path, stage: str) -> dict[str, Any]:
+    """Read the JSON object that a stage has written.
+
+    Raises:
+        UserError: the file is missing or holds something else; the message names the stage.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; run the stage that writes it: dvc repro {stage}") from None
+    except ValueError as error:
+        raise UserError(f"{path}: not JSON ({error}); run the stage that writes it again: "
+                        f"dvc repro --force --single-item {stage}") from None
+    if not isinstance(value, dict):
+        raise UserError(f"{path}: expected an object, found {type(value).__name__}")
+    return value
+
+
+def portable(path: str | PurePath) -> str:
+    """A path below the project as it is; of any other its name alone, for it tells of a machine."""
+    place = PurePath(path)
+    return place.name if place.is_absolute() or place.parts[:1] == ("~",) or ".." in place.parts else str(path)
 
 
 def read_jsonl(path: str | os.PathLike[str]) -> Iterator[dict[str, Any]]:

@@ -111,7 +111,7 @@ def _allowed(field: Mapping[str, Any], definitions: Mapping[str, Any]) -> str:
         return "mapping of texts to texts"
     names = {"string": "text", "integer": "integer", "number": "number", "boolean": "`true`, `false`", "null": "`null`"}
     signs = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
-    bounds = [f"{sign} {field[name]:g}" for name, sign in signs.items() if name in field]
+    bounds = [f"{sign} {field[name]:.12g}" for name, sign in signs.items() if name in field]
     if "pattern" in field:
         bounds.append(f"of the form `{field['pattern']}`")
     return " ".join([names[str(kind)], ", ".join(bounds)]).strip()

@@ -53,7 +53,8 @@ def draw(results: Results, wanted: str | None = None) -> str:
         wanted: id of the post to show; None chooses one that the picture decides.
 
     Raises:
-        UserError: there is no such post, or none that the picture decides, or the split was not scored.
+        UserError: there is no such post, none that the picture decides, its picture cannot be read, or the split was
+            not scored.
     """
     types = entity_types(results)
     chart = interval_chart(next(split for split in score_splits(results, types) if split.split == SPLIT), "strict")
@@ -87,15 +88,22 @@ def _choose(results: Results, wanted: str | None) -> Post:
                         "(evaluate.conditions)")
     best: tuple[float, Post] | None = None
     for post in results.posts[SPLIT]:
-        if wanted is not None and post.id == wanted and post.image is not None:
+        if not _can_be_drawn(results, post):
+            continue
+        if wanted is not None and post.id == wanted:
             return post
         value = _worth(results, post)
         if wanted is None and value is not None and (best is None or value > best[0]):
             best = value, post
     if best is None:
-        raise UserError(f"--figure: {SPLIT} has no post with a picture "
-                        + (f"and the id {wanted}" if wanted is not None else "that decides it and fits the figure"))
+        raise UserError(f"--figure: {SPLIT} has no post with a picture that can be read and "
+                        + (f"the id {wanted}" if wanted is not None else "decides it, and that fits the figure"))
     return best[1]
+
+
+def _can_be_drawn(results: Results, post: Post) -> bool:
+    """Whether the post has a picture of known size; one that is not there may have contexts, computed elsewhere."""
+    return post.image is not None and results.images[post.image]["status"] == "ok"
 
 
 def _worth(results: Results, post: Post) -> float | None:

@@ -5,7 +5,6 @@ the modules that show it say so; what should be there and is not stops the stage
 """
 
 import csv
-import json
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from pipeline.contexts import Context
 from pipeline.errors import UserError
 from pipeline.params import KINDS, SPLITS, Condition, Kind, Params, Split
 from pipeline.posts import Post
-from pipeline.records import View, read_jsonl, read_views
+from pipeline.records import View, read_json, read_jsonl, read_views
 
 Scores = Mapping[str, Mapping[str, Mapping[str, Any]]]
 STAGES = ("posts", "images", "objects", "captions", "ocr", "views", "train", "evaluate")
@@ -87,7 +86,7 @@ def read(settings: Params, sources: Sources) -> Results:
             if path.exists():
                 confusion = sources.confusion / f"{split}.{condition}.csv"
                 predictions.setdefault(split, {})[condition] = Predicted(_predictions(path), _confusion(confusion))
-    evaluation = _json(sources.evaluation, "evaluate")
+    evaluation = read_json(sources.evaluation, "evaluate")
     read_posts = {split: posts.read_records(sources.posts / f"{split}.jsonl") for split in SPLITS}
     images = {row["image"]: row for row in read_jsonl(sources.images)}
     for post in (post for split in SPLITS for post in read_posts[split]):
@@ -97,7 +96,7 @@ def read(settings: Params, sources: Sources) -> Results:
     return Results(
         settings=settings,
         posts=read_posts,
-        report=_json(sources.posts / "report.json", "posts"),
+        report=read_json(sources.posts / "report.json", "posts"),
         images=images,
         contexts={kind: {row.image: row for row in contexts.read_contexts(sources.contexts / f"{kind}.jsonl", kind)}
                   for kind in KINDS},
@@ -105,22 +104,9 @@ def read(settings: Params, sources: Sources) -> Results:
         predictions=predictions,
         scores={split: {name: scores for name, scores in conditions.items() if scores}
                 for split, conditions in evaluation.items() if conditions and any(conditions.values())},
-        runs={stage: _json(sources.runs / f"{stage}.json", stage) for stage in STAGES},
+        runs={stage: read_json(sources.runs / f"{stage}.json", stage) for stage in STAGES},
         curves=_curves(sources.curves),
     )
-
-
-def _json(path: Path, stage: str) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file; run the stage that writes it: dvc repro {stage}") from None
-    except ValueError as error:
-        raise UserError(f"{path}: not JSON ({error}); run the stage that writes it again: "
-                        f"dvc repro --force --single-item {stage}") from None
-    if not isinstance(value, dict):
-        raise UserError(f"{path}: expected an object, found {type(value).__name__}")
-    return value
 
 
 def _predictions(path: Path) -> dict[str, dict[str, Any]]:

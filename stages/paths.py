@@ -8,6 +8,7 @@ POSTS_REPORT = POSTS / "report.json"
 IMAGES = Path("data/images.jsonl")
 CONTEXTS = Path("data/contexts")
 VIEWS = Path("data/views")
+SOURCES = VIEWS / "sources.json"
 PREDICTIONS = Path("data/predictions")
 TAGGER = Path("models/tagger")
 EVALUATION = Path("metrics/evaluation.json")

@@ -1,6 +1,7 @@
 """Stage `posts`: a data set's text files → data/posts/{train,dev,test}.jsonl and a report of what is in them.
 
-As the first stage it checks all of params.yaml, so that a mistake shows before any work is done.
+As the first stage it checks all of params.yaml when it runs, so that a mistake shows before any work is done;
+`python -m pipeline.params check` does so at any time.
 """
 
 from pipeline import check, posts

@@ -13,7 +13,7 @@ from typing import Any
 from ner import flair_training, model_card, processes, training
 from pipeline import checkpoints, environments, params
 from pipeline.errors import run_cli
-from pipeline.records import read_views
+from pipeline.records import read_json, read_views
 from pipeline.store import Store, digest, stage_lock
 from stages import paths
 from stages._record import recorded
@@ -39,6 +39,7 @@ def main() -> None:
             stack.enter_context(stage_lock("train"))
             record = stack.enter_context(recorded("train"))
         views = {split: read_views(path) for split, path in files.items()}
+        sources = read_json(paths.SOURCES, "views")
         hashes = {split: hashlib.sha256(path.read_bytes()).hexdigest() for split, path in files.items()}
         key = digest({"train": settings.train.model_dump(mode="json"), "encoder": encoder.identity, "views": hashes})
         work = store.work_folder("training", key)
@@ -46,7 +47,7 @@ def main() -> None:
         result = train(settings.train, encoder=encoder.folder, train=views["train"], dev=views["dev"],
                        output=paths.TAGGER, work=work, curves=paths.CURVES, device=settings.execution.device)
         if processes.is_first():
-            model_card.write(paths.TAGGER, model_card.facts(settings, encoder.identity, views, result))
+            model_card.write(paths.TAGGER, model_card.facts(settings.train, sources, encoder.identity, views, result))
         # The time of a resumed training is that of its last part, and says nothing of how many tweets a second.
         record |= {"items": None if resumed else len(views["train"]) * result["epochs"], "unit": "tweets",
                    "resumed": resumed, "encoder": encoder.identity, **result}

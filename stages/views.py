@@ -1,6 +1,7 @@
-"""Stage `views`: posts and what was read off their pictures → data/views/{train,dev,test}.jsonl.
+"""Stage `views`: posts and what was read off their pictures → data/views/{train,dev,test}.jsonl, sources.json.
 
 The context of a post is its picture's, rendered by the template in params; a post without one gets an empty context.
+What the views were made of stands in sources.json, for the card of a tagger that is trained on them.
 """
 
 from collections import defaultdict
@@ -8,8 +9,8 @@ from typing import Any
 
 from pipeline import contexts, params, posts
 from pipeline.errors import run_cli
-from pipeline.params import SPLITS, ViewsParams
-from pipeline.records import View, view_row, write_jsonl
+from pipeline.params import SPLITS, Params, ViewsParams
+from pipeline.records import View, portable, view_row, write_json, write_jsonl
 from pipeline.store import stage_lock
 from stages import paths
 from stages._record import recorded
@@ -27,6 +28,7 @@ def main() -> None:
             write_jsonl(paths.VIEWS / f"{split}.jsonl", map(view_row, views))
             record["items"] += len(views)
             print(f"{split}: {sum(bool(view.context) for view in views):,} of {len(views):,} posts have a context")
+        write_json(paths.SOURCES, sources(settings))
 
 
 def render_contexts(template: ViewsParams) -> dict[str, str]:
@@ -36,6 +38,19 @@ def render_contexts(template: ViewsParams) -> dict[str, str]:
         for context in contexts.read_contexts(paths.CONTEXTS / f"{kind}.jsonl", kind):
             items[context.image][kind] = context.items
     return {image: contexts.render(template, **found) for image, found in items.items()}
+
+
+def sources(settings: Params) -> dict[str, Any]:
+    """What the views are made of, as JSON: the data set, and by kind of context its extractor and the model of that.
+
+    No path outside the project is in it. It holds no more than a card states: `train` runs anew where it changes.
+    """
+    read_by = {}
+    for kind in settings.views.kinds:
+        section = getattr(settings, kind).model_dump()
+        model = (section.get(section["extractor"]) or {}).get("model")
+        read_by[kind] = section["extractor"] + (f" ({portable(model)})" if model else "")
+    return {"data": portable(settings.data.root), "contexts": read_by}
 
 
 if __name__ == "__main__":

@@ -65,6 +65,12 @@ def test_params_exist_and_execution_is_no_ones(stage: str) -> None:
         assert not rest or rest in Params.model_fields[section].annotation.model_fields  # type: ignore[union-attr]
 
 
+@pytest.mark.parametrize(("stage", "interpreter"), [("objects", "detectron2"), ("captions", "lavis"),
+                                                    ("ocr", "easyocr"), ("train", "flair")])
+def test_a_stage_depends_on_the_interpreter_that_it_may_run_in(stage: str, interpreter: str) -> None:
+    assert f"envs/{interpreter}.txt" in map(dep_name, STAGES[stage]["deps"])
+
+
 def test_every_output_has_one_stage() -> None:
     outs = [out for stage in STAGES.values() for key in ("outs", "metrics", "plots") for out in stage.get(key, [])]
     names = [dep_name(out) for out in outs]

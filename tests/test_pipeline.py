@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import ROOT
-from tests.project import STAGES, Project, kill_group, wait_for
+from tests.project import STAGES, Project, kill_group, stages_run, wait_for
 
 EXTRACTED = ("objects", "captions", "ocr")
 
@@ -93,7 +93,7 @@ def test_an_edited_comment_reads_no_picture(finished: Project) -> None:
     before = finished.outputs()
     path.write_text(path.read_text() + "# a comment\n")
     output = finished.run("dvc", "repro")
-    assert set(EXTRACTED) <= set(re.findall(r"Running stage '(\w+)'", output))
+    assert set(EXTRACTED) <= set(stages_run(output))
     assert [pictures_read(output, kind) for kind in EXTRACTED] == [0, 0, 0]
     assert finished.outputs() == before
 
@@ -102,13 +102,36 @@ def test_a_decoding_option_reads_anew_and_going_back_reads_nothing(finished: Pro
     before = finished.outputs()
     finished.edit(captions={"blip": {"num_captions": 3}})
     output = finished.run("dvc", "repro", "views")
-    assert re.findall(r"Running stage '(\w+)'", output) == ["captions", "views"]
+    assert stages_run(output) == ["captions", "views"]
     assert pictures_read(output, "captions") > 40
     assert {len(row["captions"]) for row in finished.rows("data/contexts/captions.jsonl")} <= {0, 3}
     finished.edit(captions={"blip": {"num_captions": 1}})
     shutil.rmtree(finished.folder / ".dvc" / "cache" / "runs")  # DVC would not even start the stage
     output = finished.run("dvc", "repro", "views")
     assert pictures_read(output, "captions") == 0
+    assert finished.outputs() == before
+
+
+def test_a_card_tells_what_its_contexts_were_read_by(finished: Project) -> None:
+    """Also where another extractor reads the very same: `train` then runs anew, and only then."""
+    card = (finished.folder / "models/tagger/README.md").read_text(encoding="utf-8")
+    assert "Data set: sample/data." in card
+    assert "objects by transformers (checkpoints/sample/detector)" in card
+    before = finished.outputs()
+    rows = (finished.folder / "data/contexts/captions.jsonl").read_bytes()
+    (finished.folder / "captions.jsonl").write_bytes(rows)
+    finished.edit(captions={"extractor": "precomputed", "precomputed": {"path": "captions.jsonl"}})
+    finished.repro("views")
+    assert {name: rows for name, rows in finished.outputs().items() if "views" in name} == {
+        name: rows for name, rows in before.items() if "views" in name}
+    status = finished.run("dvc", "status", "train")
+    assert "data/views/sources.json" in status
+    assert "data/views/train.jsonl" not in status
+    finished.edit(captions={"extractor": "blip", "lavis": {"num_beams": 4}})  # of an extractor that is not in use
+    assert finished.repro("views") == ["captions", "views"]
+    assert "data/views" not in finished.run("dvc", "status", "train")
+    finished.edit(captions={"precomputed": {"path": None}, "lavis": {"num_beams": 3}})
+    finished.repro()
     assert finished.outputs() == before
 
 

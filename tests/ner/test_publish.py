@@ -19,6 +19,7 @@ from ner.scoring import score
 from pipeline import checkpoints, params
 from pipeline.errors import UserError, run_cli
 from pipeline.records import View
+from stages.views import sources
 from tests.conftest import ROOT
 from tests.ner.conftest import ambiguous_views
 from tests.ner.hub import Hub
@@ -41,7 +42,7 @@ def tagger(tagger_folder: Path, tmp_path: Path) -> Path:
     folder = tmp_path / "models" / "tagger"
     shutil.copytree(tagger_folder, folder)
     settings = params.load(ROOT / "params.yaml")
-    model_card.write(folder, model_card.facts(settings, "sha256:0123", VIEWS, RESULT))
+    model_card.write(folder, model_card.facts(settings.train, sources(settings), "sha256:0123", VIEWS, RESULT))
     runs = tmp_path / "metrics" / "runs"
     runs.mkdir(parents=True)
     (runs / "evaluate.json").write_text(json.dumps({"tagger": checkpoints.digest(folder)}))
@@ -103,9 +104,9 @@ def test_the_published_card_has_every_condition_and_scorer(tagger: Path) -> None
 def test_no_name_or_label_is_taken_for_yaml_or_markdown(tagger: Path) -> None:
     views = {split: [View("1", ["x"] * len(HOSTILE), [f"B-{name}" for name in HOSTILE], "")] for split in VIEWS}
     settings = params.load(ROOT / "params.yaml")
-    found = model_card.facts(settings, "sha256:0123", views, RESULT)
+    found = model_card.facts(settings.train, sources(settings), "sha256:0123", views, RESULT)
     labels = [views["dev"][0].labels or []]
-    plain = model_card.render(model_card.facts(settings, "sha256:0123", VIEWS, RESULT),
+    plain = model_card.render(model_card.facts(settings.train, sources(settings), "sha256:0123", VIEWS, RESULT),
                               {"test": {"text_only": scores()}})
     wanted = {token.type for token in tokens_of(plain)}
     links = sum(token.type == "link_open" for token in tokens_of(plain))
@@ -128,9 +129,10 @@ def test_a_card_tells_nothing_of_the_machine(tagger: Path, tmp_path: Path) -> No
         "data": settings.data.model_copy(update={"root": Path("/home/somebody/tweets")}),
         "train": settings.train.model_copy(update={"encoder": "/home/somebody/xlm-r"}),
         "captions": settings.captions.model_copy(update={"blip": {"model": "../somebody/blip"}})})
-    found = model_card.facts(settings, "sha256:0123", VIEWS, RESULT)
+    found = model_card.facts(settings.train, sources(settings), "sha256:0123", VIEWS, RESULT)
     assert "somebody" not in model_card.render(found) + json.dumps(found)
     assert (found["data"], found["encoder"]["name"]) == ("tweets", "xlm-r")
+    assert found["contexts"]["captions"] == "blip (blip)"
     for file in tagger.glob("*.json"):
         assert str(tmp_path.parent) not in file.read_text(encoding="utf-8")
 

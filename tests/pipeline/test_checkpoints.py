@@ -1,7 +1,11 @@
 """Checkpoints are found, identified by what a model reads, and never unpickled."""
 
+import json
 import os
 import pickle
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +15,8 @@ from safetensors.torch import load_file, save_file
 
 from pipeline.checkpoints import convert, digest, load_weights, require, resolve, weights_file
 from pipeline.errors import UserError
+from tests.conftest import ROOT
+from tests.ner.hub import COMMIT, Hub
 
 
 def checkpoint(folder: Path) -> Path:
@@ -130,3 +136,115 @@ def test_a_file_that_torch_saved_is_read_for_its_tensors(tmp_path: Path, monkeyp
     assert not (tmp_path / "made-by-a-pickle").exists()
     with pytest.raises(UserError, match=r"lavis\.weights: nowhere\.pth: no such file; fetch it"):
         weights_file("nowhere.pth", "lavis.weights", "fetch it")
+
+
+SHARDS = ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors")
+INDEX = json.dumps({"metadata": {}, "weight_map": {"a": SHARDS[0], "b": SHARDS[1], "c": SHARDS[1]}})
+REPOSITORY = {"config.json": b"{}", "tokenizer.json": b"{}", "model.safetensors.index.json": INDEX.encode(),
+              SHARDS[0]: b"first", SHARDS[1]: b"second", "pytorch_model.bin": b"pickle", "README.md": b"card"}
+NEEDED = set(REPOSITORY) - {"pytorch_model.bin", "README.md"}
+FIND = """
+from pipeline import checkpoints
+from pipeline.errors import UserError
+for find in (checkpoints.require, checkpoints.resolve):
+    try:
+        print(find("me/it"))
+    except UserError as error:
+        print(error)
+"""
+CUT_SHORT = """
+import sys
+from huggingface_hub import snapshot_download
+print(snapshot_download("me/it", allow_patterns=sys.argv[1:]))
+"""
+BY_HAND = "from huggingface_hub.cli.hf import main; import sys; sys.argv = ['hf', 'download', 'me/it']; main()"
+
+
+class Cache:
+    """A cache of its own, and processes that take a test's hub for the hub."""
+
+    def __init__(self, hub: Hub, home: Path) -> None:
+        self._environment = {**hub.environment(home), "PYTHONPATH": str(ROOT)}
+        self._repository = home / "hub" / "models--me--it"
+        self.snapshot = self._repository / "snapshots" / COMMIT
+
+    def python(self, program: str, *arguments: str) -> list[str]:
+        done = subprocess.run([sys.executable, "-c", program, *arguments], env=self._environment, check=False,
+                              capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.splitlines()
+
+    def leave_the_net(self) -> None:
+        """What runs from now on does not even try to reach a hub, which would take it some twenty seconds."""
+        self._environment["HF_HUB_OFFLINE"] = "1"
+
+    def forget_the_list(self) -> None:
+        """As an older version of the hub's library leaves it."""
+        shutil.rmtree(self._repository / "trees")
+
+    def files(self) -> set[str]:
+        return {path.name for path in self.snapshot.iterdir()}
+
+
+@pytest.mark.parametrize("listed", [True, False])
+def test_a_download_that_was_cut_short_is_completed(tmp_path: Path, listed: bool) -> None:
+    with Hub(dict(REPOSITORY)) as hub:
+        cache = Cache(hub, tmp_path / "home")
+        cache.python(CUT_SHORT, "config.json", "*.index.json", SHARDS[1])
+        if not listed:
+            cache.forget_the_list()
+        assert cache.files() == {"config.json", "model.safetensors.index.json", SHARDS[1]}
+        found = cache.python(FIND)
+        assert found == ["None", f"Checkpoint(folder={cache.snapshot!r}, identity='me/it@{COMMIT}')"]
+        assert cache.files() == NEEDED
+    cache.leave_the_net()
+    assert cache.python(FIND) == found
+
+
+def test_tokenizer_files_that_are_missing_are_fetched(tmp_path: Path) -> None:
+    with Hub(dict(REPOSITORY)) as hub:
+        cache = Cache(hub, tmp_path / "home")
+        cache.python(CUT_SHORT, "config.json", "*.safetensors*")
+        cache.forget_the_list()
+        cache.python(FIND)
+        assert cache.files() == NEEDED
+
+
+@pytest.mark.parametrize(("listed", "lacking"), [(True, f"{SHARDS[0]}, tokenizer.json"), (False, SHARDS[0])])
+def test_what_cannot_be_completed_is_named_with_what_completes_it(tmp_path: Path, listed: bool, lacking: str) -> None:
+    with Hub(dict(REPOSITORY)) as hub:
+        cache = Cache(hub, tmp_path / "home")
+        cache.python(CUT_SHORT, "config.json", "*.index.json", SHARDS[1])
+    cache.leave_the_net()
+    if not listed:
+        cache.forget_the_list()
+    required, resolved = cache.python(FIND)
+    assert f"the local cache lacks {lacking} of it, and the hub did not give" in required
+    assert f"lacks {lacking}" in resolved
+    for message in (required, resolved):
+        assert message.startswith("checkpoint me/it: ")
+        assert message.endswith(f"hf download me/it --revision {COMMIT}")
+
+
+@pytest.mark.parametrize("listed", [True, False])
+def test_what_was_downloaded_by_hand_needs_no_hub(tmp_path: Path, listed: bool) -> None:
+    with Hub(dict(REPOSITORY)) as hub:
+        cache = Cache(hub, tmp_path / "home")
+        cache.python(BY_HAND)
+    assert cache.files() == set(REPOSITORY)
+    cache.leave_the_net()
+    if not listed:
+        cache.forget_the_list()
+    assert cache.python(FIND) == ["None", f"Checkpoint(folder={cache.snapshot!r}, identity='me/it@{COMMIT}')"]
+
+
+@pytest.mark.parametrize("find", [resolve, require])
+def test_a_folder_that_lacks_a_shard_is_not_taken_for_whole(tmp_path: Path, find: "type[resolve]") -> None:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    for name in NEEDED - {SHARDS[0]}:
+        (folder / name).write_bytes(REPOSITORY[name])
+    with pytest.raises(UserError, match=rf"lacks {SHARDS[0]}, which its model\.safetensors\.index\.json names; copy"):
+        find(str(folder))
+    (folder / "model.safetensors").write_bytes(b"whole")
+    find(str(folder))

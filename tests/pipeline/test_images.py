@@ -239,6 +239,17 @@ def test_manifest_rows_are_sorted_unique_and_true(tmp_path: Path) -> None:
     assert by_name["cut.jpg"].width is None
 
 
+def test_what_is_no_file_leaves_nothing_open(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.jpg")
+    (tmp_path / "folder.jpg").mkdir()
+    (tmp_path / "big.jpg").write_bytes(b"\0" * 9)
+    before = sorted(os.listdir("/proc/self/fd"))
+    for name in ("pipe.jpg", "folder.jpg", "big.jpg", "none.jpg"):
+        with pytest.raises(PictureError):
+            images.read_bytes(tmp_path / name, ImagesParams(max_bytes=8))
+    assert sorted(os.listdir("/proc/self/fd")) == before
+
+
 def test_manifest_without_a_folder(tmp_path: Path) -> None:
     assert [row.status for row in manifest(["b.jpg", "a.jpg"], None, LIMITS)] == ["missing", "missing"]
     with pytest.raises(UserError, match="no such folder"):

@@ -4,10 +4,13 @@ import re
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
-from pipeline import params
+from ner.scoring import MICRO
+from pipeline import params, posts
 from pipeline.errors import UserError
 from pipeline.reference import reference
+from reporting.scores import NOTHING
 from tests.conftest import ROOT
 
 
@@ -42,8 +45,15 @@ def test_the_shipped_params_are_valid() -> None:
     ("  dev: [valid.txt]", "  dev: [../valid.txt]", r"data\.dev\.0: found '\.\./valid\.txt', expected a path below"),
     ("  images: images", "  images: /etc", r"data\.images: found '/etc', expected a path below"),
     ('"{id}.jpg"', '"{name}.jpg"', r"data\.image_name: found '\{name\}\.jpg'"),
+    ('"{id}.jpg"', '"{id}}.jpg"', r"yaml:\d+: data\.image_name: found '\{id\}\}\.jpg', expected .*no other braces"),
+    ("  types: {}", "  types: {OTHER: ''}", r"params\.yaml:\d+: data\.types\.OTHER: found ''"),
+    ("  types: {}", "  types: {OTHER: none}", r"types\.OTHER: found 'none', expected a name other than micro, none"),
+    ("max_pixels: 50000000", "max_pixels: 178956971", r"max_pixels: found 178956971, expected at most 178956970:"),
+    ("warmup_ratio: 0.1", "warmup_ratio: 1.0", r"train\.warmup_ratio: found 1\.0, expected less than 1"),
     ("  seed: 1", "  seed: 1\n  seed: 2", r"line \d+: train\.seed: given twice \(first on line \d+\)"),
     ("  seed: 1", "  seed: [", r"params\.yaml:\d+: not YAML"),
+    ("\ndata:", "\n\ndata:  # \x07", r"params\.yaml:5: not YAML: the character U\+0007 may not stand in it"),
+    ("  types: {}", "  types: &a {x: *a}", r"params\.yaml: nested too deeply, or an alias"),
     ("device: auto", "device: gpu", r"execution\.device: found 'gpu'"),
     ("gradient_accumulation: 1", "gradient_accumulation: 3", r"params\.yaml: train\.batch_size: 16 tweets"),
     ("  processes: 1", "  processes: 3", r"16 tweets cannot be split evenly among 3 processes"),
@@ -65,6 +75,22 @@ def test_what_flairs_trainer_cannot_do_is_named(edited: Edited, section: str, ol
     path.write_text(path.read_text().replace(f"  {old}", f"  {new}", 1))
     with pytest.raises(UserError, match=rf"params\.yaml.*{section}.*{re.escape(message)}"):
         params.load(path)
+
+
+def test_brackets_without_end_are_one_message(edited: Edited) -> None:
+    with pytest.raises(UserError, match=r"params\.yaml: nested too deeply"):
+        params.load(edited("  types: {}", f"  types: {'[' * 3000}{']' * 3000}"))
+
+
+def test_as_many_pixels_as_pillow_opens_are_accepted(edited: Edited) -> None:
+    assert 2 * (Image.MAX_IMAGE_PIXELS or 0) == params.MOST_PIXELS
+    path = edited("max_pixels: 50000000", f"max_pixels: {params.MOST_PIXELS}")
+    assert params.load(path).images.max_pixels == params.MOST_PIXELS
+
+
+def test_reserved_types_are_the_keys_that_stand_beside_types() -> None:
+    assert set(params.RESERVED_TYPES) == {MICRO, NOTHING, "total"}
+    assert "total" in posts.report({"train": [], "dev": [], "test": []})["splits"]["train"]["entities"]["strict"]
 
 
 def test_all_mistakes_are_named_at_once(edited: Edited) -> None:

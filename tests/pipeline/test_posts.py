@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.errors import UserError
-from pipeline.params import SPLITS, DataParams
+from pipeline.params import RESERVED_TYPES, SPLITS, DataParams
 from pipeline.posts import Post, is_invisible, read_conll, read_csv, read_posts_jsonl, read_split, report
 
 TWO_POSTS = "IMGID:1\nRT\tO\nJordan\tB-PER\n\nIMGID:O_2\n\u200b\tO\nNike\tI-ORG\n"
@@ -53,12 +53,36 @@ def test_a_file_without_ids_or_labels_reads(tmp_path: Path) -> None:
     ("IMGID:1\na\tO\nb\n", r"posts\.txt:3: 'b' has no label"),
     ("IMGID:1\na\nb\tO\n", r"posts\.txt:3: 'b' has a label"),
     ("IMGID:1\n\tO\n", r"posts\.txt:2: no token"),
+    ("IMGID:1\nJohn B-PER\nruns O\n", r"t:2: 'John B-PER' is parted by a space; expected token<TAB>.*\n.*t:3: 'runs"),
+    ("John NNP B-NP B-PER\n", r"posts\.txt:1: .*parted by a space"),
+    ("John B-PER NNP \n", r"posts\.txt:1: .*parted by a space"),
+    ("IMGID:1\na\tO\nb O\n", r"posts\.txt:3: 'b O' is parted by a space"),
+    ("IMGID:1\na\tB-total\n", r"posts\.txt:2: 'B-total': .*give the type another name: data\.types: \{total: …\}"),
     ("IMGID:\na\tO\n", r"posts\.txt:1: IMGID: without an id"),
     ("IMGID:1\n\nIMGID:2\na\tO\n", r"posts\.txt: post 1 has no tokens"),
 ])
 def test_malformed_lines_are_named(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
         read_conll(write(tmp_path, text))
+
+
+def test_a_token_with_a_space_and_no_label_behind_it_is_a_token(tmp_path: Path) -> None:
+    tokens = ["New York", " ", "a ", "B-PER", "O", "x B-", "Jean\u00a0O"]
+    assert read_conll(write(tmp_path, "\n".join(tokens)))[0].tokens == tokens
+    labelled = "".join(f"{token} O\tO\n" for token in tokens)
+    assert read_conll(write(tmp_path, labelled))[0].tokens == [f"{token} O" for token in tokens]
+
+
+@pytest.mark.parametrize("name", RESERVED_TYPES)
+def test_a_type_that_means_something_else_in_counts_is_refused_unless_renamed(tmp_path: Path, name: str) -> None:
+    texts = {"conll": f"IMGID:1\na\tO\nb\tI-{name}\n", "csv": f"id,tokens,labels\n1,a b,O I-{name}\n",
+             "jsonl": json.dumps({"id": "1", "tokens": ["a", "b"], "labels": ["O", f"I-{name}"]})}
+    for form, text in texts.items():
+        write(tmp_path, text, f"posts.{form}")
+        data = DataParams(root=tmp_path, format=form, train=[f"posts.{form}"], types={name: "OTHER"})
+        assert read_split(data, "train")[0].labels == ["O", "I-OTHER"]
+        with pytest.raises(UserError, match=rf"posts\.{form}:\d: 'I-{name}': .*data\.types: \{{{name}: …\}}"):
+            read_split(data.model_copy(update={"types": {}}), "train")
 
 
 def test_many_malformed_lines_make_one_short_message(tmp_path: Path) -> None:

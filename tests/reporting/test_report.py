@@ -128,8 +128,10 @@ def test_the_figure_shows_a_post_and_the_scores(made: Project, tmp_path: Path) -
     assert {"guitar", "dog", "LIVE TONIGHT", "gold", "cross-modal", "text-only", "all types", "finally"} <= set(texts)
     assert [text for text in texts if text.startswith("Jordan") and text.endswith("PER")] == ["JordanPER"]
     assert not list(svg.iter("{http://www.w3.org/2000/svg}image"))
-    message = made.run("python", "-m", "stages.report", "--figure", str(output), "--post", "nobody", expect=2)
-    assert "test has no post with a picture and the id nobody" in message
+    for name in ("nobody", "plain", "gone", "torn"):  # none, without a picture, with a missing or a broken one
+        message = made.run("python", "-m", "stages.report", "--figure", str(output), "--post", name, expect=2)
+        assert f"test has no post with a picture that can be read and the id {name}" in message
+        assert "Traceback" not in message
 
 
 def test_thumbnails_are_decoded_once(made: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

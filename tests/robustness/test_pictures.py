@@ -154,6 +154,27 @@ def test_a_picture_that_needs_too_much_memory_is_a_row() -> None:
     assert found[1] == (24, 16, "PNG")
 
 
+UNDER_A_LIMIT = """
+import resource, sys
+from pipeline.decoding import Decoders
+from pipeline.params import ImagesParams
+hard = int(sys.argv[1])
+resource.setrlimit(resource.RLIMIT_AS, (hard, hard))
+with Decoders(ImagesParams()) as decoders:
+    print(*decoders.sizes([open(sys.argv[2], "rb").read()]))
+    print(*resource.prlimit(decoders._all[0].pid, resource.RLIMIT_AS))
+"""
+
+
+def test_a_limit_from_outside_is_kept(tmp_path: Path) -> None:
+    """As `ulimit -v` and batch systems set it; whoever may raise a limit does not, and others could not."""
+    hard = 1_500_000_000
+    (tmp_path / "a.png").write_bytes(sample_of("PNG"))
+    done = subprocess.run([sys.executable, "-c", UNDER_A_LIMIT, str(hard), str(tmp_path / "a.png")], cwd=ROOT,
+                          check=False, capture_output=True, text=True)
+    assert done.stdout.splitlines() == ["(24, 16, 'PNG')", f"{hard} {hard}"], done.stderr
+
+
 def test_what_was_given_up_is_tried_again_by_the_next_run(tmp_path: Path) -> None:
     from pipeline.store import Store
 

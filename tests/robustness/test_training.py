@@ -27,6 +27,7 @@ def training_project(folder: Path, encoder: Path) -> Project:
     project.environment = {"OMP_NUM_THREADS": "1"}
     for split, count, seed in (("train", 300, 0), ("dev", 16, 1)):
         write_jsonl(folder / "data/views" / f"{split}.jsonl", map(view_row, ambiguous_views(count, seed)))
+    write_json(folder / "data/views/sources.json", {"data": "set", "contexts": {}})
     return project
 
 
