@@ -199,15 +199,14 @@ def check_labelled(split: str, views: Sequence[View]) -> None:
 
 
 def _arguments(params: TrainParams, work: Path, device: torch.device) -> TrainingArguments:
-    parts = params.gradient_accumulation * processes.count()
-    if params.batch_size % parts:
-        raise UserError(f"train.batch_size: {params.batch_size} tweets cannot be split evenly among "
-                        f"{processes.count()} processes (execution.processes) × gradient_accumulation = "
-                        f"{params.gradient_accumulation}")
+    try:
+        params.require_divisible(processes.count())
+    except ValueError as error:
+        raise UserError(str(error)) from None
     arguments = _Arguments(
         output_dir=str(work),
         num_train_epochs=params.epochs,
-        per_device_train_batch_size=params.batch_size // parts,
+        per_device_train_batch_size=params.batch_size // (params.gradient_accumulation * processes.count()),
         gradient_accumulation_steps=params.gradient_accumulation,
         learning_rate=params.learning_rate,
         lr_scheduler_type="linear",

@@ -99,9 +99,10 @@ def extract(kind: Kind, extractor: Extractor | LookupExtractor, manifest: Path |
         else:
             key = digest(extractor.fingerprint())
             done, stored, failed = _write(file, kind, rows, 0, store, key, None)
-            reading = _Reading(kind, extractor, folder, store, key, batch_size, workers, limits or ImagesParams())
+            reading = _Reading(kind, extractor, folder, store, key, batch_size, workers, limits or ImagesParams(),
+                               lambda: _jobs(rows(), store, key, stored=True))
             if done is not None:
-                reading.run(lambda: _missing(islice(rows(), done, None), store, key))
+                reading.run(lambda: _jobs(islice(rows(), done, None), store, key, stored=False))
                 _, more_stored, more_failed = _write(file, kind, rows, done, store, key, reading.failures)
                 stored, failed = stored + more_stored, failed + more_failed
             read = reading.count
@@ -231,14 +232,14 @@ def _looked_up(kind: Kind, extractor: LookupExtractor, row: Mapping[str, Any], i
         return "failed", _described(error), "[]"
 
 
-def _missing(rows: Iterable[Mapping[str, Any]], store: Store, key: str) -> Iterator[Job]:
-    """The pictures that are readable and not in the store, each hash once, in the manifest's order."""
+def _jobs(rows: Iterable[Mapping[str, Any]], store: Store, key: str, *, stored: bool) -> Iterator[Job]:
+    """The pictures that are readable and in the store, or not in it, each hash once, in the manifest's order."""
     seen: set[bytes] = set()
     for window in batched(rows, _WINDOW):
         readable = [row for row in window if row["status"] == "ok"]
         found = store.get_many(key, [row["sha256"] for row in readable])
         for row in readable:
-            if row["sha256"] not in found and (raw := bytes.fromhex(row["sha256"])) not in seen:
+            if (row["sha256"] in found) == stored and (raw := bytes.fromhex(row["sha256"])) not in seen:
                 seen.add(raw)
                 yield Job(row["image"], row["sha256"], row["width"], row["height"])
 
@@ -280,6 +281,7 @@ class _Reading:
     batch_size: int
     workers: int
     limits: ImagesParams
+    known: Callable[[], Iterator[Job]]  # pictures whose results are stored
     failures: dict[str, str] = field(default_factory=dict)
     count: int = 0
     broken: int = 0
@@ -293,7 +295,6 @@ class _Reading:
         if self.folder is None:
             raise UserError(f"{self.kind}: the manifest has readable pictures, but data.images names no folder; "
                             "run dvc repro images")
-        folder = self.folder.resolve()
         total = sum(1 for _ in missing()) if sys.stderr.isatty() else None
         bucket = self.extractor.bucket if isinstance(self.extractor, BucketingExtractor) else _any_size
         batches = _batches(missing(), self.batch_size, bucket)
@@ -302,7 +303,7 @@ class _Reading:
         finished = False
         try:
             with tqdm(total=total, desc=self.kind, unit="picture", disable=None) as progress:
-                for jobs, pictures in self._decoded_ahead(batches, decoders, folder):
+                for jobs, pictures in self._decoded_ahead(batches, decoders):
                     self._read(*self._loaded(jobs, pictures), writer)
                     progress.update(len(jobs))
             self._settle_writes(0)
@@ -313,12 +314,12 @@ class _Reading:
             if not finished and hasattr(self.extractor, "close"):
                 self.extractor.close()  # leave no threads behind that go on reading
 
-    def _decoded_ahead(self, batches: Iterable[list[Job]], pool: ThreadPoolExecutor, folder: Path
+    def _decoded_ahead(self, batches: Iterable[list[Job]], pool: ThreadPoolExecutor
                        ) -> Iterator[tuple[list[Job], list[Future[Any]]]]:
         ahead: deque[tuple[list[Job], list[Future[Any]]]] = deque()
         pixels = 0
         for jobs in batches:
-            ahead.append((jobs, [pool.submit(self._load, folder, job) for job in jobs]))
+            ahead.append((jobs, [pool.submit(self._load, job) for job in jobs]))
             pixels += sum(job.width * job.height for job in jobs)
             while len(ahead) > _AHEAD or (len(ahead) > 1 and pixels > _AHEAD_PIXELS):
                 pixels -= sum(job.width * job.height for job in ahead[0][0])
@@ -326,8 +327,9 @@ class _Reading:
         while ahead:
             yield ahead.popleft()
 
-    def _load(self, folder: Path, job: Job) -> Any:
-        picture = images.load(folder, {"image": job.image, "sha256": job.sha256}, self.limits)
+    def _load(self, job: Job) -> Any:
+        assert self.folder is not None
+        picture = images.load(self.folder.resolve(), {"image": job.image, "sha256": job.sha256}, self.limits)
         return self.extractor.prepare(picture) if isinstance(self.extractor, PreparingExtractor) else picture
 
     def _loaded(self, jobs: Sequence[Job], pictures: Sequence[Future[Any]]) -> tuple[list[Job], list[Any]]:
@@ -348,15 +350,33 @@ class _Reading:
         """Write down that the extractor failed on a picture.
 
         Raises:
-            UserError: it has failed on too many in a row to be in order.
+            UserError: it has failed on too many in a row, and does on what it has read before, if there is any.
         """
         self.failures[job.sha256] = failure
         self.broken += 1
         self._last = f"{job.image}: {failure}"
         self._in_a_row += 1
         if self._in_a_row >= _HOPELESS:
-            raise UserError(f"{self.kind}: the extractor failed on {_HOPELESS} pictures in a row, lastly on "
-                            f"{self._last}. What was read before is kept")
+            if not self._works():
+                raise UserError(f"{self.kind}: the extractor failed on {_HOPELESS} pictures in a row, lastly on "
+                                f"{self._last}. What was read before is kept")
+            self._in_a_row = 0
+
+    def _works(self) -> bool:
+        """Whether the extractor still reads a picture that it has read before.
+
+        Pictures that it fails on are not stored, so in a later run they all stand in a row.
+        """
+        self._settle_writes(0)
+        for job in self.known():
+            try:
+                picture = self._load(job)
+            except images.PictureError:  # no longer what it was
+                continue
+            except Exception:  # what is asked here is just whether it fails
+                return False
+            return self._attempt([job], [picture], {}) is None
+        return False
 
     def refuse_nothing(self) -> None:
         """Stop where the extractor failed on all that it was given, which speaks against it, not the pictures.

@@ -221,6 +221,16 @@ class TrainParams(Section):
                                                    "can do all of it"]))
         return self
 
+    def require_divisible(self, n_processes: int) -> None:
+        """Check that a step's tweets can be shared evenly.
+
+        Raises:
+            ValueError: they cannot.
+        """
+        if self.batch_size % (n_processes * self.gradient_accumulation):
+            raise ValueError(f"train.batch_size: {self.batch_size} tweets cannot be split evenly among {n_processes} "
+                             f"processes (execution.processes) × gradient_accumulation = {self.gradient_accumulation}")
+
 
 class EvaluateParams(Section):
     """Under which conditions the tagger is scored, and how sure the scores are."""
@@ -276,10 +286,7 @@ class Params(Section):
         train, n_processes = self.train, self.execution.processes
         if train.trainer == "flair" and n_processes > 1:
             raise ValueError(f"execution.processes: found {n_processes}, but train.trainer: flair runs in 1")
-        if train.batch_size % (n_processes * train.gradient_accumulation):
-            raise ValueError(f"train.batch_size: {train.batch_size} tweets cannot be split evenly among {n_processes} "
-                             f"processes (execution.processes) × gradient_accumulation = "
-                             f"{train.gradient_accumulation}")
+        train.require_divisible(n_processes)
         return self
 
 
@@ -376,6 +383,10 @@ def describe(error: ValidationError, model: type[BaseModel], source: str, lines:
     for mistake in error.errors(include_url=False):
         parents, key = [str(part) for part in mistake["loc"][:-1]], ".".join(str(part) for part in mistake["loc"])
         full = (prefix + key).rstrip(".")
+        message = mistake["msg"].removeprefix("Value error, ").replace("Input should be", "expected")
+        named, _, rest = message.partition(": ")
+        if (inner := f"{full}.{named}".lstrip(".")) in lines:  # what a section says of one of its keys
+            full, message = inner, rest
         line = next((lines[known] for known in _ancestors(full) if known in lines), None)
         where = ": ".join(filter(None, [f"{source}:{line}" if line else source, full]))
         if mistake["type"] == "extra_forbidden":
@@ -384,7 +395,6 @@ def describe(error: ValidationError, model: type[BaseModel], source: str, lines:
         elif mistake["type"] == "missing":
             yield f"{where}: missing"
         else:
-            message = mistake["msg"].removeprefix("Value error, ").replace("Input should be", "expected")
             given = mistake["input"]
             found = "" if isinstance(given, dict) else f"found {given!r}, "
             yield f"{where}: {found}{message}"

@@ -112,7 +112,16 @@ def read_conll(path: str | Path, *, label_column: int = 2, scheme: Scheme = "iob
             if problem:
                 problems.append(f"{path}:{number}: {problem}")
     close()
+    if not problems and posts and all(_is_parted_by_spaces(post, known) for post in posts):
+        problems.append(f"{path}: every line is parted by spaces, as is {posts[0].tokens[0]!r}; expected "
+                        "token<TAB>label")
     return _finish(path, posts, problems, known)
+
+
+def _is_parted_by_spaces(post: Post, known: _Labels) -> bool:
+    """Whether a post without labels has one behind a space in each of its lines."""
+    return (post.labels is None and bool(post.tokens)
+            and all(known.among(token.split(" ")[1:]) for token in post.tokens))
 
 
 @dataclass(slots=True)
@@ -130,8 +139,6 @@ class _Draft:
         if not columns[0]:
             return "no token before the first tab"
         if len(columns) == 1:
-            if known.among(columns[0].split(" ")[1:]):
-                return f"{columns[0]!r} is parted by a space; expected token<TAB>label"
             if self.labels is not None:
                 return f"{columns[0]!r} has no label, but the tokens before it do; expected token<TAB>label"
         elif len(columns) < label_column:

@@ -1,4 +1,4 @@
-"""`python -m pipeline.preset NAME`: the settings of a published set-up, merged into params.yaml.
+"""`python -m pipeline.preset NAME`: settings that go together, as of a published set-up, merged into params.yaml.
 
 A preset is a partial params.yaml in presets/, its first comment line what it is; `extends` names another one to start
 from. The file's comments, its order and whatever the preset does not name stay as they are. What the settings mean is
@@ -161,7 +161,7 @@ def _plain(value: Any) -> Any:
 def main() -> None:
     """The command line; see ``--help``."""
     parser = argparse.ArgumentParser(prog="python -m pipeline.preset",
-                                     description="Merge a published set-up into params.yaml; without NAME, list them.")
+                                     description="Merge a preset into params.yaml; without NAME, list them.")
     parser.add_argument("name", metavar="NAME", nargs="?", help="a preset")
     parser.add_argument("--file", type=Path, default=Path("params.yaml"), help="what to change [%(default)s]")
     arguments = parser.parse_args()

@@ -120,8 +120,8 @@ def load(model_class: Any, folder: Any, name: str, dtype: Dtype, target: "torch.
         model, report = model_class.from_pretrained(
             folder, use_safetensors=True, dtype=getattr(torch, dtype), output_loading_info=True,
             ignore_mismatched_sizes=True)  # refused below, with what is wrong
-    _refuse_random_weights(model, report, name)
-    return model.eval().to(target)
+        _refuse_random_weights(model, report, name)
+        return model.eval().to(target)
 
 
 @contextmanager
@@ -129,18 +129,21 @@ def _explained(trouble: str) -> Iterator[None]:
     """Make one message, which `trouble` begins, of what goes wrong while something of a checkpoint is loaded.
 
     Raises:
-        UserError: whatever it is, but memory that runs out.
+        UserError: whatever it is.
     """
     from safetensors import SafetensorError
 
     try:
         yield
+    except UserError:
+        raise
     except SafetensorError as error:
         raise UserError(f"{trouble}: {error}; its *.safetensors are cut short, or stand for files that git-LFS has not "
                         "fetched: fetch the checkpoint again") from None
     except Exception as error:  # of transformers or of any library below it: no picture is the cause
-        if is_out_of_memory(error):
-            raise
+        if is_out_of_memory(error):  # with smaller batches it would run out again
+            raise UserError(f"{trouble}: memory runs out; take a smaller model, dtype: bfloat16 or another "
+                            "execution.device") from None
         message = " ".join(str(error).split())[:300] or type(error).__name__
         raise UserError(f"{trouble}: {message}") from None
 

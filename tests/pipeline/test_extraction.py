@@ -261,6 +261,41 @@ def test_an_extractor_that_fails_on_everything_is_stopped(broken: type[MeanColou
     assert not bench.output.exists()
 
 
+class EverySecond(MeanColour):
+    """Fails on dark pictures."""
+
+    def extract(self, images: Sequence[Image.Image]) -> list[list[Caption]]:
+        if any(image.getpixel((0, 0)) == (0, 0, 0) for image in images):
+            raise RuntimeError("too dark")
+        return super().extract(images)
+
+
+def test_pictures_that_failed_before_stand_in_a_row_and_speak_against_themselves_alone(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, 0)
+    for number in range(140):
+        Image.new("RGB", (8, 8), (0, 0, 0) if number % 2 else (200, number, 9)).save(bench.folder / f"{number:03}.png")
+        if number % 2:
+            with open(bench.folder / f"{number:03}.png", "ab") as file:  # bytes of its own
+                file.write(str(number).encode())
+    assert figures(bench.run(EverySecond())) == (70, 0, 70)
+    assert figures(bench.run(EverySecond())) == (0, 70, 70)
+    with pytest.raises(UserError, match="64 pictures in a row"):
+        bench.run(AlwaysBroken())  # it fails on what it has read before, too
+
+
+def test_an_extractor_that_breaks_on_the_way_is_stopped(tmp_path: Path) -> None:
+    class Dies(MeanColour):
+        def extract(self, images: Sequence[Image.Image]) -> list[list[Caption]]:
+            if len(self.seen) >= 3:
+                raise RuntimeError("device lost")
+            return super().extract(images)
+
+    bench = Bench(tmp_path, 100)
+    with pytest.raises(UserError, match=r"64 pictures in a row.*device lost\. What was read before is kept"):
+        bench.run(Dies())
+    assert figures(bench.run(MeanColour()))[1] > 0
+
+
 @pytest.mark.parametrize("broken", [AlwaysBroken, NeverPrepared])
 def test_a_run_that_reads_nothing_is_an_error_and_no_rows(broken: type[MeanColour], tmp_path: Path) -> None:
     """Rows would be kept for good: nothing that a stage depends on changes when its extractor is mended."""

@@ -342,7 +342,7 @@ def test_a_broken_checkpoint_ends_the_run_with_one_message(spoil: Callable[[Path
         extract("objects", extractor, rows, tmp_path, tmp_path / "out.jsonl", store)
 
 
-def test_memory_that_runs_out_while_a_model_is_loaded_is_not_the_checkpoints_fault() -> None:
+def test_memory_that_runs_out_while_a_model_is_loaded_ends_the_run() -> None:
     import torch
 
     class Large:
@@ -350,7 +350,7 @@ def test_memory_that_runs_out_while_a_model_is_loaded_is_not_the_checkpoints_fau
         def from_pretrained(*_: Any, **__: Any) -> None:
             raise RuntimeError("CUDA out of memory. Tried to allocate 20.00 GiB")
 
-    with pytest.raises(RuntimeError, match="out of memory"):
+    with pytest.raises(UserError, match="name: Large cannot load it: memory runs out; take a smaller model"):
         _torch.load(Large, "folder", "name", "float32", torch.device("cpu"))
 
 

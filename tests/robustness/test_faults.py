@@ -52,7 +52,7 @@ def test_a_model_that_runs_out_of_memory_gets_smaller_batches(project: Project, 
     assert reads(tmp_path / "log") == COUNT
 
 
-def test_a_model_too_large_for_one_picture_is_a_row_each(project: Project) -> None:
+def test_a_model_too_large_for_any_picture_is_an_error(project: Project) -> None:
     """Where the store says that it has been otherwise; with nothing read at all, the run ends with the error."""
     use(project, "Hungry", fits=0)
     output = project.run(*STAGE, expect=2)
