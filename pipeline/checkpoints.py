@@ -15,6 +15,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,6 +30,9 @@ _PICKLES = ("pytorch_model*.bin", "*.pth", "*.pt", "*.ckpt")
 _WEIGHTS, _INDEX = "model.safetensors", "model.safetensors.index.json"  # whole, or what names its shards
 _DOWNLOADED = ("*.safetensors", "*.json", "*.txt", "*.model")
 _SKIPPED = ("onnx/*", "openvino/*", "*/*.json")
+# what a model, tokenizer or processor is loaded from besides weights
+_LOADED = ("*config.json", "tokenizer*.json", "special_tokens_map.json", "added_tokens.json", "vocab.json", "vocab.txt",
+           "merges.txt", "*.model")
 _UNHASHED = {".md", ".gitattributes"}  # files that no model reads
 _MAX_NAMED = 4  # files that a message names
 
@@ -58,7 +62,7 @@ def resolve(model: str, revision: str | None = None) -> Checkpoint:
         folder = _local(model, revision)
         return Checkpoint(folder, f"sha256:{digest(folder)}")
     snapshot = _snapshot(model, revision)
-    _require_weights(snapshot, model, _how_to_complete(model, snapshot))
+    _require_snapshot(snapshot, model)
     _refuse_code(snapshot / "config.json", model)
     return Checkpoint(snapshot, f"{model}@{snapshot.name}")
 
@@ -73,19 +77,21 @@ def require(model: str, revision: str | None = None) -> None:
         _local(model, revision)
         return
     cached = _cached(model, revision)
-    if cached is not None and cached.usable:
-        _refuse_code(cached.folder / "config.json", model)
+    if cached is not None and not _missing(cached, model):
+        _refuse_code(cached / "config.json", model)
         return
     from huggingface_hub import HfApi, hf_hub_download
 
     wanted = _wanted(cached, revision)
     try:
-        if cached is not None:  # a config that is there does not tell whether the hub would give the rest
-            HfApi().model_info(model, revision=wanted)
+        HfApi().model_info(model, revision=wanted, timeout=10)  # a config may be cached, and the hub gone
         config = hf_hub_download(model, "config.json", revision=wanted)
     except _hub_errors() as error:
-        raise _not_to_be_had(model, revision, error, cached) from None
-    _refuse_code(Path(config), model)
+        if cached is None:
+            raise _not_to_be_had(model, revision, error) from None
+        _require_snapshot(cached, model)
+    else:
+        _refuse_code(Path(config), model)
 
 
 def _local(model: str, revision: str | None) -> Path:
@@ -95,7 +101,7 @@ def _local(model: str, revision: str | None) -> Path:
                         "(as in Salesforce/blip-image-captioning-base)")
     if revision is not None:
         raise UserError(f"checkpoint {model}: a local folder has no revision; set revision: null")
-    _require_weights(folder, model, "copy or download the checkpoint there as a whole")
+    _require_weights(folder, model, _lacking_shards(folder), "copy or download the checkpoint there as a whole")
     _refuse_code(folder / "config.json", model)
     return folder
 
@@ -126,106 +132,76 @@ def is_hub_name(model: str) -> bool:
     return bool(_HUB_NAME.match(model)) and not Path(model.split("/")[0]).is_dir()
 
 
-@dataclass(frozen=True)
-class _Cached:
-    """What the cache holds of a hub repository at a commit.
-
-    Attributes:
-        listed: whether the hub's list of the commit's files is there, too: only then can `missing` be all of them.
-        missing: what of the files that are downloaded is known to be missing.
-        weights: whether there are any.
-    """
-
-    folder: Path
-    listed: bool
-    missing: tuple[str, ...]
-    weights: bool
-
-    @property
-    def usable(self) -> bool:
-        """Whether it can be a whole checkpoint, as far as is known."""
-        return self.weights and not self.missing
-
-
-def _cached(model: str, revision: str | None) -> _Cached | None:
-    from huggingface_hub import get_cached_repo_tree, snapshot_download
-    from huggingface_hub.errors import (
-        CachedRepoTreeNotFoundError,
-        HFValidationError,
-        IncompleteSnapshotError,
-        LocalEntryNotFoundError,
-    )
-    from huggingface_hub.utils import filter_repo_objects  # type: ignore[attr-defined]  # documented, not in __all__
+def _cached(model: str, revision: str | None) -> Path | None:
+    """What the cache holds of a hub repository, whole or not."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError, IncompleteSnapshotError, LocalEntryNotFoundError
 
     try:
-        folder = Path(snapshot_download(model, revision=revision, local_files_only=True))
+        return Path(snapshot_download(model, revision=revision, local_files_only=True))
     except IncompleteSnapshotError as error:
-        folder = Path(error.snapshot_path)
+        return Path(error.snapshot_path)
     except (LocalEntryNotFoundError, HFValidationError):
         return None
-    lacking = _lacking_shards(folder)
+
+
+def _missing(snapshot: Path, model: str) -> list[str]:
+    """What the cache lacks of the files that a model needs, as far as their index and the hub's list of files tell."""
+    from huggingface_hub import get_cached_repo_tree
+    from huggingface_hub.errors import CachedRepoTreeNotFoundError
+
     try:
-        files = [file.path for file in get_cached_repo_tree(model, revision=folder.name)]
+        listed = {file.path for file in get_cached_repo_tree(model, revision=snapshot.name) if "/" not in file.path}
     except CachedRepoTreeNotFoundError:  # fetched file by file, or by an older version of the hub's library
-        listed = False
-    else:
-        listed = True
-        wanted = filter_repo_objects(files, allow_patterns=list(_DOWNLOADED), ignore_patterns=list(_SKIPPED))
-        lacking = sorted({*lacking, *(name for name in wanted if not (folder / name).exists())})
-    return _Cached(folder, listed, tuple(lacking), any(folder.glob("*.safetensors")))
+        listed = set()
+    needed = {"config.json", *(name for name in listed if any(fnmatch(name, pattern) for pattern in _LOADED))}
+    if not (snapshot / _WEIGHTS).is_file() and not (snapshot / _INDEX).is_file():
+        named = listed & {_WEIGHTS, _INDEX}
+        if named or all("-of-" in file.name for file in snapshot.glob("*.safetensors")):  # none, or shards alone
+            needed |= named or {_WEIGHTS}
+    return sorted({*_lacking_shards(snapshot), *(name for name in needed if not (snapshot / name).is_file())})
 
 
 def _snapshot(model: str, revision: str | None) -> Path:
-    """The folder of a hub repository's files: in the cache, which a download begins or completes.
-
-    A download that was interrupted leaves weights, too; so what the cache holds is whole only where the hub's list of
-    files says so. Where the hub cannot be asked for it, what is there has to do.
+    """What the cache holds of a hub repository, after the hub was asked for what is known to be missing.
 
     Raises:
-        UserError: files are missing, and the hub does not give them.
+        UserError: it holds nothing, and the hub gives nothing.
     """
     from huggingface_hub import snapshot_download
 
     cached = _cached(model, revision)
-    if cached is not None and cached.usable and cached.listed:
-        return cached.folder
+    if cached is not None and not _missing(cached, model):
+        return cached
     try:
         return Path(snapshot_download(model, revision=_wanted(cached, revision), allow_patterns=list(_DOWNLOADED),
                                       ignore_patterns=list(_SKIPPED)))
     except _hub_errors() as error:
-        cached = _cached(model, revision)  # the list may have come meanwhile, and some of the files
-        if cached is not None and cached.usable:
-            return cached.folder
-        raise _not_to_be_had(model, revision, error, cached) from None
+        cached = _cached(model, revision)
+        if cached is None:
+            raise _not_to_be_had(model, revision, error) from None
+        return cached
 
 
-def _wanted(cached: _Cached | None, revision: str | None) -> str | None:
+def _wanted(cached: Path | None, revision: str | None) -> str | None:
     """The revision to download: the commit of weights that may have been used, so that no run changes by itself."""
-    return cached.folder.name if cached is not None and cached.weights else revision
+    return cached.name if cached is not None and any(cached.glob("*.safetensors")) else revision
 
 
 def _hub_errors() -> tuple[type[Exception], ...]:
-    """What asking the hub may fail with: no connection or right, no such repository, no name, a full disk."""
-    from huggingface_hub.errors import HFValidationError
+    """What asking the hub may fail with: no connection or right, no such repository, a full disk, no name, a proxy's
+    page in the hub's place."""
     from huggingface_hub.errors import HTTPError as ConnectionFailure  # type: ignore[attr-defined]  # its HTTP library's
 
-    return ConnectionFailure, OSError, HFValidationError
+    return ConnectionFailure, OSError, ValueError
 
 
-def _not_to_be_had(model: str, revision: str | None, error: Exception, cached: _Cached | None) -> UserError:
-    if cached is not None and cached.missing:
-        return UserError(
-            f"checkpoint {model}: the local cache lacks {_named(cached.missing)} of it, and the hub did not give the "
-            f"rest ({type(error).__name__}); {_how_to_complete(model, cached.folder)}")
+def _not_to_be_had(model: str, revision: str | None, error: Exception) -> UserError:
     at = f" --revision {revision}" if revision else ""
     return UserError(
         f"checkpoint {model}{at}: neither a folder here nor in the local cache, and the hub did not give it "
         f"({type(error).__name__}). Check the name; a private one needs `hf auth login`. Where there is internet: "
         f"hf download {model}{at} --local-dir checkpoints/{model.split('/')[-1]}; then name that folder")
-
-
-def _how_to_complete(model: str, snapshot: Path) -> str:
-    return f"where there is internet, this fetches it: hf download {model} --revision {snapshot.name}"
 
 
 def _lacking_shards(folder: Path) -> list[str]:
@@ -244,17 +220,22 @@ def _named(files: Sequence[str]) -> str:
     return ", ".join(files[:_MAX_NAMED]) + more
 
 
-def _require_weights(folder: Path, model: str, remedy: str) -> None:
-    if lacking := _lacking_shards(folder):
-        raise UserError(f"checkpoint {model}: {folder} lacks {_named(lacking)}, which its {_INDEX} names; {remedy}")
-    if any(folder.glob("*.safetensors")):
-        return
+def _require_snapshot(snapshot: Path, model: str) -> None:
+    _require_weights(snapshot, model, _missing(snapshot, model),
+                     f"where there is internet, this fetches it: hf download {model} --revision {snapshot.name}")
+
+
+def _require_weights(folder: Path, model: str, lacking: Sequence[str], remedy: str) -> None:
+    has_weights = any(folder.glob("*.safetensors"))
     pickles = sorted(file.name for pattern in _PICKLES for file in folder.glob(pattern))
-    if pickles:
+    if pickles and not has_weights:
         raise UserError(f"checkpoint {model}: its weights are a pickle ({pickles[0]}), which can run code when loaded; "
                         f"convert them: python -m pipeline.checkpoints convert {folder}")
-    raise UserError(f"checkpoint {model}: no *.safetensors in {folder}; found "
-                    f"{', '.join(sorted(file.name for file in folder.iterdir())[:8]) or 'nothing'}")
+    if lacking:
+        raise UserError(f"checkpoint {model}: {folder} lacks {_named(lacking)}; {remedy}")
+    if not has_weights:
+        raise UserError(f"checkpoint {model}: no *.safetensors in {folder}; found "
+                        f"{', '.join(sorted(file.name for file in folder.iterdir())[:8]) or 'nothing'}")
 
 
 def digest(folder: str | os.PathLike[str]) -> str:

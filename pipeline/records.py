@@ -137,19 +137,28 @@ def portable(path: str | PurePath) -> str:
 
 
 def read_jsonl(path: str | os.PathLike[str]) -> Iterator[dict[str, Any]]:
-    """Yield the objects of a JSON Lines file, splitting on ``\\n`` alone.
+    """Yield the objects of a JSON Lines file; raises as :func:`numbered_jsonl`."""
+    return (row for _, row in numbered_jsonl(path))
+
+
+def numbered_jsonl(path: str | os.PathLike[str]) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield line numbers and objects of a JSON Lines file, splitting on ``\\n`` alone.
+
+    A byte-order mark and blank lines are passed over.
 
     Raises:
         UserError: the file is missing, is not UTF-8, or a line is no JSON object; the message names file and line.
     """
     number = 0
     try:
-        with open(path, encoding="utf-8", newline="\n") as file:
+        with open(path, encoding="utf-8-sig", newline="\n") as file:
             for number, line in enumerate(file, start=1):
+                if not line.strip():
+                    continue
                 row = json.loads(line)
                 if not isinstance(row, dict):
                     raise UserError(f"{path}:{number}: expected a JSON object, found {type(row).__name__}")
-                yield row
+                yield number, row
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; run the stage that writes it (dvc repro)") from None
     except json.JSONDecodeError as error:
@@ -169,7 +178,7 @@ def read_views(path: str | os.PathLike[str]) -> list[View]:
         UserError: a row lacks a key of the record, has one too many, or has labels of another length than its tokens.
     """
     views = []
-    for number, row in enumerate(read_jsonl(path), start=1):
+    for number, row in numbered_jsonl(path):
         try:
             view = View(**row)
         except TypeError:

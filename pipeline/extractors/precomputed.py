@@ -17,6 +17,7 @@ from pipeline.contexts import ITEMS, Caption, Item, ObjectTag, require_whole
 from pipeline.errors import UserError
 from pipeline.extractors import Options
 from pipeline.params import ExecutionParams, Fraction, Kind
+from pipeline.records import numbered_jsonl
 
 _NO_ATTRIBUTE = "__no_attribute__"  # what VinVL's label map calls it
 Entry = tuple[int, str, list[Item]]
@@ -96,7 +97,7 @@ class _Precomputed:
     def _read_jsonl(self, file: Path) -> Iterator[Entry]:
         """Context records; `sha256`, `status` and `error` may be left out, a row with another status than ok is no
         entry."""
-        for line, row in _objects(file):
+        for line, row in numbered_jsonl(file):
             name, items = row.get("image"), row.get(self.KIND)
             if not isinstance(name, str) or not isinstance(items, list):
                 raise UserError(f'{file}:{line}: expected {{"image": name, "{self.KIND}": [...]}}, found the keys '
@@ -193,26 +194,6 @@ def _first(pair: tuple[float, Any]) -> float:
 def _is_jsonl(file: Path) -> bool:
     with open(file, "rb") as stream:
         return stream.read(4).removeprefix(b"\xef\xbb\xbf").startswith(b"{")
-
-
-def _objects(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Numbered JSON objects, one a line; blank lines are passed over.
-
-    Raises:
-        UserError: a line is something else, or the file is not UTF-8.
-    """
-    for number, line in _lines(file):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise UserError(f"{file}:{number}: not JSON: {error.msg} at column {error.colno}") from None
-        except (RecursionError, ValueError) as error:  # brackets a thousand deep, a number of 5,000 digits
-            raise UserError(f"{file}:{number}: not JSON that can be read: {error}") from None
-        if not isinstance(row, dict):
-            raise UserError(f"{file}:{number}: expected a JSON object, found {type(row).__name__}")
-        yield number, row
 
 
 def _lines(file: Path) -> Iterator[tuple[int, str]]:

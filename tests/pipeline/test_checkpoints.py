@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -205,37 +206,74 @@ def test_tokenizer_files_that_are_missing_are_fetched(tmp_path: Path) -> None:
     with Hub(dict(REPOSITORY)) as hub:
         cache = Cache(hub, tmp_path / "home")
         cache.python(CUT_SHORT, "config.json", "*.safetensors*")
-        cache.forget_the_list()
         cache.python(FIND)
         assert cache.files() == NEEDED
 
 
-@pytest.mark.parametrize(("listed", "lacking"), [(True, f"{SHARDS[0]}, tokenizer.json"), (False, SHARDS[0])])
-def test_what_cannot_be_completed_is_named_with_what_completes_it(tmp_path: Path, listed: bool, lacking: str) -> None:
+@pytest.mark.parametrize(("listed", "fetched", "lacking"), [
+    (True, ["config.json", "*.index.json", SHARDS[1]], f"{SHARDS[0]}, tokenizer.json"),
+    (False, ["config.json", "*.index.json", SHARDS[1]], SHARDS[0]),
+    (True, ["config.json", "tokenizer.json", SHARDS[0]], "model.safetensors.index.json"),
+    (False, ["config.json", "tokenizer.json", SHARDS[0]], "model.safetensors"),
+    (False, ["*.safetensors*"], "config.json"),
+])
+def test_what_cannot_be_completed_is_named_with_what_completes_it(tmp_path: Path, listed: bool, fetched: list[str],
+                                                                  lacking: str) -> None:
     with Hub(dict(REPOSITORY)) as hub:
         cache = Cache(hub, tmp_path / "home")
-        cache.python(CUT_SHORT, "config.json", "*.index.json", SHARDS[1])
+        cache.python(CUT_SHORT, *fetched)
     cache.leave_the_net()
     if not listed:
         cache.forget_the_list()
-    required, resolved = cache.python(FIND)
-    assert f"the local cache lacks {lacking} of it, and the hub did not give" in required
-    assert f"lacks {lacking}" in resolved
-    for message in (required, resolved):
-        assert message.startswith("checkpoint me/it: ")
-        assert message.endswith(f"hf download me/it --revision {COMMIT}")
+    assert cache.python(FIND) == 2 * [
+        f"checkpoint me/it: {cache.snapshot} lacks {lacking}; where there is internet, this fetches it: hf download "
+        f"me/it --revision {COMMIT}"]
 
 
-@pytest.mark.parametrize("listed", [True, False])
-def test_what_was_downloaded_by_hand_needs_no_hub(tmp_path: Path, listed: bool) -> None:
-    with Hub(dict(REPOSITORY)) as hub:
+SINGLE = {"config.json": b"{}", "tokenizer.json": b"{}", "model.safetensors": b"weights"}
+EXTRAS = {"model.fp16.safetensors": b"half", "rust/model.safetensors": b"rust", "training_args.txt": b"", "sub/1.model":
+          b"", "all_results.json": b"{}"}
+ODDLY_NAMED = {"config.json": b"{}", "weights.safetensors": b"weights"}
+
+
+@pytest.mark.parametrize(("repository", "listed"), [
+    (REPOSITORY, True), (REPOSITORY, False), (SINGLE | EXTRAS, True), (ODDLY_NAMED, True), (ODDLY_NAMED, False)])
+def test_a_cache_with_all_that_a_model_needs_is_used_without_asking(
+        tmp_path: Path, repository: dict[str, bytes], listed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    with Hub(dict(repository)) as hub:
         cache = Cache(hub, tmp_path / "home")
         cache.python(BY_HAND)
-    assert cache.files() == set(REPOSITORY)
-    cache.leave_the_net()
-    if not listed:
-        cache.forget_the_list()
-    assert cache.python(FIND) == ["None", f"Checkpoint(folder={cache.snapshot!r}, identity='me/it@{COMMIT}')"]
+        if not listed:
+            cache.forget_the_list()
+        for name in EXTRAS.keys() & repository.keys():
+            (cache.snapshot / name).unlink()
+
+        def refuse(handler: Any) -> None:
+            asked.append(handler.path)
+            handler.send_error(500)
+
+        for method in ("do_GET", "do_HEAD"):
+            monkeypatch.setattr(f"tests.ner.hub._Handler.{method}", refuse)
+        assert cache.python(FIND) == ["None", f"Checkpoint(folder={cache.snapshot!r}, identity='me/it@{COMMIT}')"]
+    assert asked == []
+
+
+@pytest.mark.parametrize("begun", [False, True])
+def test_a_proxys_page_is_no_hub(tmp_path: Path, begun: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Hub(dict(REPOSITORY)) as hub:
+        cache = Cache(hub, tmp_path / "home")
+        if begun:
+            cache.python(CUT_SHORT, "config.json")
+            cache.forget_the_list()
+
+        def log_in(handler: Any) -> None:
+            handler._send(b"<html>Log in</html>", 200, {"Content-Type": "text/html"})
+
+        for method in ("do_GET", "do_HEAD"):
+            monkeypatch.setattr(f"tests.ner.hub._Handler.{method}", log_in)
+        expected = "lacks model.safetensors; where" if begun else "the hub did not give it (JSONDecodeError)"
+        assert all(expected in message for message in cache.python(FIND))
 
 
 @pytest.mark.parametrize("find", [resolve, require])
@@ -244,7 +282,7 @@ def test_a_folder_that_lacks_a_shard_is_not_taken_for_whole(tmp_path: Path, find
     folder.mkdir()
     for name in NEEDED - {SHARDS[0]}:
         (folder / name).write_bytes(REPOSITORY[name])
-    with pytest.raises(UserError, match=rf"lacks {SHARDS[0]}, which its model\.safetensors\.index\.json names; copy"):
+    with pytest.raises(UserError, match=rf"lacks {SHARDS[0]}; copy"):
         find(str(folder))
     (folder / "model.safetensors").write_bytes(b"whole")
     find(str(folder))

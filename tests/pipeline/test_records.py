@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import UserError
-from pipeline.records import View, read_jsonl, read_views, view_row, write_jsonl
+from pipeline.records import View, numbered_jsonl, read_jsonl, read_views, view_row, write_jsonl
 
 
 def test_rows_come_back_as_they_went(tmp_path: Path) -> None:
@@ -23,9 +23,16 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> 
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_a_byte_order_mark_and_blank_lines_are_passed_over(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text('\ufeff{"a": 1}\r\n\n \n{"a": 2}\n', encoding="utf-8")
+    assert list(numbered_jsonl(path)) == [(1, {"a": 1}), (4, {"a": 2})]
+    assert list(read_jsonl(path)) == [{"a": 1}, {"a": 2}]
+
+
 @pytest.mark.parametrize(("content", "message"), [
     (b'{"a": 1}\n{"a"', r":2: not JSON"), (b'{"a": 1}\n3\n', r":2: expected a JSON object, found int"),
-    (b'{"a": "\xff"}\n', "not UTF-8"),
+    (b'\n \r\n{"a"', r":3: not JSON"), (b'{"a": "\xff"}\n', "not UTF-8"),
 ])
 def test_bad_lines_are_named(tmp_path: Path, content: bytes, message: str) -> None:
     path = tmp_path / "rows.jsonl"
