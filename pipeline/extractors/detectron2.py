@@ -18,6 +18,7 @@ from pipeline.errors import UserError
 from pipeline.extractors import Options, _boxes, _torch, once
 from pipeline.extractors.transformers_objects import Prepared
 from pipeline.params import ExecutionParams, Fraction
+from pipeline.weights import load_weights, weights_file
 
 if TYPE_CHECKING:
     import torch
@@ -51,7 +52,7 @@ class Detectron2Options(Options):
             f"where there is internet, {python} -c 'from detectron2 import model_zoo; "
             f"print(model_zoo.get_checkpoint_url(\"{self.model}\"))' says where the model zoo has it; download that "
             ".pkl, python -m pipeline.checkpoints convert FILE.pkl, and name the .safetensors")
-        checkpoints.weights_file(self.weights, "detectron2.weights", source)
+        weights_file(self.weights, "detectron2.weights", source)
         if environments.packages(INTERPRETER) is not None:
             self.configurations()
 
@@ -235,7 +236,7 @@ class Detectron2:
 
         names = self._names  # before the model, as they need none
         model = build_model(self._config)
-        weights = checkpoints.load_weights(Path(self._options.weights).expanduser())
+        weights = load_weights(Path(self._options.weights).expanduser())
         state = model.state_dict()
         wrong = [f"{name} is {list(weights[name].shape)}, expected {list(state[name].shape)}"
                  for name in state if name in weights and weights[name].shape != state[name].shape]

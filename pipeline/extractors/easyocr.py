@@ -19,6 +19,7 @@ from pipeline.contexts import TextLine
 from pipeline.errors import UserError
 from pipeline.extractors import Options, _lines, _torch, once
 from pipeline.params import ExecutionParams, Fraction
+from pipeline.weights import load_weights, weights_file
 
 if TYPE_CHECKING:
     import numpy as np
@@ -121,7 +122,7 @@ class EasyOcrOptions(Options):
             folder = Path(base).expanduser() / "model"
         source = (f"where there is internet, {environments.environment(INTERPRETER).python} -c \"import easyocr; "
                   f"easyocr.Reader({self.languages}, model_storage_directory='{folder}')\" puts it there")
-        detector, reader = (checkpoints.weights_file(str(folder / name), "easyocr.models", source)
+        detector, reader = (weights_file(str(folder / name), "easyocr.models", source)
                             for name in (_DETECTOR, recogniser(self.languages).file))
         return detector, reader
 
@@ -315,7 +316,7 @@ class EasyOcr:
         return self._loaded(network, self._options.files()[1]), converter, ignored
 
     def _loaded(self, network: Any, file: Path) -> Any:
-        weights = {name.removeprefix("module."): value for name, value in checkpoints.load_weights(file).items()}
+        weights = {name.removeprefix("module."): value for name, value in load_weights(file).items()}
         try:
             network.load_state_dict(weights)
         except RuntimeError as error:

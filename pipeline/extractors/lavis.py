@@ -20,6 +20,7 @@ from pipeline.errors import UserError
 from pipeline.extractors import Options, _torch, once
 from pipeline.extractors.blip import Nucleus
 from pipeline.params import ExecutionParams
+from pipeline.weights import load_weights, weights_file
 
 if TYPE_CHECKING:
     import torch
@@ -63,8 +64,8 @@ class LavisOptions(Options):
 
     def require(self) -> None:
         """Check that weights, vocabulary and configuration are there."""
-        checkpoints.weights_file(self.weights, "lavis.weights",
-                                 f"where there is internet: curl -L -o {self.weights} {_URLS[self.model_type]}")
+        weights_file(self.weights, "lavis.weights",
+                     f"where there is internet: curl -L -o {self.weights} {_URLS[self.model_type]}")
         self.vocabulary()
         if self.config is not None and not Path(self.config).expanduser().is_file():
             raise UserError(f"lavis.config: {self.config}: no such file; expected a model's YAML file as LAVIS has "
@@ -257,7 +258,7 @@ class Lavis:
                             f"two, expected the captioner's {decoder.config.vocab_size}")
         model = Captioner(self._library.VisionTransformerEncoder.from_config(config), decoder,
                           prompt=config.get("prompt") or "", max_txt_len=config.get("max_txt_len", 40))
-        weights = checkpoints.load_weights(Path(options.weights).expanduser())
+        weights = load_weights(Path(options.weights).expanduser())
         try:
             found = model.load_state_dict(weights, strict=False)
         except RuntimeError as error:

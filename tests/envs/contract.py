@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from pipeline.checkpoints import convert
 from pipeline.contexts import ITEMS, TextLine, read_contexts
 from pipeline.errors import UserError
 from pipeline.extraction import extract
@@ -23,6 +22,7 @@ from pipeline.extractors import PreparingExtractor, _boxes, create, require, val
 from pipeline.images import list_pictures, manifest
 from pipeline.params import ExecutionParams, ImagesParams, Kind
 from pipeline.store import Store, digest
+from pipeline.weights import convert
 from tests.envs import models
 from tests.pipeline.extractor_cases import Failing, make, same, write_clip
 
