@@ -1,4 +1,4 @@
-"""Fixtures that the tests of extractors share: small models, pictures, and a section of params for each."""
+"""Fixtures that the tests of extractors and of the engine share: small models, pictures, params, a bench."""
 
 from pathlib import Path
 from typing import Any
@@ -9,8 +9,14 @@ from PIL import Image
 
 from pipeline.params import Kind
 from tests.pipeline import extractor_cases
+from tests.pipeline.bench import Bench
 from tests.pipeline.extractor_cases import written
 from tests.pipeline.onnx_file import write_yolox
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Bench:
+    return Bench(tmp_path)
 
 
 @pytest.fixture(scope="session")
