@@ -295,6 +295,7 @@ class _Reading:
         if self.folder is None:
             raise UserError(f"{self.kind}: the manifest has readable pictures, but data.images names no folder; "
                             "run dvc repro images")
+        self.folder = self.folder.resolve()
         total = sum(1 for _ in missing()) if sys.stderr.isatty() else None
         bucket = self.extractor.bucket if isinstance(self.extractor, BucketingExtractor) else _any_size
         batches = _batches(missing(), self.batch_size, bucket)
@@ -328,8 +329,8 @@ class _Reading:
             yield ahead.popleft()
 
     def _load(self, job: Job) -> Any:
-        assert self.folder is not None
-        picture = images.load(self.folder.resolve(), {"image": job.image, "sha256": job.sha256}, self.limits)
+        assert self.folder is not None  # run() has seen to it
+        picture = images.load(self.folder, {"image": job.image, "sha256": job.sha256}, self.limits)
         return self.extractor.prepare(picture) if isinstance(self.extractor, PreparingExtractor) else picture
 
     def _loaded(self, jobs: Sequence[Job], pictures: Sequence[Future[Any]]) -> tuple[list[Job], list[Any]]:

@@ -69,12 +69,6 @@ def _no_reserved_type(value: str) -> str:
     return value
 
 
-def _openable(value: int) -> int:
-    if value > MOST_PIXELS:
-        raise ValueError(f"expected at most {MOST_PIXELS}: Pillow opens no picture with more")
-    return value
-
-
 RelativePath = Annotated[str, AfterValidator(_below_root)]
 EntityType = Annotated[str, Field(min_length=1), AfterValidator(_no_reserved_type)]
 
@@ -112,8 +106,7 @@ class DataParams(Section):
 class ImagesParams(Section):
     """Limits on a picture: on its size, checked before it is decoded, and on the time that decoding takes."""
 
-    max_pixels: Annotated[PositiveInt, AfterValidator(_openable), Field(json_schema_extra={"maximum": MOST_PIXELS})] = (
-        50_000_000)
+    max_pixels: Annotated[PositiveInt, Field(le=MOST_PIXELS)] = 50_000_000
     max_bytes: PositiveInt = 50_000_000
     max_seconds: PositiveFloat = 10.0
 
@@ -282,7 +275,7 @@ class Params(Section):
     execution: ExecutionParams = ExecutionParams()
 
     @model_validator(mode="after")
-    def _divisible(self) -> "Params":
+    def _processes_fit(self) -> "Params":
         train, n_processes = self.train, self.execution.processes
         if train.trainer == "flair" and n_processes > 1:
             raise ValueError(f"execution.processes: found {n_processes}, but train.trainer: flair runs in 1")

@@ -1,6 +1,9 @@
 """dvc.yaml names, for every stage, just what that stage reads: its modules, its params, its data."""
 
 import ast
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -69,6 +72,18 @@ def test_params_exist_and_execution_is_no_ones(stage: str) -> None:
                                                     ("ocr", "easyocr"), ("train", "flair")])
 def test_a_stage_depends_on_the_interpreter_that_it_may_run_in(stage: str, interpreter: str) -> None:
     assert f"envs/{interpreter}.txt" in map(dep_name, STAGES[stage]["deps"])
+
+
+def test_a_stage_that_takes_no_arguments_says_so_and_does_nothing_else(tmp_path: Path) -> None:
+    def run(argument: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run([sys.executable, "-m", "stages.posts", argument], cwd=tmp_path, text=True, check=False,
+                              capture_output=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
+
+    assert "usage: python -m stages.posts [-h]" in run("--help").stdout
+    refused = run("now")
+    assert refused.returncode == 2
+    assert "unrecognized arguments: now" in refused.stderr
+    assert not list(tmp_path.iterdir())
 
 
 def test_every_output_has_one_stage() -> None:
