@@ -48,7 +48,7 @@ def test_the_shipped_params_are_valid() -> None:
     ('"{id}.jpg"', '"{id}}.jpg"', r"yaml:\d+: data\.image_name: found '\{id\}\}\.jpg', expected .*no other braces"),
     ("  types: {}", "  types: {OTHER: ''}", r"params\.yaml:\d+: data\.types\.OTHER: found ''"),
     ("  types: {}", "  types: {OTHER: none}", r"types\.OTHER: found 'none', expected a name other than micro, none"),
-    ("max_pixels: 50000000", "max_pixels: 178956971", r"max_pixels: found 178956971, expected less than or equal to 178956970"),
+    ("max_pixels: 50000000", "max_pixels: 178956971", r"found 178956971, expected less than or equal to 178956970"),
     ("warmup_ratio: 0.1", "warmup_ratio: 1.0", r"train\.warmup_ratio: found 1\.0, expected less than 1"),
     ("  seed: 1", "  seed: 1\n  seed: 2", r"line \d+: train\.seed: given twice \(first on line \d+\)"),
     ("  seed: 1", "  seed: [", r"params\.yaml:\d+: not YAML"),
