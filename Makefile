@@ -29,7 +29,7 @@ test-slow: $(VENV)/.installed-dev  ## the slow tests
 	pytest -m slow
 
 test-envs: $(VENV)/.installed-dev  ## what runs in the isolated interpreters that are built, the slow tests too
-	pytest -rs tests/envs tests/ner/test_flair_bridge.py tests/ner/test_flair_training.py
+	pytest -rs tests/envs tests/ner/interop/flair/test_bridge.py tests/ner/interop/flair/test_training.py
 
 lint: $(VENV)/.installed-dev  ## style
 	ruff check .

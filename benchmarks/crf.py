@@ -15,9 +15,9 @@ import torchcrf
 from torch import Tensor
 
 from benchmarks import Ratio, keep_freed_memory, machine, median_seconds, report
-from ner.alignment import TwoViews, marginal
-from ner.crf import LinearChainCRF
-from pipeline.errors import UserError, run_cli
+from ner.crf.chain import LinearChainCRF
+from ner.models.alignment import TwoViews, marginal
+from pipeline.core.errors import UserError, run_cli
 
 BATCHES, LENGTH, N_LABELS = (32, 128), 40, 17
 # Over pytorch-crf, likelihood and gradient, by batch.

@@ -26,13 +26,16 @@ import torch
 from PIL import Image
 
 from benchmarks import Ratio, machine, median_seconds, report
-from pipeline import extraction, extractors, images
-from pipeline.errors import UserError, run_cli
+from pipeline.core.errors import UserError, run_cli
+from pipeline.core.records import write_jsonl
+from pipeline.core.store import Store, batched, digest
+from pipeline.engine import local as extraction
+from pipeline.extractors import registry
+from pipeline.extractors.base import cores
 from pipeline.extractors.rapidocr import RapidOcrOptions
-from pipeline.images import ImageRow
-from pipeline.params import ExecutionParams, ImagesParams, Kind
-from pipeline.records import write_jsonl
-from pipeline.store import Store, batched, digest
+from pipeline.images import manifest as images
+from pipeline.images.manifest import ImageRow
+from pipeline.settings.params import ExecutionParams, ImagesParams, Kind
 
 PARTS = ("captions", "objects", "ocr", "store", "images")
 LIMITS = ImagesParams()
@@ -108,7 +111,7 @@ def adapter(kind: Kind, model: Path, device: str, dtype: str) -> Any:
         section = {"extractor": "blip", "blip": {**options, "num_beams": BEAMS, "max_new_tokens": NEW_TOKENS}}
     else:
         section = {"extractor": "transformers", "transformers": {**options, "threshold": 0.5}}
-    return extractors.create(kind, section, ExecutionParams(device=device))
+    return registry.create(kind, section, ExecutionParams(device=device))
 
 
 def run_engine(kind: Kind, extractor: Any, pictures: Pictures, batch_size: int, workers: int) -> str:
@@ -210,7 +213,7 @@ def compare_ocr(pictures: Pictures, rounds: int, workers: int) -> Iterator[Ratio
 
     options = RapidOcrOptions()
     section = {"extractor": "rapidocr", "rapidocr": options.model_dump()}
-    one, all_cores = (extractors.create("ocr", section, ExecutionParams(device="cpu", ocr_threads=threads))
+    one, all_cores = (registry.create("ocr", section, ExecutionParams(device="cpu", ocr_threads=threads))
                       for threads in (1, 0))
     if run_engine("ocr", one, pictures, 1, 1) != run_engine("ocr", all_cores, pictures, 8, workers):
         raise RuntimeError("OCR on all cores reads another text than one picture at a time")
@@ -223,8 +226,8 @@ def compare_ocr(pictures: Pictures, rounds: int, workers: int) -> Iterator[Ratio
 
     seconds = median_seconds({"one": lambda: run_engine("ocr", one, pictures, 1, 1), "loop": loop,
                               "all": lambda: run_engine("ocr", all_cores, pictures, 8, workers)}, rounds, calls=1)
-    cores = extractors.cores()
-    note = f"{len(pictures.rows)} pictures, {cores} cores"
+    n_cores = cores()
+    note = f"{len(pictures.rows)} pictures, {n_cores} cores"
     yield Ratio(f"ocr: all cores / one picture at a time on one thread, {note}", seconds["one"] / seconds["all"],
                 OCR_LOOP if cores == 2 else None)
     yield Ratio(f"ocr: all cores / RapidOCR's own loop on all threads, {note}", seconds["loop"] / seconds["all"])
@@ -232,7 +235,7 @@ def compare_ocr(pictures: Pictures, rounds: int, workers: int) -> Iterator[Ratio
 
 def stored_captioner() -> Any:
     """The sample's captioner, which is not loaded as long as every result is in the store."""
-    return extractors.create("captions", {"extractor": "blip", "blip": {"model": "checkpoints/sample/blip"}},
+    return registry.create("captions", {"extractor": "blip", "blip": {"model": "checkpoints/sample/blip"}},
                              ExecutionParams(device="cpu"))
 
 

@@ -1,8 +1,8 @@
 """Prediction's speed: `ner.predict` over flair's `predict` with equal weights, over the encoder alone, and on ONNX.
 
 ``python -m benchmarks.prediction TAGGER`` on text alone, on the views that `dvc repro views` wrote; the tagger is
-brought to flair by :mod:`ner.flair_bridge`, and there are no figures where the two find different entities. Every
-contestant runs in a process of its own, flair's in flair's interpreter, with the same number of threads.
+brought to flair by :mod:`ner.interop.flair.bridge`, and there are no figures where the two find different entities.
+Every contestant runs in a process of its own, flair's in flair's interpreter, with the same number of threads.
 """
 
 import argparse
@@ -19,9 +19,9 @@ import torch
 
 from benchmarks import Ratio, keep_freed_memory, machine, report
 from benchmarks.sides import ROOT, Side, Turn, compare, peaks, serve
-from pipeline import environments
-from pipeline.errors import UserError, run_cli
-from pipeline.records import View, read_views, view_row, write_jsonl
+from pipeline.core import environments
+from pipeline.core.errors import UserError, run_cli
+from pipeline.core.records import View, read_views, view_row, write_jsonl
 
 FLAIR_TARGET, ENCODER_TARGET = 1.4, 0.9
 OURS, ONNX, FLAIR, ENCODER, BATCHES = (
@@ -35,7 +35,7 @@ Entities = list[list[list[Any]]]
 
 def ours(folder: Path, scratch: Path, batch_size: int) -> tuple[Callable[[], float], Callable[[], Entities]]:
     """:meth:`ner.predict.Tagger.predict`, from tokens to entities with confidences."""
-    from ner.predict import Tagger
+    from ner.tagger import Tagger
 
     tagger, views = Tagger.load(folder, "cpu"), read_views(scratch / "views.jsonl")
 
@@ -51,7 +51,7 @@ def ours(folder: Path, scratch: Path, batch_size: int) -> tuple[Callable[[], flo
 
 def encoder_alone(scratch: Path, batch_size: int, *, tokenizing: bool) -> Callable[[], float]:
     """The encoder on length-sorted batches: tensors made beforehand, or from tokens."""
-    from ner.tagger import load_tagger, quietly
+    from ner.models.ita import load_tagger, quietly
     from ner.views import collate, length_sorted_batches
 
     with quietly():
@@ -81,7 +81,7 @@ def flair_predict(scratch: Path, batch_size: int) -> tuple[Callable[[], float], 
     from flair.data import Sentence
     from flair.models import SequenceTagger
 
-    from ner.flair_bridge import quiet_flair
+    from ner.interop.flair.bridge import quiet_flair
 
     flair.device = torch.device("cpu")
     quiet_flair()
@@ -158,8 +158,8 @@ def main() -> None:
         return
     if arguments.tagger is None:
         raise UserError("TAGGER: name the folder of a trained tagger, such as models/tagger")
-    from ner.onnx import export
-    from ner.tagger import quietly
+    from ner.interop.onnx import export
+    from ner.models.ita import quietly
 
     if min(arguments.rounds, arguments.threads, arguments.posts, arguments.batch_size) < 1:
         raise UserError("--rounds, --threads, --posts and --batch-size: expected at least 1")

@@ -18,7 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from pipeline.errors import UserError
+from pipeline.core.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
 

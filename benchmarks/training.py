@@ -17,10 +17,10 @@ import torch
 
 from benchmarks import Ratio, keep_freed_memory, machine, report
 from benchmarks.sides import Side, Turn, compare, peaks, serve
-from pipeline import environments
-from pipeline.errors import UserError, run_cli
-from pipeline.params import TrainParams
-from pipeline.records import read_jsonl, read_views, write_json, write_jsonl
+from pipeline.core import environments
+from pipeline.core.errors import UserError, run_cli
+from pipeline.core.records import read_jsonl, read_views, write_json, write_jsonl
+from pipeline.settings.params import TrainParams
 
 STEP_CEILING = {"cpu": 1.20, "cuda": 1.10}
 TEXT_TARGET = {"cpu": 1.3}
@@ -44,10 +44,10 @@ def prepare(encoder: Path, views: Path, scratch: Path, batch_size: int, n_batche
     Returns:
         sub-tokens and padding a batch, of both views.
     """
-    from ner.flair_training import encoded_rows
-    from ner.labels import bioes_labels, to_bioes
-    from ner.tagger import CrossViewTagger, load_tokenizer, quietly, view_encoder
-    from ner.trainer import LengthGroupedSampler
+    from ner.bioes import bioes_labels, to_bioes
+    from ner.interop.flair.training import encoded_rows
+    from ner.models.ita import CrossViewTagger, load_tokenizer, quietly, view_encoder
+    from ner.training.trainer import LengthGroupedSampler
 
     posts = [view for view in read_views(views) if view.labels and view.context][: batch_size * n_batches]
     if len(posts) < batch_size * n_batches:
@@ -132,7 +132,7 @@ def encoder_alone(work: Work, device: str) -> Callable[[], float]:
 
 def our_step(work: Work, device: str) -> Callable[[], float]:
     """A full step but for the optimiser's: batches put together, forward, backward."""
-    from ner.trainer import collate_examples
+    from ner.training.trainer import collate_examples
 
     model, examples = _tagger(work, device), _examples(work)
     model.config.views, model.config.temperature = work.params.views, TEMPERATURE
@@ -150,7 +150,7 @@ def our_trainer(work: Work, device: str, bfloat16: bool) -> Callable[[], float]:
     """An epoch of our trainer."""
     from transformers import PrinterCallback, ProgressCallback, TrainerCallback, TrainingArguments
 
-    from ner.trainer import TaggerTrainer, collate_examples
+    from ner.training.trainer import TaggerTrainer, collate_examples
 
     class Clock(TrainerCallback):
         begin = seconds = 0.0
@@ -197,9 +197,9 @@ def flair_trainer(work: Work, device: str, bfloat16: bool, *, own_order: bool = 
     from flair.trainers import ModelTrainer
     from flair.trainers.plugins import TrainerPlugin
 
-    from ner.flair_bridge import TAG_TYPE, TaggerFolder, quiet_flair, to_flair
-    from ner.flair_trainer import SizeOfBatch, sentences_of, tagger_of
-    from pipeline.labels import entities
+    from ner.interop.flair.bridge import TAG_TYPE, TaggerFolder, quiet_flair, to_flair
+    from ner.interop.flair.trainer import SizeOfBatch, sentences_of, tagger_of
+    from pipeline.core.labels import entities
 
     class InOrder(FlairSampler):
         def __iter__(self) -> Iterator[int]:
@@ -248,7 +248,7 @@ def flair_trainer(work: Work, device: str, bfloat16: bool, *, own_order: bool = 
 
 
 def _tagger(work: Work, device: str) -> Any:
-    from ner.tagger import load_tagger, quietly
+    from ner.models.ita import load_tagger, quietly
 
     with quietly():
         model, _ = load_tagger(work.start)
@@ -256,7 +256,7 @@ def _tagger(work: Work, device: str) -> Any:
 
 
 def _examples(work: Work) -> list[Any]:
-    from ner.trainer import Example, ViewName
+    from ner.training.trainer import Example, ViewName
     from ner.views import EncodedView
 
     labels = json.loads((work.start / "config.json").read_text(encoding="utf-8"))["tag_labels"]

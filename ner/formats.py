@@ -1,7 +1,7 @@
 """What the prediction command reads: plain text, CoNLL-like files, JSON Lines; each as a stream of views.
 
-Text is split by :mod:`pipeline.tokens`, so that entities can be pointed at in it. Training data is read by
-:mod:`pipeline.posts`, which checks whole files; here a line is enough.
+Text is split by :mod:`pipeline.core.tokens`, so that entities can be pointed at in it. Training data is read by
+:mod:`pipeline.corpus.posts`, which checks whole files; here a line is enough.
 """
 
 import json
@@ -11,9 +11,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from pipeline.errors import UserError
-from pipeline.records import View
-from pipeline.tokens import tokenize
+from pipeline.core.errors import UserError
+from pipeline.core.records import View
+from pipeline.core.tokens import tokenize
 
 FORMATS = ("text", "conll", "jsonl")
 

@@ -1,120 +1,13 @@
-"""Sending a tagger to the hub: its weights, config and tokenizer, and a card with its scores; nothing else.
-
-`python -m ner.publish models/tagger OWNER/NAME` gathers in a folder of its own what is to be sent, and sends that;
-with `--dry-run FOLDER` it stays there, to be looked at and loaded. What the card says is left to :mod:`ner.model_card`.
-"""
+"""`python -m ner.publish TAGGER OWNER/NAME`: a tagger goes to the hub with a card, or with `--dry-run` to a folder."""
 
 import argparse
-import json
-import shutil
 import sys
 import tempfile
 from pathlib import Path
 
-from huggingface_hub import HfApi, get_token
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError
-from huggingface_hub.errors import HTTPError as ConnectionFailure  # type: ignore[attr-defined]  # its HTTP library's
-from huggingface_hub.utils._validators import validate_repo_id
-
-from ner.model_card import CARD, Evaluation, read_facts, render
-from ner.tagger import ONNX_GRAPH, load_config
-from pipeline import checkpoints
-from pipeline.errors import UserError, run_cli
-from pipeline.records import atomic_write
-
-SENT = ("config.json", "model*.safetensors", "model.safetensors.index.json", "training.json", "tokenizer.json",
-        "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt",
-        "sentencepiece.bpe.model", "spiece.model")
-"""The files of a tagger, as transformers names them; the card is written anew."""
-
-
-def gather(tagger: Path, target: Path, card: str) -> list[Path]:
-    """Copy a tagger's files to a new or empty folder, and write its card there.
-
-    Returns:
-        The names of what was left out, being no file of a tagger.
-
-    Raises:
-        UserError: `tagger` is no tagger's folder, or an export; `target` holds something.
-    """
-    if (tagger / ONNX_GRAPH).exists():
-        raise UserError(f"{tagger}: a tagger exported to ONNX; publish the folder that it was made from, which whoever "
-                        "loads it can export")
-    load_config(tagger, "model*.safetensors")
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise UserError(f"{target}: not empty; name a folder to be made")
-    target.mkdir(parents=True, exist_ok=True)
-    files = sorted({file for pattern in SENT for file in tagger.glob(pattern) if file.is_file()})
-    for file in files:
-        shutil.copyfile(file, target / file.name)  # the content, where DVC has put a link
-    with atomic_write(target / CARD) as stream:
-        stream.write(card)
-    return sorted(file.relative_to(tagger) for file in set(tagger.iterdir()) - {*files, tagger / CARD})
-
-
-def read_evaluation(tagger: Path, metrics: Path) -> Evaluation:
-    """The scores that the evaluate stage has measured of this very tagger.
-
-    Raises:
-        UserError: there are none, or they are another tagger's.
-    """
-    scores, run = metrics / "evaluation.json", metrics / "runs" / "evaluate.json"
-    remedy = "run dvc repro evaluate, or publish without scores: --no-scores"
-    for path in (scores, run):
-        if not path.is_file():
-            raise UserError(f"{path}: no such file; {remedy}")
-    try:
-        evaluation, scored = (json.loads(path.read_text(encoding="utf-8")) for path in (scores, run))
-    except ValueError as error:
-        raise UserError(f"{metrics}: not JSON ({error}); {remedy}") from None
-    if scored.get("tagger") != checkpoints.digest(tagger):
-        raise UserError(f"{scores}: these are the scores of another tagger than {tagger}; {remedy}")
-    return evaluation
-
-
-def check_name(repository: str) -> None:
-    """Check a repository's name.
-
-    Raises:
-        UserError: it is none that the hub takes.
-    """
-    try:
-        validate_repo_id(repository)
-    except HFValidationError:
-        well_formed = False
-    else:
-        well_formed = repository.count("/") == 1
-    if not well_formed:
-        raise UserError(f"{repository!r}: no name on the hub; expected OWNER/NAME of letters, digits, -, _ and . "
-                        "(no -- or .., at most 96 characters)")
-
-
-def send(folder: Path, repository: str, *, private: bool) -> str:
-    """Make the repository, where there is none yet, and send a folder as one commit; return its address.
-
-    Raises:
-        UserError: no token, no right to write there, the hub cannot be reached, or the repository is public where a
-            private one is wanted.
-    """
-    if get_token() is None:
-        raise UserError("no token for the hub: run hf auth login, or set HF_TOKEN; to look at what would be sent: "
-                        "--dry-run FOLDER")
-    api = HfApi()
-    try:
-        api.create_repo(repository, private=private, exist_ok=True)
-        if private and not api.model_info(repository).private:
-            raise UserError(f"{repository}: is there already, and public; nothing was sent. Name another one, make it "
-                            "private on the hub, or leave out --private")
-        done = api.upload_folder(repo_id=repository, folder_path=folder, commit_message="Publish a tagger",
-                                 delete_patterns=list(SENT))  # weights of an earlier one, in other shards
-        return done.commit_url
-    except HfHubHTTPError as error:
-        status = error.response.status_code if error.response is not None else "no status"
-        raise UserError(f"{repository}: the hub refused it ({status}: {error.server_message or type(error).__name__}); "
-                        "see that the token (hf auth whoami) may write there") from None
-    except (ConnectionFailure, OSError) as error:  # OSError: offline mode
-        raise UserError(f"{repository}: the hub cannot be reached ({type(error).__name__}: {error}); see that there is "
-                        "internet and HF_HUB_OFFLINE is not set") from None
+from ner.interop.hub import check_name, gather, read_evaluation, send
+from ner.interop.model_card import read_facts, render
+from pipeline.core.errors import run_cli
 
 
 def main() -> None:

@@ -2,7 +2,7 @@
 
 The text-only view is ``<s> tweet </s>``, the cross-modal one ``<s> tweet </s> context </s>``, with the tokenizer's own
 special tokens. The tweet is never cut: what does not fit a window is read in several, each with the (cut) context, and
-each token is scored in one of them. What an encoder makes of the tensors is left to :mod:`ner.tagger`.
+each token is scored in one of them. What an encoder makes of the tensors is left to :mod:`ner.models.ita`.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pipeline.errors import UserError
-from pipeline.records import View
+from pipeline.core.errors import UserError
+from pipeline.core.records import View
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +57,7 @@ class EncodedView:
 
 
 class ViewBatch(dict[str, Tensor]):
-    """Encoded views, padded: what :meth:`ner.tagger.CrossViewTagger.emissions` takes.
+    """Encoded views, padded: what :meth:`ner.models.ita.CrossViewTagger.emissions` takes.
 
     input_ids, attention_mask [R, S] (R windows, S sub-tokens); places [T]: where the T sub-tokens that are no padding
     stand in [R, S], flattened; rows, positions [B, L]: where each token's first sub-token stands; mask [B, L]: True on

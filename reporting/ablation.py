@@ -16,10 +16,10 @@ from pathlib import Path
 
 import yaml
 
-from ner.scoring import MICRO, READINGS
-from pipeline.errors import UserError, run_cli
-from pipeline.params import Split
-from pipeline.records import read_jsonl
+from ner.scoring.f1 import MICRO, READINGS
+from pipeline.core.errors import UserError, run_cli
+from pipeline.core.records import read_jsonl
+from pipeline.settings.params import Split
 from reporting import page
 from reporting.ablation_tables import OUTPUT, Runs, write
 from reporting.grid import GRID, TARGET, Grid, command, read_grid

@@ -8,11 +8,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ner.comparison import compare_runs
-from ner.scoring import READINGS
-from pipeline.labels import Reading
-from pipeline.params import Condition
-from pipeline.records import atomic_write, write_json
+from ner.scoring.comparison import compare_runs
+from ner.scoring.f1 import READINGS
+from pipeline.core.labels import Reading
+from pipeline.core.records import atomic_write, write_json
+from pipeline.settings.params import Condition
 from reporting import page
 from reporting.grid import Grid
 from reporting.scores import NAMES

@@ -7,10 +7,10 @@ records where there are thousands of them.
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pipeline.contexts import Caption, ObjectTag, TextLine
-from pipeline.labels import entities
-from pipeline.params import KINDS
-from pipeline.posts import Post, is_invisible
+from pipeline.contexts.items import Caption, ObjectTag, TextLine
+from pipeline.core.labels import entities
+from pipeline.corpus.posts import Post, is_invisible
+from pipeline.settings.params import KINDS
 from reporting.scores import GLOSSES, NAMES
 from reporting.sources import Predicted, Results
 from reporting.text import visible, visible_token

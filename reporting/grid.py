@@ -9,8 +9,8 @@ from typing import Annotated
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from pipeline.errors import UserError
-from pipeline.params import Split
+from pipeline.core.errors import UserError
+from pipeline.settings.params import Split
 
 GRID = Path("ablation.yaml")
 TARGET = "evaluate"

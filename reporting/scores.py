@@ -1,7 +1,7 @@
 """Scores by split, condition and scorer as rows of tables, with what differs by more than chance; and confusion.
 
-The figures are :mod:`ner.scoring`'s, read from metrics/evaluation.json; differences between conditions are tested here
-by :mod:`ner.comparison`'s paired bootstrap, as nobody else needs them.
+The figures are :mod:`ner.scoring.f1`'s, read from metrics/evaluation.json; differences between conditions are
+tested here by :mod:`ner.scoring.comparison`'s paired bootstrap, as nobody else needs them.
 """
 
 from collections import Counter
@@ -9,10 +9,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ner.comparison import compare
-from ner.scoring import MICRO
-from pipeline.labels import Reading
-from pipeline.params import Condition, Split
+from ner.scoring.comparison import compare
+from ner.scoring.f1 import MICRO
+from pipeline.core.labels import Reading
+from pipeline.settings.params import Condition, Split
 from reporting.sources import Results
 
 _READINGS: tuple[Reading, ...] = ("strict", "conlleval")

@@ -11,12 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline import contexts, posts
-from pipeline.contexts import Context
-from pipeline.errors import UserError
-from pipeline.params import KINDS, SPLITS, Condition, Kind, Params, Split
-from pipeline.posts import Post
-from pipeline.records import View, read_json, read_jsonl, read_views
+from pipeline.contexts import items as contexts
+from pipeline.contexts.items import Context
+from pipeline.core.errors import UserError
+from pipeline.core.records import View, read_json, read_jsonl, read_views
+from pipeline.corpus import posts
+from pipeline.corpus.posts import Post
+from pipeline.settings.params import KINDS, SPLITS, Condition, Kind, Params, Split
 
 Scores = Mapping[str, Mapping[str, Mapping[str, Any]]]
 STAGES = ("posts", "images", "objects", "captions", "ocr", "views", "train", "evaluate")

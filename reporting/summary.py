@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.params import KINDS, SPLITS, Change, Kind, Split, changed
-from pipeline.store import digest
+from pipeline.core.store import digest
+from pipeline.settings.params import KINDS, SPLITS, Change, Kind, Split, changed
 from reporting.sources import STAGES, Results
 
 LISTED = 500

@@ -1,7 +1,7 @@
 """Small copies of the pictures, beside the page, under names that no stranger chose.
 
 A thumbnail is kept in the store by its picture's hash, so that a report made again decodes nothing. Reading pictures
-safely is pipeline/images.py's business.
+safely is pipeline/images/manifest.py's business.
 """
 
 import base64
@@ -15,11 +15,11 @@ from typing import Any
 from PIL import Image
 from tqdm import tqdm
 
-from pipeline import images
-from pipeline.errors import UserError
-from pipeline.images import PictureError
-from pipeline.params import ImagesParams
-from pipeline.store import Store, batched, digest
+from pipeline.core.errors import UserError
+from pipeline.core.store import Store, batched, digest
+from pipeline.images import manifest as images
+from pipeline.images.manifest import PictureError
+from pipeline.settings.params import ImagesParams
 
 VERSION = 1
 """Raised when the same picture would give another thumbnail."""

@@ -14,8 +14,10 @@ from typing import Any
 
 import torch
 
-from pipeline import extractors, params
-from pipeline.errors import run_cli
+from pipeline.core.errors import run_cli
+from pipeline.extractors import registry
+from pipeline.extractors.base import Extractor
+from pipeline.settings import params
 from sample import render, training_pictures
 from sample.training_pictures import Picture
 
@@ -60,8 +62,8 @@ def sign_scores(found: Sequence[str], expected: Sequence[str | None]) -> dict[st
 def read(kind: params.Kind, section: Mapping[str, Any], pictures: Sequence[Picture]
          ) -> tuple[list[Any], float]:  # fmt: skip
     """What an extractor says of each picture, and the seconds a picture took, model loading left out."""
-    extractor = extractors.create(kind, section, params.ExecutionParams(device="cpu", ocr_threads=1))
-    if not isinstance(extractor, extractors.Extractor):
+    extractor = registry.create(kind, section, params.ExecutionParams(device="cpu", ocr_threads=1))
+    if not isinstance(extractor, Extractor):
         raise TypeError(f"{kind}: {section['extractor']} reads no pictures")
     images = [picture.image for picture in pictures]
     extractor.extract(images[:2])

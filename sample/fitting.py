@@ -1,7 +1,7 @@
 """The loop that trains the sample checkpoints: AdamW, warm-up and cosine decay, a moving average of the weights.
 
 What a step's loss is, the callers say, and what a result is worth, checkpoint_quality.py. The tagger is not trained
-here but by ner/training.py.
+here but by ner/training/run.py.
 """
 
 import copy

@@ -13,13 +13,17 @@ from typing import Any
 
 from tqdm import tqdm
 
-from ner import evaluation, scoring, training
-from ner.predict import Tagger
-from pipeline import checkpoints, params, posts
-from pipeline.errors import run_cli
-from pipeline.labels import Reading
-from pipeline.params import KINDS, SPLITS, Params
-from pipeline.records import View, atomic_write, write_json
+from ner.scoring import evaluation
+from ner.scoring import f1 as scoring
+from ner.tagger import Tagger
+from ner.training import run as training
+from pipeline.core import checkpoints
+from pipeline.core.errors import run_cli
+from pipeline.core.labels import Reading
+from pipeline.core.records import View, atomic_write, write_json
+from pipeline.corpus import posts
+from pipeline.settings import params
+from pipeline.settings.params import KINDS, SPLITS, Params
 from sample.dataset import read_decides
 from stages import paths
 from stages.views import render_contexts

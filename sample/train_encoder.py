@@ -26,10 +26,10 @@ from transformers import (
     get_linear_schedule_with_warmup,
 )
 
-from pipeline import params
-from pipeline.contexts import Caption, ObjectTag, TextLine, render
-from pipeline.params import KINDS, ViewsParams
-from pipeline.records import atomic_write
+from pipeline.contexts.items import Caption, ObjectTag, TextLine, render
+from pipeline.core.records import atomic_write
+from pipeline.settings import params
+from pipeline.settings.params import KINDS, ViewsParams
 from sample.dataset import draw, roles
 from sample.render import HELD_OUT_SPACE, TRAINING_SPACE, Spec, caption, random_sign
 from sample.text import Names

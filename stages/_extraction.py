@@ -5,11 +5,16 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from pipeline import environments, extraction, extractors, images, params
-from pipeline.errors import UserError, run_cli
-from pipeline.images import ImageRow
-from pipeline.params import Kind, Params
-from pipeline.store import Store, stage_lock
+from pipeline.core import environments
+from pipeline.core.errors import UserError, run_cli
+from pipeline.core.store import Store, stage_lock
+from pipeline.engine import local as extraction
+from pipeline.extractors import registry
+from pipeline.extractors.base import LookupExtractor
+from pipeline.images import manifest as images
+from pipeline.images.manifest import ImageRow
+from pipeline.settings import params
+from pipeline.settings.params import Kind, Params
 from stages import paths
 from stages._record import recorded
 
@@ -30,8 +35,8 @@ def _main(kind: Kind) -> None:
         raise UserError("--images DIR and --output FILE.jsonl go together")
     settings = params.load(arguments.params)
     section = getattr(settings, kind).model_dump()
-    extractors.validate(kind, section)
-    if (interpreter := extractors.interpreter(kind, section)) is not None:
+    registry.validate(kind, section)
+    if (interpreter := registry.interpreter(kind, section)) is not None:
         environments.enter(interpreter)  # before any lock is taken: this process goes on there
     with Store.open() as store:
         if arguments.images is None:
@@ -48,14 +53,14 @@ def _extract(kind: Kind, settings: Params, manifest: Path | Iterable[ImageRow], 
              store: Store) -> dict[str, Any]:
     """Run the engine; return what the report says of it."""
     section = getattr(settings, kind).model_dump()
-    extractors.require(kind, section)
-    extractor = extractors.create(kind, section, settings.execution)
+    registry.require(kind, section)
+    extractor = registry.create(kind, section, settings.execution)
     summary = extraction.extract(kind, extractor, manifest, folder, output, store,
                                  batch_size=getattr(settings.execution.batch_size, kind),
                                  workers=settings.execution.decode_workers, limits=settings.images)
     print(summary)
-    fingerprint = None if isinstance(extractor, extractors.LookupExtractor) else dict(extractor.fingerprint())
+    fingerprint = None if isinstance(extractor, LookupExtractor) else dict(extractor.fingerprint())
     return {"items": summary.read, "unit": "pictures", "from_store": summary.from_store, "failed": summary.failed,
             "extractor": section["extractor"],
             "fingerprint": fingerprint,
-            "changed": [change._asdict() for change in extractors.changed_options(kind, section)]}
+            "changed": [change._asdict() for change in registry.changed_options(kind, section)]}

@@ -8,13 +8,15 @@ from collections.abc import Iterator, Sequence
 
 from tqdm import tqdm
 
-from ner import evaluation, scoring
-from ner.predict import Prediction, Tagger, conll_lines, prediction_row
-from pipeline import checkpoints, params
-from pipeline.errors import run_cli
-from pipeline.params import Split
-from pipeline.records import atomic_write, read_views, write_json, write_jsonl
-from pipeline.store import stage_lock
+from ner.scoring import evaluation
+from ner.scoring import f1 as scoring
+from ner.tagger import Prediction, Tagger, conll_lines, prediction_row
+from pipeline.core import checkpoints
+from pipeline.core.errors import run_cli
+from pipeline.core.records import atomic_write, read_views, write_json, write_jsonl
+from pipeline.core.store import stage_lock
+from pipeline.settings import params
+from pipeline.settings.params import Split
 from stages import paths
 from stages._record import recorded
 

@@ -3,11 +3,13 @@
 from collections import Counter
 from dataclasses import asdict
 
-from pipeline import images, params, posts
-from pipeline.errors import run_cli
-from pipeline.params import SPLITS
-from pipeline.records import write_jsonl
-from pipeline.store import Store, stage_lock
+from pipeline.core.errors import run_cli
+from pipeline.core.records import write_jsonl
+from pipeline.core.store import Store, stage_lock
+from pipeline.corpus import posts
+from pipeline.images import manifest as images
+from pipeline.settings import params
+from pipeline.settings.params import SPLITS
 from stages import paths
 from stages._record import recorded
 

@@ -4,11 +4,12 @@ As the first stage it checks all of params.yaml when it runs, so that a mistake 
 `python -m pipeline.params check` does so at any time.
 """
 
-from pipeline import check, posts
-from pipeline.errors import run_cli
-from pipeline.params import SPLITS
-from pipeline.records import write_json, write_jsonl
-from pipeline.store import stage_lock
+from pipeline.checks import check
+from pipeline.core.errors import run_cli
+from pipeline.core.records import write_json, write_jsonl
+from pipeline.core.store import stage_lock
+from pipeline.corpus import posts
+from pipeline.settings.params import SPLITS
 from stages import paths
 from stages._record import recorded
 

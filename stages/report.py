@@ -6,11 +6,11 @@ With ``--figure FILE.svg`` it draws one picture of the finished run instead.
 import argparse
 from pathlib import Path
 
-from pipeline import params
-from pipeline.errors import run_cli
-from pipeline.params import Params
-from pipeline.records import atomic_write
-from pipeline.store import Store, stage_lock
+from pipeline.core.errors import run_cli
+from pipeline.core.records import atomic_write
+from pipeline.core.store import Store, stage_lock
+from pipeline.settings import params
+from pipeline.settings.params import Params
 from reporting import figure, page, sources, thumbnails
 from reporting.sources import Sources
 from stages import paths

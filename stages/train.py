@@ -10,11 +10,15 @@ from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
-from ner import flair_training, model_card, processes, training
-from pipeline import checkpoints, environments, params
-from pipeline.errors import run_cli
-from pipeline.records import read_json, read_views
-from pipeline.store import Store, digest, stage_lock
+from ner.interop import model_card
+from ner.interop.flair import training as flair_training
+from ner.training import processes
+from ner.training import run as training
+from pipeline.core import checkpoints, environments
+from pipeline.core.errors import run_cli
+from pipeline.core.records import read_json, read_views
+from pipeline.core.store import Store, digest, stage_lock
+from pipeline.settings import params
 from stages import paths
 from stages._record import recorded
 

@@ -7,11 +7,13 @@ What the views were made of stands in sources.json, for the card of a tagger tha
 from collections import defaultdict
 from typing import Any
 
-from pipeline import contexts, params, posts
-from pipeline.errors import run_cli
-from pipeline.params import SPLITS, Params, ViewsParams
-from pipeline.records import View, portable, view_row, write_json, write_jsonl
-from pipeline.store import stage_lock
+from pipeline.contexts import items as contexts
+from pipeline.core.errors import run_cli
+from pipeline.core.records import View, portable, view_row, write_json, write_jsonl
+from pipeline.core.store import stage_lock
+from pipeline.corpus import posts
+from pipeline.settings import params
+from pipeline.settings.params import SPLITS, Params, ViewsParams
 from stages import paths
 from stages._record import recorded
 

@@ -21,9 +21,11 @@ from typing import Any
 import pytest
 import yaml
 
-from pipeline import extractors, params, preset
-from pipeline.params import KINDS
-from pipeline.posts import Post, read_conll, read_csv, read_posts_jsonl, read_split, report
+from pipeline.corpus.posts import Post, read_conll, read_csv, read_posts_jsonl, read_split, report
+from pipeline.extractors import registry
+from pipeline.settings import params
+from pipeline.settings import presets as preset
+from pipeline.settings.params import KINDS
 from tests.conftest import ROOT
 from tests.project import Project
 from tests.test_imports import is_main_block
@@ -150,8 +152,8 @@ def invalid(settings: dict[str, Any]) -> Iterator[str]:
         for kind in KINDS:
             section = settings[kind]
             named = section["extractor"]
-            if named in extractors.REGISTRY[kind]:
-                extractors.validate(kind, section, "the block")
+            if named in registry.REGISTRY[kind]:
+                registry.validate(kind, section, "the block")
             else:
                 assert re.fullmatch(r"[\w.]+:\w+", named), f"{kind}.extractor: {named}"
     except (params.UserError, AssertionError) as error:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pipeline.params import Params
+from pipeline.settings.params import Params
 from tests.conftest import ROOT
 from tests.test_imports import NAMES, imported, name_of
 
@@ -28,10 +28,10 @@ def modules_behind(name: str) -> set[str]:
         if module not in found and module in FILES:
             found.add(module)
             waiting += [other for other in imported(FILES[module]) if other in NAMES]
-            if module == "pipeline.extractors":  # its registry loads the others by name
+            if module == "pipeline.extractors.registry":  # it loads the others by name
                 waiting += [other for other in FILES if other.startswith("pipeline.extractors.")]
-            if module == "ner.flair_training":  # runs this one in flair's interpreter
-                waiting.append("ner.flair_trainer")
+            if module == "ner.interop.flair.training":  # runs this one in flair's interpreter
+                waiting.append("ner.interop.flair.trainer")
     return found
 
 

@@ -8,9 +8,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 from PIL import Image
 
-from pipeline.contexts import TextLine
-from pipeline.extractors import cores, once
-from pipeline.params import ExecutionParams
+from pipeline.contexts.items import TextLine
+from pipeline.extractors.base import cores, once
+from pipeline.settings.params import ExecutionParams
 
 
 class SideBySide:

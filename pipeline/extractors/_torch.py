@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator
 
-from pipeline import checkpoints
-from pipeline.errors import UserError
-from pipeline.extractors import cores, is_out_of_memory, once
+from pipeline.core import checkpoints
+from pipeline.core.errors import UserError
+from pipeline.extractors.base import cores, is_out_of_memory, once
 
 if TYPE_CHECKING:
     import torch

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 from PIL import Image
 from pydantic import Field
 
-from pipeline import checkpoints
-from pipeline.contexts import ObjectTag
-from pipeline.errors import UserError
-from pipeline.extractors import BucketingExtractor, Extractor, Options, PreparingExtractor, _torch, once
-from pipeline.params import ExecutionParams, Fraction
+from pipeline.contexts.items import ObjectTag
+from pipeline.core import checkpoints
+from pipeline.core.errors import UserError
+from pipeline.extractors import _torch
+from pipeline.extractors.base import BucketingExtractor, Extractor, Options, PreparingExtractor, once
+from pipeline.settings.params import ExecutionParams, Fraction
 
 if TYPE_CHECKING:
     import torch

@@ -1,6 +1,6 @@
 """Captions from BLIP, BLIP-2 and GIT through transformers, by beams or by nucleus sampling.
 
-Where the weights are is pipeline/checkpoints.py's business, which pictures to read the engine's.
+Where the weights are is pipeline/core/checkpoints.py's business, which pictures to read the engine's.
 """
 
 import hashlib
@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from PIL import Image
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
-from pipeline import checkpoints
-from pipeline.contexts import Caption
-from pipeline.errors import UserError
-from pipeline.extractors import Options, _torch, once
-from pipeline.params import ExecutionParams
+from pipeline.contexts.items import Caption
+from pipeline.core import checkpoints
+from pipeline.core.errors import UserError
+from pipeline.extractors import _torch
+from pipeline.extractors.base import Options, once
+from pipeline.settings.params import ExecutionParams
 
 if TYPE_CHECKING:
     import torch

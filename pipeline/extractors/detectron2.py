@@ -12,13 +12,14 @@ import yaml
 from PIL import Image
 from pydantic import Field, PositiveInt
 
-from pipeline import checkpoints, environments
-from pipeline.contexts import ObjectTag
-from pipeline.errors import UserError
-from pipeline.extractors import Options, _boxes, _torch, once
+from pipeline.contexts.items import ObjectTag
+from pipeline.core import checkpoints, environments
+from pipeline.core.errors import UserError
+from pipeline.core.weights import load_weights, weights_file
+from pipeline.extractors import _boxes, _torch
+from pipeline.extractors.base import Options, once
 from pipeline.extractors.transformers_objects import Prepared
-from pipeline.params import ExecutionParams, Fraction
-from pipeline.weights import load_weights, weights_file
+from pipeline.settings.params import ExecutionParams, Fraction
 
 if TYPE_CHECKING:
     import torch

@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 from PIL import Image
 from pydantic import AfterValidator, Field, NonNegativeInt, PositiveFloat
 
-from pipeline import checkpoints, environments
-from pipeline.contexts import TextLine
-from pipeline.errors import UserError
-from pipeline.extractors import Options, _lines, _torch, once
-from pipeline.params import ExecutionParams, Fraction
-from pipeline.weights import load_weights, weights_file
+from pipeline.contexts.items import TextLine
+from pipeline.core import checkpoints, environments
+from pipeline.core.errors import UserError
+from pipeline.core.weights import load_weights, weights_file
+from pipeline.extractors import _lines, _torch
+from pipeline.extractors.base import Options, once
+from pipeline.settings.params import ExecutionParams, Fraction
 
 if TYPE_CHECKING:
     import numpy as np

@@ -14,13 +14,14 @@ import yaml
 from PIL import Image
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
-from pipeline import checkpoints, environments
-from pipeline.contexts import Caption
-from pipeline.errors import UserError
-from pipeline.extractors import Options, _torch, once
+from pipeline.contexts.items import Caption
+from pipeline.core import checkpoints, environments
+from pipeline.core.errors import UserError
+from pipeline.core.weights import load_weights, weights_file
+from pipeline.extractors import _torch
+from pipeline.extractors.base import Options, once
 from pipeline.extractors.blip import Nucleus
-from pipeline.params import ExecutionParams
-from pipeline.weights import load_weights, weights_file
+from pipeline.settings.params import ExecutionParams
 
 if TYPE_CHECKING:
     import torch

@@ -13,11 +13,11 @@ from typing import Any, ClassVar
 
 from pydantic import Field
 
-from pipeline.contexts import ITEMS, Caption, Item, ObjectTag, require_whole
-from pipeline.errors import UserError
-from pipeline.extractors import Options
-from pipeline.params import ExecutionParams, Fraction, Kind
-from pipeline.records import numbered_jsonl
+from pipeline.contexts.items import ITEMS, Caption, Item, ObjectTag, require_whole
+from pipeline.core.errors import UserError
+from pipeline.core.records import numbered_jsonl
+from pipeline.extractors.base import Options
+from pipeline.settings.params import ExecutionParams, Fraction, Kind
 
 _NO_ATTRIBUTE = "__no_attribute__"  # what VinVL's label map calls it
 Entry = tuple[int, str, list[Item]]

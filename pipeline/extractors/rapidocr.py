@@ -16,10 +16,11 @@ import numpy as np
 from PIL import Image
 from pydantic import Field, PositiveFloat
 
-from pipeline.contexts import TextLine
-from pipeline.errors import UserError
-from pipeline.extractors import Options, _lines, once
-from pipeline.params import ExecutionParams, Fraction
+from pipeline.contexts.items import TextLine
+from pipeline.core.errors import UserError
+from pipeline.extractors import _lines
+from pipeline.extractors.base import Options, once
+from pipeline.settings.params import ExecutionParams, Fraction
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

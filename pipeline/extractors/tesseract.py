@@ -18,10 +18,11 @@ from typing import Annotated, Any
 from PIL import Image
 from pydantic import Field
 
-from pipeline.contexts import TextLine
-from pipeline.errors import UserError
-from pipeline.extractors import Options, _lines
-from pipeline.params import ExecutionParams, Fraction
+from pipeline.contexts.items import TextLine
+from pipeline.core.errors import UserError
+from pipeline.extractors import _lines
+from pipeline.extractors.base import Options
+from pipeline.settings.params import ExecutionParams, Fraction
 
 VERSION = 1
 """Raised when the same picture, models and options would give another result."""

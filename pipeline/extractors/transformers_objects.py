@@ -1,6 +1,6 @@
 """Object tags from any detector of transformers' AutoModelForObjectDetection (DETR, RT-DETR, D-FINE, YOLOS, …).
 
-Here also stands what every detector of transformers shares. Where the weights are is pipeline/checkpoints.py's
+Here also stands what every detector of transformers shares. Where the weights are is pipeline/core/checkpoints.py's
 business, which pictures to read the engine's.
 """
 
@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 from PIL import Image
 from pydantic import Field, PositiveInt
 
-from pipeline import checkpoints
-from pipeline.contexts import ObjectTag
-from pipeline.extractors import Options, _boxes, _torch, once
-from pipeline.params import ExecutionParams, Fraction
+from pipeline.contexts.items import ObjectTag
+from pipeline.core import checkpoints
+from pipeline.extractors import _boxes, _torch
+from pipeline.extractors.base import Options, once
+from pipeline.settings.params import ExecutionParams, Fraction
 
 if TYPE_CHECKING:
     import torch

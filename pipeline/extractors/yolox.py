@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from PIL import Image
 from pydantic import Field, PositiveInt
 
-from pipeline.contexts import ObjectTag
-from pipeline.errors import UserError
-from pipeline.extractors import Options, _boxes, cores, once
-from pipeline.params import ExecutionParams, Fraction
+from pipeline.contexts.items import ObjectTag
+from pipeline.core.errors import UserError
+from pipeline.extractors import _boxes
+from pipeline.extractors.base import Options, cores, once
+from pipeline.settings.params import ExecutionParams, Fraction
 
 if TYPE_CHECKING:
     import numpy as np

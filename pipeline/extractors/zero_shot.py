@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import AfterValidator, Field
 
-from pipeline.contexts import ObjectTag
-from pipeline.errors import UserError
-from pipeline.extractors import _boxes, _torch, once
+from pipeline.contexts.items import ObjectTag
+from pipeline.core.errors import UserError
+from pipeline.extractors import _boxes, _torch
+from pipeline.extractors.base import once
 from pipeline.extractors.transformers_objects import Detector, DetectorOptions, finite
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from benchmarks.extraction import Pictures, adapter, compare_ocr, opened_below, run_engine
-from pipeline.errors import UserError
+from pipeline.core.errors import UserError
 from tests.conftest import ROOT
 
 

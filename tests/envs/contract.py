@@ -15,16 +15,18 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from pipeline.contexts import ITEMS, TextLine, read_contexts
-from pipeline.errors import UserError
-from pipeline.extraction import extract
-from pipeline.extractors import PreparingExtractor, _boxes, create, require, validate
-from pipeline.images import list_pictures, manifest
-from pipeline.params import ExecutionParams, ImagesParams, Kind
-from pipeline.store import Store, digest
-from pipeline.weights import convert
+from pipeline.contexts.items import ITEMS, TextLine, read_contexts
+from pipeline.core.errors import UserError
+from pipeline.core.store import Store, digest
+from pipeline.core.weights import convert
+from pipeline.engine.local import extract
+from pipeline.extractors import _boxes
+from pipeline.extractors.base import PreparingExtractor
+from pipeline.extractors.registry import create, require, validate
+from pipeline.images.manifest import list_pictures, manifest
+from pipeline.settings.params import ExecutionParams, ImagesParams, Kind
 from tests.envs import models
-from tests.pipeline.extractor_cases import Failing, make, same, write_clip
+from tests.pipeline.extractors.cases import Failing, make, same, write_clip
 
 Section = tuple[Kind, dict[str, Any]]
 Pictures = Sequence[Image.Image]

@@ -12,7 +12,7 @@ import numpy as np
 import yaml
 from PIL import Image
 
-from tests.pipeline.extractor_cases import WORDS
+from tests.pipeline.extractors.cases import WORDS
 
 
 def write_lavis(folder: Path) -> dict[str, Any]:

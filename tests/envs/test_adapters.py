@@ -17,7 +17,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from pipeline import environments
+from pipeline.core import environments
 from tests.conftest import ROOT
 from tests.envs.contract import CASES, checks
 from tests.project import Project, stages_run

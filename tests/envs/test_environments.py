@@ -16,8 +16,8 @@ import pytest
 import yaml
 from PIL import Image
 
-from pipeline import environments
-from pipeline.errors import UserError
+from pipeline.core import environments
+from pipeline.core.errors import UserError
 from tests.conftest import ROOT
 
 EXTRACTOR = '''
@@ -28,8 +28,8 @@ import sys
 import time
 from pathlib import Path
 
-from pipeline.contexts import Caption
-from pipeline.errors import UserError
+from pipeline.contexts.items import Caption
+from pipeline.core.errors import UserError
 
 
 class Where:

@@ -9,10 +9,10 @@ import pytest
 import torch
 from transformers import BertConfig, BertModel, BertTokenizer, XLMRobertaConfig, XLMRobertaModel, XLMRobertaTokenizer
 
-from ner.labels import bioes_labels
-from ner.tagger import CrossViewTagger, load_tokenizer
-from pipeline.params import TrainParams
-from pipeline.records import View
+from ner.bioes import bioes_labels
+from ner.models.ita import CrossViewTagger, load_tokenizer
+from pipeline.core.records import View
+from pipeline.settings.params import TrainParams
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 

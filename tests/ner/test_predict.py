@@ -12,16 +12,18 @@ from pathlib import Path
 import pytest
 import torch
 
-from ner.evaluation import condition_views, derangement, evaluate
+from ner.bioes import to_bioes
+from ner.decoding import choose_device
 from ner.formats import read_input
-from ner.labels import to_bioes
-from ner.predict import CHUNK_BATCHES, Tagger, choose_device, main
+from ner.predict import main
+from ner.scoring.evaluation import condition_views, derangement, evaluate
+from ner.tagger import CHUNK_BATCHES, Tagger
 from ner.views import collate
-from pipeline.errors import UserError, run_cli
-from pipeline.labels import entities
-from pipeline.params import EvaluateParams
-from pipeline.records import View
-from pipeline.tokens import tokenize
+from pipeline.core.errors import UserError, run_cli
+from pipeline.core.labels import entities
+from pipeline.core.records import View
+from pipeline.core.tokens import tokenize
+from pipeline.settings.params import EvaluateParams
 from tests.ner.conftest import ambiguous_views, many_views
 
 ROOT = Path(__file__).resolve().parents[2]

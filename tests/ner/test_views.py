@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from ner.tagger import load_tokenizer
+from ner.models.ita import load_tokenizer
 from ner.views import ViewEncoder, WindowLimits, best_window, collate, length_sorted_batches, window_starts
-from pipeline.records import View
+from pipeline.core.records import View
 
 
 def encoder(folder: Path, max_length: int = 32, max_context: int = 12, stride: int = 8) -> ViewEncoder:

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.params import Kind
-from tests.pipeline import extractor_cases
-from tests.pipeline.bench import Bench
-from tests.pipeline.extractor_cases import written
-from tests.pipeline.onnx_file import write_yolox
+from pipeline.settings.params import Kind
+from tests.pipeline.engine.bench import Bench
+from tests.pipeline.extractors import cases as extractor_cases
+from tests.pipeline.extractors.cases import written
+from tests.pipeline.extractors.onnx_file import write_yolox
 
 
 @pytest.fixture

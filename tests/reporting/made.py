@@ -15,9 +15,9 @@ import numpy as np
 import yaml
 from PIL import Image
 
-from ner.scoring import confusion, score
-from pipeline.labels import entities
-from pipeline.records import View, read_views, write_json, write_jsonl
+from ner.scoring.f1 import confusion, score
+from pipeline.core.labels import entities
+from pipeline.core.records import View, read_views, write_json, write_jsonl
 from tests.conftest import ROOT
 from tests.project import Project
 

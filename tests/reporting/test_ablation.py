@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pipeline.errors import UserError
+from pipeline.core.errors import UserError
 from reporting.ablation_tables import Runs, table
 from reporting.grid import Grid, Value, override, read_grid
 from tests.conftest import ROOT

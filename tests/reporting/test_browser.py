@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.labels import entities
+from pipeline.core.labels import entities
 from tests.project import Project
 from tests.reporting.conftest import POSTS, Opened, tag
 from tests.reporting.made import MadePost, finish, project

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.params import Change, TrainParams, changed
-from pipeline.store import Store
+from pipeline.core.store import Store
+from pipeline.settings.params import Change, TrainParams, changed
 from reporting import thumbnails
 from reporting.charts import line_chart, spread, ticks
 from reporting.page import duration, script
@@ -135,8 +135,8 @@ def test_the_figure_shows_a_post_and_the_scores(made: Project, tmp_path: Path) -
 
 
 def test_thumbnails_are_decoded_once(made: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from pipeline import images
-    from pipeline.params import ImagesParams
+    from pipeline.images import manifest as images
+    from pipeline.settings.params import ImagesParams
 
     rows = made.rows("data/images.jsonl")
     folder = made.folder / "set/images"

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.errors import UserError
-from pipeline.records import atomic_write, write_jsonl
-from pipeline.store import SCHEMA
+from pipeline.core.errors import UserError
+from pipeline.core.records import atomic_write, write_jsonl
+from pipeline.core.store import SCHEMA
 from tests.project import Project
 from tests.robustness.conftest import CAPTIONS, COUNT, use
 from tests.robustness.test_kills import STAGE, beside_output, undisturbed
@@ -181,7 +181,7 @@ def test_a_store_of_a_newer_version_is_left_as_it_is(project: Project) -> None:
 
 WRITE = """
 import sys, time
-from pipeline.records import atomic_write
+from pipeline.core.records import atomic_write
 with atomic_write(sys.argv[1]) as file:
     print("open", flush=True)
     time.sleep(60)

@@ -14,9 +14,9 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from pipeline.decoding import DecoderEndedError, Decoders, PictureError, decode
-from pipeline.images import ImageRow, list_pictures, manifest
-from pipeline.params import ImagesParams
+from pipeline.images.decoding import DecoderEndedError, Decoders, PictureError, decode
+from pipeline.images.manifest import ImageRow, list_pictures, manifest
+from pipeline.settings.params import ImagesParams
 from tests.conftest import ROOT
 from tests.robustness.conftest import light_project
 from tests.robustness.corpus import KINDS, encoded, pictures, png, png_chunk, progressive_bomb
@@ -87,8 +87,8 @@ def test_every_malformed_picture_gives_its_row(corpus: Path) -> None:
 BOUNDED = """
 import resource, sys
 from pathlib import Path
-from pipeline.images import list_pictures, manifest
-from pipeline.params import ImagesParams
+from pipeline.images.manifest import list_pictures, manifest
+from pipeline.settings.params import ImagesParams
 folder = Path(sys.argv[1])
 limits = ImagesParams(max_pixels=10_000_000, max_bytes=20_000_000, max_seconds=2)
 def peak():
@@ -156,8 +156,8 @@ def test_a_picture_that_needs_too_much_memory_is_a_row() -> None:
 
 UNDER_A_LIMIT = """
 import resource, sys
-from pipeline.decoding import Decoders
-from pipeline.params import ImagesParams
+from pipeline.images.decoding import Decoders
+from pipeline.settings.params import ImagesParams
 hard = int(sys.argv[1])
 resource.setrlimit(resource.RLIMIT_AS, (hard, hard))
 with Decoders(ImagesParams()) as decoders:
@@ -176,7 +176,7 @@ def test_a_limit_from_outside_is_kept(tmp_path: Path) -> None:
 
 
 def test_what_was_given_up_is_tried_again_by_the_next_run(tmp_path: Path) -> None:
-    from pipeline.store import Store
+    from pipeline.core.store import Store
 
     (tmp_path / "images").mkdir()
     path = tmp_path / "images" / "a.jpg"

@@ -8,9 +8,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from pipeline import checkpoints
-from pipeline.errors import UserError
-from pipeline.records import view_row, write_jsonl
+from pipeline.core import checkpoints
+from pipeline.core.errors import UserError
+from pipeline.core.records import view_row, write_jsonl
 from tests.ner.conftest import ambiguous_views, small_params, xlm_r_folder
 from tests.project import Project
 from tests.robustness.conftest import light_project
@@ -84,7 +84,7 @@ def test_a_stage_refuses_a_checkpoint_that_needs_its_own_code(tmp_path: Path, se
 
 def test_a_known_type_is_loaded_with_transformers_own_code(tmp_path: Path, xlm_r_folder: Path) -> None:
     """Many a published checkpoint still names code that has since become part of transformers."""
-    from ner.tagger import CrossViewTagger, load_tokenizer
+    from ner.models.ita import CrossViewTagger, load_tokenizer
 
     model = tmp_path / "model"
     shutil.copytree(xlm_r_folder, model)
@@ -135,7 +135,7 @@ def test_a_hub_download_brings_no_code() -> None:
 
 def test_what_is_left_to_transformers_is_refused_without_a_question(tmp_path: Path) -> None:
     """A config without model_type, say, whose code transformers would ask about on a terminal."""
-    from ner.tagger import load_tokenizer
+    from ner.models.ita import load_tokenizer
 
     ran = tmp_path / "ran"
     model = with_code(tmp_path / "evil", ran)

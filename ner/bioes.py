@@ -1,0 +1,58 @@
+"""BIOES, the scheme the tagger thinks in: to and from the IOB2 of the records, and what may follow what.
+
+An ``I-`` that nothing of its type precedes (an orphan) is read as conlleval reads it: it opens an entity. What the
+records' own labels mean, and how scorers read orphans, is left to
+:mod:`pipeline.core.labels` and :mod:`ner.scoring.f1`.
+"""
+
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor
+
+from pipeline.core.errors import UserError
+from pipeline.core.labels import entities, split_label
+
+
+def to_bioes(labels: Sequence[str]) -> list[str]:
+    """IOB2 → BIOES; an orphan ``I-`` opens an entity, as in conlleval."""
+    result = ["O"] * len(labels)
+    for start, end, kind in entities(labels, "conlleval"):
+        if end - start == 1:
+            result[start] = f"S-{kind}"
+        else:
+            result[start:end] = [f"B-{kind}", *[f"I-{kind}"] * (end - start - 2), f"E-{kind}"]
+    return result
+
+
+def to_iob2(labels: Sequence[str]) -> list[str]:
+    """BIOES → IOB2, label by label."""
+    begins = {"S": "B", "E": "I"}
+    return [begins.get(label[0], label[0]) + label[1:] for label in labels]
+
+
+def bioes_labels(sequences: Iterable[Sequence[str]]) -> list[str]:
+    """The BIOES labels of a corpus in IOB2: O, then B-, I-, E-, S- of each of its entity types, in order.
+
+    Raises:
+        UserError: no label names an entity.
+    """
+    types = sorted({split_label(label)[1] for label in {label for labels in sequences for label in labels}} - {""})
+    if not types:
+        raise UserError("train: no post has an entity (every label is O); expected labels such as B-PER")
+    return ["O", *(f"{prefix}-{kind}" for kind in types for prefix in "BIES")]
+
+
+def allowed_transitions(labels: Sequence[str]) -> tuple[Tensor, Tensor, Tensor]:
+    """What may follow what in BIOES.
+
+    Returns:
+        bool tensors [K, K] (from row to column), [K] (may begin a sequence), [K] (may end one).
+    """
+    parts = [split_label(label, "bioes") for label in labels]
+    # Real tensors even while transformers builds a model on the meta device.
+    stays_open = torch.tensor([prefix in ("B", "I") for prefix, _ in parts], device="cpu")
+    continues = torch.tensor([prefix in ("I", "E") for prefix, _ in parts], device="cpu")
+    same_type = torch.tensor([[one == other for _, other in parts] for _, one in parts], device="cpu")
+    transitions = torch.where(stays_open[:, None], continues & same_type, ~continues)
+    return transitions, ~continues, ~stays_open

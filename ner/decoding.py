@@ -1,0 +1,78 @@
+"""Emissions and best paths of many views, and the device that they are computed on.
+
+Training's dev scores and prediction both decode here. Entities and confidences are left to :mod:`ner.tagger`.
+"""
+
+import itertools
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from ner.bioes import to_iob2
+from ner.models.ita import CrossViewTagger
+from ner.views import EncodedView, ViewBatch, collate, length_sorted_batches
+from pipeline.core.errors import UserError
+
+if TYPE_CHECKING:
+    from ner.interop.onnx import OnnxTagger
+
+DECODED_TOGETHER = 8  # so many of the encoder's batches go through the CRF at once
+
+
+def decode(
+    model: "CrossViewTagger | OnnxTagger", encoded: Sequence[EncodedView], pad_id: int, batch_size: int, *,
+    bfloat16: bool = False,
+) -> Iterator[tuple[list[int], Tensor, Tensor, Tensor]]:
+    """The best paths of all views, some DECODED_TOGETHER batches of the encoder's at a time.
+
+    Decoding costs a few small operations a position, whatever the batch: so it is worth its while to wait.
+
+    Yields:
+        B views' indices, their paths [B, L] (indices into the model's labels), emissions [B, L, K] and mask [B, L].
+    """
+    device = model.device
+    batches = length_sorted_batches(encoded, batch_size)
+    while some := list(itertools.islice(batches, DECODED_TOGETHER)):
+        with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16) if bfloat16 else nullcontext():
+            emitted, masks = [], []
+            for indices in some:
+                batch = collate([encoded[index] for index in indices], pad_id)
+                moved = ViewBatch({name: tensor.to(device) for name, tensor in batch.items()})
+                emitted.append(model.emissions(moved))
+                masks.append(moved["mask"])
+            longest = max(mask.shape[1] for mask in masks)
+            emissions = torch.cat([pad(each, (0, 0, 0, longest - each.shape[1])) for each in emitted])
+            mask = torch.cat([pad(each, (0, longest - each.shape[1])) for each in masks])
+            paths, _ = model.crf.viterbi(emissions, mask)
+        yield list(itertools.chain.from_iterable(some)), paths, emissions, mask
+
+
+def decode_labels(
+    model: CrossViewTagger, encoded: Sequence[EncodedView], pad_id: int, batch_size: int, *, bfloat16: bool = False
+) -> list[list[str]]:
+    """The best IOB2 labels of every view, in order."""
+    predicted: list[list[str]] = [[] for _ in encoded]
+    for indices, paths, _, _ in decode(model, encoded, pad_id, batch_size, bfloat16=bfloat16):
+        for index, path in zip(indices, paths.tolist(), strict=True):
+            predicted[index] = to_iob2([model.labels[label] for label in path[: len(encoded[index])]])
+    return predicted
+
+
+def choose_device(device: str) -> torch.device:
+    """``auto`` is the first GPU where there is one, else the CPU; of a GPU, its index comes with it.
+
+    Raises:
+        UserError: torch does not know the device, this machine has none of its kind, or it cannot run a tagger.
+    """
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device.startswith("mps"):
+        raise UserError(f"execution.device: {device!r} has no float64, in which the CRF computes; use cpu")
+    try:
+        return torch.empty(0, device=device).device
+    except (RuntimeError, AssertionError):  # torch built without CUDA asserts
+        raise UserError(f"execution.device: {device!r} is not to be had here; use auto or cpu") from None

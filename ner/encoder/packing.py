@@ -1,0 +1,174 @@
+"""Encoder passes over sub-tokens laid end to end: what is padding in a batch costs no linear layer, norm or activation.
+
+Attention alone, a small part of the work at a tweet's length, is padded, and each view for itself. Behind the last
+attention only those sub-tokens are gone on with that are read. What is encoded, and what for, is left to
+:mod:`ner.models.ita`.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedConfig, PreTrainedModel
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+from ner.encoder.dropout import dropout as drop
+
+ATTENTION = "sightread_packed"
+# Encoders that take positions and hand attention on, without a look at how sub-tokens lie in a batch (tested).
+PACKABLE = ("bert", "camembert", "electra", "roberta", "xlm-roberta")
+_wanted: ContextVar[Tensor | None] = ContextVar("wanted", default=None)
+
+
+class Block(NamedTuple):
+    """Windows that attend in one go: R windows of at most S sub-tokens, T sub-tokens in all."""
+
+    begin: int  # of its sub-tokens in the row of all
+    end: int
+    rows: Tensor  # [T · heads] int64: where each head's vector stands in [R, heads, S], flattened
+    bias: Tensor  # [R, 1, 1, S]: 0 on sub-tokens, -inf behind them
+
+
+def first_position(config: PreTrainedConfig) -> int:
+    """The position id of a window's first sub-token: RoBERTa's kind begins behind the padding id."""
+    if "roberta" in config.model_type or config.model_type in ("camembert", "longformer", "xmod"):
+        return (config.pad_token_id or 0) + 1
+    return 0
+
+
+def enable(encoder: PreTrainedModel) -> bool:
+    """Prepare an encoder for :func:`encode_packed` and :func:`wanted_alone`; returns whether it is one that can."""
+    if encoder.config.model_type not in PACKABLE:
+        return False
+    encoder.set_attn_implementation(ATTENTION)
+    last = encoder.get_submodule(f"encoder.layer.{encoder.config.num_hidden_layers - 1}.attention.output")
+    last.register_forward_pre_hook(_narrow)
+    return True
+
+
+@contextmanager
+def wanted_alone(places: Tensor) -> Iterator[None]:
+    """Has encoder passes give the hidden states [1, N, hidden] at `places` [N] alone, of all R · S sub-tokens."""
+    token = _wanted.set(places)
+    try:
+        yield
+    finally:
+        _wanted.reset(token)
+
+
+def _narrow(_module: torch.nn.Module, states: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
+    """What the last layer's attention gives and what it is added to, at the places that are wanted."""
+    places = _wanted.get()
+    return None if places is None else tuple(each.flatten(0, 1)[None, places] for each in states)
+
+
+def encode_packed(encoder: PreTrainedModel, batches: Sequence[dict[str, Tensor]]) -> Tensor:
+    """Hidden states [views · B, L, hidden] of the tokens' first sub-tokens, from one pass over several views' batches.
+
+    Zeros on padding. For a batch see :class:`ner.views.ViewBatch`; B and L are the same for all.
+    """
+    blocks, firsts, slots, begin = [], [], [], 0
+    heads = torch.arange(encoder.config.num_attention_heads, device=batches[0]["places"].device)
+    for number, batch in enumerate(batches):
+        places, tokens, mask = batch["places"], batch["tokens"], batch["attention_mask"]
+        width, lengths = mask.shape[1], mask.sum(1)
+        rows = ((places // width)[:, None] * len(heads) + heads) * width + (places % width)[:, None]
+        bias = torch.zeros(mask.shape, device=mask.device).masked_fill_(mask == 0, -torch.inf)
+        blocks.append(Block(begin, begin + len(places), rows.flatten(), bias[:, None, None]))
+        starts = begin + lengths.cumsum(0) - lengths
+        firsts.append(starts[batch["rows"].flatten()[tokens]] + batch["positions"].flatten()[tokens])
+        slots.append(number * batch["mask"].numel() + tokens)
+        begin += len(places)
+    ids = torch.cat([batch["input_ids"].flatten()[batch["places"]] for batch in batches])
+    positions = torch.cat([batch["places"] % batch["input_ids"].shape[1] for batch in batches])
+    positions += first_position(encoder.config)
+    with wanted_alone(torch.cat(firsts)):
+        hidden = encoder(input_ids=ids[None], position_ids=positions[None], blocks=blocks).last_hidden_state[0]
+    n_views, longest = batches[0]["mask"].shape
+    vectors = hidden.new_zeros(len(batches) * n_views * longest, hidden.shape[-1])
+    return vectors.index_copy(0, torch.cat(slots), hidden).view(-1, longest, hidden.shape[-1])
+
+
+def attention(
+    module: torch.nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None,
+    dropout: float = 0.0, scaling: float | None = None, blocks: Sequence[Block] | None = None, **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """Self-attention [1, T, heads, size] of query, key and value [1, heads, T, size] within each window of `blocks`.
+
+    Without blocks it is transformers' own, on padded batches.
+    """
+    if blocks is None:
+        return sdpa_attention_forward(module, query, key, value, attention_mask, dropout=dropout, scaling=scaling,
+                                      **kwargs)
+    padded = (_Padded.apply(values.transpose(1, 2), blocks) for values in (query, key, value))
+    mixed = [_attend(q, k, v, block.bias.to(q.dtype), dropout, scaling)
+             for block, q, k, v in zip(blocks, *padded, strict=True)]
+    return _Unpadded.apply(blocks, *mixed), None
+
+
+def _pad(values: Tensor, blocks: Sequence[Block]) -> tuple[Tensor, ...]:
+    """[1, T, heads, size] as [R, heads, S, size] for each block, 0 on padding."""
+    n_heads, size = values.shape[2:]
+    parts = []
+    for block in blocks:
+        n_windows, _, _, width = block.bias.shape
+        part = values.new_zeros(n_windows * n_heads * width, size)
+        part.index_copy_(0, block.rows, values[0, block.begin : block.end].reshape(-1, size))
+        parts.append(part.view(n_windows, n_heads, width, size))
+    return tuple(parts)
+
+
+def _unpad(parts: Sequence[Tensor], blocks: Sequence[Block]) -> Tensor:
+    """The inverse of :func:`_pad`."""
+    _, n_heads, _, size = parts[0].shape
+    values = parts[0].new_empty(1, blocks[-1].end, n_heads, size)
+    for part, block in zip(parts, blocks, strict=True):
+        torch.index_select(part.reshape(-1, size), 0, block.rows,
+                           out=values[0, block.begin : block.end].view(-1, size))
+    return values
+
+
+class _Padded(torch.autograd.Function):
+    """:func:`_pad` with :func:`_unpad` as its derivative; autograd's own would fill and add up a tensor a block."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, blocks: Sequence[Block]) -> tuple[Tensor, ...]:
+        ctx.blocks = blocks
+        return _pad(values, blocks)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        return _unpad(gradients, ctx.blocks), None
+
+
+class _Unpadded(torch.autograd.Function):
+    """:func:`_unpad` with :func:`_pad` as its derivative."""
+
+    @staticmethod
+    def forward(ctx: Any, blocks: Sequence[Block], *parts: Tensor) -> Tensor:
+        ctx.blocks = blocks
+        return _unpad(parts, blocks)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        return None, *_pad(gradient, ctx.blocks)
+
+
+def _attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor, dropout: float, scaling: float | None) -> Tensor:
+    if dropout == 0.0 or query.device.type != "cpu":
+        return scaled_dot_product_attention(query, key, value, bias, dropout, scale=scaling)
+    # torch has no fused attention with dropout on a CPU; these are the parts that it would take, but for the dropout.
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    weights = torch.matmul(query * scale, key.transpose(2, 3)).add_(bias).softmax(-1)
+    return torch.matmul(drop(weights, dropout), value)
+
+
+AttentionInterface.register(ATTENTION, attention)
+AttentionMaskInterface.register(ATTENTION, sdpa_mask)

@@ -1,0 +1,220 @@
+"""The card of a tagger, its README.md: what it was trained on and how, what it scores, how it is loaded, its limits.
+
+The train stage writes training.json and a first card beside the weights; :mod:`ner.interop.hub` writes the card anew
+with the scores that the evaluate stage has measured since, as they may not touch the tagger's folder, an out of
+`train`.
+Names and labels come from people's data, so none is taken for YAML or Markdown.
+"""
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import EvalResult, ModelCardData
+
+from ner.scoring.f1 import MICRO, READINGS, Scores
+from pipeline.core.errors import UserError
+from pipeline.core.labels import entities
+from pipeline.core.records import View, atomic_write, portable, write_json
+from pipeline.settings.params import TrainParams
+
+CARD, FACTS = "README.md", "training.json"
+_TRAINED = {
+    "both": "the text alone and on the text with what its picture shows, in words",
+    "text_only": "the text alone",
+    "cross_modal": "the text with what its picture shows, in words, and never on the text alone",
+}
+# Whatever Markdown may take for more than itself in the midst of a line; a _ inside a word is but a _.
+_MARKS = re.compile(r"[!#$&*+:;<=>?@\[\\\]^`{|}~]|\b_|_\b|(?<=www)\.", re.IGNORECASE)
+Evaluation = Mapping[str, Mapping[str, Scores]]
+"""metrics/evaluation.json: scores by split and condition."""
+
+
+def facts(settings: TrainParams, sources: Mapping[str, Any], encoder: str, views: Mapping[str, Sequence[View]],
+          result: Mapping[str, Any]) -> dict[str, Any]:
+    """What there is to know of a training, as JSON. No path outside the project is in it.
+
+    Args:
+        settings: the section `train` of params.yaml as it was.
+        sources: data/views/sources.json, what the views are made of: `data` and, by kind of context, `contexts`.
+        encoder: the identity of the encoder's checkpoint.
+        views: by split, what was trained on and chosen by.
+        result: what :func:`ner.training.run.train` returned.
+    """
+    name = portable(settings.encoder)
+    return {
+        "data": sources["data"],
+        "splits": {split: _counts(rows) for split, rows in views.items()},
+        "contexts": dict(sources["contexts"]),
+        "encoder": {"name": name, "identity": encoder},
+        "params": {**settings.model_dump(mode="json"), "encoder": name},
+        "result": dict(result),
+        "versions": {package: version(package) for package in ("torch", "transformers")},
+    }
+
+
+def _counts(views: Sequence[View]) -> dict[str, Any]:
+    found = Counter(entity.type for view in views for entity in entities(view.labels or [], "conlleval"))
+    return {"posts": len(views), "tokens": sum(len(view.tokens) for view in views),
+            "with_context": sum(bool(view.context) for view in views), "entities": dict(sorted(found.items()))}
+
+
+def write(folder: Path, found: Mapping[str, Any]) -> None:
+    """Write training.json and the card, without scores, into a tagger's folder."""
+    write_json(folder / FACTS, found)
+    with atomic_write(folder / CARD) as file:
+        file.write(render(found))
+
+
+def read_facts(folder: Path) -> dict[str, Any]:
+    """What :func:`facts` has found, from a tagger's folder.
+
+    Raises:
+        UserError: the folder has no training.json.
+    """
+    try:
+        return json.loads((folder / FACTS).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{folder}: {FACTS} is missing, which tells how the tagger was trained; only taggers that "
+                        "`dvc repro train` has trained have a card") from None
+    except ValueError as error:
+        raise UserError(f"{folder / FACTS}: not JSON: {error}") from None
+
+
+def render(found: Mapping[str, Any], evaluation: Evaluation | None = None, *, repository: str | None = None,
+           data: str | None = None, licence: str | None = None) -> str:
+    """The card: a YAML header as the hub reads it, then Markdown.
+
+    Args:
+        found: training.json.
+        evaluation: scores by split and condition, or None where they are not known.
+        repository: OWNER/NAME on the hub, or None for a folder.
+        data: what to call the data set; None: as the training called it.
+        licence: the licence's identifier on the hub, or None where nobody has stated one.
+    """
+    name = data or found["data"]
+    header = _header(found, evaluation or {}, repository, name, licence)
+    body = "\n\n".join(_body(found, evaluation, repository, name, licence))
+    return f"---\n{header}\n---\n\n{body}\n"
+
+
+def _header(found: Mapping[str, Any], evaluation: Evaluation, repository: str | None, data: str, licence: str | None
+            ) -> str:
+    encoder = found["encoder"]
+    results = [
+        EvalResult(task_type="token-classification", task_name="named entity recognition", dataset_type=_line(data),
+                   dataset_name=_line(data), dataset_split=split, metric_type="f1",
+                   metric_name=f"micro-F1, {reading}, {condition}", metric_value=round(scores[reading][MICRO]["f1"], 4))
+        for split, conditions in evaluation.items() for condition, scores in conditions.items() for reading in READINGS]
+    card = ModelCardData(
+        model_name=repository.split("/")[1] if repository else "tagger",
+        license=licence and _line(licence),
+        pipeline_tag="token-classification",
+        tags=["sightread", "named-entity-recognition", "twitter", "social-media"],
+        base_model=_line(encoder["name"]) if "@" in encoder["identity"] else None,  # the identity of one of the hub
+        eval_results=results or None,
+    )
+    return card.to_yaml()
+
+
+def _body(found: Mapping[str, Any], evaluation: Evaluation | None, repository: str | None, data: str,
+          licence: str | None) -> Iterator[str]:
+    types = sorted(found["splits"]["train"]["entities"])
+    yield "# A tagger for named entities in tweets"
+    params = found["params"]
+    how = _TRAINED[params["views"]]
+    if params["views"] == "both" and params["alignment"] != "none":
+        how += ", the first drawn to the second as in [ITA](https://aclanthology.org/2022.naacl-main.232)"
+    yield f"It finds {_listed(types)} in tweets, by an encoder and a CRF, trained on {how}."
+    yield "## Use"
+    place = repository or "models/tagger"
+    yield f'In a checkout of Sightread, with its packages:\n\n```python\nfrom ner.predict import Tagger\n\ntagger = ' \
+          f'Tagger.load("{place}")\nprint(tagger.tag("Finally Jordan ! #tbt").entities)\n```'
+    yield f"or `echo TEXT | python -m ner.predict {place}`."
+    yield "## Scores"
+    yield from _scores(found, evaluation)
+    yield "## Data"
+    yield f"Data set: {_escaped(data)}. Entities are counted as conlleval does."
+    splits = found["splits"]
+    yield _table(["split", "posts", "tokens", "with a context", *types],
+                 [[split, *(f"{counts[key]:,}" for key in ("posts", "tokens", "with_context")),
+                   *(f"{counts['entities'].get(name, 0):,}" for name in types)] for split, counts in splits.items()])
+    contexts = [f"{kind} by {_escaped(reader)}" for kind, reader in found["contexts"].items()]
+    yield f"The contexts hold, in this order: {'; '.join(contexts)}." if contexts else "The contexts are empty."
+    yield "## Training"
+    result = found["result"]
+    yield (f"Encoder: {_escaped(found['encoder']['name'])} ({_escaped(found['encoder']['identity'])}). "
+           f"Epoch {result['best_epoch']} of {result['epochs']} was the best on dev. "
+           f"{', '.join(f'{_escaped(name)} {_escaped(number)}' for name, number in found['versions'].items())}.")
+    yield _table(["param", "value"], [[key, json.dumps(value)] for key, value in _flat(params)])
+    yield "## Limits"
+    yield "\n".join([
+        "- It knows the types above and the language, time and kind of text of its data, and is not tested on others.",
+        "- A wrong picture's context can mislead it; `shuffled` above, where measured, says by how much.",
+        "- A confidence is the CRF's own probability; it is not calibrated.",
+        f"- The encoder reads at most {params['max_length']} sub-tokens at once; longer tweets are read in windows.",
+        "- Tweets hold names of living people: mind the law, and the terms that the data came under.",
+    ])
+    yield "## Licence"
+    yield (f"{_escaped(licence)}, as stated by whoever published it." if licence else
+           "None has been stated. That of Sightread's code (Apache-2.0) is not that of these weights: what the encoder "
+           "and the data allow has to be looked up.")
+
+
+def _scores(found: Mapping[str, Any], evaluation: Evaluation | None) -> Iterator[str]:
+    if evaluation is None:
+        dev = found["result"]["dev"]
+        views = {"f1": "mean of the trained views", "f1_text_only": "text_only", "f1_cross_modal": "cross_modal"}
+        yield _table(["dev", "strict micro-F1, %"], [[views[key], f"{100 * value:.2f}"] for key, value in dev.items()])
+        yield "The epoch was chosen by these. Scores on other posts are not in this card."
+        return
+    yield ("In percent, with the bounds of the confidence interval of F1 (bootstrap over posts). `conlleval` opens an "
+           "entity at an orphan `I-`, `strict` does not. `cross_modal`: with the pictures' contexts; `text_only`: on "
+           "the text alone; `shuffled`: with another post's context. dev chose the epoch, test did not.")
+    for split in sorted(evaluation, reverse=True):  # test first
+        conditions = evaluation[split]
+        if not conditions:
+            yield f"{split}: its posts have no labels, so there are no scores."
+            continue
+        yield f"### {split}"
+        yield _table(["condition", "scorer", "precision", "recall", "F1", "interval", "entities"], [
+            [condition, reading, *(f"{100 * row[key]:.2f}" for key in ("precision", "recall", "f1")),
+             "–" if row["f1_ci"] is None else "{:.2f} – {:.2f}".format(*(100 * bound for bound in row["f1_ci"])),
+             f"{row['support']:,}"]
+            for condition, scores in conditions.items() for reading in READINGS for row in [scores[reading][MICRO]]])
+        types = sorted({name for scores in conditions.values() for name in scores["strict"]} - {MICRO})
+        yield _table(["F1 by type, strict", *conditions], [
+            [name, *("–" if name not in scores["strict"] else f"{100 * scores['strict'][name]['f1']:.2f}"
+                     for scores in conditions.values())] for name in types])
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
+
+
+def _listed(types: Sequence[str]) -> str:
+    return ", ".join(map(_escaped, types)) or "no entities"
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(cell if cell == "---" else _escaped(cell) for cell in line) + " |"
+                     for line in lines)
+
+
+def _line(text: str) -> str:
+    """A text in one line, without what cannot be seen."""
+    return " ".join("".join(char if char.isprintable() else " " for char in text).split()) or "unnamed"
+
+
+def _escaped(text: str) -> str:
+    """A text that Markdown shows as it is: marks become character references, which are never taken for syntax."""
+    return _MARKS.sub(lambda mark: f"&#{ord(mark[0])};", _line(text))

@@ -1,0 +1,81 @@
+"""`python -m ner.scoring GOLD PREDICTED [OTHER]`: CoNLL-like files scored against gold; two systems tested."""
+
+import argparse
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ner.scoring.comparison import compare, overlap_scores
+from ner.scoring.f1 import align, score
+from pipeline.core.errors import UserError, run_cli
+from pipeline.corpus.posts import read_conll
+
+
+def table(scores: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str:
+    """Scores as a text table, in percent."""
+    lines = []
+    for reading, rows in scores.items():
+        lines.append(f"{reading:<18} {'precision':>9} {'recall':>9} {'f1':>9} {'support':>9}")
+        for name, row in rows.items():
+            figures = " ".join(f"{100 * row[key]:>9.2f}" for key in ("precision", "recall", "f1"))
+            lines.append(f"{name:<18} {figures} {row['support']:>9}{_bounds(row['f1_ci'])}")
+        lines.append("")
+    return "\n".join(lines).rstrip()
+
+
+def comparison_table(results: Mapping[str, Mapping[str, Any]]) -> str:
+    """Differences as a text table, in points of F1."""
+    lines = [f"{'OTHER - PREDICTED':<18} {'f1':>9} {'p':>9}"]
+    lines += [f"{reading:<18} {100 * row['difference']:>+9.2f} {row['p_value']:>9.4f}{_bounds(row['difference_ci'])}"
+              for reading, row in results.items()]
+    return "\n".join(lines)
+
+
+def _bounds(bounds: Sequence[float] | None) -> str:
+    return "" if bounds is None else f"  [{100 * bounds[0]:.2f}, {100 * bounds[1]:.2f}]"
+
+
+def main() -> None:
+    """The command line; see ``--help``."""
+    parser = argparse.ArgumentParser(
+        prog="python -m ner.scoring",
+        description="Score CoNLL-like files by a gold one; with OTHER, test the two systems against each other.",
+    )
+    parser.add_argument("gold", type=Path, metavar="GOLD", help="token<TAB>label lines, blank line between posts")
+    parser.add_argument("predicted", type=Path, metavar="PREDICTED", help="the same posts with predicted labels")
+    parser.add_argument("other", type=Path, metavar="OTHER", nargs="?", help="and as another system predicted them")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
+    parser.add_argument("--bootstrap-samples", type=int, default=1000, metavar="N", help="0: no interval [%(default)s]")
+    parser.add_argument("--confidence", type=float, default=0.95, help="of the intervals [%(default)s]")
+    parser.add_argument("--seed", type=int, default=0, help="of the bootstrap [%(default)s]")
+    arguments = parser.parse_args()
+    samples, confidence, seed = arguments.bootstrap_samples, arguments.confidence, arguments.seed
+    if samples < 0 or not 0 < confidence < 1 or seed < 0:
+        raise UserError("--bootstrap-samples and --seed must be at least 0 and --confidence between 0 and 1")
+    if arguments.other is not None and not samples:
+        raise UserError("--bootstrap-samples 0: testing two systems against each other takes at least one sample")
+    posts = read_conll(arguments.gold)
+    if not posts:
+        raise UserError(f"{arguments.gold}: no posts; expected token<TAB>label lines")
+    gold = [post.labels or [] for post in posts]
+    systems: list[list[list[str]]] = []
+    for path in filter(None, (arguments.predicted, arguments.other)):
+        aligned = align(posts, read_conll(path), str(arguments.gold), str(path))
+        systems.append([post.labels or [] for post in aligned])
+    scores = [score(gold, system, bootstrap_samples=samples, confidence=confidence, seed=seed)
+              | overlap_scores(gold, system) for system in systems]
+    if len(systems) == 1:
+        print(json.dumps(scores[0], indent=2) if arguments.json else table(scores[0]))
+        return
+    comparison = compare(gold, *systems, samples=samples, confidence=confidence, seed=seed)
+    if arguments.json:
+        print(json.dumps({"predicted": scores[0], "other": scores[1], "comparison": comparison}, indent=2))
+        return
+    for path, rows in zip((arguments.predicted, arguments.other), scores, strict=True):
+        print(f"{path}\n{table(rows)}\n")
+    print(comparison_table(comparison))
+
+
+if __name__ == "__main__":
+    run_cli(main)

@@ -1,0 +1,258 @@
+"""Training the tagger: from labelled views and a pretrained encoder to a folder with a tagger, resumable and seeded.
+
+Steps, batches and evaluation are :mod:`ner.training.trainer`'s, what is learned :mod:`ner.models.ita`'s; where posts
+come from, and which work folder belongs to which params and data, is left to the caller.
+"""
+
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from transformers import PrinterCallback, ProgressCallback, TrainerState, TrainingArguments, set_seed
+
+from ner.bioes import bioes_labels, to_bioes
+from ner.decoding import choose_device
+from ner.models.ita import CrossViewTagger, load_tokenizer, quietly, view_encoder
+from ner.training import processes
+from ner.training.trainer import (
+    Curves,
+    EarlyStopping,
+    Example,
+    MarkComplete,
+    Progress,
+    TaggerTrainer,
+    ViewName,
+    collate_examples,
+    is_complete,
+    patience_is_out,
+)
+from ner.views import EncodedView, ViewEncoder
+from pipeline.core.errors import UserError
+from pipeline.core.records import View
+from pipeline.settings.params import TrainParams
+
+STATE_FILE = "trainer_state.json"
+
+
+def train(
+    params: TrainParams,
+    *,
+    encoder: Path | str,
+    train: Sequence[View],
+    dev: Sequence[View],
+    output: Path,
+    work: Path,
+    curves: Path | None,
+    device: str = "auto",
+) -> dict[str, Any]:
+    """Train a tagger and save that of the best epoch (by the mean of the trained views' strict dev micro-F1).
+
+    Args:
+        params: the section `train` of params.yaml.
+        encoder: folder or hub name of the pretrained encoder and its tokenizer.
+        train, dev: labelled views; their contexts make the cross-modal view.
+        output: the tagger's folder.
+        work: holds a checkpoint an epoch. An interrupted training goes on from the last whole one, to the same
+            scores (on a GPU, whose kernels may add in another order, nearly). It must belong to these params, data
+            and encoder; it is removed when training has succeeded.
+        curves: folder for DVCLive's curves, a step an epoch: ``plots/metrics/train/{loss,nll_text_only,
+            nll_cross_modal,alignment}.tsv``, ``plots/metrics/dev/{f1,f1_text_only,f1_cross_modal}.tsv`` and
+            ``metrics.json``; those of a mode or alignment not in use are missing.
+        device: auto, cpu, cuda, cuda:1, …
+
+    Returns:
+        ``{"epochs": trained, "best_epoch": from 1, "dev": {"f1", "f1_text_only", "f1_cross_modal"}}``
+
+    Raises:
+        UserError: posts without labels, no dev posts, an unusable encoder or device.
+    """
+    check_labelled("train", train)
+    check_labelled("dev", dev)
+    chosen = choose_device(device)
+    with quietly():
+        model, tokenizer, views = set_up(params, encoder, train)
+        encoded_dev, encoded_train = (encode_views(params, views, posts) for posts in (dev, train))
+        index = {label: position for position, label in enumerate(model.labels)}
+        examples = [
+            Example({name: encoded[place] for name, encoded in encoded_train.items()},
+                    [index[label] for label in to_bioes(view.labels or [])])
+            for place, view in enumerate(train)
+        ]
+        arguments = _arguments(params, work, chosen)
+        if processes.is_first():
+            work.mkdir(parents=True, exist_ok=True)
+            shutil.rmtree(work.with_name(f"{work.name}.finished"), ignore_errors=True)
+            _remove_torn(work)
+        processes.wait()
+        trainer = TaggerTrainer(
+            model=model,
+            args=arguments,
+            train_dataset=examples,
+            eval_dataset=dev,
+            data_collator=lambda batch: collate_examples(batch, views.pad_id, params.context_dropout),
+            callbacks=[MarkComplete(), EarlyStopping(params.patience), Progress()],
+            params=params,
+            dev_views=encoded_dev,
+            dev_labels=[view.labels or [] for view in dev],
+            pad_id=views.pad_id,
+        )
+        for unwanted in (PrinterCallback, ProgressCallback):
+            trainer.remove_callback(unwanted)
+        if curves is not None and processes.is_first():
+            trainer.add_callback(Curves(curves))
+        state = _run(trainer, work, params)
+        processes.wait()
+        if processes.is_first():
+            save_best(model, tokenizer, Path(state.best_model_checkpoint or "") / "model.safetensors", output)
+            finished = work.with_name(f"{work.name}.finished")
+            work.rename(finished)  # at once: a kill while the files are deleted must not leave checkpoints in part
+            shutil.rmtree(finished)
+    return summary(state)
+
+
+def set_up(
+    params: TrainParams, encoder: Path | str, train: Sequence[View]
+) -> tuple[CrossViewTagger, Any, ViewEncoder]:
+    """A seeded tagger of the labels in `train`, with nothing learned yet; its tokenizer; the encoder of its views."""
+    set_seed(params.seed)
+    model = CrossViewTagger.from_encoder(encoder, bioes_labels(view.labels or [] for view in train), params)
+    tokenizer = load_tokenizer(encoder, params.revision)
+    return model, tokenizer, view_encoder(tokenizer, model.config)
+
+
+def encode_views(params: TrainParams, views: ViewEncoder, posts: Sequence[View]) -> dict[ViewName, list[EncodedView]]:
+    """The posts' encoded views, of those that are trained."""
+    names: list[ViewName] = ["text_only", "cross_modal"] if params.views == "both" else [params.views]
+    return {name: views.encode(posts, with_context=name == "cross_modal") for name in names}
+
+
+def save_best(model: CrossViewTagger, tokenizer: Any, best: Path, output: Path) -> None:
+    """Save the tagger with the weights of the best epoch, a safetensors file, as a folder."""
+    model.load_state_dict(safetensors.torch.load_file(best))
+    output.mkdir(parents=True, exist_ok=True)
+    model.save_pretrained(output)
+    tokenizer.save_pretrained(output)
+
+
+def summary(state: TrainerState) -> dict[str, Any]:
+    """What :func:`train` returns of a training that has reached this state."""
+    history = [logs for logs in state.log_history if "eval_f1" in logs]
+    best_logs = max(history, key=lambda logs: logs["eval_f1"])  # the first of equals, as the Trainer has it
+    return {
+        "epochs": len(history),
+        "best_epoch": history.index(best_logs) + 1,
+        "dev": {key.removeprefix("eval_"): value for key, value in sorted(best_logs.items())
+                if key.startswith("eval_f1")},
+    }
+
+
+def _run(trainer: "TaggerTrainer", work: Path, params: TrainParams) -> TrainerState:
+    """Train to the end, from the last whole checkpoint if there is one; return the state reached."""
+    checkpoint = last_whole_checkpoint(work)
+    if checkpoint is None:
+        trainer.train()
+        return trainer.state
+    state = TrainerState.load_from_json(str(checkpoint / STATE_FILE))
+    n_epochs = round(state.epoch or 0)
+    if processes.is_first():
+        print(f"resuming after epoch {n_epochs} of {params.epochs}, from {checkpoint}", file=sys.stderr)
+    if n_epochs >= params.epochs or patience_is_out(state, params.patience):
+        for callback in trainer.callback_handler.callbacks:
+            if isinstance(callback, Curves):
+                callback.on_train_begin(trainer.args, state, trainer.control)
+        return state
+    trainer.train(resume_from_checkpoint=str(checkpoint))
+    return trainer.state
+
+
+def last_whole_checkpoint(work: Path) -> Path | None:
+    """The latest checkpoint that was written to its end."""
+    whole = [(int(folder.name.removeprefix("checkpoint-")), folder)
+             for folder in work.glob("checkpoint-*") if is_complete(folder)]
+    return max(whole)[1] if whole else None
+
+
+def _remove_torn(work: Path) -> None:
+    for folder in work.glob("checkpoint-*"):
+        if not is_complete(folder):
+            shutil.rmtree(folder)
+
+
+def check_labelled(split: str, views: Sequence[View]) -> None:
+    """Check that a split can be learned from.
+
+    Raises:
+        UserError: it has no posts, or one without tokens or labels.
+    """
+    remedy = "to tag posts without labels, stop at `dvc repro views` and see python -m ner.predict --help"
+    if not views:
+        raise UserError(f"train: the {split} split has no posts; expected at least one (data.{split}); {remedy}")
+    for view in views:
+        if view.labels is None or not view.tokens:
+            raise UserError(f"train: post {view.id} of the {split} split has no "
+                            f"{'labels' if view.tokens else 'tokens'}; the tagger learns from labelled posts alone; "
+                            f"{remedy}")
+
+
+def _arguments(params: TrainParams, work: Path, device: torch.device) -> TrainingArguments:
+    try:
+        params.require_divisible(processes.count())
+    except ValueError as error:
+        raise UserError(str(error)) from None
+    arguments = _Arguments(
+        output_dir=str(work),
+        num_train_epochs=params.epochs,
+        per_device_train_batch_size=params.batch_size // (params.gradient_accumulation * processes.count()),
+        gradient_accumulation_steps=params.gradient_accumulation,
+        learning_rate=params.learning_rate,
+        lr_scheduler_type="linear",
+        warmup_steps=params.warmup_ratio,  # below 1 it is a ratio
+        weight_decay=params.weight_decay,
+        max_grad_norm=params.max_grad_norm,
+        bf16=params.precision == "bfloat16",
+        seed=params.seed,
+        eval_strategy="epoch",
+        save_strategy="epoch",
+        logging_strategy="epoch",
+        save_total_limit=2,
+        metric_for_best_model="eval_f1",
+        greater_is_better=True,
+        logging_nan_inf_filter=False,
+        remove_unused_columns=False,
+        dataloader_pin_memory=device.type == "cuda",
+        use_cpu=device.type == "cpu",
+        ddp_find_unused_parameters=False,
+        disable_tqdm=True,
+        report_to="none",
+    )
+    if not processes.launched():  # of several processes, each takes the GPU of its rank
+        arguments.take(device)
+    return arguments
+
+
+class _Arguments(TrainingArguments):
+    """Training on one device a process: on several GPUs transformers' own would take the first, or all of them."""
+
+    _taken: torch.device | None = None
+
+    def take(self, device: torch.device) -> None:
+        """Train on this device."""
+        self._taken = device
+        if device.type == "cuda":
+            torch.cuda.set_device(device)
+            # What the Trainer asks accelerate for is where it puts the model.
+            self.distributed_state.device = device
+
+    @property
+    def device(self) -> torch.device:
+        """Where the Trainer puts batches."""
+        return super().device if self._taken is None else self._taken
+
+    @property
+    def n_gpu(self) -> int:
+        """Never more than 1, so never torch's DataParallel."""
+        return min(1, super().n_gpu)

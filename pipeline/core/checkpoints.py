@@ -1,0 +1,254 @@
+"""Where a model's files are: a local folder, or the hub's cache, which is filled on first use.
+
+Adapters get a folder of safetensors files from here, whatever a user wrote in params, so that they need to know
+neither the hub nor pickles, and none that brings code of its own. Single files of weights, and what
+`python -m pipeline.checkpoints convert` makes of pickles, are pipeline/core/weights.py's business.
+"""
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from functools import lru_cache
+from pathlib import Path
+
+from pipeline.core.errors import UserError
+
+_HUB_NAME = re.compile(r"^[\w.-]+(/[\w.-]+)?$")
+_PICKLES = ("pytorch_model*.bin", "*.pth", "*.pt", "*.ckpt")
+_WEIGHTS, _INDEX = "model.safetensors", "model.safetensors.index.json"  # whole, or what names its shards
+_DOWNLOADED = ("*.safetensors", "*.json", "*.txt", "*.model")
+_SKIPPED = ("onnx/*", "openvino/*", "*/*.json")
+# what a model, tokenizer or processor is loaded from besides weights
+_LOADED = ("*config.json", "tokenizer*.json", "special_tokens_map.json", "added_tokens.json", "vocab.json", "vocab.txt",
+           "merges.txt", "*.model")
+_UNHASHED = {".md", ".gitattributes"}  # files that no model reads
+_MAX_NAMED = 4  # files that a message names
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A model's files: the folder they lie in, and what to call this state of them in a fingerprint."""
+
+    folder: Path
+    identity: str
+
+
+def resolve(model: str, revision: str | None = None) -> Checkpoint:
+    """Find a checkpoint, downloading it where it is a hub name that the cache does not hold.
+
+    Args:
+        model: a folder, or the name of a hub repository.
+        revision: commit, branch or tag on the hub; null for local folders.
+
+    Returns:
+        The folder and its identity: ``sha256:…`` over a local folder's files, ``name@commit`` for the hub.
+
+    Raises:
+        UserError: it is not there, cannot be downloaded, or holds no safetensors weights, or not all of them.
+    """
+    if Path(model).expanduser().is_dir() or not is_hub_name(model):
+        folder = _local(model, revision)
+        return Checkpoint(folder, f"sha256:{digest(folder)}")
+    snapshot = _snapshot(model, revision)
+    _require_snapshot(snapshot, model)
+    _refuse_code(snapshot / "config.json", model)
+    return Checkpoint(snapshot, f"{model}@{snapshot.name}")
+
+
+def require(model: str, revision: str | None = None) -> None:
+    """Check that :func:`resolve` would find the checkpoint, without downloading or hashing its weights.
+
+    Raises:
+        UserError: as :func:`resolve`, or a hub repository is neither whole in the cache nor reachable.
+    """
+    if Path(model).expanduser().is_dir() or not is_hub_name(model):
+        _local(model, revision)
+        return
+    cached = _cached(model, revision)
+    if cached is not None and not _missing(cached, model):
+        _refuse_code(cached / "config.json", model)
+        return
+    from huggingface_hub import HfApi, hf_hub_download
+
+    wanted = _wanted(cached, revision)
+    try:
+        HfApi().model_info(model, revision=wanted, timeout=10)  # a config may be cached, and the hub gone
+        config = hf_hub_download(model, "config.json", revision=wanted)
+    except _hub_errors() as error:
+        if cached is None:
+            raise _not_to_be_had(model, revision, error) from None
+        _require_snapshot(cached, model)
+    else:
+        _refuse_code(Path(config), model)
+
+
+def _local(model: str, revision: str | None) -> Path:
+    folder = Path(model).expanduser()
+    if not folder.is_dir():
+        raise UserError(f"checkpoint {model}: no such folder; put the checkpoint there, or name a hub repository "
+                        "(as in Salesforce/blip-image-captioning-base)")
+    if revision is not None:
+        raise UserError(f"checkpoint {model}: a local folder has no revision; set revision: null")
+    _require_weights(folder, model, _lacking_shards(folder), "copy or download the checkpoint there as a whole")
+    _refuse_code(folder / "config.json", model)
+    return folder
+
+
+def _refuse_code(config: Path, model: str) -> None:
+    """Refuse a model that would have to bring its own code; transformers would ask on the terminal whether to run it.
+
+    Where transformers has a model of that type itself, it uses that one.
+    """
+    try:
+        found = json.loads(config.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return  # who loads the model says what is wrong with it
+    code = found.get("auto_map") if isinstance(found, dict) else None
+    if not code:
+        return
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+
+    if found.get("model_type") not in CONFIG_MAPPING_NAMES:
+        named = ", ".join(sorted(map(str, code.values()))) if isinstance(code, dict) else str(code)
+        raise UserError(f"checkpoint {model}: it needs code of its own ({named}; auto_map in {config.name}), and no "
+                        "code that comes with a checkpoint is run here; choose one whose model_type, unlike "
+                        f"{found.get('model_type')!r}, is part of transformers")
+
+
+def is_hub_name(model: str) -> bool:
+    """Whether `model` can be a hub repository: `name` or `owner/name`, and its first part is no folder here."""
+    return bool(_HUB_NAME.match(model)) and not Path(model.split("/")[0]).is_dir()
+
+
+def _cached(model: str, revision: str | None) -> Path | None:
+    """What the cache holds of a hub repository, whole or not."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError, IncompleteSnapshotError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(model, revision=revision, local_files_only=True))
+    except IncompleteSnapshotError as error:
+        return Path(error.snapshot_path)
+    except (LocalEntryNotFoundError, HFValidationError):
+        return None
+
+
+def _missing(snapshot: Path, model: str) -> list[str]:
+    """What the cache lacks of the files that a model needs, as far as their index and the hub's list of files tell."""
+    from huggingface_hub import get_cached_repo_tree
+    from huggingface_hub.errors import CachedRepoTreeNotFoundError
+
+    try:
+        listed = {file.path for file in get_cached_repo_tree(model, revision=snapshot.name) if "/" not in file.path}
+    except CachedRepoTreeNotFoundError:  # fetched file by file, or by an older version of the hub's library
+        listed = set()
+    needed = {"config.json", *(name for name in listed if any(fnmatch(name, pattern) for pattern in _LOADED))}
+    if not (snapshot / _WEIGHTS).is_file() and not (snapshot / _INDEX).is_file():
+        named = listed & {_WEIGHTS, _INDEX}
+        if named or all("-of-" in file.name for file in snapshot.glob("*.safetensors")):  # none, or shards alone
+            needed |= named or {_WEIGHTS}
+    return sorted({*_lacking_shards(snapshot), *(name for name in needed if not (snapshot / name).is_file())})
+
+
+def _snapshot(model: str, revision: str | None) -> Path:
+    """What the cache holds of a hub repository, after the hub was asked for what is known to be missing.
+
+    Raises:
+        UserError: it holds nothing, and the hub gives nothing.
+    """
+    from huggingface_hub import snapshot_download
+
+    cached = _cached(model, revision)
+    if cached is not None and not _missing(cached, model):
+        return cached
+    try:
+        return Path(snapshot_download(model, revision=_wanted(cached, revision), allow_patterns=list(_DOWNLOADED),
+                                      ignore_patterns=list(_SKIPPED)))
+    except _hub_errors() as error:
+        cached = _cached(model, revision)
+        if cached is None:
+            raise _not_to_be_had(model, revision, error) from None
+        return cached
+
+
+def _wanted(cached: Path | None, revision: str | None) -> str | None:
+    """The revision to download: the commit of weights that may have been used, so that no run changes by itself."""
+    return cached.name if cached is not None and any(cached.glob("*.safetensors")) else revision
+
+
+def _hub_errors() -> tuple[type[Exception], ...]:
+    """What asking the hub may fail with: no connection or right, no such repository, a full disk, no name, a proxy's
+    page in the hub's place."""
+    from huggingface_hub.errors import HTTPError as ConnectionFailure  # type: ignore[attr-defined]  # its HTTP library's
+
+    return ConnectionFailure, OSError, ValueError
+
+
+def _not_to_be_had(model: str, revision: str | None, error: Exception) -> UserError:
+    at = f" --revision {revision}" if revision else ""
+    return UserError(
+        f"checkpoint {model}{at}: neither a folder here nor in the local cache, and the hub did not give it "
+        f"({type(error).__name__}). Check the name; a private one needs `hf auth login`. Where there is internet: "
+        f"hf download {model}{at} --local-dir checkpoints/{model.split('/')[-1]}; then name that folder")
+
+
+def _lacking_shards(folder: Path) -> list[str]:
+    """The files of weights that the folder's index names and the folder lacks."""
+    if (folder / _WEIGHTS).is_file():  # is loaded, whatever an index names
+        return []
+    try:
+        shards = json.loads((folder / _INDEX).read_text(encoding="utf-8"))["weight_map"].values()
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        return []  # there is none, or who loads the model says what is wrong with it
+    return sorted({str(name) for name in shards if not (folder / str(name)).is_file()})
+
+
+def _named(files: Sequence[str]) -> str:
+    more = f" and {len(files) - _MAX_NAMED} more files" if len(files) > _MAX_NAMED else ""
+    return ", ".join(files[:_MAX_NAMED]) + more
+
+
+def _require_snapshot(snapshot: Path, model: str) -> None:
+    _require_weights(snapshot, model, _missing(snapshot, model),
+                     f"where there is internet, this fetches it: hf download {model} --revision {snapshot.name}")
+
+
+def _require_weights(folder: Path, model: str, lacking: Sequence[str], remedy: str) -> None:
+    has_weights = any(folder.glob("*.safetensors"))
+    pickles = sorted(file.name for pattern in _PICKLES for file in folder.glob(pattern))
+    if pickles and not has_weights:
+        raise UserError(f"checkpoint {model}: its weights are a pickle ({pickles[0]}), which can run code when loaded; "
+                        f"convert them: python -m pipeline.checkpoints convert {folder}")
+    if lacking:
+        raise UserError(f"checkpoint {model}: {folder} lacks {_named(lacking)}; {remedy}")
+    if not has_weights:
+        raise UserError(f"checkpoint {model}: no *.safetensors in {folder}; found "
+                        f"{', '.join(sorted(file.name for file in folder.iterdir())[:8]) or 'nothing'}")
+
+
+def digest(folder: str | os.PathLike[str]) -> str:
+    """SHA-256 over names and contents of a folder's files; model cards and hidden files do not count."""
+    total = hashlib.sha256()
+    for file in sorted(path for path in Path(folder).rglob("*") if path.is_file()):
+        name = file.relative_to(folder)
+        if file.suffix in _UNHASHED or any(part.startswith(".") for part in name.parts):
+            continue
+        status = file.stat()
+        total.update(f"{name.as_posix()}\0{_file_digest(str(file), status.st_size, status.st_mtime_ns)}\n".encode())
+    return total.hexdigest()
+
+
+@lru_cache(maxsize=4096)
+def _file_digest(file: str, _size: int, _mtime_ns: int) -> str:
+    with open(file, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def file_digest(file: Path) -> str:
+    """SHA-256 of a file, read again only where it has changed."""
+    status = file.stat()
+    return _file_digest(str(file), status.st_size, status.st_mtime_ns)

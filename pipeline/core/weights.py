@@ -1,0 +1,195 @@
+"""Files of weights, read without running code: safetensors, what torch saved, pickles of NumPy's arrays.
+
+Which files a model needs and where they are is pipeline/core/checkpoints.py's business.
+"""
+
+import pickle
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline.core.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+
+
+def weights_file(path: str, where: str, source: str) -> Path:
+    """A file of weights that :func:`load_weights` takes.
+
+    Args:
+        path: the file, as params name it.
+        where: what to call it in messages: the key in params.
+        source: how to get it, for the message where it is missing.
+
+    Raises:
+        UserError: it is not there, or a pickle of NumPy's arrays, which is to be converted.
+    """
+    file = Path(path).expanduser()
+    if not file.is_file():
+        raise UserError(f"{where}: {path}: no such file; {source}")
+    if file.suffix == ".pkl":
+        raise UserError(f"{where}: {path}: a pickle, which can run code when loaded; convert it: "
+                        f"python -m pipeline.checkpoints convert {path}; then name {file.with_suffix('.safetensors')}")
+    return file
+
+
+def load_weights(file: Path) -> "dict[str, torch.Tensor]":
+    """The tensors of a safetensors file, or of one that torch saved, by name; what stands beside them is left out.
+
+    Raises:
+        UserError: it holds something else, or more than can be loaded without running code.
+    """
+    if file.suffix == ".safetensors":
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        try:
+            return load_file(file)
+        except SafetensorError as error:
+            raise UserError(f"{file}: no safetensors file: {error}") from None
+    import torch
+
+    with _explained(file):
+        return _tensors(torch.load(file, map_location="cpu", weights_only=True), file)
+
+
+def convert(path: Path) -> list[Path]:
+    """Write pickled weights as safetensors beside them, running none of their code.
+
+    Args:
+        path: a folder with ``pytorch_model*.bin``; or a file: what torch saved, or a ``.pkl`` of NumPy's arrays, as
+            detectron2's model zoo has them.
+
+    Raises:
+        UserError: there are none, or they hold anything but tensors.
+    """
+    from safetensors.torch import save_file
+
+    if path.is_dir():
+        sources = sorted(path.glob("pytorch_model*.bin"))
+        if not sources:
+            raise UserError(f"{path}: no pytorch_model*.bin to convert")
+        if len(sources) > 1:
+            raise UserError(f"{path}: weights in {len(sources)} shards; load and save them with "
+                            "transformers' save_pretrained on a machine you do not mind losing")
+        source, target = sources[0], path / "model.safetensors"
+    else:
+        source, target = path, path.with_suffix(".safetensors")
+        if not source.is_file() or source == target:
+            raise UserError(f"{path}: expected a folder, or a file of pickled weights (.pth, .pt, .bin, .pkl)")
+    weights = _unpickled_arrays(source) if source.suffix == ".pkl" else load_weights(source)
+    seen: set[int] = set()
+    tensors = {}
+    for name, tensor in weights.items():  # shared tensors are written twice: safetensors has no aliases
+        tensors[name] = tensor.clone() if tensor.data_ptr() in seen else tensor.contiguous()
+        seen.add(tensor.data_ptr())
+    save_file(tensors, target, metadata={"format": "pt"})
+    return [target]
+
+
+@contextmanager
+def _explained(file: Path) -> Iterator[None]:
+    try:
+        yield
+    except (pickle.UnpicklingError, EOFError, TypeError, ValueError) as error:
+        raise UserError(f"{file}: holds more than tensors, and is not loaded: {error}") from None
+    except RuntimeError as error:
+        raise UserError(f"{file}: nothing that torch saved: {(str(error).splitlines() or [''])[0]}") from None
+
+
+def _tensors(found: Any, file: Path) -> "dict[str, torch.Tensor]":
+    """The tensors by name, which trainers put below `model` or `state_dict`.
+
+    Raises:
+        UserError: there are none, or something else is among them.
+    """
+    import torch
+
+    for key in ("model", "state_dict"):
+        if isinstance(found, Mapping) and isinstance(found.get(key), Mapping):
+            found = found[key]
+    if not isinstance(found, Mapping) or not found:
+        raise UserError(f"{file}: expected tensors by name, found {type(found).__name__}")
+    for name, value in found.items():
+        if not isinstance(name, str) or not isinstance(value, torch.Tensor):
+            raise UserError(f"{file}: {name!r} is a {type(value).__name__}; expected tensors by name")
+    return dict(found)
+
+
+def _unpickled_arrays(file: Path) -> "dict[str, torch.Tensor]":
+    """The arrays of a pickle that holds nothing but NumPy's, dictionaries, lists, texts and numbers.
+
+    Raises:
+        UserError: it names anything else.
+    """
+    import torch
+
+    with _explained(file), file.open("rb") as stream:
+        found = _ArrayUnpickler(stream, encoding="latin1").load()  # as detectron2 reads what Python 2 wrote
+        if isinstance(found, dict) and isinstance(found.get("model"), dict):
+            found = found["model"]
+        if isinstance(found, dict):
+            found = {name: torch.from_numpy(value.array()) if isinstance(value, _Array) else value
+                     for name, value in found.items()}
+    return _tensors(found, file)
+
+
+class _Dtype:
+    """A type of numbers, as NumPy pickles it."""
+
+    def __init__(self, code: str, *_: object) -> None:
+        import numpy as np
+
+        self.value = np.dtype(code)
+        if self.value.kind not in "fiub":
+            raise pickle.UnpicklingError(f"it has an array of {self.value}")
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        self.value = self.value.newbyteorder(state[1])
+
+
+class _Array:
+    """An array's bytes, type and shape; NumPy itself, which could be made to build other things, sees just these."""
+
+    def __init__(self, data: Any = b"", dtype: _Dtype | None = None, shape: Any = (), order: str = "C") -> None:
+        self._parts = data, dtype, shape, order
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        _, shape, dtype, fortran, data = state
+        self._parts = data, dtype, shape, "F" if fortran else "C"
+
+    def array(self) -> Any:
+        """What it stands for, in the machine's byte order."""
+        import numpy as np
+
+        data, dtype, shape, order = self._parts
+        if not isinstance(dtype, _Dtype):
+            raise pickle.UnpicklingError("it has an array without a type")
+        raw = data.encode("latin1") if isinstance(data, str) else bytes(data)  # a text, where Python 2 wrote it
+        values = np.frombuffer(raw, dtype.value).reshape(shape, order="F" if order == "F" else "C")
+        return values.astype(dtype.value.newbyteorder("="), order="C")
+
+
+def _latin1(text: str, encoding: str) -> bytes:
+    if encoding != "latin1":
+        raise pickle.UnpicklingError(f"it has a text to be encoded as {encoding}")
+    return text.encode("latin1")
+
+
+_FOUND = {"numpy.ndarray": _Array, "numpy.dtype": _Dtype, "_codecs.encode": _latin1,
+          "numpy.core.multiarray._reconstruct": lambda *_: _Array(),
+          "numpy.core.multiarray.scalar": lambda dtype, data: _Array(data, dtype),
+          "numpy.core.numeric._frombuffer": _Array}
+
+
+class _ArrayUnpickler(pickle.Unpickler):
+    """Knows the names that pickles of NumPy's arrays have, each as a stand-in of ours, and no other."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        """What a pickle may name."""
+        full = f"{module.replace('numpy._core.', 'numpy.core.')}.{name}"
+        if full not in _FOUND:
+            raise pickle.UnpicklingError(f"it names {full}, which is no array")
+        return _FOUND[full]

@@ -1,0 +1,437 @@
+"""params.yaml as typed objects: one model a section, read once, every mistake named with its key and line.
+
+Whether the things that params name exist (folders, checkpoints, disk space) is pipeline/checks/check.py's business; the
+options of an extractor are typed beside that extractor.
+"""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Any, Literal, NamedTuple
+
+import yaml
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    model_validator,
+)
+from pydantic_core import to_jsonable_python
+
+from pipeline.core.errors import UserError
+
+Kind = Literal["objects", "captions", "ocr"]
+Split = Literal["train", "dev", "test"]
+Condition = Literal["cross_modal", "text_only", "shuffled"]
+Duplicates = Literal["drop", "count", "keep"]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+LessThanOne = Annotated[float, Field(ge=0, lt=1)]
+
+SPLITS: tuple[Split, ...] = ("train", "dev", "test")
+KINDS: tuple[Kind, ...] = ("objects", "captions", "ocr")
+RESERVED_TYPES = ("micro", "none", "total")
+"""No names for entity types: in scores, confusion and counts they stand beside those, for all types or for none."""
+MOST_PIXELS = 178_956_970
+"""Twice ``PIL.Image.MAX_IMAGE_PIXELS``: Pillow opens no picture with more."""
+# Options of `train` that flair's trainer honours. It would pass over the others in silence, so they must be at their
+# defaults.
+_FLAIR_HONOURS = {
+    "trainer", "encoder", "revision", "views", "alignment", "temperature", "weights", "detach_teacher", "epochs",
+    "batch_size", "gradient_accumulation", "learning_rate", "crf_learning_rate", "warmup_ratio", "weight_decay",
+    "max_grad_norm", "word_dropout", "max_length", "max_context", "stride", "precision", "seed", "patience",
+}
+_FLAIR_ALIGNMENTS = ("marginal", "none")
+
+
+def _below_root(value: str) -> str:
+    path = PurePosixPath(value)
+    if not value or path.is_absolute() or ".." in path.parts:
+        raise ValueError("expected a path below data.root, without a leading / and without ..")
+    return value
+
+
+def _names_id(value: str) -> str:
+    if value.count("{id}") != 1 or set(value.replace("{id}", "")) & set("{}"):
+        raise ValueError('expected a file name with {id} in it once and no other braces, as in "{id}.jpg"')
+    return value
+
+
+def _no_reserved_type(value: str) -> str:
+    if value in RESERVED_TYPES:
+        raise ValueError(f"expected a name other than {', '.join(RESERVED_TYPES)}, which mean something else in scores "
+                         "and counts")
+    return value
+
+
+RelativePath = Annotated[str, AfterValidator(_below_root)]
+EntityType = Annotated[str, Field(min_length=1), AfterValidator(_no_reserved_type)]
+
+
+class Section(BaseModel):
+    """A section of params.yaml: an unknown key is an error, and nothing changes after loading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class DataParams(Section):
+    """Where a data set lies and how it is written."""
+
+    root: Path
+    format: Literal["conll", "jsonl", "csv"] = "conll"
+    label_column: Annotated[int, Field(ge=2)] = 2
+    scheme: Literal["iob2", "iob1", "bioes"] = "iob2"
+    train: list[RelativePath] = []
+    dev: list[RelativePath] = []
+    test: list[RelativePath] = []
+    images: RelativePath | None = None
+    image_name: Annotated[str, AfterValidator(_names_id)] = "{id}.jpg"
+    types: dict[str, EntityType] = {}
+
+    def files(self, split: Split) -> list[Path]:
+        """The text files of one split."""
+        return [self.root / name for name in getattr(self, split)]
+
+    @property
+    def images_folder(self) -> Path | None:
+        """The folder of the pictures, or None for a data set without."""
+        return None if self.images is None else self.root / self.images
+
+
+class ImagesParams(Section):
+    """Limits on a picture: on its size, checked before it is decoded, and on the time that decoding takes."""
+
+    max_pixels: Annotated[PositiveInt, Field(le=MOST_PIXELS)] = 50_000_000
+    max_bytes: PositiveInt = 50_000_000
+    max_seconds: PositiveFloat = 10.0
+
+
+class ExtractorParams(BaseModel):
+    """An extraction stage: which extractor, and the options of every extractor, side by side under its name."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    extractor: Annotated[str, Field(min_length=1)]
+
+
+class TextContextParams(Section):
+    """How captions or OCR lines are rendered."""
+
+    max: PositiveInt
+    min_score: Fraction | None = None
+    duplicates: Duplicates = "drop"
+    separator: str = " "
+
+
+class ObjectContextParams(TextContextParams):
+    """How object tags are rendered."""
+
+    attributes: bool = True
+
+
+class ViewsParams(Section):
+    """The template of the context string."""
+
+    kinds: list[Kind]
+    separator: str
+    objects: ObjectContextParams
+    captions: TextContextParams
+    ocr: TextContextParams
+
+    @model_validator(mode="after")
+    def _kinds_once(self) -> "ViewsParams":
+        if len(set(self.kinds)) != len(self.kinds):
+            raise ValueError("kinds: names a kind twice")
+        return self
+
+
+class LossWeights(Section):
+    """Weights of the terms of the two-view loss."""
+
+    text_only: NonNegativeFloat = 1.0
+    cross_modal: NonNegativeFloat = 0.5
+    alignment: NonNegativeFloat = 0.5
+
+
+class TrainParams(Section):
+    """The tagger and its training."""
+
+    trainer: Literal["transformers", "flair"] = "transformers"
+    encoder: Annotated[str, Field(min_length=1)]
+    revision: str | None = None
+    views: Literal["both", "text_only", "cross_modal"] = "both"
+    alignment: Literal["marginal", "sequence", "emission", "none"] = "marginal"
+    temperature: PositiveFloat = 4.0
+    weights: LossWeights = LossWeights()
+    detach_teacher: bool = True
+    alignment_warmup: Fraction = 0.0
+    context_dropout: LessThanOne = 0.0
+    epochs: PositiveInt = 10
+    batch_size: PositiveInt = 4
+    gradient_accumulation: PositiveInt = 1
+    learning_rate: PositiveFloat = 5e-6
+    crf_learning_rate: PositiveFloat = 0.05
+    warmup_ratio: LessThanOne = 0.0
+    weight_decay: NonNegativeFloat = 0.01
+    max_grad_norm: PositiveFloat = 5.0
+    word_dropout: LessThanOne = 0.1
+    max_length: Annotated[int, Field(ge=16)] = 512
+    max_context: NonNegativeInt = 256
+    stride: NonNegativeInt = 128
+    precision: Literal["float32", "bfloat16"] = "float32"
+    seed: NonNegativeInt = 1
+    patience: PositiveInt | None = None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "TrainParams":
+        room = self.max_length - self.max_context
+        if room < 16:
+            raise ValueError(f"max_context: leaves {room} of max_length = {self.max_length} sub-tokens to the tweet; "
+                             "at least 16 are needed")
+        if self.stride >= room:
+            raise ValueError(f"stride: {self.stride} is too much where a window leaves {room} sub-tokens to the tweet")
+        if self.context_dropout and self.views != "both":
+            raise ValueError("context_dropout: reads the text-only view in the cross-modal one's place, so it needs "
+                             f"views: both, found views: {self.views}")
+        return self
+
+    @model_validator(mode="after")
+    def _flair_can(self) -> "TrainParams":
+        if self.trainer != "flair":
+            return self
+        problems = [f"{name}: found {getattr(self, name)!r}, expected {field.default!r}"
+                    for name, field in type(self).model_fields.items()
+                    if name not in _FLAIR_HONOURS and getattr(self, name) != field.default]
+        if self.views == "both" and self.alignment not in _FLAIR_ALIGNMENTS:
+            problems.append(f"alignment: found {self.alignment!r}, expected {' or '.join(_FLAIR_ALIGNMENTS)}")
+        if problems:
+            raise ValueError("; ".join([*problems, "that is what flair's trainer can do, and trainer: transformers "
+                                                   "can do all of it"]))
+        return self
+
+    def require_divisible(self, n_processes: int) -> None:
+        """Check that a step's tweets can be shared evenly.
+
+        Raises:
+            ValueError: they cannot.
+        """
+        if self.batch_size % (n_processes * self.gradient_accumulation):
+            raise ValueError(f"train.batch_size: {self.batch_size} tweets cannot be split evenly among {n_processes} "
+                             f"processes (execution.processes) × gradient_accumulation = {self.gradient_accumulation}")
+
+
+class EvaluateParams(Section):
+    """Under which conditions the tagger is scored, and how sure the scores are."""
+
+    conditions: Annotated[list[Condition], Field(min_length=1)]
+    shuffle_seed: NonNegativeInt = 1
+    bootstrap_samples: NonNegativeInt = 1000
+    confidence: Annotated[float, Field(gt=0, lt=1)] = 0.95
+
+
+class ReportParams(Section):
+    """What report/index.html shows."""
+
+    splits: Annotated[list[Split], Field(min_length=1)] = ["test", "dev"]
+    thumbnail: Annotated[int, Field(ge=32, le=2048)] = 320
+
+
+class BatchSizes(Section):
+    """Pictures a batch, by stage."""
+
+    objects: PositiveInt = 16
+    captions: PositiveInt = 16
+    ocr: PositiveInt = 8
+
+
+class ExecutionParams(Section):
+    """How a run uses the machine; no stage depends on it."""
+
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?|mps)$")] = "auto"
+    decode_workers: PositiveInt = 2
+    batch_size: BatchSizes = BatchSizes()
+    ocr_threads: NonNegativeInt = 0
+    predict_batch_size: PositiveInt = 32
+    processes: PositiveInt = 1
+
+
+class Params(Section):
+    """The whole of params.yaml."""
+
+    data: DataParams
+    images: ImagesParams = ImagesParams()
+    objects: ExtractorParams
+    captions: ExtractorParams
+    ocr: ExtractorParams
+    views: ViewsParams
+    train: TrainParams
+    evaluate: EvaluateParams
+    report: ReportParams = ReportParams()
+    execution: ExecutionParams = ExecutionParams()
+
+    @model_validator(mode="after")
+    def _processes_fit(self) -> "Params":
+        train, n_processes = self.train, self.execution.processes
+        if train.trainer == "flair" and n_processes > 1:
+            raise ValueError(f"execution.processes: found {n_processes}, but train.trainer: flair runs in 1")
+        train.require_divisible(n_processes)
+        return self
+
+
+class Change(NamedTuple):
+    """A setting that is not its default; `default` is None too where there is none (`required`)."""
+
+    key: str
+    value: Any
+    default: Any
+    required: bool
+
+
+def changed(model: BaseModel, prefix: str = "") -> Iterator[Change]:
+    """The settings of a section that are not their defaults, or have none, as JSON values by dotted key."""
+    for name, field in type(model).model_fields.items():
+        value, key = getattr(model, name), f"{prefix}{name}"
+        if isinstance(value, BaseModel):
+            yield from changed(value, f"{key}.")
+            continue
+        required = field.is_required()
+        default = None if required else field.get_default(call_default_factory=True)
+        if required or value != default:
+            yield Change(key, to_jsonable_python(value), to_jsonable_python(default), required)
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML's safe loader, with YAML 1.2's numbers: `5e-4` is a number, as whoever writes it means."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
+)
+
+
+def load(path: str | Path = "params.yaml") -> Params:
+    """Read and validate params.
+
+    Raises:
+        UserError: the file is missing or no YAML, or a key is unknown, missing, given twice or has a bad value; all
+            the mistakes of the file are in the one message.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; run from the folder that holds params.yaml") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 (byte {error.start})") from None
+    return parse(text, str(path))
+
+
+def parse(text: str, source: str) -> Params:
+    """Validate the text of a params.yaml; `source` stands for the file in messages.
+
+    Raises:
+        UserError: as :func:`load`.
+    """
+    try:
+        root = yaml.compose(text, _Loader)
+        lines = dict(_key_lines(root)) if root is not None else {}
+        values = yaml.load(text, _Loader)  # noqa: S506  (a SafeLoader)
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        raise UserError(f"{source}:{line}: not YAML: {error.problem}") from None
+    except yaml.reader.ReaderError as error:
+        line = text.count("\n", 0, error.position) + 1
+        raise UserError(f"{source}:{line}: not YAML: the character U+{error.character:04X} may not stand in it; "
+                        "remove it") from None
+    except ValueError as error:
+        raise UserError(f"{source}: {error}") from None
+    except RecursionError:
+        raise UserError(f"{source}: nested too deeply, or an alias (*name) holds itself; expected sections with their "
+                        "options") from None
+    if not isinstance(values, dict):
+        expected = ", ".join(Params.model_fields)
+        raise UserError(f"{source}: expected sections ({expected}), found {type(values).__name__}")
+    try:
+        return Params.model_validate(values)
+    except ValidationError as error:
+        raise UserError("\n".join(describe(error, Params, source, lines))) from None
+
+
+def describe(error: ValidationError, model: type[BaseModel], source: str, lines: dict[str, int],
+             prefix: str = "") -> Iterator[str]:
+    """One line for each mistake that pydantic found: where, what was found, what was expected.
+
+    Args:
+        error: what pydantic raised.
+        model: the model it was raised for, to name the keys that are allowed.
+        source: the file, to stand in front.
+        lines: dotted key → line in that file.
+        prefix: dotted key of the part that was validated, with a dot behind; empty for the whole file.
+    """
+    for mistake in error.errors(include_url=False):
+        parents, key = [str(part) for part in mistake["loc"][:-1]], ".".join(str(part) for part in mistake["loc"])
+        full = (prefix + key).rstrip(".")
+        message = mistake["msg"].removeprefix("Value error, ").replace("Input should be", "expected")
+        named, _, rest = message.partition(": ")
+        if (inner := f"{full}.{named}".lstrip(".")) in lines:  # what a section says of one of its keys
+            full, message = inner, rest
+        line = next((lines[known] for known in _ancestors(full) if known in lines), None)
+        where = ": ".join(filter(None, [f"{source}:{line}" if line else source, full]))
+        if mistake["type"] == "extra_forbidden":
+            fields = _fields(model, parents)
+            yield f"{where}: unknown key; expected one of {', '.join(fields)}"
+        elif mistake["type"] == "missing":
+            yield f"{where}: missing"
+        else:
+            given = mistake["input"]
+            found = "" if isinstance(given, dict) else f"found {given!r}, "
+            yield f"{where}: {found}{message}"
+
+
+def _ancestors(key: str) -> Iterator[str]:
+    while key:
+        yield key
+        key = key.rpartition(".")[0]
+
+
+def _fields(model: type[BaseModel], parents: list[str]) -> list[str]:
+    """The keys allowed below `parents`, following nested sections."""
+    for name in parents:
+        inner = model.model_fields[name].annotation
+        if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
+            break
+        model = inner
+    return list(model.model_fields)
+
+
+def _key_lines(node: yaml.Node, prefix: str = "") -> Iterator[tuple[str, int]]:
+    """Yield (dotted key, line) for every key of a composed document.
+
+    Raises:
+        ValueError: a key stands twice in one mapping (YAML would silently take the last).
+    """
+    if isinstance(node, yaml.SequenceNode):
+        for index, item in enumerate(node.value):
+            yield f"{prefix}{index}", item.start_mark.line + 1
+            yield from _key_lines(item, f"{prefix}{index}.")
+    if not isinstance(node, yaml.MappingNode):
+        return
+    seen: dict[str, int] = {}
+    for key_node, value_node in node.value:
+        key, line = f"{prefix}{key_node.value}", key_node.start_mark.line + 1
+        if key in seen:
+            raise ValueError(f"line {line}: {key}: given twice (first on line {seen[key]})")
+        seen[key] = line
+        yield key, line
+        yield from _key_lines(value_node, f"{key}.")
+
+
+def key_lines(path: str | Path) -> dict[str, int]:
+    """Dotted key → line of a YAML file that :func:`load` has accepted."""
+    root = yaml.compose(Path(path).read_text(encoding="utf-8"), _Loader)
+    return {} if root is None else dict(_key_lines(root))

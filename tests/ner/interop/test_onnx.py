@@ -1,0 +1,78 @@
+"""An exported tagger on onnxruntime: the same entities as on torch, from its folder alone."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoConfig, AutoModel
+
+from ner.bioes import bioes_labels
+from ner.interop import onnx
+from ner.models.ita import CrossViewTagger, load_tokenizer
+from ner.tagger import Tagger
+from pipeline.core.errors import UserError
+from pipeline.core.records import View
+from tests.ner.conftest import many_views, small_params
+
+
+@pytest.fixture(scope="module")
+def exported(tagger_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return onnx.export(tagger_folder, tmp_path_factory.mktemp("onnx") / "tagger")
+
+
+def assert_same_entities(one: Path, other: Path) -> None:
+    views = [*many_views(), View("empty", [], None, "")]
+    first, second = (list(Tagger.load(folder, "cpu").predict(views, 7)) for folder in (one, other))
+    assert sum(len(prediction.entities) for prediction in first) > 100
+    for prediction, twin in zip(first, second, strict=True):
+        assert (prediction.predicted, prediction.context_used) == (twin.predicted, twin.context_used)
+        for entity, same in zip(prediction.entities, twin.entities, strict=True):
+            assert entity.confidence == pytest.approx(same.confidence, abs=1e-4)
+
+
+def test_both_engines_find_the_same_entities(tagger_folder: Path, exported: Path, tmp_path: Path) -> None:
+    """From a moved copy of the folder: nothing in it may depend on where it was written."""
+    assert_same_entities(tagger_folder, shutil.copytree(exported, tmp_path / "moved"))
+
+
+@pytest.mark.parametrize("n_threads", [2, 5])
+def test_threads_that_share_a_batch_find_the_same_entities(tagger_folder: Path, exported: Path, n_threads: int) -> None:
+    torch.set_num_threads(n_threads)
+    assert_same_entities(tagger_folder, exported)
+
+
+@pytest.mark.parametrize("model_type", ["electra", "bert", "distilbert"])
+def test_an_encoder_of_another_architecture_is_exported_too(
+    model_type: str, bert_folder: Path, tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    tokenizer = load_tokenizer(bert_folder, local_files_only=True)
+    config = AutoConfig.for_model(model_type, vocab_size=len(tokenizer), hidden_size=32, num_hidden_layers=2,
+                                  num_attention_heads=2, intermediate_size=64, max_position_embeddings=64)
+    AutoModel.from_config(config).save_pretrained(tmp_path / "encoder")
+    params = small_params(tmp_path / "encoder", max_length=64)
+    model = CrossViewTagger.from_encoder(params.encoder, bioes_labels([["B-PER"]]), params, local_files_only=True)
+    with torch.no_grad():
+        model.emission.weight.mul_(20)
+    model.save_pretrained(tmp_path / "tagger")
+    tokenizer.save_pretrained(tmp_path / "tagger")
+    assert_same_entities(tmp_path / "tagger", onnx.export(tmp_path / "tagger", tmp_path / "onnx"))
+
+
+def test_a_folder_that_is_there_is_left_alone(tagger_folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="is there already"):
+        onnx.export(tagger_folder, tmp_path)
+
+
+def test_a_graph_without_its_weights_is_an_error(exported: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(exported, tmp_path / "cut")
+    (folder / "tagger.onnx").write_bytes((folder / "tagger.onnx").read_bytes()[:1000])
+    with pytest.raises(UserError, match=r"tagger\.onnx: onnxruntime cannot read it .* python -m ner\.onnx export"):
+        Tagger.load(folder)
+
+
+def test_what_is_no_tagger_is_not_exported(xlm_r_folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="expected a tagger"):
+        onnx.export(xlm_r_folder, tmp_path / "onnx")
+    assert not (tmp_path / "onnx").exists()

@@ -1,0 +1,139 @@
+"""Training in two processes: the gradients of one, files written once, resuming after a kill."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+
+from ner.tagger import Tagger
+from ner.training.trainer import COMPLETE
+from pipeline.core.errors import UserError
+from tests.ner.conftest import small_params
+from tests.ner.training.test_run import assert_same, first_step, run
+
+ROOT = Path(__file__).resolve().parents[3]
+
+GRADIENTS = """
+import os, sys, torch, pytest
+from pathlib import Path
+from tests.ner.training.test_run import first_step
+torch.set_num_threads(1)
+encoder, folder = map(Path, sys.argv[1:])
+with pytest.MonkeyPatch.context() as patch:
+    gradients = first_step(encoder, folder / os.environ["RANK"], 1, patch)
+torch.save(gradients, folder / f"gradients-{os.environ['RANK']}.pt")
+"""
+WAITING = """
+import os, sys, time
+from pathlib import Path
+from ner.training import processes
+processes.end_with_launcher()
+Path(sys.argv[1], os.environ["RANK"]).write_text(str(os.getpid()))
+time.sleep(600)
+"""
+TRAINING = """
+import sys, torch
+from pathlib import Path
+from pipeline.core.errors import UserError
+from tests.ner.conftest import small_params
+from tests.ner.training.test_run import run
+torch.set_num_threads(1)
+encoder, folder = map(Path, sys.argv[1:])
+print(run(small_params(encoder, epochs=4), folder))
+"""
+
+
+def launch(script: Path, *arguments: Path, n: int = 2) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(n), script]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen([*command, *arguments], cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE,
+                            stderr=subprocess.PIPE)
+
+
+def test_two_processes_have_the_gradients_of_one(
+    xlm_r_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without dropout, the same eight tweets: four in each process, or all in one."""
+    script = tmp_path / "gradients.py"
+    script.write_text(GRADIENTS, encoding="utf-8")
+    process = launch(script, xlm_r_folder, tmp_path)
+    _, errors = process.communicate(timeout=240)
+    assert process.returncode == 0, errors
+    alone = first_step(xlm_r_folder, tmp_path / "alone", 1, monkeypatch)
+    for rank in (0, 1):
+        together = torch.load(tmp_path / f"gradients-{rank}.pt", weights_only=True)
+        assert len(together) == len(alone)
+        for gradient, other in zip(together, alone, strict=True):
+            torch.testing.assert_close(gradient, other, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_two_processes_killed_resume_to_the_same_tagger(xlm_r_folder: Path, tmp_path: Path) -> None:
+    script = tmp_path / "training.py"
+    script.write_text(TRAINING, encoding="utf-8")
+    whole = launch(script, xlm_r_folder, tmp_path / "whole")
+    killed = launch(script, xlm_r_folder, tmp_path / "killed")
+    work = tmp_path / "killed" / "work"
+    deadline = time.monotonic() + 200
+    while not list(work.glob(f"checkpoint-*/{COMPLETE}")):
+        assert killed.poll() is None, killed.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+    for process in [*psutil.Process(killed.pid).children(recursive=True), killed]:
+        process.send_signal(signal.SIGKILL)
+    killed.communicate()
+    output, errors = whole.communicate(timeout=240)
+    assert whole.returncode == 0, errors
+    assert len(set(output.splitlines())) == 1  # both processes saw the same scores
+    assert errors.count("epoch 4/4") == 1
+    again = launch(script, xlm_r_folder, tmp_path / "killed")
+    resumed, errors = again.communicate(timeout=240)
+    assert again.returncode == 0, errors
+    assert errors.count("resuming after epoch") == 1
+    assert set(resumed.splitlines()) == set(output.splitlines())
+    one, other = (Tagger.load(tmp_path / name / "tagger", "cpu").model.state_dict() for name in ("whole", "killed"))
+    assert_same(one, other)
+    assert not work.exists()
+
+
+def at_work(process: psutil.Process) -> bool:
+    """Whether a process is there, and not only its entry, which an orphan leaves where nobody collects it."""
+    try:
+        return bool(process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
+
+
+def test_processes_end_when_their_launcher_is_killed(tmp_path: Path) -> None:
+    script, pids = tmp_path / "waiting.py", tmp_path / "pids"
+    script.write_text(WAITING, encoding="utf-8")
+    pids.mkdir()
+    launcher = launch(script, pids)
+    deadline = time.monotonic() + 120
+    while len(found := [file.read_text(encoding="utf-8") for file in pids.iterdir()]) < 2 or "" in found:
+        assert launcher.poll() is None, launcher.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    workers = [psutil.Process(int(pid)) for pid in found]
+    launcher.kill()
+    launcher.wait()
+    deadline = time.monotonic() + 60
+    while any(map(at_work, workers)):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def test_a_batch_that_the_processes_cannot_share_is_refused(
+    xlm_r_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    with pytest.raises(UserError, match=r"train\.batch_size: 8 tweets cannot be split evenly among 3 processes"):
+        run(small_params(xlm_r_folder), tmp_path)

@@ -1,0 +1,280 @@
+"""Training: accumulation, determinism, resuming after a kill, early stopping, what it leaves behind."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from ner.models.ita import CrossViewTagger
+from ner.tagger import Tagger
+from ner.training.run import train
+from ner.training.trainer import COMPLETE, Example, LengthGroupedSampler, TaggerTrainer, collate_examples, keep_gradient
+from ner.views import EncodedView
+from pipeline.core.errors import UserError
+from pipeline.core.records import View
+from pipeline.settings.params import TrainParams
+from tests.ner.conftest import ambiguous_views, small_params
+
+ROOT = Path(__file__).resolve().parents[3]
+LEARNING = {"epochs": 8, "learning_rate": 5e-3, "batch_size": 4, "warmup_ratio": 0.1, "alignment": "none"}
+TRAIN, DEV = ambiguous_views(40, seed=0), ambiguous_views(16, seed=1)
+
+
+def run(params: TrainParams, folder: Path, **changes: Any) -> dict[str, Any]:
+    paths = {"output": folder / "tagger", "work": folder / "work", "curves": folder / "curves"}
+    return train(params, **{"encoder": params.encoder, "train": TRAIN, "dev": DEV, "device": "cpu", **paths, **changes})
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return Tagger.load(folder / "tagger", "cpu").model.state_dict()
+
+
+def assert_same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> None:
+    for name, tensor in one.items():
+        assert torch.equal(tensor, other[name]), name
+
+
+def test_the_cross_modal_view_learns_what_only_the_context_tells(xlm_r_folder: Path, tmp_path: Path) -> None:
+    result = run(small_params(xlm_r_folder, **LEARNING), tmp_path, train=ambiguous_views(80, seed=0))
+    assert result["dev"]["f1_cross_modal"] == 1.0
+    assert result["dev"]["f1_text_only"] < 0.9
+    assert not (tmp_path / "work").exists()
+    predictions = list(Tagger.load(tmp_path / "tagger", "cpu").predict(DEV))
+    assert [prediction.predicted for prediction in predictions] == [view.labels for view in DEV]
+
+
+def test_same_seed_same_tagger_and_another_seed_another(xlm_r_folder: Path, tmp_path: Path) -> None:
+    results = {}
+    for name, seed in (("one", 3), ("two", 3), ("three", 4)):
+        results[name] = run(small_params(xlm_r_folder, seed=seed), tmp_path / name)
+    assert results["one"] == results["two"]
+    assert_same(weights(tmp_path / "one"), weights(tmp_path / "two"))
+    assert not torch.equal(weights(tmp_path / "one")["emission.weight"], weights(tmp_path / "three")["emission.weight"])
+
+
+class _Stop(Exception):
+    pass
+
+
+@pytest.mark.parametrize("torn", [False, True])
+def test_resumed_training_equals_an_undisturbed_one(
+    xlm_r_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, torn: bool
+) -> None:
+    """Stopped in the third epoch's evaluation; with `torn`, after a checkpoint of which only half was written."""
+    params = small_params(xlm_r_folder, epochs=4)
+    undisturbed = run(params, tmp_path / "whole")
+    evaluate = TaggerTrainer.evaluate
+
+    def stop_in_third_epoch(self: TaggerTrainer, *args: Any, **kwargs: Any) -> dict[str, float]:
+        if round(self.state.epoch or 0) == 3:
+            raise _Stop
+        return evaluate(self, *args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TaggerTrainer, "evaluate", stop_in_third_epoch)
+        with pytest.raises(_Stop):
+            run(params, tmp_path / "cut")
+    if torn:
+        last = tmp_path / "cut" / "work" / "checkpoint-10"
+        half = shutil.copytree(last, last.with_name("checkpoint-15"))
+        (half / COMPLETE).unlink()
+        (half / "model.safetensors").write_bytes(b"\0" * 100)
+    assert run(params, tmp_path / "cut") == undisturbed
+    assert_same(weights(tmp_path / "whole"), weights(tmp_path / "cut"))
+    for curve in ("train/loss", "train/alignment", "dev/f1"):
+        one, other = (tmp_path / name / "curves/plots/metrics" / f"{curve}.tsv" for name in ("whole", "cut"))
+        assert one.read_text(encoding="utf-8") == other.read_text(encoding="utf-8")
+        assert len(one.read_text(encoding="utf-8").splitlines()) == 1 + 4
+
+
+def test_training_killed_by_the_system_resumes_to_the_same_scores(xlm_r_folder: Path, tmp_path: Path) -> None:
+    params = small_params(xlm_r_folder, epochs=5)
+    script = f"""
+import torch
+from pathlib import Path
+torch.set_num_threads(1)
+from tests.ner.conftest import small_params
+from tests.ner.training.test_run import run
+run(small_params(Path({str(xlm_r_folder)!r}), epochs=5), Path({str(tmp_path / "killed")!r}))
+"""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    killed = subprocess.Popen([sys.executable, "-c", script], cwd=ROOT, env=environment, stderr=subprocess.DEVNULL)
+    work = tmp_path / "killed" / "work"
+    deadline = time.monotonic() + 200
+    while not list(work.glob(f"checkpoint-*/{COMPLETE}")):
+        assert killed.poll() is None, "training ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+    killed.send_signal(signal.SIGKILL)
+    killed.wait()
+    assert not (tmp_path / "killed" / "tagger").exists()
+    assert list(work.iterdir())
+    assert run(params, tmp_path / "killed") == run(params, tmp_path / "whole")
+    assert_same(weights(tmp_path / "killed"), weights(tmp_path / "whole"))
+
+
+def test_early_stopping_counts_epochs_without_a_better_score(xlm_r_folder: Path, tmp_path: Path) -> None:
+    # A learning rate of next to nothing: the first score is never beaten.
+    params = small_params(xlm_r_folder, epochs=9, patience=2, learning_rate=1e-12, crf_learning_rate=1e-12)
+    result = run(params, tmp_path)
+    assert (result["epochs"], result["best_epoch"]) == (3, 1)
+
+
+@pytest.mark.parametrize("mode", ["text_only", "cross_modal"])
+def test_a_single_view_trains_and_is_scored_alone(xlm_r_folder: Path, tmp_path: Path, mode: str) -> None:
+    result = run(small_params(xlm_r_folder, views=mode, epochs=1), tmp_path)
+    assert set(result["dev"]) == {"f1", f"f1_{mode}"}
+    names = {path.stem for path in (tmp_path / "curves").rglob("*.tsv")}
+    assert names == {"loss", f"nll_{mode}", "f1", f"f1_{mode}"}
+
+
+def test_bfloat16_trains(xlm_r_folder: Path, tmp_path: Path) -> None:
+    params = small_params(xlm_r_folder, precision="bfloat16", **LEARNING)
+    result = run(params, tmp_path, train=ambiguous_views(80, seed=0))
+    assert result["dev"]["f1_cross_modal"] > 0.9
+    assert weights(tmp_path)["emission.weight"].dtype == torch.float32
+
+
+def first_step(
+    folder: Path, tmp_path: Path, accumulation: int, monkeypatch: pytest.MonkeyPatch, **posts: list[View]
+) -> list[torch.Tensor]:
+    """The gradients that the optimiser gets in its first step, without dropout."""
+    gradients: list[torch.Tensor] = []
+    from_encoder = CrossViewTagger.from_encoder.__func__
+
+    def without_dropout(cls: type, *args: Any, **kwargs: Any) -> CrossViewTagger:
+        model = from_encoder(cls, *args, **kwargs)
+        for module in model.modules():
+            if isinstance(module, torch.nn.Dropout):
+                module.p = 0.0
+        return model
+
+    def capture(self: torch.optim.Optimizer, *_: Any, **__: Any) -> None:
+        gradients.extend(parameter.grad.clone() for group in self.param_groups for parameter in group["params"])
+        raise _Stop
+
+    with monkeypatch.context() as patch:
+        patch.setattr(CrossViewTagger, "from_encoder", classmethod(without_dropout))
+        patch.setattr(torch.optim.AdamW, "step", capture)
+        params = small_params(folder, word_dropout=0.0, gradient_accumulation=accumulation, max_grad_norm=1e9)
+        with pytest.raises(_Stop):
+            run(params, tmp_path / str(accumulation), **posts)
+    return gradients
+
+
+@pytest.mark.parametrize("n_tweets", [8, 5])  # of a batch of eight: parts of two, and of two, two and one
+def test_gradients_accumulated_in_four_parts_equal_those_of_one(
+    xlm_r_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, n_tweets: int
+) -> None:
+    train = ambiguous_views(n_tweets, seed=0)
+    one, four = (first_step(xlm_r_folder, tmp_path, parts, monkeypatch, train=train) for parts in (1, 4))
+    assert len(one) == len(four) > 10
+    for gradient, other in zip(one, four, strict=True):
+        torch.testing.assert_close(gradient, other, rtol=1e-4, atol=1e-5)
+    assert max(float(gradient.abs().max()) for gradient in one) > 0.1
+
+
+def test_an_embedding_whose_gradient_is_kept_has_torchs_dense_one() -> None:
+    torch.manual_seed(4)
+    usual = torch.nn.Embedding(12, 3, padding_idx=1)
+    kept = torch.nn.Embedding.from_pretrained(usual.weight.detach().clone(), freeze=False, padding_idx=1)
+    keep_gradient(kept)
+    places = set()
+    for _ in range(3):  # steps, of two passes whose gradients are added up
+        for ids in torch.randint(0, 12, (2, 2, 5)):
+            upstream = torch.randn(2, 5, 3)
+            for embedding in (usual, kept):
+                embedding(ids).backward(upstream)
+            torch.testing.assert_close(kept.weight.grad, usual.weight.grad)
+        assert kept.weight.grad is not None
+        places.add(kept.weight.grad.data_ptr())
+        kept.weight.grad.fill_(torch.nan)  # whatever is done to it, the next step begins at 0
+        for embedding in (usual, kept):
+            embedding.zero_grad()
+    assert len(places) == 1
+
+
+def test_groups_have_their_learning_rates(xlm_r_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    groups: list[dict[str, Any]] = []
+
+    def look(self: torch.optim.Optimizer, *_: Any, **__: Any) -> None:
+        groups.extend(self.param_groups)
+        raise _Stop
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", look)
+    with pytest.raises(_Stop):
+        run(small_params(xlm_r_folder), tmp_path)
+    assert [group["lr"] for group in groups] == [3e-3, 3e-3, 0.05]
+    assert [group["weight_decay"] for group in groups] == [0.01, 0.0, 0.0]
+    assert len(groups[2]["params"]) == 3
+
+
+def test_the_alignments_weight_rises_over_its_warm_up(
+    xlm_r_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scales: list[float] = []
+    forward = CrossViewTagger.forward
+
+    def listen(self: CrossViewTagger, *args: Any, **kwargs: Any) -> dict[str, torch.Tensor]:
+        scales.append(kwargs["alignment_scale"])
+        return forward(self, *args, **kwargs)
+
+    monkeypatch.setattr(CrossViewTagger, "forward", listen)
+    run(small_params(xlm_r_folder, alignment_warmup=0.5), tmp_path)  # 2 epochs of 5 steps
+    assert scales == pytest.approx([0, 0.2, 0.4, 0.6, 0.8, 1, 1, 1, 1, 1])
+
+
+def test_context_dropout_reads_some_tweets_without_their_context() -> None:
+    tweet, seen = EncodedView([[0, 5, 2]], [0], [1], ""), EncodedView([[0, 5, 2, 7, 2]], [0], [1], "x")
+    examples = [Example({"text_only": tweet, "cross_modal": seen}, [0])] * 400
+    torch.manual_seed(0)
+    batch = collate_examples(examples, pad_id=1, context_dropout=0.25)
+    blind = (batch["cross_modal"]["input_ids"][:, 3] == 1).float().mean().item()
+    assert 0.15 < blind < 0.35
+    assert batch["text_only"]["input_ids"].shape == (400, 3)
+    assert (collate_examples(examples, pad_id=1)["cross_modal"]["input_ids"][:, 3] == 7).all()
+
+
+def test_context_dropout_needs_both_views() -> None:
+    with pytest.raises(ValueError, match=r"context_dropout: .* found views: text_only"):
+        small_params(Path("encoder"), views="text_only", context_dropout=0.1)
+
+
+def test_batches_are_alike_in_length_new_each_epoch_and_complete() -> None:
+    widths = [(7 * index) % 50 + 1 for index in range(103)]
+    sampler = LengthGroupedSampler(widths, 8, seed=1)
+    epochs = []
+    for epoch in (0, 1, 0):
+        sampler.set_epoch(epoch)
+        epochs.append(list(sampler))
+    assert epochs[0] == epochs[2] != epochs[1]
+    assert sorted(epochs[0]) == list(range(103))
+    spreads = []
+    for start in range(0, 96, 8):
+        batch = [widths[index] for index in epochs[0][start : start + 8]]
+        spreads.append(max(batch) - min(batch))
+    assert sum(spreads) / len(spreads) < 8
+
+
+def test_posts_that_teach_nothing_are_refused(xlm_r_folder: Path, tmp_path: Path) -> None:
+    params = small_params(xlm_r_folder)
+    unlabelled = View("7", ["love"], None, "")
+    for changes, message in (
+        ({"train": [*TRAIN, unlabelled]}, "post 7 of the train split has no labels"),
+        ({"dev": []}, "the dev split has no posts"),
+        ({"train": [View("1", ["a"], ["O"], "")]}, "no post has an entity"),
+    ):
+        with pytest.raises(UserError, match=message):
+            run(params, tmp_path, **changes)
+
+
+def test_an_entity_type_of_dev_alone_is_counted_as_missed(xlm_r_folder: Path, tmp_path: Path) -> None:
+    dev = [*DEV, View("new", ["Paris"], ["B-ORG"], "")]
+    assert run(small_params(xlm_r_folder, epochs=1), tmp_path, dev=dev)["epochs"] == 1

@@ -1,0 +1,253 @@
+"""The store: what is kept, what survives a kill, and what is never believed."""
+
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from hashlib import sha256
+from pathlib import Path
+
+import pytest
+
+from pipeline.core.errors import UserError
+from pipeline.core.store import SCHEMA, Store, batched, default_folder, digest, stage_lock
+
+KEY = digest({"extractor": "test", "version": 1})
+ROOT = Path(__file__).resolve().parents[3]
+
+
+def name(number: int) -> str:
+    return sha256(str(number).encode()).hexdigest()
+
+
+def only_file(store: Store) -> Path:
+    [path] = (store.folder / "results").glob("*.sqlite3")
+    return path
+
+
+def python(code: str, *arguments: str, **environment: str) -> "subprocess.Popen[str]":
+    return subprocess.Popen([sys.executable, "-c", code, *arguments], cwd=ROOT, text=True, stdout=subprocess.PIPE,
+                            stderr=subprocess.PIPE, env={**os.environ, **environment})
+
+
+def test_what_was_put_is_got(tmp_path: Path) -> None:
+    values = {name(number): json.dumps([{"text": f"ü {number} \U0001f600"}], ensure_ascii=False)
+              for number in range(2500)}
+    with Store.open(tmp_path) as store:
+        assert store.get_many(KEY, list(values)) == {}
+        store.put_many(KEY, values)
+        assert store.get_many(KEY, [*values, name(-1)]) == values
+        assert store.get_many(digest({"extractor": "other"}), list(values)) == {}
+    with Store.open(tmp_path) as store:
+        assert store.get_many(KEY, [name(3)]) == {name(3): values[name(3)]}
+
+
+def test_what_is_there_stays(tmp_path: Path) -> None:
+    """Two runs that read the same picture at once end with one and the same result."""
+    with Store.open(tmp_path) as store:
+        store.put_many(KEY, {name(1): "first"})
+        store.put_many(KEY, {name(1): "second", name(2): "third"})
+        assert store.get_many(KEY, [name(1), name(2)]) == {name(1): "first", name(2): "third"}
+
+
+def test_digest_tells_fingerprints_apart() -> None:
+    assert digest({"a": 1, "b": {"c": 2.5, "d": None}}) == digest({"b": {"d": None, "c": 2.5}, "a": 1})
+    assert digest({"a": 1}) != digest({"a": "1"})
+    with pytest.raises(ValueError, match=r"[Oo]ut of range"):
+        digest({"a": float("nan")})
+    with pytest.raises(TypeError):
+        digest({"a": Path()})
+
+
+def test_default_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("SIGHTREAD_STORE", str(tmp_path / "mine"))
+    assert default_folder() == tmp_path / "mine"
+    assert Store.open().folder == tmp_path / "mine"
+    monkeypatch.setenv("SIGHTREAD_STORE", "relative/folder")
+    with pytest.raises(UserError, match="absolute"):
+        default_folder()
+    monkeypatch.delenv("SIGHTREAD_STORE")
+    monkeypatch.setattr("sys.platform", "linux")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    assert default_folder() == tmp_path / "cache" / "sightread"
+    monkeypatch.setenv("XDG_CACHE_HOME", "not/absolute")
+    assert default_folder() == Path.home() / ".cache" / "sightread"
+
+
+WRITER = """
+import sys
+from hashlib import sha256
+from pipeline.core.store import Store
+folder, key, start = sys.argv[1], sys.argv[2], int(sys.argv[3])
+with Store.open(folder) as store:
+    for batch in range(start, start + 400):
+        values = {sha256(str(16 * batch + place).encode()).hexdigest(): f"[{batch}]" * 50 for place in range(16)}
+        store.put_many(key, values)
+        print(batch, flush=True)
+"""
+
+
+def test_a_kill_loses_nothing_that_was_put(tmp_path: Path) -> None:
+    for attempt, seconds in enumerate((0.02, 0.1, 0.3)):
+        folder = tmp_path / str(attempt)
+        process = python(WRITER, str(folder), KEY, "0")
+        assert process.stdout
+        process.stdout.readline()
+        time.sleep(seconds)
+        process.kill()
+        reported = [0, *(int(line) for line in process.stdout.read().split())]
+        process.communicate()
+        with Store.open(folder) as store:
+            found = store.get_many(KEY, [name(number) for number in range(400 * 16)])
+        batches = {number // 16 for number in range(400 * 16) if name(number) in found}
+        assert set(reported) <= batches
+        assert len(found) == 16 * len(batches), "a batch was kept in part"
+        assert batches == set(range(len(batches)))
+
+
+def test_two_processes_write_one_store(tmp_path: Path) -> None:
+    processes = [python(WRITER, str(tmp_path), KEY, start) for start in ("0", "0", "200")]
+    assert [process.communicate()[1] for process in processes] == ["", "", ""]
+    with Store.open(tmp_path) as store:
+        assert len(store.get_many(KEY, [name(number) for number in range(600 * 16)])) == 600 * 16
+
+
+def test_threads_share_a_store(tmp_path: Path) -> None:
+    with Store.open(tmp_path) as store:
+        def work(start: int) -> None:
+            for number in range(start, start + 40):
+                store.put_many(KEY, {name(number): str(number)})
+                assert store.get_many(KEY, [name(number)]) == {name(number): str(number)}
+
+        threads = [threading.Thread(target=work, args=(100 * index,)) for index in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert len(store.get_many(KEY, [name(number) for number in range(400)])) == 160
+
+
+def filled(folder: Path) -> Path:
+    with Store.open(folder) as store:
+        store.put_many(KEY, {name(number): "x" * 200 for number in range(2000)})
+        return only_file(store)
+
+
+def get_all(folder: Path) -> dict[str, str]:
+    with Store.open(folder) as store:
+        return store.get_many(KEY, [name(number) for number in range(2000)])
+
+
+def test_a_torn_file_is_reported(tmp_path: Path) -> None:
+    whole = filled(tmp_path / "whole").read_bytes()
+    for case, damaged in enumerate([whole[:5000], whole[: len(whole) // 2], whole[:-100], b"garbage" * 1000,
+                                    b"\0" * 4096 + whole[4096:], whole[:8192] + b"\xff" * 4096 + whole[12288:]]):
+        path = filled(tmp_path / str(case))
+        path.write_bytes(damaged)
+        with pytest.raises(UserError, match="delete") as caught:
+            get_all(tmp_path / str(case))
+        assert str(path) in str(caught.value)
+
+
+def test_a_damaged_value_is_not_believed(tmp_path: Path) -> None:
+    path = filled(tmp_path)
+    content = path.read_bytes()
+    place = content.rindex(b"x" * 100)
+    path.write_bytes(content[:place] + b"y" + content[place + 1:])
+    with pytest.raises(UserError, match="checksum"):
+        get_all(tmp_path)
+
+
+def test_an_emptied_file_is_filled_again(tmp_path: Path) -> None:
+    filled(tmp_path).write_bytes(b"")
+    assert get_all(tmp_path) == {}
+    filled(tmp_path)
+    assert len(get_all(tmp_path)) == 2000
+
+
+def test_a_newer_layout_is_left_alone(tmp_path: Path) -> None:
+    path = filled(tmp_path)
+    with sqlite3.connect(path) as connection:
+        connection.execute(f"PRAGMA user_version = {SCHEMA + 1}")
+    connection.close()
+    with pytest.raises(UserError, match="newer"):
+        get_all(tmp_path)
+    with Store.open(tmp_path) as store, pytest.raises(UserError, match="newer"):
+        store.put_many(KEY, {name(1): "x"})
+
+
+def test_another_programs_database_is_left_alone(tmp_path: Path) -> None:
+    path = filled(tmp_path)
+    path.unlink()
+    with sqlite3.connect(path) as connection:
+        connection.execute("CREATE TABLE results (key, value)")
+    connection.close()
+    with pytest.raises(UserError, match="not a file of the store"):
+        get_all(tmp_path)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root writes everywhere")
+def test_a_folder_that_may_not_be_written(tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    with pytest.raises(UserError, match="SIGHTREAD_STORE"):
+        Store.open(tmp_path / "store")
+
+
+def test_a_file_where_the_folder_should_be(tmp_path: Path) -> None:
+    (tmp_path / "store").touch()
+    with pytest.raises(UserError, match="SIGHTREAD_STORE"):
+        Store.open(tmp_path / "store")
+
+
+def test_work_folders_are_kept_apart(tmp_path: Path) -> None:
+    store = Store.open(tmp_path)
+    one = store.work_folder("train", "a/b")
+    assert one.is_dir()
+    assert store.work_folder("train", "a/b") == one
+    assert len({one, store.work_folder("train", "a", "b"), store.work_folder("train")}) == 3
+
+
+def test_batched() -> None:
+    assert list(batched(range(5), 2)) == [[0, 1], [2, 3], [4]]
+    assert list(batched([], 2)) == []
+
+
+HOLDER = """
+import sys, time
+from pipeline.core.store import stage_lock
+with stage_lock(sys.argv[1], sys.argv[2]):
+    print("held", flush=True)
+    time.sleep(float(sys.argv[3]))
+print("left", flush=True)
+"""
+
+
+def test_a_second_copy_of_a_stage_waits(tmp_path: Path) -> None:
+    environment = {"SIGHTREAD_STORE": str(tmp_path / "store")}
+    first = python(HOLDER, "ocr", str(tmp_path), "60", **environment)
+    assert first.stdout
+    assert first.stdout.readline() == "held\n"
+    second = python(HOLDER, "ocr", str(tmp_path), "0", **environment)
+    others = [python(HOLDER, "captions", str(tmp_path), "0", **environment),
+              python(HOLDER, "ocr", str(tmp_path / "store"), "0", **environment)]
+    assert [other.communicate()[0] for other in others] == ["held\nleft\n"] * 2, "locks of another stage or folder"
+    assert second.stderr
+    assert f"process {first.pid}" in second.stderr.readline()
+    assert second.poll() is None
+    first.send_signal(signal.SIGKILL)
+    assert second.communicate(timeout=20)[0] == "held\nleft\n"
+    first.communicate()
+
+
+def test_a_stage_lock_is_free_again_after_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                                                   capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("SIGHTREAD_STORE", str(tmp_path))
+    with pytest.raises(ZeroDivisionError), stage_lock("views"):
+        raise ZeroDivisionError
+    with stage_lock("views"):
+        pass
+    assert capsys.readouterr().err == ""

@@ -1,0 +1,284 @@
+"""Small models of the true architectures, untrained, and how results are compared: for the tests of extractors."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from pipeline.contexts.items import Item
+from pipeline.extractors.base import Extractor
+from pipeline.extractors.registry import create
+from pipeline.settings.params import ExecutionParams, Kind
+
+CPU = ExecutionParams(device="cpu")
+
+WORDS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "red", "blue", "dog", "cat", "ball", "on", "the", "beach",
+         "in", "snow", "runs", "sits", "picture", "of")
+
+
+def write_blip(folder: Path) -> Path:
+    """A BLIP captioner of the true architecture, small and untrained."""
+    import torch
+    from transformers import BertTokenizer, BlipConfig, BlipForConditionalGeneration, BlipImageProcessorPil
+
+    torch.manual_seed(0)
+    narrow = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 2, "num_hidden_layers": 2,
+              "initializer_range": 0.5, "projection_dim": 16}
+    config = BlipConfig(
+        vision_config={**narrow, "image_size": 32, "patch_size": 8},
+        text_config={**narrow, "encoder_hidden_size": 32, "vocab_size": len(WORDS), "max_position_embeddings": 32,
+                     "bos_token_id": 2, "pad_token_id": 0, "eos_token_id": 3, "sep_token_id": 3})
+    model = BlipForConditionalGeneration(config)
+    with torch.no_grad():  # it says words, and ends, not other special tokens
+        model.text_decoder.cls.predictions.bias[[0, 1, 2, 4]] = -1e4
+    model.save_pretrained(folder)
+    (folder / "vocab.txt").write_text("\n".join(WORDS) + "\n")
+    BertTokenizer(str(folder / "vocab.txt")).save_pretrained(folder)
+    BlipImageProcessorPil(size={"height": 32, "width": 32}).save_pretrained(folder)
+    return folder
+
+
+def write_blip_2(folder: Path) -> Path:
+    """A BLIP-2 with an OPT: the picture stands in front of the text that a language model goes on with."""
+    import torch
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from transformers import (
+        Blip2Config,
+        Blip2ForConditionalGeneration,
+        Blip2QFormerConfig,
+        Blip2VisionConfig,
+        BlipImageProcessorPil,
+        OPTConfig,
+        PreTrainedTokenizerFast,
+    )
+
+    torch.manual_seed(0)
+    narrow = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 2, "num_hidden_layers": 2}
+    text = OPTConfig(vocab_size=len(WORDS) + 1, hidden_size=32, ffn_dim=64, num_attention_heads=2, num_hidden_layers=2,
+                     max_position_embeddings=32, word_embed_proj_dim=32, pad_token_id=0, bos_token_id=2, eos_token_id=3,
+                     init_std=0.5)
+    config = Blip2Config(
+        vision_config=Blip2VisionConfig(**narrow, image_size=32, patch_size=8, initializer_range=0.5).to_dict(),
+        qformer_config=Blip2QFormerConfig(**narrow, vocab_size=len(WORDS), encoder_hidden_size=32,
+                                          initializer_range=0.5).to_dict(),
+        text_config=text.to_dict(), num_query_tokens=4, image_token_index=len(WORDS))
+    model = Blip2ForConditionalGeneration(config)
+    with torch.no_grad():  # it says words, and ends: the first number of what it puts out speaks against the others
+        decoder = model.language_model.model.decoder
+        decoder.final_layer_norm.weight[0], decoder.final_layer_norm.bias[0] = 0.0, 100.0
+        decoder.embed_tokens.weight[:, 0] = 0.0
+        decoder.embed_tokens.weight[[0, 1, 2, 4, len(WORDS)], 0] = -1.0
+    model.save_pretrained(folder)
+    tokenizer = Tokenizer(models.WordLevel({word: number for number, word in enumerate(WORDS)}, WORDS[1]))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.TemplateProcessing(single="[CLS] $A", special_tokens=[("[CLS]", 2)])
+    names = {"pad_token": "[PAD]", "unk_token": "[UNK]", "bos_token": "[CLS]", "eos_token": "[SEP]"}
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, **names).save_pretrained(folder)
+    BlipImageProcessorPil(size={"height": 32, "width": 32}).save_pretrained(folder)
+    return folder
+
+
+def write_git(folder: Path) -> Path:
+    """A GIT: one decoder over the picture's patches and the text."""
+    import torch
+    from transformers import BertTokenizer, CLIPImageProcessorPil, GitConfig, GitForCausalLM
+
+    torch.manual_seed(0)
+    narrow = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 2, "num_hidden_layers": 2,
+              "initializer_range": 0.5}
+    config = GitConfig(vision_config={**narrow, "image_size": 32, "patch_size": 8}, **narrow, vocab_size=len(WORDS),
+                       max_position_embeddings=32, pad_token_id=0, bos_token_id=2, eos_token_id=3)
+    model = GitForCausalLM(config)
+    with torch.no_grad():  # it says words, and ends, not other special tokens
+        model.output.bias[[0, 1, 2, 4]] = -1e4
+    model.save_pretrained(folder)
+    (folder / "vocab.txt").write_text("\n".join(WORDS) + "\n")
+    BertTokenizer(str(folder / "vocab.txt")).save_pretrained(folder)
+    square = {"height": 32, "width": 32}
+    CLIPImageProcessorPil(size=square, crop_size=square).save_pretrained(folder)
+    return folder
+
+
+def write_clip(folder: Path) -> Path:
+    """A CLIP."""
+    import torch
+    from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel
+
+    torch.manual_seed(0)
+    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[MASK]", *WORDS[5:], "photo", "person", "[SEP]"]
+    _write_tokenizer(folder, vocabulary)
+    narrow = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 2, "num_hidden_layers": 2}
+    text = {**narrow, "vocab_size": len(vocabulary), "max_position_embeddings": 16, "pad_token_id": 0,
+            "bos_token_id": 2, "eos_token_id": len(vocabulary) - 1}
+    model = CLIPModel(CLIPConfig(vision_config={**narrow, "image_size": 32, "patch_size": 8}, text_config=text,
+                                 projection_dim=16))
+    with torch.no_grad():  # words unlike each other
+        model.text_model.embeddings.token_embedding.weight.normal_(std=1.0)
+        model.vision_model.embeddings.patch_embedding.weight.normal_(std=0.3)
+    model.save_pretrained(folder)
+    square = {"height": 32, "width": 32}
+    CLIPImageProcessorPil(size=square, crop_size=square).save_pretrained(folder)
+    return folder
+
+
+def write_siglip(folder: Path) -> Path:
+    """A SigLIP: its texts are padded to their full length."""
+    import torch
+    from transformers import SiglipConfig, SiglipImageProcessorPil, SiglipModel
+
+    torch.manual_seed(0)
+    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[MASK]", *WORDS[5:], "photo", "person", "[SEP]"]
+    _write_tokenizer(folder, vocabulary)
+    narrow = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 2, "num_hidden_layers": 2}
+    model = SiglipModel(SiglipConfig(
+        vision_config={**narrow, "image_size": 32, "patch_size": 8},
+        text_config={**narrow, "vocab_size": len(vocabulary), "max_position_embeddings": 16, "projection_size": 32}))
+    with torch.no_grad():
+        model.text_model.embeddings.token_embedding.weight.normal_(std=1.0)
+        model.vision_model.embeddings.patch_embedding.weight.normal_(std=0.3)
+        model.logit_scale.fill_(3.0)
+    model.save_pretrained(folder)
+    SiglipImageProcessorPil(size={"height": 32, "width": 32}).save_pretrained(folder)
+    return folder
+
+
+def write_yolos(folder: Path) -> Path:
+    """A YOLOS detector: its pictures keep their aspect ratio, so no two need to have the same shape."""
+    import torch
+    from transformers import YolosConfig, YolosForObjectDetection, YolosImageProcessorPil
+
+    torch.manual_seed(0)
+    config = YolosConfig(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64,
+                         image_size=[64, 96], patch_size=16, num_detection_tokens=12, initializer_range=0.5,
+                         id2label={0: "person", 1: "dog", 2: "ball"}, label2id={"person": 0, "dog": 1, "ball": 2})
+    YolosForObjectDetection(config).save_pretrained(folder)
+    YolosImageProcessorPil(size={"shortest_edge": 64, "longest_edge": 96}).save_pretrained(folder)
+    return folder
+
+
+def write_rt_detr(folder: Path) -> Path:
+    """An RT-DETR detector: every picture becomes the same size."""
+    import torch
+    from transformers import RTDetrConfig, RTDetrForObjectDetection, RTDetrImageProcessorPil, RTDetrResNetConfig
+
+    torch.manual_seed(0)
+    backbone = RTDetrResNetConfig(embedding_size=8, hidden_sizes=[8, 16, 16, 32], depths=[1, 1, 1, 1],
+                                  layer_type="basic", out_features=["stage2", "stage3", "stage4"])
+    config = RTDetrConfig(backbone_config=backbone, encoder_hidden_dim=32, encoder_in_channels=[16, 16, 32],
+                          encoder_ffn_dim=32, encoder_attention_heads=2, d_model=32, decoder_in_channels=[32, 32, 32],
+                          decoder_ffn_dim=32, num_queries=20, decoder_layers=1, decoder_attention_heads=2,
+                          num_denoising=0, initializer_bias_prior_prob=0.3,
+                          id2label={0: "person", 1: "dog", 2: "ball"}, label2id={"person": 0, "dog": 1, "ball": 2})
+    RTDetrForObjectDetection(config).save_pretrained(folder)
+    RTDetrImageProcessorPil(size={"height": 64, "width": 64}).save_pretrained(folder)
+    return folder
+
+
+def _write_tokenizer(folder: Path, vocabulary: Sequence[str]) -> None:
+    from transformers import BertTokenizer
+
+    folder.mkdir()
+    (folder / "vocab.txt").write_text("\n".join(vocabulary) + "\n")
+    BertTokenizer(str(folder / "vocab.txt")).save_pretrained(folder)
+
+
+def write_grounding_dino(folder: Path) -> Path:
+    """A Grounding DINO: labels are phrases of one text that it reads along with the picture."""
+    import torch
+    from transformers import (
+        BertConfig,
+        GroundingDinoConfig,
+        GroundingDinoForObjectDetection,
+        GroundingDinoImageProcessorPil,
+        SwinConfig,
+    )
+
+    torch.manual_seed(0)
+    # BERT's numbers for its special tokens, which the model's code has by heart.
+    fixed = {0: "[PAD]", 100: "[UNK]", 101: "[CLS]", 102: "[SEP]", 103: "[MASK]", 1012: ".", 1029: "?"}
+    _write_tokenizer(folder, [fixed.get(number, f"[unused{number}]") for number in range(1030)] + list(WORDS[5:]))
+    text = BertConfig(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32,
+                      vocab_size=1030 + len(WORDS[5:]), max_position_embeddings=64, initializer_range=0.3)
+    backbone = SwinConfig(image_size=64, embed_dim=8, depths=[1, 1, 1, 1], num_heads=[1, 1, 2, 2], window_size=2,
+                          out_features=["stage2", "stage3", "stage4"])
+    config = GroundingDinoConfig(backbone_config=backbone, text_config=text, num_queries=20, encoder_layers=1,
+                                 decoder_layers=2, d_model=32, encoder_ffn_dim=32, decoder_ffn_dim=32,
+                                 encoder_attention_heads=2, decoder_attention_heads=2, max_text_len=32, init_std=0.3)
+    GroundingDinoForObjectDetection(config).save_pretrained(folder)
+    GroundingDinoImageProcessorPil(size={"shortest_edge": 96, "longest_edge": 128}).save_pretrained(folder)
+    return folder
+
+
+def write_owlv2(folder: Path) -> Path:
+    """An OWLv2: labels are texts of their own, and the picture is padded to a square."""
+    import torch
+    from transformers import Owlv2Config, Owlv2ForObjectDetection, Owlv2ImageProcessorPil
+
+    torch.manual_seed(0)
+    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[MASK]", *WORDS[5:], "photo", "[SEP]"]  # the largest number ends a text
+    _write_tokenizer(folder, vocabulary)
+    narrow = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 2, "num_hidden_layers": 2}
+    config = Owlv2Config(vision_config={**narrow, "image_size": 64, "patch_size": 16},
+                         text_config={**narrow, "vocab_size": len(vocabulary), "max_position_embeddings": 16},
+                         projection_dim=32)
+    model = Owlv2ForObjectDetection(config)
+    with torch.no_grad():  # labels unlike each other, and boxes of any size
+        model.owlv2.text_model.embeddings.token_embedding.weight.normal_(std=1.0)
+        model.class_head.logit_scale.weight.normal_(std=0.5)
+        model.class_head.logit_shift.weight.normal_(std=0.2)
+        model.box_head.dense2.weight.mul_(0.1)
+    model.save_pretrained(folder)
+    Owlv2ImageProcessorPil(size={"height": 64, "width": 64}).save_pretrained(folder)
+    return folder
+
+
+def written(text: str, width: int = 320, height: int = 120, size: int = 32) -> Image.Image:
+    import matplotlib
+
+    font = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
+    picture = Image.new("RGB", (width, height), (240, 240, 250))
+    ImageDraw.Draw(picture).multiline_text((20, 15), text, (10, 10, 60), ImageFont.truetype(str(font), size))
+    return picture
+
+
+def make(section: tuple[Kind, Mapping[str, Any]], execution: ExecutionParams = CPU) -> Extractor:
+    extractor = create(*section, execution)
+    assert isinstance(extractor, Extractor)
+    return extractor
+
+
+def same(found: Sequence[Sequence[Item]], expected: Sequence[Sequence[Item]]) -> bool:
+    """Equal but for the last digits, and for the order of what is equally good."""
+    def comparable(items: Sequence[Item]) -> list[tuple[str, list[float]]]:
+        rows = [item.to_row() for item in items]
+        places = [np.ravel(row.get("box") or row.get("polygon") or []).tolist() for row in rows]
+        return sorted((row.get("label") or row["text"], [*place, 1000 * row["score"]])
+                      for row, place in zip(rows, places, strict=True))
+
+    def alike(one: tuple[str, list[float]], other: tuple[str, list[float]]) -> bool:
+        return one[0] == other[0] and bool(np.allclose(one[1], other[1], rtol=0, atol=0.2))
+
+    return len(found) == len(expected) and all(
+        len(one) == len(other) and all(map(alike, comparable(one), comparable(other)))
+        for one, other in zip(found, expected, strict=True))
+
+
+class Failing:
+    """An extractor that runs out of memory on batches of more than four, and chokes on one of the pictures."""
+
+    def __init__(self, extractor: Any, bad: Image.Image) -> None:
+        self.extractor, self.bad = extractor, np.asarray(bad)
+        self.sizes: list[int] = []
+
+    def fingerprint(self) -> Mapping[str, Any]:
+        return self.extractor.fingerprint()  # type: ignore[no-any-return]
+
+    def extract(self, images: Sequence[Image.Image]) -> Sequence[Sequence[Item]]:
+        self.sizes.append(len(images))
+        if len(images) > 4:
+            raise MemoryError("out of memory")
+        if any(np.array_equal(np.asarray(image), self.bad) for image in images):
+            raise RuntimeError("choked")
+        return self.extractor.extract(images)  # type: ignore[no-any-return]

@@ -1,0 +1,170 @@
+"""Finding the extractor that params name, and checking its options."""
+
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from pipeline.core.errors import UserError
+from pipeline.core.store import Store
+from pipeline.engine.local import extract
+from pipeline.extractors.attributes import AttributesOptions
+from pipeline.extractors.base import LookupExtractor, once
+from pipeline.extractors.registry import REGISTRY, create, validate
+from pipeline.images.manifest import ImageRow, manifest
+from pipeline.settings.params import ImagesParams, Kind, load
+from tests.conftest import ROOT
+from tests.pipeline.extractors.cases import make
+
+
+def test_what_several_threads_ask_for_is_computed_once() -> None:
+    class Slow:
+        computed = 0
+
+        @once
+        def value(self) -> object:
+            """What takes a while."""
+            self.computed += 1
+            time.sleep(0.05)
+            if self.computed == 1:
+                raise OSError("not yet")
+            return object()
+
+    slow, found, start = Slow(), [], threading.Barrier(8)
+
+    def ask() -> None:
+        start.wait()
+        try:
+            found.append(slow.value)
+        except OSError:
+            found.append(None)
+
+    threads = [threading.Thread(target=ask) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert slow.computed == 2, "what failed is computed anew, what did not is kept"
+    assert sorted(map(found.count, set(found))) == [1, 7]
+    assert slow.value in found, "it is kept"
+    assert Slow.value.__doc__ == "What takes a while."
+
+
+def test_params_as_shipped_are_valid() -> None:
+    params = load(ROOT / "params.yaml")
+    for kind, extractors in REGISTRY.items():
+        section = getattr(params, kind).model_dump()
+        validate(kind, section)
+        for name in extractors:
+            options = type(create(kind, {**section, "extractor": name})).Options  # type: ignore[union-attr]
+            assert set(section[name]) == set(options.model_fields), "every option has its line in params.yaml"
+    assert set(params.objects.model_dump()["attributes"]) == set(AttributesOptions.model_fields)
+
+
+@pytest.mark.parametrize(("kind", "section", "message"), [
+    ("captions", {"extractor": "blip", "blip": {"model": "x", "num_bean": 3}},
+     r"captions\.blip\.num_bean: unknown key; expected one of model, revision, prompt, num_captions, decoding"),
+    ("captions", {"extractor": "blip", "blip": {"model": "x", "num_beams": 0}}, r"captions\.blip\.num_beams: found 0"),
+    ("captions", {"extractor": "blip", "blip": {}}, r"captions\.blip\.model: missing"),
+    ("captions", {"extractor": "blip", "blip": {"model": "x", "num_captions": 5}}, r"num_beams: 3 beams cannot"),
+    ("captions", {"extractor": "blip", "blip": ["x"]}, r"captions\.blip: expected the extractor's options"),
+    ("captions", {"extractor": "blib", "blip": {"model": "x"}},
+     r"captions\.extractor: blib: unknown extractor; expected blip, lavis, precomputed, or package\.module:Class"),
+    ("captions", {"extractor": "blip", "blip": {"model": "x"}, "lavi": {}}, r"captions\.lavi: unknown key"),
+    ("objects", {"extractor": "transformers", "transformers": {"model": "x", "threshold": 1.5}},
+     r"threshold: found 1\.5"),
+    ("objects", {"extractor": "transformers", "transformers": {"model": "x", "dtype": "int8"}}, "dtype"),
+    ("ocr", {"extractor": "rapidocr", "rapidocr": {"limit_side_len": "big"}}, r"ocr\.rapidocr\.limit_side_len"),
+    ("ocr", {"extractor": "nowhere.at_all:Reader"}, "no module nowhere"),
+    ("ocr", {"extractor": "json:Reader"}, "json has no class Reader"),
+    ("ocr", {"extractor": "json:"}, "unknown extractor"),
+])
+def test_a_mistake_in_params_is_named(kind: Kind, section: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        validate(kind, section)
+
+
+def test_every_mistake_is_named_with_its_line() -> None:
+    section = {"extractor": "blip", "blip": {"model": "x", "num_bean": 3, "num_beams": 0}}
+    with pytest.raises(UserError) as caught:
+        validate("captions", section, "params.yaml", {"captions.blip.num_bean": 31, "captions.blip.num_beams": 32})
+    lines = sorted(str(caught.value).splitlines())
+    assert [line.split(" ")[0] for line in lines] == ["params.yaml:31:", "params.yaml:32:"]
+
+
+OWN = '''
+from pydantic import BaseModel
+from pipeline.contexts.items import Caption
+
+class Sizes:
+    """Captions a picture with its size."""
+    def __init__(self, unit="pixels"):
+        self.unit = unit
+    def fingerprint(self):
+        return {"extractor": "sizes", "version": 1, "unit": self.unit}
+    def extract(self, images):
+        return [[Caption(f"{image.width} {self.unit} wide")] for image in images]
+
+class Typed:
+    class Options(BaseModel, extra="forbid"):
+        factor: int = 2
+    def __init__(self, options, execution):
+        self.options, self.device = options, execution.device
+    def fingerprint(self):
+        return {"factor": self.options.factor}
+    def extract(self, images):
+        return [[Caption(f"{image.width * self.options.factor} on {self.device}")] for image in images]
+
+class Published:
+    def lookup(self, image_name):
+        return [Caption("published")]
+
+class NoExtractor:
+    pass
+'''
+
+
+@pytest.fixture
+def own_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    (tmp_path / "my_extractors").mkdir()
+    (tmp_path / "my_extractors" / "sizes.py").write_text(OWN)
+    (tmp_path / "my_extractors" / "broken.py").write_text("import a_package_that_is_not_there")
+    monkeypatch.syspath_prepend(tmp_path)
+    return "my_extractors.sizes"
+
+
+def test_an_extractor_of_ones_own(own_module: str, tmp_path: Path) -> None:
+    picture = Image.new("RGB", (7, 5))
+
+    def caption(section: dict[str, Any]) -> str:
+        validate("captions", section)
+        return str(make(("captions", section)).extract([picture])[0][0].text)  # type: ignore[union-attr]
+
+    sizes, typed = f"{own_module}:Sizes", f"{own_module}:Typed"
+    assert caption({"extractor": sizes}) == "7 pixels wide"
+    assert caption({"extractor": sizes, sizes: {"unit": "dots"}, "blip": {"model": "x"}}) == "7 dots wide"
+    assert caption({"extractor": typed}) == "14 on cpu"
+    assert caption({"extractor": typed, typed: {"factor": 3}}) == "21 on cpu"
+    assert isinstance(create("captions", {"extractor": f"{own_module}:Published"}), LookupExtractor)
+    picture.save(tmp_path / "a.png")
+    rows: list[ImageRow] = list(manifest(["a.png"], tmp_path, ImagesParams()))
+    with Store.open(tmp_path / "store") as store:
+        extract("captions", create("captions", {"extractor": sizes}), rows, tmp_path, tmp_path / "out.jsonl", store)
+    assert "7 pixels wide" in (tmp_path / "out.jsonl").read_text()
+
+
+def test_mistakes_in_an_extractor_of_ones_own_are_named(own_module: str) -> None:
+    typed, sizes = f"{own_module}:Typed", f"{own_module}:Sizes"
+    with pytest.raises(UserError, match="factr: unknown key; expected one of factor"):
+        validate("captions", {"extractor": typed, typed: {"factr": 3}})
+    with pytest.raises(UserError, match="unexpected keyword argument 'colour'"):
+        create("captions", {"extractor": sizes, sizes: {"colour": 1}})
+    with pytest.raises(UserError, match="no extractor; expected a class with fingerprint"):
+        create("captions", {"extractor": f"{own_module}:NoExtractor"})
+    with pytest.raises(UserError, match="has no class Size"):
+        validate("captions", {"extractor": f"{own_module}:Size"})
+    with pytest.raises(UserError, match="needs the module a_package_that_is_not_there"):
+        validate("captions", {"extractor": "my_extractors.broken:X"})

@@ -1,0 +1,129 @@
+"""A mistake in params.yaml is one line: file, line, key, what was found, what was expected."""
+
+import re
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from ner.scoring.f1 import MICRO
+from pipeline.core.errors import UserError
+from pipeline.corpus import posts
+from pipeline.settings import params
+from pipeline.settings.reference import reference
+from reporting.scores import NOTHING
+from tests.conftest import ROOT
+
+
+@pytest.fixture
+def edited(tmp_path: Path) -> "Edited":
+    return Edited(tmp_path)
+
+
+class Edited:
+    """The shipped params with something replaced."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / "params.yaml"
+
+    def __call__(self, old: str, new: str) -> Path:
+        text = (ROOT / "params.yaml").read_text()
+        assert old in text
+        self.path.write_text(text.replace(old, new, 1))
+        return self.path
+
+
+def test_the_shipped_params_are_valid() -> None:
+    assert params.load(ROOT / "params.yaml").train.views == "both"
+
+
+@pytest.mark.parametrize(("old", "new", "message"), [
+    ("  epochs:", "  epoch:", r"params\.yaml:\d+: train\.epoch: unknown key; expected one of trainer, "),
+    ("\nviews:", "\nview:", r"params\.yaml:\d+: view: unknown key; expected one of data, images"),
+    ("word_dropout: 0.1", "word_dropout: 1.5", r"train\.word_dropout: found 1\.5, expected less than 1"),
+    ("kinds: [objects, captions, ocr]", "kinds: [objects, tags]", r"params\.yaml:\d+: views\.kinds\.1: found 'tags'"),
+    ("kinds: [objects, captions, ocr]", "kinds: [ocr, ocr]", "names a kind twice"),
+    ("  dev: [valid.txt]", "  dev: [../valid.txt]", r"data\.dev\.0: found '\.\./valid\.txt', expected a path below"),
+    ("  images: images", "  images: /etc", r"data\.images: found '/etc', expected a path below"),
+    ('"{id}.jpg"', '"{name}.jpg"', r"data\.image_name: found '\{name\}\.jpg'"),
+    ('"{id}.jpg"', '"{id}}.jpg"', r"yaml:\d+: data\.image_name: found '\{id\}\}\.jpg', expected .*no other braces"),
+    ("  types: {}", "  types: {OTHER: ''}", r"params\.yaml:\d+: data\.types\.OTHER: found ''"),
+    ("  types: {}", "  types: {OTHER: none}", r"types\.OTHER: found 'none', expected a name other than micro, none"),
+    ("max_pixels: 50000000", "max_pixels: 178956971", r"found 178956971, expected less than or equal to 178956970"),
+    ("warmup_ratio: 0.1", "warmup_ratio: 1.0", r"train\.warmup_ratio: found 1\.0, expected less than 1"),
+    ("  seed: 1", "  seed: 1\n  seed: 2", r"line \d+: train\.seed: given twice \(first on line \d+\)"),
+    ("  seed: 1", "  seed: [", r"params\.yaml:\d+: not YAML"),
+    ("\ndata:", "\n\ndata:  # \x07", r"params\.yaml:5: not YAML: the character U\+0007 may not stand in it"),
+    ("  types: {}", "  types: &a {x: *a}", r"params\.yaml: nested too deeply, or an alias"),
+    ("device: auto", "device: gpu", r"execution\.device: found 'gpu'"),
+    ("gradient_accumulation: 1", "gradient_accumulation: 3", r"params\.yaml:\d+: train\.batch_size: 16 tweets"),
+    ("  processes: 1", "  processes: 3", r"16 tweets cannot be split evenly among 3 processes"),
+])
+def test_a_mistake_is_named(edited: Edited, old: str, new: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        params.load(edited(old, new))
+
+
+@pytest.mark.parametrize(("section", "old", "new", "message"), [
+    ("train", "alignment: marginal", "alignment: sequence", "alignment: found 'sequence', expected marginal or none"),
+    ("train", "alignment_warmup: 0.0", "alignment_warmup: 0.5", "alignment_warmup: found 0.5, expected 0.0"),
+    ("train", "context_dropout: 0.0", "context_dropout: 0.1", "context_dropout: found 0.1, expected 0.0"),
+    ("execution", "processes: 1", "processes: 2", "processes: found 2, but train.trainer: flair runs in 1"),
+])
+def test_what_flairs_trainer_cannot_do_is_named(edited: Edited, section: str, old: str, new: str, message: str) -> None:
+    path = edited("trainer: transformers", "trainer: flair")
+    assert params.load(path).train.trainer == "flair"
+    path.write_text(path.read_text().replace(f"  {old}", f"  {new}", 1))
+    with pytest.raises(UserError, match=rf"params\.yaml:\d+: {section}\.{re.escape(message)}"):
+        params.load(path)
+
+
+def test_brackets_without_end_are_one_message(edited: Edited) -> None:
+    with pytest.raises(UserError, match=r"params\.yaml: nested too deeply"):
+        params.load(edited("  types: {}", f"  types: {'[' * 3000}{']' * 3000}"))
+
+
+def test_as_many_pixels_as_pillow_opens_are_accepted(edited: Edited) -> None:
+    assert 2 * (Image.MAX_IMAGE_PIXELS or 0) == params.MOST_PIXELS
+    path = edited("max_pixels: 50000000", f"max_pixels: {params.MOST_PIXELS}")
+    assert params.load(path).images.max_pixels == params.MOST_PIXELS
+
+
+def test_reserved_types_are_the_keys_that_stand_beside_types() -> None:
+    assert set(params.RESERVED_TYPES) == {MICRO, NOTHING, "total"}
+    assert "total" in posts.report({"train": [], "dev": [], "test": []})["splits"]["train"]["entities"]["strict"]
+
+
+def test_all_mistakes_are_named_at_once(edited: Edited) -> None:
+    edited("  epochs:", "  epoch:")
+    edited.path.write_text(edited.path.read_text().replace("temperature: 4.0", "temperature: hot"))
+    with pytest.raises(UserError) as error:
+        params.load(edited.path)
+    assert "train.epoch" in str(error.value)
+    assert "train.temperature" in str(error.value)
+
+
+def test_a_number_in_yaml_1_2_notation_is_a_number(edited: Edited) -> None:
+    assert params.load(edited("learning_rate: 5.0e-4", "learning_rate: 5e-4")).train.learning_rate == 5e-4
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no such file"):
+        params.load(tmp_path / "params.yaml")
+
+
+def test_the_reference_is_up_to_date_and_has_every_option() -> None:
+    page = (ROOT / "docs" / "params.md").read_text(encoding="utf-8")
+    assert page == reference(ROOT / "params.yaml"), "python -m pipeline.params reference > docs/params.md"
+    keys = {key for key in params.key_lines(ROOT / "params.yaml") if not key.rpartition(".")[2].isdigit()}
+    leaves = {key for key in keys if not any(other.startswith(f"{key}.") for other in keys)}
+    assert len(leaves) > 100
+    assert {key for key in leaves if f"\n| `{key}` |" not in page} == set()
+
+
+def test_the_reference_says_what_is_allowed_and_why(edited: Edited) -> None:
+    page = reference(edited("  seed: 1", "  seed: 7   # a | lucky <one>"))
+    assert "| `train.seed` | integer ≥ 0 | `1` | `7` | a \\| lucky \\<one> |" in page
+    assert '| `captions.blip.decoding` | `"beams"`, `"nucleus"` | `"beams"` |  | beams, or nucleus: sampled |' in page
+    assert "| `captions.blip.model` | text | required |" in page
+    assert '| `objects.yolox.classes` | `"coco"` or one or more of: text |' in page
