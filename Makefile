@@ -33,6 +33,7 @@ test-envs: $(VENV)/.installed-dev  ## what runs in the isolated interpreters tha
 
 lint: $(VENV)/.installed-dev  ## style
 	ruff check .
+	ruff format --check .
 
 types: $(VENV)/.installed-dev  ## type checks
 	mypy

@@ -47,6 +47,7 @@ def median_seconds(
     So whatever else the machine does meanwhile slows all of them alike, and a stall counts for none. A turn is
     several calls on end, lest the caches hold what another contestant left there.
     """
+
     def synchronize() -> None:
         if device.startswith("cuda"):
             torch.cuda.synchronize(device)
@@ -99,8 +100,9 @@ def _processor() -> str:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
         return platform.processor()
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")),
-                platform.processor())
+    return next(
+        (line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.processor()
+    )
 
 
 def report(
@@ -120,9 +122,13 @@ def report(
         print(f"{name:<{width}} {'-':>8} not measured: {reason}")
     print(", ".join(f"{key} {value}" for key, value in found.items()))
     if json_file is not None:
-        write_json(json_file, {
-            "ratios": {ratio.name: {"value": ratio.value, "target": ratio.target, "met": ratio.met}
-                       for ratio in ratios},
-            "machine": dict(found),
-            "not_measured": dict(not_measured),
-        })
+        write_json(
+            json_file,
+            {
+                "ratios": {
+                    ratio.name: {"value": ratio.value, "target": ratio.target, "met": ratio.met} for ratio in ratios
+                },
+                "machine": dict(found),
+                "not_measured": dict(not_measured),
+            },
+        )

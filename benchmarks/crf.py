@@ -139,12 +139,18 @@ def measure(batch: int, device: str, rounds: int, *, with_flair: bool) -> list[R
     likelihood, divergence, viterbi = (median_seconds(each, rounds, device=device) for each in comparisons)
     targets = GPU_TARGETS if device.startswith("cuda") else CPU_TARGETS
     ratios = [
-        Ratio(f"likelihood and gradient: pytorch-crf / ours, batch {batch}",
-              likelihood["pytorch-crf"] / likelihood["likelihood"], targets[batch]),
-        Ratio(f"marginal KL with gradient / likelihood with gradient, batch {batch}",
-              divergence["kl"] / divergence["likelihood"], KL_CEILING, ceiling=True),
-        Ratio(f"marginal KL with gradient / likelihood alone, batch {batch}",
-              divergence["kl"] / divergence["forward"]),
+        Ratio(
+            f"likelihood and gradient: pytorch-crf / ours, batch {batch}",
+            likelihood["pytorch-crf"] / likelihood["likelihood"],
+            targets[batch],
+        ),
+        Ratio(
+            f"marginal KL with gradient / likelihood with gradient, batch {batch}",
+            divergence["kl"] / divergence["likelihood"],
+            KL_CEILING,
+            ceiling=True,
+        ),
+        Ratio(f"marginal KL with gradient / likelihood alone, batch {batch}", divergence["kl"] / divergence["forward"]),
         Ratio(f"Viterbi: pytorch-crf / ours, batch {batch}", viterbi["pytorch-crf"] / viterbi["viterbi"]),
     ]
     if with_flair:
@@ -172,11 +178,18 @@ def main() -> None:
         torch.set_num_threads(arguments.threads)
     keep_freed_memory()
     with_flair = importlib.util.find_spec("flair") is not None
-    ratios = [ratio for batch in BATCHES
-              for ratio in measure(batch, arguments.device, arguments.rounds, with_flair=with_flair)]
+    ratios = [
+        ratio
+        for batch in BATCHES
+        for ratio in measure(batch, arguments.device, arguments.rounds, with_flair=with_flair)
+    ]
     reason = "flair cannot be imported here; run this in an interpreter that has it"
-    report(ratios, machine(arguments.device), arguments.json,
-           {} if with_flair else {_flair_name(batch): reason for batch in BATCHES})
+    report(
+        ratios,
+        machine(arguments.device),
+        arguments.json,
+        {} if with_flair else {_flair_name(batch): reason for batch in BATCHES},
+    )
 
 
 if __name__ == "__main__":

@@ -74,7 +74,7 @@ def write_blip(folder: Path) -> Path:
     (folder / "vocab.txt").write_text("\n".join([*special, *words]), encoding="utf-8")
     model = BlipForConditionalGeneration(config)
     with torch.no_grad():
-        model.text_decoder.cls.predictions.bias[:len(special)] = -1e4
+        model.text_decoder.cls.predictions.bias[: len(special)] = -1e4
     model.save_pretrained(folder)
     BertTokenizer(str(folder / "vocab.txt")).save_pretrained(folder)
     BlipImageProcessorPil(size={"height": 384, "width": 384}).save_pretrained(folder)
@@ -180,8 +180,11 @@ def compare_model(kind: Kind, pictures: Pictures, model: Path, arguments: argpar
     seconds = median_seconds(contestants, arguments.rounds, calls=1, device=device)
     best = {side: min((seconds[f"{side} {size}"], size) for size in arguments.batches) for side in ("model", "engine")}
     note = f"{dtype}, {len(pictures.rows)} pictures"
-    yield Ratio(f"{kind}: engine (batch {best['engine'][1]}) / model alone (batch {best['model'][1]}), {note}",
-                best["model"][0] / best["engine"][0], ENGINE[place])
+    yield Ratio(
+        f"{kind}: engine (batch {best['engine'][1]}) / model alone (batch {best['model'][1]}), {note}",
+        best["model"][0] / best["engine"][0],
+        ENGINE[place],
+    )
     target = (CAPTIONS_LOOP if kind == "captions" else OBJECTS_LOOP)[place]
     yield Ratio(f"{kind}: engine / loop, one picture at a time, {note}", seconds["loop"] / best["engine"][0], target)
 
@@ -213,30 +216,50 @@ def compare_ocr(pictures: Pictures, rounds: int, workers: int) -> Iterator[Ratio
 
     options = RapidOcrOptions()
     section = {"extractor": "rapidocr", "rapidocr": options.model_dump()}
-    one, all_cores = (registry.create("ocr", section, ExecutionParams(device="cpu", ocr_threads=threads))
-                      for threads in (1, 0))
+    one, all_cores = (
+        registry.create("ocr", section, ExecutionParams(device="cpu", ocr_threads=threads)) for threads in (1, 0)
+    )
     if run_engine("ocr", one, pictures, 1, 1) != run_engine("ocr", all_cores, pictures, 8, workers):
         raise RuntimeError("OCR on all cores reads another text than one picture at a time")
-    plain = RapidOCR(params={"Global.log_level": "error", "Global.use_cls": options.use_cls,
-                             "Det.limit_type": options.limit_type, "Det.limit_side_len": options.limit_side_len})
+    plain = RapidOCR(
+        params={
+            "Global.log_level": "error",
+            "Global.use_cls": options.use_cls,
+            "Det.limit_type": options.limit_type,
+            "Det.limit_side_len": options.limit_side_len,
+        }
+    )
 
     def loop() -> list[Any]:
-        return [plain(np.asarray(Image.open(pictures.folder / row.image).convert("RGB"))[:, :, ::-1])
-                for row in pictures.rows]
+        return [
+            plain(np.asarray(Image.open(pictures.folder / row.image).convert("RGB"))[:, :, ::-1])
+            for row in pictures.rows
+        ]
 
-    seconds = median_seconds({"one": lambda: run_engine("ocr", one, pictures, 1, 1), "loop": loop,
-                              "all": lambda: run_engine("ocr", all_cores, pictures, 8, workers)}, rounds, calls=1)
+    seconds = median_seconds(
+        {
+            "one": lambda: run_engine("ocr", one, pictures, 1, 1),
+            "loop": loop,
+            "all": lambda: run_engine("ocr", all_cores, pictures, 8, workers),
+        },
+        rounds,
+        calls=1,
+    )
     n_cores = cores()
     note = f"{len(pictures.rows)} pictures, {n_cores} cores"
-    yield Ratio(f"ocr: all cores / one picture at a time on one thread, {note}", seconds["one"] / seconds["all"],
-                OCR_LOOP if cores == 2 else None)
+    yield Ratio(
+        f"ocr: all cores / one picture at a time on one thread, {note}",
+        seconds["one"] / seconds["all"],
+        OCR_LOOP if cores == 2 else None,
+    )
     yield Ratio(f"ocr: all cores / RapidOCR's own loop on all threads, {note}", seconds["loop"] / seconds["all"])
 
 
 def stored_captioner() -> Any:
     """The sample's captioner, which is not loaded as long as every result is in the store."""
-    return registry.create("captions", {"extractor": "blip", "blip": {"model": "checkpoints/sample/blip"}},
-                             ExecutionParams(device="cpu"))
+    return registry.create(
+        "captions", {"extractor": "blip", "blip": {"model": "checkpoints/sample/blip"}}, ExecutionParams(device="cpu")
+    )
 
 
 def fill_store(folder: Path, count: int) -> Path:
@@ -245,11 +268,15 @@ def fill_store(folder: Path, count: int) -> Path:
     keys = [hashlib.sha256(str(number).encode()).hexdigest() for number in range(count)]
     with Store.open(folder) as store:
         for some in batched(enumerate(keys), 10_000):
-            store.put_many(fingerprint, {key: json.dumps([{"text": f"{number} dogs on a beach", "score": 0.5}])
-                                         for number, key in some})
+            store.put_many(
+                fingerprint,
+                {key: json.dumps([{"text": f"{number} dogs on a beach", "score": 0.5}]) for number, key in some},
+            )
     manifest = folder / "images.jsonl"
-    write_jsonl(manifest, (asdict(ImageRow(f"{number:09d}.jpg", key, 640, 480, "JPEG", "ok", None))
-                           for number, key in enumerate(keys)))
+    write_jsonl(
+        manifest,
+        (asdict(ImageRow(f"{number:09d}.jpg", key, 640, 480, "JPEG", "ok", None)) for number, key in enumerate(keys)),
+    )
     return manifest
 
 
@@ -257,8 +284,9 @@ def pass_over_store(folder: Path) -> dict[str, float]:
     """One stage over a manifest of finished pictures, in a process of its own: pictures a second, and peak memory."""
     with Store.open(folder) as store:
         begin = time.perf_counter()
-        summary = extraction.extract("captions", stored_captioner(), folder / "images.jsonl", None,
-                                     folder / "rows.jsonl", store)
+        summary = extraction.extract(
+            "captions", stored_captioner(), folder / "images.jsonl", None, folder / "rows.jsonl", store
+        )
         seconds = time.perf_counter() - begin
     if summary.read or summary.failed:
         raise RuntimeError(f"{folder}: {summary}; expected all from the store")
@@ -281,8 +309,12 @@ def compare_store(counts: Sequence[int]) -> Iterator[Ratio]:
             measured.append(json.loads(done.stdout.splitlines()[-1]))
     few, many = measured
     yield Ratio(f"store: pictures a second, all {counts[1]:,} in the store", many["rate"], ROWS_A_SECOND)
-    yield Ratio(f"store: peak memory, {counts[1]:,} rows / {counts[0]:,}", many["peak"] / few["peak"], MEMORY_CEILING,
-                ceiling=True)
+    yield Ratio(
+        f"store: peak memory, {counts[1]:,} rows / {counts[0]:,}",
+        many["peak"] / few["peak"],
+        MEMORY_CEILING,
+        ceiling=True,
+    )
 
 
 def compare_images(count: int) -> Iterator[Ratio]:
@@ -339,12 +371,18 @@ def opened_below(folder: Path) -> Iterator[list[str]]:
 
 def main() -> None:
     """The command line; see ``--help``."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.extraction",
-                                     description=(__doc__ or "").partition("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.extraction", description=(__doc__ or "").partition("\n")[0]
+    )
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)} [all]")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the ratios there, too")
-    parser.add_argument("--images", type=Path, metavar="DIR", default=Path("sample/data/images"),
-                        help="pictures to read; those of your data tell most [%(default)s]")
+    parser.add_argument(
+        "--images",
+        type=Path,
+        metavar="DIR",
+        default=Path("sample/data/images"),
+        help="pictures to read; those of your data tell most [%(default)s]",
+    )
     parser.add_argument("--count", type=int, default=24, help="so many of them for the models [%(default)s]")
     parser.add_argument("--batches", type=int, nargs="+", default=[4, 8], help="batch sizes to try [%(default)s]")
     parser.add_argument("--rounds", type=int, default=3, help="turns of each contestant [%(default)s]")
@@ -352,8 +390,14 @@ def main() -> None:
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16", "float16"))
     parser.add_argument("--workers", type=int, default=2, help="threads that decode [%(default)s]")
     parser.add_argument("--models", type=Path, metavar="DIR", help="keep the large random models there")
-    parser.add_argument("--rows", type=int, nargs=2, default=[10_000, 1_000_000], metavar=("FEW", "MANY"),
-                        help="in the store [%(default)s]")
+    parser.add_argument(
+        "--rows",
+        type=int,
+        nargs=2,
+        default=[10_000, 1_000_000],
+        metavar=("FEW", "MANY"),
+        help="in the store [%(default)s]",
+    )
     parser.add_argument("--files", type=int, default=20_000, help="for the stage images [%(default)s]")
     parser.add_argument("--pass-over-store", type=Path, metavar="DIR", help=argparse.SUPPRESS)
     arguments = parser.parse_args()

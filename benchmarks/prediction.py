@@ -25,7 +25,12 @@ from pipeline.core.records import View, read_views, view_row, write_jsonl
 
 FLAIR_TARGET, ENCODER_TARGET = 1.4, 0.9
 OURS, ONNX, FLAIR, ENCODER, BATCHES = (
-    "ours", "ours on onnxruntime", "flair", "encoder alone", "encoder alone, tokenizing too")
+    "ours",
+    "ours on onnxruntime",
+    "flair",
+    "encoder alone",
+    "encoder alone, tokenizing too",
+)
 ONNX_TARGET = 1.0
 FLAIR_RATIO, ENCODER_RATIO = "posts/s: ours / flair", "posts/s: ours / encoder alone on length-sorted batches"
 
@@ -45,8 +50,10 @@ def ours(folder: Path, scratch: Path, batch_size: int) -> tuple[Callable[[], flo
             pass
         return time.perf_counter() - begin
 
-    return turn, lambda: [[[one.start, one.end, one.type] for one in prediction.entities]
-                          for prediction in tagger.predict(views, batch_size)]
+    return turn, lambda: [
+        [[one.start, one.end, one.type] for one in prediction.entities]
+        for prediction in tagger.predict(views, batch_size)
+    ]
 
 
 def encoder_alone(scratch: Path, batch_size: int, *, tokenizing: bool) -> Callable[[], float]:
@@ -60,8 +67,10 @@ def encoder_alone(scratch: Path, batch_size: int, *, tokenizing: bool) -> Callab
 
     def batches() -> list[Any]:
         encoded = encoder.encode(views, with_context=False)
-        return [collate([encoded[place] for place in places], encoder.pad_id)
-                for places in length_sorted_batches(encoded, batch_size)]
+        return [
+            collate([encoded[place] for place in places], encoder.pad_id)
+            for places in length_sorted_batches(encoded, batch_size)
+        ]
 
     ready = [] if tokenizing else batches()
 
@@ -96,8 +105,13 @@ def flair_predict(scratch: Path, batch_size: int) -> tuple[Callable[[], float], 
 
     def found() -> Entities:
         tagger.predict(sentences, mini_batch_size=batch_size)
-        return [[[span.tokens[0].idx - 1, span.tokens[-1].idx, span.get_label(tagger.tag_type).value]
-                 for span in sentence.get_spans(tagger.tag_type)] for sentence in sentences]
+        return [
+            [
+                [span.tokens[0].idx - 1, span.tokens[-1].idx, span.get_label(tagger.tag_type).value]
+                for span in sentence.get_spans(tagger.tag_type)
+            ]
+            for sentence in sentences
+        ]
 
     return turn, found
 
@@ -138,11 +152,17 @@ def _compare_found(name: str, scratch: Path, views: list[View]) -> None:
 
 def main() -> None:
     """The command line; see ``--help``."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.prediction",
-                                     description=(__doc__ or "").partition("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.prediction", description=(__doc__ or "").partition("\n")[0]
+    )
     parser.add_argument("tagger", type=Path, metavar="TAGGER", nargs="?", help="a tagger's folder")
-    parser.add_argument("--views", type=Path, metavar="FILE", default=Path("data/views/test.jsonl"),
-                        help="posts, of which the text is read [%(default)s]")
+    parser.add_argument(
+        "--views",
+        type=Path,
+        metavar="FILE",
+        default=Path("data/views/test.jsonl"),
+        help="posts, of which the text is read [%(default)s]",
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the ratios there, too")
     parser.add_argument("--posts", type=int, default=1000, help="at most so many [%(default)s]")
     parser.add_argument("--batch-size", type=int, default=32, help="[%(default)s]")
@@ -174,27 +194,51 @@ def main() -> None:
         with quietly():
             export(arguments.tagger, scratch / "onnx")
         if problem is None:
-            subprocess.run([flair.python, "-m", "ner.flair_bridge", "export", arguments.tagger.absolute(),
-                            scratch / "tagger.pt"], check=True, cwd=ROOT)
-        turns = compare([
-            Side(name, flair.python if name == FLAIR else sys.executable,
-                 ["benchmarks.prediction", "--side", name, "--scratch", folder, "--threads", str(arguments.threads),
-                  "--batch-size", str(arguments.batch_size)], arguments.threads)
-            for name in names
-        ], arguments.rounds)
+            subprocess.run(
+                [flair.python, "-m", "ner.flair_bridge", "export", arguments.tagger.absolute(), scratch / "tagger.pt"],
+                check=True,
+                cwd=ROOT,
+            )
+        turns = compare(
+            [
+                Side(
+                    name,
+                    flair.python if name == FLAIR else sys.executable,
+                    [
+                        "benchmarks.prediction",
+                        "--side",
+                        name,
+                        "--scratch",
+                        folder,
+                        "--threads",
+                        str(arguments.threads),
+                        "--batch-size",
+                        str(arguments.batch_size),
+                    ],
+                    arguments.threads,
+                )
+                for name in names
+            ],
+            arguments.rounds,
+        )
         for name in (ONNX, FLAIR):
             if name in turns:
                 _compare_found(name, scratch, views)
-    report(_ratios(turns), {**machine(), "threads of each": arguments.threads, "posts": len(views), **peaks(turns)},
-           arguments.json, {} if problem is None else {
-               FLAIR_RATIO: f"the interpreter `flair` {problem}: {flair.command}"})
+    report(
+        _ratios(turns),
+        {**machine(), "threads of each": arguments.threads, "posts": len(views), **peaks(turns)},
+        arguments.json,
+        {} if problem is None else {FLAIR_RATIO: f"the interpreter `flair` {problem}: {flair.command}"},
+    )
 
 
 def _ratios(turns: dict[str, Turn]) -> list[Ratio]:
     mine = turns[OURS].seconds
-    found = [Ratio(ENCODER_RATIO, turns[ENCODER].seconds / mine, ENCODER_TARGET),
-             Ratio("posts/s: onnxruntime / torch", mine / turns[ONNX].seconds, ONNX_TARGET),
-             Ratio("posts/s: ours / encoder alone, tokenizing too", turns[BATCHES].seconds / mine)]
+    found = [
+        Ratio(ENCODER_RATIO, turns[ENCODER].seconds / mine, ENCODER_TARGET),
+        Ratio("posts/s: onnxruntime / torch", mine / turns[ONNX].seconds, ONNX_TARGET),
+        Ratio("posts/s: ours / encoder alone, tokenizing too", turns[BATCHES].seconds / mine),
+    ]
     if FLAIR in turns:
         found.append(Ratio(FLAIR_RATIO, turns[FLAIR].seconds / mine, FLAIR_TARGET))
         if turns[OURS].peak_bytes:

@@ -37,7 +37,11 @@ class Side:
     def __init__(self, name: str, python: Path | str, arguments: Sequence[str], threads: int) -> None:
         self.name = name
         self._process = subprocess.Popen(
-            [python, "-m", *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT,
+            [python, "-m", *arguments],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=ROOT,
             env={**os.environ, "OMP_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1"},
         )
 
@@ -62,8 +66,9 @@ class Side:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
-                 traceback: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
         self._process.kill()
         self._process.communicate()
 
@@ -80,8 +85,10 @@ def compare(sides: Sequence[Side], rounds: int) -> dict[str, Turn]:
                 turn = side.turn()
                 if number:
                     turns[side.name].append(turn)
-    return {name: Turn(statistics.median(turn.seconds for turn in taken), max(turn.peak_bytes for turn in taken))
-            for name, taken in turns.items()}
+    return {
+        name: Turn(statistics.median(turn.seconds for turn in taken), max(turn.peak_bytes for turn in taken))
+        for name, taken in turns.items()
+    }
 
 
 def serve(turn: Callable[[], float]) -> None:

@@ -66,11 +66,16 @@ def prepare(encoder: Path, views: Path, scratch: Path, batch_size: int, n_batche
     write_jsonl(scratch / "rows.jsonl", rows)
     widths = {name: [len(row[name]["input_ids"]) for row in rows] for name in ("text_only", "cross_modal")}
     both = [sum(pair) for pair in zip(*widths.values(), strict=True)]
-    orders = {kind: list(LengthGroupedSampler(width, batch_size, seed=1))
-              for kind, width in (("text", widths["text_only"]), ("both", both))}
+    orders = {
+        kind: list(LengthGroupedSampler(width, batch_size, seed=1))
+        for kind, width in (("text", widths["text_only"]), ("both", both))
+    }
     write_json(scratch / "orders.json", {"batch_size": batch_size, "pad_id": tokenizer.pad_token_id, **orders})
-    padded = sum(batch_size * max(width[place] for place in orders["both"][start:start + batch_size])
-                 for start in range(0, len(posts), batch_size) for width in widths.values())
+    padded = sum(
+        batch_size * max(width[place] for place in orders["both"][start : start + batch_size])
+        for start in range(0, len(posts), batch_size)
+        for width in widths.values()
+    )
     return [sum(both) / n_batches, padded / sum(both) - 1]
 
 
@@ -83,13 +88,14 @@ class Work:
         self.pad_id: int = orders["pad_id"]
         self.order: list[int] = orders[kind]
         self.rows = list(read_jsonl(scratch / "rows.jsonl"))
-        self.params = TrainParams(encoder="start", views="both" if kind == "both" else "text_only",
-                                  temperature=TEMPERATURE)
+        self.params = TrainParams(
+            encoder="start", views="both" if kind == "both" else "text_only", temperature=TEMPERATURE
+        )
 
     def batches(self) -> Iterator[list[int]]:
         """The posts of each batch, in order."""
         for start in range(0, len(self.order), self.batch_size):
-            yield self.order[start:start + self.batch_size]
+            yield self.order[start : start + self.batch_size]
 
 
 def seconds_of(action: Callable[[], object], device: str) -> float:
@@ -165,16 +171,33 @@ def our_trainer(work: Work, device: str, bfloat16: bool) -> Callable[[], float]:
     model.config.views, model.config.temperature = work.params.views, TEMPERATURE
     params = work.params.model_copy(update={"batch_size": work.batch_size, "seed": 1})
     arguments = TrainingArguments(
-        output_dir=str(work.start), num_train_epochs=1, per_device_train_batch_size=work.batch_size, bf16=bfloat16,
-        max_grad_norm=5.0, save_strategy="no", eval_strategy="no", logging_strategy="no", disable_tqdm=True,
-        remove_unused_columns=False, use_cpu=device == "cpu", dataloader_pin_memory=device != "cpu", report_to="none",
+        output_dir=str(work.start),
+        num_train_epochs=1,
+        per_device_train_batch_size=work.batch_size,
+        bf16=bfloat16,
+        max_grad_norm=5.0,
+        save_strategy="no",
+        eval_strategy="no",
+        logging_strategy="no",
+        disable_tqdm=True,
+        remove_unused_columns=False,
+        use_cpu=device == "cpu",
+        dataloader_pin_memory=device != "cpu",
+        report_to="none",
     )
 
     def turn() -> float:
         optimizer = Still(model.parameters())
         trainer = TaggerTrainer(
-            model=model, args=arguments, train_dataset=examples, callbacks=[clock], params=params, dev_views={},
-            dev_labels=[], pad_id=work.pad_id, data_collator=lambda batch: collate_examples(batch, work.pad_id),
+            model=model,
+            args=arguments,
+            train_dataset=examples,
+            callbacks=[clock],
+            params=params,
+            dev_views={},
+            dev_labels=[],
+            pad_id=work.pad_id,
+            data_collator=lambda batch: collate_examples(batch, work.pad_id),
             optimizers=(optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, lambda _: 1.0)),
         )
         for unwanted in (PrinterCallback, ProgressCallback):
@@ -236,10 +259,20 @@ def flair_trainer(work: Work, device: str, bfloat16: bool, *, own_order: bool = 
         plugins = [clock, SizeOfBatch()] if work.kind == "both" else [clock]
         with tempfile.TemporaryDirectory() as scratch:
             ModelTrainer(model, corpus).train_custom(
-                base_path=scratch, learning_rate=1e-4, mini_batch_size=work.batch_size, max_epochs=1, optimizer=Still,
-                sampler=None if own_order else InOrder(), shuffle=own_order, max_grad_norm=5.0, use_amp=bfloat16,
+                base_path=scratch,
+                learning_rate=1e-4,
+                mini_batch_size=work.batch_size,
+                max_epochs=1,
+                optimizer=Still,
+                sampler=None if own_order else InOrder(),
+                shuffle=own_order,
+                max_grad_norm=5.0,
+                use_amp=bfloat16,
                 embeddings_storage_mode="none",
-                use_final_model_for_eval=True, save_final_model=False, create_file_logs=False, create_loss_file=False,
+                use_final_model_for_eval=True,
+                save_final_model=False,
+                create_file_logs=False,
+                create_loss_file=False,
                 plugins=plugins,
             )
         return clock.seconds
@@ -263,8 +296,13 @@ def _examples(work: Work) -> list[Any]:
     index = {label: place for place, label in enumerate(labels)}
     names: list[ViewName] = ["text_only", "cross_modal"] if work.kind == "both" else ["text_only"]
     return [
-        Example({name: EncodedView([row[name]["input_ids"]], [0] * len(row["tokens"]), row[name]["firsts"], "")
-                 for name in names}, [index[label] for label in row["bioes"]])
+        Example(
+            {
+                name: EncodedView([row[name]["input_ids"]], [0] * len(row["tokens"]), row[name]["firsts"], "")
+                for name in names
+            },
+            [index[label] for label in row["bioes"]],
+        )
         for row in work.rows
     ]
 
@@ -272,8 +310,12 @@ def _examples(work: Work) -> list[Any]:
 def _moved(inputs: dict[str, Any], device: str) -> dict[str, Any]:
     if device == "cpu":
         return inputs
-    return {name: value.to(device) if isinstance(value, torch.Tensor) else
-            {key: tensor.to(device) for key, tensor in value.items()} for name, value in inputs.items()}
+    return {
+        name: value.to(device)
+        if isinstance(value, torch.Tensor)
+        else {key: tensor.to(device) for key, tensor in value.items()}
+        for name, value in inputs.items()
+    }
 
 
 SIDES: dict[str, tuple[str, Callable[[Work, str], Callable[[], float]]]] = {
@@ -299,21 +341,32 @@ COMPARISONS = {
 
 def ratios(turns: dict[str, Turn], device: str) -> Iterator[Ratio]:
     """What is held to targets, from whichever sides took part."""
+
     def over(name: str, slower: str, faster: str, target: float | None, *, ceiling: bool = False) -> Iterator[Ratio]:
         if slower in turns and faster in turns:
             yield Ratio(name, turns[slower].seconds / turns[faster].seconds, target, ceiling)
 
-    yield from over("two-view step / encoder alone, no padding", "our step", "encoder alone",
-                    STEP_CEILING.get(device), ceiling=True)
+    yield from over(
+        "two-view step / encoder alone, no padding", "our step", "encoder alone", STEP_CEILING.get(device), ceiling=True
+    )
     yield from over("tokens/s on text: ours / flair", "flair, text", "ours, text", TEXT_TARGET.get(device))
-    yield from over("tokens/s on text: ours / flair with batches of its own, not sorted by length",
-                    "flair, text, own order", "ours, text", None)
+    yield from over(
+        "tokens/s on text: ours / flair with batches of its own, not sorted by length",
+        "flair, text, own order",
+        "ours, text",
+        None,
+    )
     yield from over("tokens/s on text, bfloat16: ours / flair", "flair, text, bfloat16", "ours, text, bfloat16", None)
     yield from over("tokens/s on text, ours: bfloat16 / float32", "ours, text", "ours, text, bfloat16", None)
-    yield from over("tokens/s on both views: ours / flair", "flair, both views", "ours, both views",
-                    BOTH_TARGET.get(device))
-    yield from over("tokens/s on both views: ours / flair with batches of its own, not sorted by length",
-                    "flair, both views, own order", "ours, both views", None)
+    yield from over(
+        "tokens/s on both views: ours / flair", "flair, both views", "ours, both views", BOTH_TARGET.get(device)
+    )
+    yield from over(
+        "tokens/s on both views: ours / flair with batches of its own, not sorted by length",
+        "flair, both views, own order",
+        "ours, both views",
+        None,
+    )
     for kind in ("text", "both views"):
         ours, theirs = turns.get(f"ours, {kind}"), turns.get(f"flair, {kind}")
         if ours and theirs and ours.peak_bytes:
@@ -322,11 +375,17 @@ def ratios(turns: dict[str, Turn], device: str) -> Iterator[Ratio]:
 
 def main() -> None:
     """The command line; see ``--help``."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.training",
-                                     description=(__doc__ or "").partition("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.training", description=(__doc__ or "").partition("\n")[0]
+    )
     parser.add_argument("--encoder", type=Path, metavar="FOLDER", help="a pretrained encoder with its tokenizer")
-    parser.add_argument("--views", type=Path, metavar="FILE", default=Path("data/views/train.jsonl"),
-                        help="labelled posts with contexts [%(default)s]")
+    parser.add_argument(
+        "--views",
+        type=Path,
+        metavar="FILE",
+        default=Path("data/views/train.jsonl"),
+        help="labelled posts with contexts [%(default)s]",
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the ratios there, too")
     parser.add_argument("--batch-size", type=int, default=16, help="tweets a batch [%(default)s]")
     parser.add_argument("--batches", type=int, default=20, help="a turn [%(default)s]")
@@ -350,28 +409,42 @@ def main() -> None:
     if arguments.device == "cuda" and not torch.cuda.is_available():
         raise UserError("--device cuda: no GPU here; use cpu")
     problem = environments.environment("flair").problem()
-    not_measured = {} if problem is None else {
-        name: f"the interpreter `flair` {problem}: python -m pipeline.environments sync flair"
-        for name in SIDES if name.startswith("flair")
-    }
+    not_measured = (
+        {}
+        if problem is None
+        else {
+            name: f"the interpreter `flair` {problem}: python -m pipeline.environments sync flair"
+            for name in SIDES
+            if name.startswith("flair")
+        }
+    )
     if arguments.device == "cuda":
         not_measured["flair, text, bfloat16"] = "flair's mixed precision on a GPU is float16"
     if not torch.cuda.is_available():
-        not_measured |= {"two-view step / encoder alone on GPU, XLM-R large's size, at least 8,000 tokens a batch "
-                         f"(≤ {STEP_CEILING['cuda']:g})": "not run: no GPU",
-                         f"tokens/s on both views on GPU: ours / flair (≥ {BOTH_TARGET['cuda']:g})": "not run: no GPU"}
+        not_measured |= {
+            "two-view step / encoder alone on GPU, XLM-R large's size, at least 8,000 tokens a batch "
+            f"(≤ {STEP_CEILING['cuda']:g})": "not run: no GPU",
+            f"tokens/s on both views on GPU: ours / flair (≥ {BOTH_TARGET['cuda']:g})": "not run: no GPU",
+        }
     with tempfile.TemporaryDirectory() as folder:
         scratch = Path(folder)
-        n_subtokens, padding = prepare(arguments.encoder, arguments.views, scratch, arguments.batch_size,
-                                       arguments.batches)
+        n_subtokens, padding = prepare(
+            arguments.encoder, arguments.views, scratch, arguments.batch_size, arguments.batches
+        )
         turns: dict[str, Turn] = {}
         # Each comparison by itself, so that few processes lie idle beside those that are measured.
         for comparison in [arguments.only] if arguments.only else COMPARISONS:
-            turns |= compare([_side(name, arguments, scratch) for name in COMPARISONS[comparison]
-                              if name not in not_measured], arguments.rounds)
-    found = {**machine(arguments.device), "threads of each": arguments.threads,
-             "sub-tokens a batch of both views": round(n_subtokens), "padding": f"{100 * padding:.1f} %",
-             **peaks(turns)}
+            turns |= compare(
+                [_side(name, arguments, scratch) for name in COMPARISONS[comparison] if name not in not_measured],
+                arguments.rounds,
+            )
+    found = {
+        **machine(arguments.device),
+        "threads of each": arguments.threads,
+        "sub-tokens a batch of both views": round(n_subtokens),
+        "padding": f"{100 * padding:.1f} %",
+        **peaks(turns),
+    }
     report(list(ratios(turns, arguments.device)), found, arguments.json, not_measured)
 
 
@@ -379,8 +452,22 @@ def _side(name: str, arguments: argparse.Namespace, scratch: Path) -> Side:
     import sys
 
     python = environments.environment("flair").python if name.startswith("flair") else sys.executable
-    return Side(name, python, ["benchmarks.training", "--side", name, "--scratch", str(scratch), "--device",
-                               arguments.device, "--threads", str(arguments.threads)], arguments.threads)
+    return Side(
+        name,
+        python,
+        [
+            "benchmarks.training",
+            "--side",
+            name,
+            "--scratch",
+            str(scratch),
+            "--device",
+            arguments.device,
+            "--threads",
+            str(arguments.threads),
+        ],
+        arguments.threads,
+    )
 
 
 if __name__ == "__main__":

@@ -24,7 +24,11 @@ DECODED_TOGETHER = 8  # so many of the encoder's batches go through the CRF at o
 
 
 def decode(
-    model: "CrossViewTagger | OnnxTagger", encoded: Sequence[EncodedView], pad_id: int, batch_size: int, *,
+    model: "CrossViewTagger | OnnxTagger",
+    encoded: Sequence[EncodedView],
+    pad_id: int,
+    batch_size: int,
+    *,
     bfloat16: bool = False,
 ) -> Iterator[tuple[list[int], Tensor, Tensor, Tensor]]:
     """The best paths of all views, some DECODED_TOGETHER batches of the encoder's at a time.

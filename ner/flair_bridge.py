@@ -11,8 +11,9 @@ from pipeline.core.errors import run_cli
 
 def main() -> None:
     """The command line; see ``--help``."""
-    parser = argparse.ArgumentParser(prog="python -m ner.flair_bridge",
-                                     description="Bring taggers to flair and back, in the interpreter `flair`.")
+    parser = argparse.ArgumentParser(
+        prog="python -m ner.flair_bridge", description="Bring taggers to flair and back, in the interpreter `flair`."
+    )
     commands = parser.add_subparsers(dest="command", required=True)
     command = commands.add_parser("export", help="a tagger's folder to one file for flair")
     command.add_argument("folder", type=Path, metavar="FOLDER", help="a tagger's, such as models/tagger")
@@ -20,8 +21,9 @@ def main() -> None:
     command = commands.add_parser("import", help="a SequenceTagger's file to a tagger's folder")
     command.add_argument("file", type=Path, metavar="FILE")
     command.add_argument("folder", type=Path, metavar="FOLDER", help="new")
-    command.add_argument("--trust", action="store_true",
-                         help="load FILE although it is a pickle, which can run any code")
+    command.add_argument(
+        "--trust", action="store_true", help="load FILE although it is a pickle, which can run any code"
+    )
     arguments = parser.parse_args()
     if arguments.command == "import":
         require_trust(arguments.file, arguments.trust)

@@ -39,8 +39,10 @@ def _lines(path: str) -> Iterator[tuple[str, Iterator[str]]]:
             try:
                 line = raw.decode("utf-8-sig" if number == 1 else "utf-8")
             except UnicodeDecodeError as error:
-                raise UserError(f"{name}:{number}: not UTF-8 (byte {error.start} of the line); convert it first "
-                                "(iconv -f latin1 -t utf-8)") from None
+                raise UserError(
+                    f"{name}:{number}: not UTF-8 (byte {error.start} of the line); convert it first "
+                    "(iconv -f latin1 -t utf-8)"
+                ) from None
             yield line.removesuffix("\n").removesuffix("\r")
 
     if path == "-":
@@ -67,8 +69,9 @@ def _read_conll(name: str, lines: Iterable[str]) -> Iterator[tuple[View, None]]:
 
     def post() -> View:
         labelled = all(len(row) > 1 for row in rows)
-        return View(identifier or str(count), [row[0] for row in rows], [row[-1] for row in rows] if labelled else None,
-                    "")
+        return View(
+            identifier or str(count), [row[0] for row in rows], [row[-1] for row in rows] if labelled else None, ""
+        )
 
     for number, line in enumerate(lines, start=1):
         if line.strip("\t") and not line.startswith("IMGID:"):
@@ -98,8 +101,10 @@ def _read_jsonl(name: str, lines: Iterable[str]) -> Iterator[tuple[View, list[in
         except json.JSONDecodeError as error:
             raise UserError(f"{name}:{number}: not JSON: {error.msg} at column {error.colno}") from None
         except UnicodeEncodeError:
-            raise UserError(f"{name}:{number}: an escape such as \\ud83d stands alone: half of a surrogate pair is no "
-                            "character; expected both halves") from None
+            raise UserError(
+                f"{name}:{number}: an escape such as \\ud83d stands alone: half of a surrogate pair is no "
+                "character; expected both halves"
+            ) from None
         yield _view_of(row, f"{name}:{number}", number)
 
 
@@ -120,7 +125,10 @@ def _view_of(row: Any, place: str, number: int) -> tuple[View, list[int] | None]
             raise UserError(f"{place}: tokens: expected a list of strings, none of them empty")
     if not isinstance(context, str):
         raise UserError(f"{place}: context: expected a string, found {type(context).__name__}")
-    if labels is not None and (not isinstance(labels, list) or len(labels) != len(tokens)
-                               or not all(isinstance(label, str) for label in labels)):
+    if labels is not None and (
+        not isinstance(labels, list)
+        or len(labels) != len(tokens)
+        or not all(isinstance(label, str) for label in labels)
+    ):
         raise UserError(f"{place}: labels: expected null or {len(tokens)} labels, one a token")
     return View(identifier, tokens, labels, context), starts

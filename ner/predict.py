@@ -21,8 +21,13 @@ __all__ = ["Tagger"]
 
 
 def write_output(
-    posts: Iterable[tuple[View, list[int] | None]], tagger: Tagger, batch_size: int, format_name: str, file: IO[str],
-    *, with_context: bool = True
+    posts: Iterable[tuple[View, list[int] | None]],
+    tagger: Tagger,
+    batch_size: int,
+    format_name: str,
+    file: IO[str],
+    *,
+    with_context: bool = True,
 ) -> None:
     """Tag posts and write them as they come, as prediction records (jsonl) or token<TAB>label lines (conll).
 
@@ -52,15 +57,21 @@ def write_output(
 def main() -> None:
     """The command line; see ``--help``."""
     parser = argparse.ArgumentParser(prog="python -m ner.predict", description="Find named entities in tweets.")
-    parser.add_argument("model", metavar="MODEL",
-                        help="a tagger's folder, such as models/tagger, or OWNER/NAME on the hub")
+    parser.add_argument(
+        "model", metavar="MODEL", help="a tagger's folder, such as models/tagger, or OWNER/NAME on the hub"
+    )
     parser.add_argument("file", metavar="FILE", nargs="?", default="-", help="input; - or nothing: stdin")
-    parser.add_argument("--format", choices=FORMATS, default="text",
-                        help="text: a post a line; conll: token lines; jsonl: posts or views [%(default)s]")
+    parser.add_argument(
+        "--format",
+        choices=FORMATS,
+        default="text",
+        help="text: a post a line; conll: token lines; jsonl: posts or views [%(default)s]",
+    )
     parser.add_argument("--output-format", choices=("jsonl", "conll"), help="[conll for conll, else jsonl]")
     parser.add_argument("--revision", help="commit, branch or tag of a tagger on the hub")
-    parser.add_argument("--text-only", action="store_true",
-                        help="leave out the context that posts of data/views bring along")
+    parser.add_argument(
+        "--text-only", action="store_true", help="leave out the context that posts of data/views bring along"
+    )
     parser.add_argument("--batch-size", type=int, default=32, help="posts the encoder reads at once [%(default)s]")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, … [%(default)s]")
     arguments = parser.parse_args()
@@ -70,8 +81,9 @@ def main() -> None:
     output_format = arguments.output_format or ("conll" if arguments.format == "conll" else "jsonl")
     posts = tqdm(read_input(arguments.file, arguments.format), unit="post", disable=None)  # None: quiet if no terminal
     try:
-        write_output(posts, tagger, arguments.batch_size, output_format, sys.stdout,
-                     with_context=not arguments.text_only)
+        write_output(
+            posts, tagger, arguments.batch_size, output_format, sys.stdout, with_context=not arguments.text_only
+        )
     except BrokenPipeError:  # whoever read the output has seen enough, as `| head` has
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 

@@ -15,20 +15,32 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m ner.publish", description="Send a tagger to the hub.")
     parser.add_argument("tagger", metavar="TAGGER", type=Path, help="a tagger's folder, such as models/tagger")
     parser.add_argument("repository", metavar="OWNER/NAME", help="the repository on the hub; made where there is none")
-    parser.add_argument("--dry-run", type=Path, metavar="FOLDER",
-                        help="write there what would be sent, and send nothing")
+    parser.add_argument(
+        "--dry-run", type=Path, metavar="FOLDER", help="write there what would be sent, and send nothing"
+    )
     parser.add_argument("--private", action="store_true", help="make a private repository")
-    parser.add_argument("--license", metavar="ID",
-                        help="of the weights, as the hub calls it, such as apache-2.0 [none stated]")
+    parser.add_argument(
+        "--license", metavar="ID", help="of the weights, as the hub calls it, such as apache-2.0 [none stated]"
+    )
     parser.add_argument("--data", metavar="NAME", help="what to call the data set [the name of its folder]")
-    parser.add_argument("--metrics", type=Path, default=Path("metrics"), metavar="FOLDER",
-                        help="where the evaluate stage has put the tagger's scores [%(default)s]")
+    parser.add_argument(
+        "--metrics",
+        type=Path,
+        default=Path("metrics"),
+        metavar="FOLDER",
+        help="where the evaluate stage has put the tagger's scores [%(default)s]",
+    )
     parser.add_argument("--no-scores", action="store_true", help="publish without them")
     arguments = parser.parse_args()
     check_name(arguments.repository)
     evaluation = None if arguments.no_scores else read_evaluation(arguments.tagger, arguments.metrics)
-    card = render(read_facts(arguments.tagger), evaluation, repository=arguments.repository, data=arguments.data,
-                  licence=arguments.license)
+    card = render(
+        read_facts(arguments.tagger),
+        evaluation,
+        repository=arguments.repository,
+        data=arguments.data,
+        licence=arguments.license,
+    )
     if arguments.license is None:
         print("the card states no licence; --license ID does", file=sys.stderr)
     if arguments.dry_run is not None:

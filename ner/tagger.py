@@ -122,8 +122,10 @@ class Tagger:
                 for (row, start, _), confidence in zip(found, scores.tolist(), strict=True):
                     confidences[indices[row], start] = confidence
         for index, (view, encoding, labels) in enumerate(zip(chunk, encoded, predicted, strict=True)):
-            named = [FoundEntity(start, end, kind, " ".join(view.tokens[start:end]), confidences[index, start])
-                     for start, end, kind in entities(labels, "conlleval")]
+            named = [
+                FoundEntity(start, end, kind, " ".join(view.tokens[start:end]), confidences[index, start])
+                for start, end, kind in entities(labels, "conlleval")
+            ]
             yield Prediction(view.id, view.tokens, view.labels, labels, named, encoding.context_used)
 
 

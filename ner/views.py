@@ -74,13 +74,17 @@ class ViewEncoder:
 
     def __init__(self, tokenizer: Any, limits: WindowLimits) -> None:
         if not getattr(tokenizer, "is_fast", False):
-            raise UserError(f"{tokenizer.name_or_path}: expected a fast tokenizer (tokenizer.json), which maps "
-                            f"sub-tokens to tokens; found {type(tokenizer).__name__}")
+            raise UserError(
+                f"{tokenizer.name_or_path}: expected a fast tokenizer (tokenizer.json), which maps "
+                f"sub-tokens to tokens; found {type(tokenizer).__name__}"
+            )
         first = tokenizer.cls_token_id if tokenizer.cls_token_id is not None else tokenizer.bos_token_id
         last = tokenizer.sep_token_id if tokenizer.sep_token_id is not None else tokenizer.eos_token_id
         if first is None or last is None or tokenizer.unk_token_id is None or tokenizer.pad_token_id is None:
-            raise UserError(f"{tokenizer.name_or_path}: the tokenizer lacks one of the special tokens cls, sep, unk "
-                            "and pad; choose an encoder of the BERT or RoBERTa kind")
+            raise UserError(
+                f"{tokenizer.name_or_path}: the tokenizer lacks one of the special tokens cls, sep, unk "
+                "and pad; choose an encoder of the BERT or RoBERTa kind"
+            )
         room = limits.max_length - 3
         if room < 4:
             raise UserError(f"train.max_length: {limits.max_length} sub-tokens leave no room for a tweet; at least 16")
@@ -98,8 +102,14 @@ class ViewEncoder:
         if not distinct:
             return {}
         # One pre-tokenised sentence: the tokenizer treats its words one by one, without a call for each.
-        encoded = self.tokenizer(distinct, is_split_into_words=True, add_special_tokens=False,
-                                 split_special_tokens=True, return_attention_mask=False, verbose=False)
+        encoded = self.tokenizer(
+            distinct,
+            is_split_into_words=True,
+            add_special_tokens=False,
+            split_special_tokens=True,
+            return_attention_mask=False,
+            verbose=False,
+        )
         pieces: dict[str, list[int]] = {token: [] for token in distinct}
         for word, piece in zip(encoded.word_ids(), encoded["input_ids"], strict=True):
             pieces[distinct[word]].append(self._harmless(piece))
@@ -121,13 +131,21 @@ class ViewEncoder:
         result: list[tuple[str, list[int], list[int]]] = [(text, [], []) for text in texts]
         if not wanted or not self.limits.max_context:
             return result
-        encoded = self.tokenizer([texts[index] for index in wanted], add_special_tokens=False,
-                                 split_special_tokens=True, return_offsets_mapping=True,
-                                 return_attention_mask=False, verbose=False)
+        encoded = self.tokenizer(
+            [texts[index] for index in wanted],
+            add_special_tokens=False,
+            split_special_tokens=True,
+            return_offsets_mapping=True,
+            return_attention_mask=False,
+            verbose=False,
+        )
         limit = self.limits.max_context
         for index, ids, offsets in zip(wanted, encoded["input_ids"], encoded["offset_mapping"], strict=True):
-            result[index] = (texts[index], [self._harmless(piece) for piece in ids[:limit]],
-                             [end for _, end in offsets[:limit]])
+            result[index] = (
+                texts[index],
+                [self._harmless(piece) for piece in ids[:limit]],
+                [end for _, end in offsets[:limit]],
+            )
         return result
 
     def _encode(
@@ -211,8 +229,9 @@ def length_sorted_batches(encoded: Sequence[EncodedView], batch_size: int) -> It
 
     A view of several windows counts once for each; a view without tokens is left out.
     """
-    order = sorted((index for index, view in enumerate(encoded) if len(view)),
-                   key=lambda index: encoded[index].width, reverse=True)
+    order = sorted(
+        (index for index, view in enumerate(encoded) if len(view)), key=lambda index: encoded[index].width, reverse=True
+    )
     batch: list[int] = []
     n_windows = 0
     for index in order:

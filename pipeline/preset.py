@@ -10,8 +10,9 @@ from pipeline.settings.presets import apply, names, summary
 
 def main() -> None:
     """The command line; see ``--help``."""
-    parser = argparse.ArgumentParser(prog="python -m pipeline.preset",
-                                     description="Merge a preset into params.yaml; without NAME, list them.")
+    parser = argparse.ArgumentParser(
+        prog="python -m pipeline.preset", description="Merge a preset into params.yaml; without NAME, list them."
+    )
     parser.add_argument("name", metavar="NAME", nargs="?", help="a preset")
     parser.add_argument("--file", type=Path, default=Path("params.yaml"), help="what to change [%(default)s]")
     arguments = parser.parse_args()

@@ -49,9 +49,12 @@ def run(grid: Grid, name: str) -> dict[str, Runs]:
             gold = _collect(found[system], grid.split)
             write(grid, gold, found)
             strict = {condition: values[-1] for condition, values in found[system].f1["strict"].items()}
-            print(f"[{number}/{len(cells)}] {system}, seed {seed}: "
-                  + ", ".join(f"{condition} {f1:.2f}" for condition, f1 in strict.items())
-                  + f" ({page.duration(time.monotonic() - begin)})", flush=True)
+            print(
+                f"[{number}/{len(cells)}] {system}, seed {seed}: "
+                + ", ".join(f"{condition} {f1:.2f}" for condition, f1 in strict.items())
+                + f" ({page.duration(time.monotonic() - begin)})",
+                flush=True,
+            )
     return found
 
 
@@ -98,11 +101,18 @@ def _put_back() -> None:
 
 
 def _dvc(arguments: Sequence[str], what: str) -> None:
-    done = subprocess.run([sys.executable, "-m", "dvc", *arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                          text=True, errors="replace", check=False)
+    done = subprocess.run(
+        [sys.executable, "-m", "dvc", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        check=False,
+    )
     if done.returncode:
-        raise UserError(f"{what}: `dvc {' '.join(arguments)}` failed; its last lines:\n"
-                        + "\n".join(done.stdout.splitlines()[-15:]))
+        raise UserError(
+            f"{what}: `dvc {' '.join(arguments)}` failed; its last lines:\n" + "\n".join(done.stdout.splitlines()[-15:])
+        )
 
 
 def main() -> None:

@@ -54,10 +54,17 @@ def table(grid: Grid, gold: Sequence[Sequence[str]], found: Mapping[str, Runs], 
         test = None
         if name != grid.baseline and shared:
             test = compare_runs(gold, base.predicted[:shared], runs.predicted[:shared])[reading]
-        rows.append(Row(name, system.title, len(runs.predicted), cells,
-                        None if test is None else 100 * test["difference"],
-                        None if test is None else (100 * test["difference_ci"][0], 100 * test["difference_ci"][1]),
-                        None if test is None else test["p_value"]))
+        rows.append(
+            Row(
+                name,
+                system.title,
+                len(runs.predicted),
+                cells,
+                None if test is None else 100 * test["difference"],
+                None if test is None else (100 * test["difference_ci"][0], 100 * test["difference_ci"][1]),
+                None if test is None else test["p_value"],
+            )
+        )
     return rows
 
 
@@ -71,8 +78,11 @@ def write(grid: Grid, gold: Sequence[Sequence[str]], found: Mapping[str, Runs]) 
     """Write report/ablation.html, report/ablation.md and report/ablation.json of what has been run so far."""
     tables = {reading: table(grid, gold, found, reading) for reading in READINGS}
     page.write_assets(OUTPUT / "assets")
-    shown = page.environment().get_template("ablation.html.j2").render(
-        grid=grid, tables=tables, legend=legend(grid), n_posts=len(gold))
+    shown = (
+        page.environment()
+        .get_template("ablation.html.j2")
+        .render(grid=grid, tables=tables, legend=legend(grid), n_posts=len(gold))
+    )
     with atomic_write(OUTPUT / "ablation.html") as file:
         file.write(shown)
     with atomic_write(OUTPUT / "ablation.md") as file:
@@ -84,22 +94,33 @@ def markdown(grid: Grid, tables: Mapping[Reading, Sequence[Row]]) -> str:
     """The tables as Markdown."""
     lines = [f"# {grid.title}", "", legend(grid), ""]
     for reading, rows in tables.items():
-        lines += [f"{reading} micro-F1 on {grid.split}:", "",
-                  f"| system | {' | '.join(NAMES.values())} | Δ text-only | p |", f"|---|{'---|' * (len(NAMES) + 2)}"]
+        lines += [
+            f"{reading} micro-F1 on {grid.split}:",
+            "",
+            f"| system | {' | '.join(NAMES.values())} | Δ text-only | p |",
+            f"|---|{'---|' * (len(NAMES) + 2)}",
+        ]
         for row in rows:
             figures = [_cell(row.cells[condition]) for condition in NAMES]
-            lines.append(f"| {row.title.replace('|', '/')} | {' | '.join(figures)} | {_difference(row)} | "
-                         f"{'–' if row.p_value is None else f'{row.p_value:.3f}'} |")
+            lines.append(
+                f"| {row.title.replace('|', '/')} | {' | '.join(figures)} | {_difference(row)} | "
+                f"{'–' if row.p_value is None else f'{row.p_value:.3f}'} |"
+            )
         lines.append("")
     return "\n".join(lines)
 
 
 def legend(grid: Grid) -> str:
     """What the figures of a table are."""
-    spread = (f"Mean ± standard deviation over {len(grid.seeds)} seeds" if len(grid.seeds) > 1
-              else f"One seed ({grid.seeds[0]})")
-    return (f"{spread}, in points. Δ: the text-only view against {grid.systems[grid.baseline].title}, with its 95 % "
-            "confidence interval and p of a paired bootstrap over posts (one-sided, all seeds together).")
+    spread = (
+        f"Mean ± standard deviation over {len(grid.seeds)} seeds"
+        if len(grid.seeds) > 1
+        else f"One seed ({grid.seeds[0]})"
+    )
+    return (
+        f"{spread}, in points. Δ: the text-only view against {grid.systems[grid.baseline].title}, with its 95 % "
+        "confidence interval and p of a paired bootstrap over posts (one-sided, all seeds together)."
+    )
 
 
 def _cell(spread: tuple[float, float | None] | None) -> str:

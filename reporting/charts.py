@@ -65,8 +65,9 @@ def line_chart(title: str, unit: str, curves: Mapping[str, Sequence[tuple[float,
 
     Values that are no numbers (a loss that has diverged) are left out of the curve.
     """
-    drawn = {name: [(x, y) for x, y in points if math.isfinite(x) and math.isfinite(y)]
-             for name, points in curves.items()}
+    drawn = {
+        name: [(x, y) for x, y in points if math.isfinite(x) and math.isfinite(y)] for name, points in curves.items()
+    }
     drawn = {name: points for name, points in drawn.items() if points}
     if not drawn:
         return None
@@ -83,11 +84,17 @@ def line_chart(title: str, unit: str, curves: Mapping[str, Sequence[tuple[float,
         return _scale(y, low, high, HEIGHT - BOTTOM, TOP)
 
     ends = spread([at_y(points[-1][1]) for points in drawn.values()], _LABEL_HEIGHT, TOP, HEIGHT - BOTTOM)
-    series = [Series(name, INDEX[name], [(round(at_x(x), 2), round(at_y(y), 2)) for x, y in points], points,
-                     round(end, 2))
-              for (name, points), end in zip(drawn.items(), ends, strict=True)]
-    return LineChart(title, unit, [Tick(round(at_x(x), 2), f"{x:g}") for x in x_values],
-                     [Tick(round(at_y(y), 2), f"{y:g}") for y in y_values], series)
+    series = [
+        Series(name, INDEX[name], [(round(at_x(x), 2), round(at_y(y), 2)) for x, y in points], points, round(end, 2))
+        for (name, points), end in zip(drawn.items(), ends, strict=True)
+    ]
+    return LineChart(
+        title,
+        unit,
+        [Tick(round(at_x(x), 2), f"{x:g}") for x in x_values],
+        [Tick(round(at_y(y), 2), f"{y:g}") for y in y_values],
+        series,
+    )
 
 
 def ticks(low: float, high: float, wanted: int) -> list[float]:
@@ -170,8 +177,9 @@ def interval_chart(scores: SplitScores, reading: str) -> IntervalChart | None:
     columns = [(name, cells) for name, cells in columns if any(cell and cell["support"] for cell in cells)]
     if not columns:
         return None
-    bounds = [100 * value for _, cells in columns for cell in cells if cell
-              for value in (cell["f1"], *(cell["f1_ci"] or ()))]
+    bounds = [
+        100 * value for _, cells in columns for cell in cells if cell for value in (cell["f1"], *(cell["f1_ci"] or ()))
+    ]
     values = ticks(min(bounds), max(bounds), 6)
     values = [value for value in values if 0 <= value <= 100]
     low, high = min(values[0], min(bounds)), max(values[-1], max(bounds))
@@ -189,13 +197,22 @@ def interval_chart(scores: SplitScores, reading: str) -> IntervalChart | None:
                 ci = cell["f1_ci"]
                 bounds_text = f" [{100 * ci[0]:.1f}, {100 * ci[1]:.1f}]" if ci else ""
                 name_of = NAMES[row.condition]
-                intervals.append(Interval(INDEX[name_of], name_of, y + step / 2, at(cell["f1"]),
-                                          at(ci[0]) if ci else None, at(ci[1]) if ci else None,
-                                          f"{100 * cell['f1']:.2f}{bounds_text}"))
+                intervals.append(
+                    Interval(
+                        INDEX[name_of],
+                        name_of,
+                        y + step / 2,
+                        at(cell["f1"]),
+                        at(ci[0]) if ci else None,
+                        at(ci[1]) if ci else None,
+                        f"{100 * cell['f1']:.2f}{bounds_text}",
+                    )
+                )
             y += step
         support = max((cell["support"] for cell in cells if cell), default=0)
         groups.append(IntervalGroup(name, (start + y) / 2, support, intervals))
         y += gap
     legend = [(INDEX[name], MARKS[INDEX[name]], name) for name in (NAMES[row.condition] for row in rows)]
-    return IntervalChart([Tick(at(value / 100), f"{value:g}") for value in values], groups, legend,
-                         height=y + 22, bottom=y - gap / 2)
+    return IntervalChart(
+        [Tick(at(value / 100), f"{value:g}") for value in values], groups, legend, height=y + 22, bottom=y - gap / 2
+    )

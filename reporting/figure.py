@@ -66,17 +66,33 @@ def draw(results: Results, wanted: str | None = None) -> str:
     wanted_spans = {entity[:3] for entity in gold}
     lines = [_line("gold", post, gold, types, None)]
     for condition, row in rows.items():
-        found = [(entity["start"], entity["end"], entity["type"], f"{entity['confidence']:.2f}")
-                 for entity in row["entities"]]
+        found = [
+            (entity["start"], entity["end"], entity["type"], f"{entity['confidence']:.2f}")
+            for entity in row["entities"]
+        ]
         lines.append(_line(NAMES[condition], post, found, types, wanted_spans))
     picture = results.images[post.image or ""]
-    return environment().get_template("figure.svg.j2").render(
-        lines=lines, context=visible(rows["cross_modal"]["context_used"], 70), picture=picture,
-        boxes=[item for item in results.contexts["objects"][picture["image"]].items
-               if isinstance(item, ObjectTag) and item.box],
-        polygons=[item for item in results.contexts["ocr"][picture["image"]].items
-                  if isinstance(item, TextLine) and item.polygon],
-        chart=chart, split=SPLIT, name=results.settings.data.root,
+    return (
+        environment()
+        .get_template("figure.svg.j2")
+        .render(
+            lines=lines,
+            context=visible(rows["cross_modal"]["context_used"], 70),
+            picture=picture,
+            boxes=[
+                item
+                for item in results.contexts["objects"][picture["image"]].items
+                if isinstance(item, ObjectTag) and item.box
+            ],
+            polygons=[
+                item
+                for item in results.contexts["ocr"][picture["image"]].items
+                if isinstance(item, TextLine) and item.polygon
+            ],
+            chart=chart,
+            split=SPLIT,
+            name=results.settings.data.root,
+        )
     )
 
 
@@ -84,8 +100,9 @@ def _choose(results: Results, wanted: str | None) -> Post:
     """The post asked for; else the one with boxes and words on which the picture changes most."""
     predictions = results.predictions.get(SPLIT, {})
     if not set(SHOWN) <= predictions.keys():
-        raise UserError(f"--figure: the run has no predictions of {SPLIT} with and without pictures "
-                        "(evaluate.conditions)")
+        raise UserError(
+            f"--figure: the run has no predictions of {SPLIT} with and without pictures (evaluate.conditions)"
+        )
     best: tuple[float, Post] | None = None
     for post in results.posts[SPLIT]:
         if not _can_be_drawn(results, post):
@@ -96,8 +113,10 @@ def _choose(results: Results, wanted: str | None) -> Post:
         if wanted is None and value is not None and (best is None or value > best[0]):
             best = value, post
     if best is None:
-        raise UserError(f"--figure: {SPLIT} has no post with a picture that can be read and "
-                        + (f"the id {wanted}" if wanted is not None else "decides it, and that fits the figure"))
+        raise UserError(
+            f"--figure: {SPLIT} has no post with a picture that can be read and "
+            + (f"the id {wanted}" if wanted is not None else "decides it, and that fits the figure")
+        )
     return best[1]
 
 
@@ -120,8 +139,9 @@ def _worth(results: Results, post: Post) -> float | None:
     return min(float(entity["confidence"]) for entity in rows[0]["entities"])
 
 
-def _line(name: str, post: Post, found: list[tuple[int, int, str, str]], types: list[str],
-          gold: set[tuple[Any, ...]] | None) -> Line:
+def _line(
+    name: str, post: Post, found: list[tuple[int, int, str, str]], types: list[str], gold: set[tuple[Any, ...]] | None
+) -> Line:
     pieces: list[Piece] = []
     x, position = 0.0, 0
     tokens = [visible_token(token, invisible=False) for token in post.tokens]

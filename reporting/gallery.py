@@ -43,20 +43,40 @@ def gallery(results: Results, types: Sequence[str], thumbnails: Mapping[str, str
             view = results.views[split].get(post.id)
             context = view.context if view else ""
             rows = [_prediction(predictions.get(condition), post) for condition in conditions]
-            posts.append({
-                "id": visible(post.id, 80), "split": split,
-                "tokens": [visible_token(token, is_invisible(token)) for token in post.tokens],
-                "gold": None if post.labels is None else [
-                    [start, end, index[kind], _orphan(post.labels, start)]
-                    for start, end, kind in entities(post.labels, "conlleval")],
-                "predicted": [None if row is None else [
-                    [entity["start"], entity["end"], index[entity["type"]], round(entity["confidence"], 3),
-                     _orphan(row["predicted"], entity["start"])] for entity in row["entities"]] for row in rows],
-                "context": visible(context),
-                "used": [None if row is None or row["context_used"] == context else visible(row["context_used"])
-                         for row in rows],
-                "picture": None if post.image is None else pictures[post.image],
-            })
+            posts.append(
+                {
+                    "id": visible(post.id, 80),
+                    "split": split,
+                    "tokens": [visible_token(token, is_invisible(token)) for token in post.tokens],
+                    "gold": None
+                    if post.labels is None
+                    else [
+                        [start, end, index[kind], _orphan(post.labels, start)]
+                        for start, end, kind in entities(post.labels, "conlleval")
+                    ],
+                    "predicted": [
+                        None
+                        if row is None
+                        else [
+                            [
+                                entity["start"],
+                                entity["end"],
+                                index[entity["type"]],
+                                round(entity["confidence"], 3),
+                                _orphan(row["predicted"], entity["start"]),
+                            ]
+                            for entity in row["entities"]
+                        ]
+                        for row in rows
+                    ],
+                    "context": visible(context),
+                    "used": [
+                        None if row is None or row["context_used"] == context else visible(row["context_used"])
+                        for row in rows
+                    ],
+                    "picture": None if post.image is None else pictures[post.image],
+                }
+            )
     return {
         "types": [visible(name, 40) for name in types],
         "conditions": [{"key": key, "name": NAMES[key], "gloss": GLOSSES[key]} for key in conditions],
@@ -78,8 +98,14 @@ def _orphan(labels: Sequence[str], start: int) -> int:
 def _picture(results: Results, name: str, thumbnail: str | None) -> dict[str, Any]:
     row = results.images[name]
     picture: dict[str, Any] = {
-        "name": visible(name, 120), "status": row["status"], "error": visible(row["error"] or "", 300),
-        "width": row["width"], "height": row["height"], "thumbnail": thumbnail, "more": {}, "failed": {},
+        "name": visible(name, 120),
+        "status": row["status"],
+        "error": visible(row["error"] or "", 300),
+        "width": row["width"],
+        "height": row["height"],
+        "thumbnail": thumbnail,
+        "more": {},
+        "failed": {},
     }
     for kind in KINDS:
         context = results.contexts[kind].get(name)

@@ -25,15 +25,24 @@ ASSETS = ("report.css", "theme.js", "gallery.js")
 DATA_VARIABLE = "sightreadPosts"
 """The global of assets/posts.js."""
 
-_LOSSES = {"train/nll_cross_modal": "cross-modal", "train/nll_text_only": "text-only",
-           "train/alignment": "alignment", "train/loss": "total"}
+_LOSSES = {
+    "train/nll_cross_modal": "cross-modal",
+    "train/nll_text_only": "text-only",
+    "train/alignment": "alignment",
+    "train/loss": "total",
+}
 _DEV = {"dev/f1_cross_modal": "cross-modal", "dev/f1_text_only": "text-only"}
 
 
 def environment() -> Environment:
     """Jinja as every page of ours uses it: all values escaped, an unknown one an error."""
-    found = Environment(loader=FileSystemLoader(HERE / "templates"), autoescape=True, undefined=StrictUndefined,
-                        trim_blocks=True, lstrip_blocks=True)
+    found = Environment(
+        loader=FileSystemLoader(HERE / "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
     found.filters |= {
         "percent": lambda fraction: f"{100 * fraction:.2f}",
         "interval": lambda bounds: "" if bounds is None else f"[{100 * bounds[0]:.1f}, {100 * bounds[1]:.1f}]",
@@ -53,17 +62,31 @@ def write(results: Results, thumbnails: Mapping[str, str], output: Path) -> None
     splits = score_splits(results, types)
     curves = results.curves
     charts = [
-        line_chart("Training loss", "mean over the epoch's tweets",
-                   {name: curves[key] for key, name in _LOSSES.items() if key in curves}),
-        line_chart("F1 on dev", "strict, per cent",
-                   {name: [(x, 100 * y) for x, y in curves[key]] for key, name in _DEV.items() if key in curves}),
+        line_chart(
+            "Training loss",
+            "mean over the epoch's tweets",
+            {name: curves[key] for key, name in _LOSSES.items() if key in curves},
+        ),
+        line_chart(
+            "F1 on dev",
+            "strict, per cent",
+            {name: [(x, 100 * y) for x, y in curves[key]] for key, name in _DEV.items() if key in curves},
+        ),
     ]
     headline = next((split for split in splits if split.rows), None)
     data = gallery(results, types, thumbnails)
-    page = environment().get_template("index.html.j2").render(
-        summary=summarise(results, types), splits=splits, headline=headline, settings=results.settings,
-        intervals=interval_chart(headline, "strict") if headline else None,
-        charts=[chart for chart in charts if chart], n_posts=len(data["posts"]),
+    page = (
+        environment()
+        .get_template("index.html.j2")
+        .render(
+            summary=summarise(results, types),
+            splits=splits,
+            headline=headline,
+            settings=results.settings,
+            intervals=interval_chart(headline, "strict") if headline else None,
+            charts=[chart for chart in charts if chart],
+            n_posts=len(data["posts"]),
+        )
     )
     write_assets(output / "assets")
     with atomic_write(output / "assets" / "posts.js") as file:
@@ -87,10 +110,15 @@ def script(variable: str, value: Any) -> str:
     end the string, the line or the script.
     """
     text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    for character, escaped in (("\\", "\\\\"), ("'", "\\'"), ("<", "\\x3c"), ("\u2028", "\\u2028"),
-                               ("\u2029", "\\u2029")):
+    for character, escaped in (
+        ("\\", "\\\\"),
+        ("'", "\\'"),
+        ("<", "\\x3c"),
+        ("\u2028", "\\u2028"),
+        ("\u2029", "\\u2029"),
+    ):
         text = text.replace(character, escaped)
-    return f'"use strict";\nconst {variable} = JSON.parse(\'{text}\');\n'
+    return f"\"use strict\";\nconst {variable} = JSON.parse('{text}');\n"
 
 
 def duration(seconds: float) -> str:

@@ -91,16 +91,34 @@ def score_splits(results: Results, types: Sequence[str]) -> list[SplitScores]:
 def _score_split(results: Results, split: Split, types: list[str]) -> SplitScores:
     scores = results.scores.get(split, {})
     conditions = [name for name in results.settings.evaluate.conditions if name in scores]
-    shown = [name for name in types
-             if any(name in scores[condition][reading] for condition in conditions for reading in _READINGS)]
-    rows = [ScoreRow(condition, reading, scores[condition][reading][MICRO],
-                     [scores[condition][reading].get(name) for name in shown])
-            for reading in _READINGS for condition in conditions]
+    shown = [
+        name
+        for name in types
+        if any(name in scores[condition][reading] for condition in conditions for reading in _READINGS)
+    ]
+    rows = [
+        ScoreRow(
+            condition,
+            reading,
+            scores[condition][reading][MICRO],
+            [scores[condition][reading].get(name) for name in shown],
+        )
+        for reading in _READINGS
+        for condition in conditions
+    ]
     predicted = results.predictions.get(split, {})
-    return SplitScores(split, None if rows else _why_not(results, split), shown, rows,
-                       _differences(results, split) if rows else [],
-                       [_matrix(condition, predicted[condition].confusion, types)
-                        for condition in conditions if condition in predicted and predicted[condition].confusion])
+    return SplitScores(
+        split,
+        None if rows else _why_not(results, split),
+        shown,
+        rows,
+        _differences(results, split) if rows else [],
+        [
+            _matrix(condition, predicted[condition].confusion, types)
+            for condition in conditions
+            if condition in predicted and predicted[condition].confusion
+        ],
+    )
 
 
 def _why_not(results: Results, split: Split) -> str:
@@ -109,8 +127,9 @@ def _why_not(results: Results, split: Split) -> str:
         return "The split has no posts."
     unlabelled = sum(post.labels is None for post in posts)
     if unlabelled:
-        return (f"{unlabelled:,} of {len(posts):,} posts have no labels to score against"
-                + ("; their predictions are shown among the posts." if results.predictions.get(split) else "."))
+        return f"{unlabelled:,} of {len(posts):,} posts have no labels to score against" + (
+            "; their predictions are shown among the posts." if results.predictions.get(split) else "."
+        )
     return "The run has not scored it."
 
 
@@ -126,10 +145,14 @@ def _differences(results: Results, split: Split) -> list[Difference]:
     for other in NAMES:
         if other == "cross_modal" or other not in predicted:
             continue
-        pairs = compare([row["labels"] for row in rows],
-                        [predicted[other].rows[row["id"]]["predicted"] for row in rows],
-                        [row["predicted"] for row in rows],
-                        samples=settings.bootstrap_samples, confidence=settings.confidence, seed=settings.shuffle_seed)
+        pairs = compare(
+            [row["labels"] for row in rows],
+            [predicted[other].rows[row["id"]]["predicted"] for row in rows],
+            [row["predicted"] for row in rows],
+            samples=settings.bootstrap_samples,
+            confidence=settings.confidence,
+            seed=settings.shuffle_seed,
+        )
         for reading in _READINGS:
             pair = pairs[reading]
             low, high = pair["difference_ci"]

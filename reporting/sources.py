@@ -92,19 +92,25 @@ def read(settings: Params, sources: Sources) -> Results:
     images = {row["image"]: row for row in read_jsonl(sources.images)}
     for post in (post for split in SPLITS for post in read_posts[split]):
         if post.image is not None and post.image not in images:
-            raise UserError(f"{sources.images}: no row for {post.image}, the picture of post {post.id}; run dvc repro "
-                            "images")
+            raise UserError(
+                f"{sources.images}: no row for {post.image}, the picture of post {post.id}; run dvc repro images"
+            )
     return Results(
         settings=settings,
         posts=read_posts,
         report=read_json(sources.posts / "report.json", "posts"),
         images=images,
-        contexts={kind: {row.image: row for row in contexts.read_contexts(sources.contexts / f"{kind}.jsonl", kind)}
-                  for kind in KINDS},
+        contexts={
+            kind: {row.image: row for row in contexts.read_contexts(sources.contexts / f"{kind}.jsonl", kind)}
+            for kind in KINDS
+        },
         views={split: {view.id: view for view in read_views(sources.views / f"{split}.jsonl")} for split in SPLITS},
         predictions=predictions,
-        scores={split: {name: scores for name, scores in conditions.items() if scores}
-                for split, conditions in evaluation.items() if conditions and any(conditions.values())},
+        scores={
+            split: {name: scores for name, scores in conditions.items() if scores}
+            for split, conditions in evaluation.items()
+            if conditions and any(conditions.values())
+        },
         runs={stage: read_json(sources.runs / f"{stage}.json", stage) for stage in STAGES},
         curves=_curves(sources.curves),
     )
@@ -117,8 +123,12 @@ def _predictions(path: Path) -> dict[str, dict[str, Any]]:
             length = len(row["tokens"])
             labels = row["labels"]
             whole = len(row["predicted"]) == length and (labels is None or len(labels) == length)
-            inside = all(0 <= entity["start"] < entity["end"] <= length and 0 <= entity["confidence"] <= 1.001
-                         and isinstance(entity["type"], str) for entity in row["entities"])
+            inside = all(
+                0 <= entity["start"] < entity["end"] <= length
+                and 0 <= entity["confidence"] <= 1.001
+                and isinstance(entity["type"], str)
+                for entity in row["entities"]
+            )
             if not (whole and inside and isinstance(row["context_used"], str)):
                 raise ValueError
             rows[row["id"]] = row

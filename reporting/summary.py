@@ -121,8 +121,9 @@ def count(number: int, one: str, many: str | None = None) -> str:
 
 def _split_row(results: Results, split: Split, types: list[str]) -> SplitRow:
     counts = results.report["splits"][split]
-    pictures = Counter(NO_PICTURE if post.image is None else results.images[post.image]["status"]
-                       for post in results.posts[split])
+    pictures = Counter(
+        NO_PICTURE if post.image is None else results.images[post.image]["status"] for post in results.posts[split]
+    )
     return SplitRow(split, counts, [counts["entities"]["conlleval"].get(name, 0) for name in types], dict(pictures))
 
 
@@ -144,8 +145,10 @@ def _missing(results: Results) -> Iterator[str]:
     if settings.data.images is None:
         yield "The data set has no pictures (data.images is null)."
     elif not readable:
-        yield (f"None of the {len(results.images):,} pictures that posts name can be read; why, stands in the list of "
-               "broken pictures.")
+        yield (
+            f"None of the {len(results.images):,} pictures that posts name can be read; why, stands in the list of "
+            "broken pictures."
+        )
     for kind in KINDS:
         rows = results.contexts[kind].values()
         if kind not in settings.views.kinds:
@@ -161,8 +164,10 @@ def _missing(results: Results) -> Iterator[str]:
         if not posts:
             yield f"The {split} split has no posts."
         elif unlabelled:
-            yield (f"{unlabelled:,} of the {count(len(posts), 'post')} of {split} have no labels"
-                   + ("." if split == "train" or results.scores.get(split) else ": no scores, only predictions."))
+            yield (
+                f"{unlabelled:,} of the {count(len(posts), 'post')} of {split} have no labels"
+                + ("." if split == "train" or results.scores.get(split) else ": no scores, only predictions.")
+            )
         if split != "train" and posts and split not in results.predictions:
             yield f"There are no predictions for {split}."
     for condition in ("cross_modal", "text_only", "shuffled"):
@@ -180,11 +185,14 @@ def _oddities(results: Results) -> Iterator[str]:
     """What the posts stage found odd and kept."""
     totals: Counter[str] = Counter()
     for counts in results.report["splits"].values():
-        totals.update({key: counts[key] for key in ("orphan_i", "invisible_tokens", "without_image",
-                                                    "sharing_an_image")})
+        totals.update(
+            {key: counts[key] for key in ("orphan_i", "invisible_tokens", "without_image", "sharing_an_image")}
+        )
     if totals["orphan_i"]:
-        yield (f"{count(totals['orphan_i'], 'orphan I- label')}, which no B- or I- of the type precedes: conlleval "
-               "opens an entity there, the strict scorer does not.")
+        yield (
+            f"{count(totals['orphan_i'], 'orphan I- label')}, which no B- or I- of the type precedes: conlleval "
+            "opens an entity there, the strict scorer does not."
+        )
     if totals["invisible_tokens"]:
         yield f"{count(totals['invisible_tokens'], 'token')} that cannot be seen; here their codes stand for them."
     if totals["sharing_an_image"]:
@@ -199,11 +207,15 @@ def _extractor_row(results: Results, kind: Kind) -> ExtractorRow:
     run, rows = results.runs[kind], results.contexts[kind].values()
     fingerprint = run.get("fingerprint")
     return ExtractorRow(
-        kind=kind, name=run["extractor"], used=kind in results.settings.views.kinds,
+        kind=kind,
+        name=run["extractor"],
+        used=kind in results.settings.views.kinds,
         fingerprint=None if fingerprint is None else digest(fingerprint),
         details="" if fingerprint is None else json.dumps(fingerprint, indent=2, sort_keys=True),
-        pictures=len(rows), with_items=sum(bool(row.items) for row in rows),
-        items=sum(len(row.items) for row in rows), failed=sum(row.status != "ok" for row in rows),
+        pictures=len(rows),
+        with_items=sum(bool(row.items) for row in rows),
+        items=sum(len(row.items) for row in rows),
+        failed=sum(row.status != "ok" for row in rows),
     )
 
 

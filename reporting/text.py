@@ -7,8 +7,10 @@ import re
 
 # Controls, zero-width characters, line and paragraph separators, the marks that change the direction of writing, tags,
 # halves of surrogate pairs. Joiners and variation selectors stay: emoji and many scripts are written with them.
-_HIDDEN = re.compile("[\x00-\x1f\x7f-\x9f\u00ad\u061c\u115f\u1160\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f"
-                     "\u3164\ufeff\uffa0\ufff9-\ufffb\U000e0000-\U000e001f\ud800-\udfff]")
+_HIDDEN = re.compile(
+    "[\x00-\x1f\x7f-\x9f\u00ad\u061c\u115f\u1160\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f"
+    "\u3164\ufeff\uffa0\ufff9-\ufffb\U000e0000-\U000e001f\ud800-\udfff]"
+)
 _ANY = re.compile(r"[\s\S]")
 LONGEST = 4000
 """Characters of one text that are shown; a token may have a million."""

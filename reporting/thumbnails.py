@@ -28,8 +28,15 @@ _QUALITY = 72
 _WINDOW = 256  # pictures decoded, and stored, at a time
 
 
-def write(rows: Iterable[Mapping[str, Any]], folder: Path | None, output: Path, side: int, limits: ImagesParams,
-          store: Store, workers: int = 2) -> dict[str, str]:
+def write(
+    rows: Iterable[Mapping[str, Any]],
+    folder: Path | None,
+    output: Path,
+    side: int,
+    limits: ImagesParams,
+    store: Store,
+    workers: int = 2,
+) -> dict[str, str]:
     """Write a thumbnail of each picture of the manifest's rows that can be read.
 
     Args:
@@ -61,8 +68,10 @@ def write(rows: Iterable[Mapping[str, Any]], folder: Path | None, output: Path, 
         except PictureError:
             return None  # it was readable when the manifest was made: shown as a picture that is not there
 
-    with (ThreadPoolExecutor(workers, thread_name_prefix="thumbnails") as pool,
-          tqdm(total=len(readable), desc="thumbnails", unit="picture", disable=None) as progress):
+    with (
+        ThreadPoolExecutor(workers, thread_name_prefix="thumbnails") as pool,
+        tqdm(total=len(readable), desc="thumbnails", unit="picture", disable=None) as progress,
+    ):
         for window in batched(readable, _WINDOW):
             kept = store.get_many(key, [row["sha256"] for row in window])
             found = {sha256: base64.b64decode(json.loads(text)) for sha256, text in kept.items()}
@@ -86,8 +95,10 @@ def _write(path: Path, data: bytes) -> None:
     try:
         path.write_bytes(data)
     except OSError as error:
-        raise UserError(f"{path}: cannot be written: {error.strerror}; see that there is room and that the folder may "
-                        "be written, and run again") from None
+        raise UserError(
+            f"{path}: cannot be written: {error.strerror}; see that there is room and that the folder may "
+            "be written, and run again"
+        ) from None
 
 
 def thumbnail(picture: Image.Image, side: int) -> bytes:

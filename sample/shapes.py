@@ -49,8 +49,16 @@ class Pen:
         """A filled rectangle."""
         self.polygon([(x0, y0), (x1, y0), (x1, y1), (x0, y1)], fill, outline)
 
-    def ellipse(self, x0: float, y0: float, x1: float, y1: float, fill: Colour | None,
-                outline: Colour | None = DARK, width: float | None = None) -> None:
+    def ellipse(
+        self,
+        x0: float,
+        y0: float,
+        x1: float,
+        y1: float,
+        fill: Colour | None,
+        outline: Colour | None = DARK,
+        width: float | None = None,
+    ) -> None:
         """An ellipse inside the given box; `width` is its outline's, as a share of the sheet."""
         (left, top), (right, bottom) = self._pixels([(x0, y0), (x1, y1)])
         pixels = self.edge if width is None else round(width * self.side)
@@ -79,8 +87,9 @@ def _ball(pen: Pen, colour: Colour) -> None:
 
 def _oval(x0: float, y0: float, x1: float, y1: float, steps: int = 48) -> list[Point]:
     cx, cy, rx, ry = (x0 + x1) / 2, (y0 + y1) / 2, (x1 - x0) / 2, (y1 - y0) / 2
-    return [(cx + rx * math.cos(2 * math.pi * k / steps), cy + ry * math.sin(2 * math.pi * k / steps))
-            for k in range(steps)]
+    return [
+        (cx + rx * math.cos(2 * math.pi * k / steps), cy + ry * math.sin(2 * math.pi * k / steps)) for k in range(steps)
+    ]
 
 
 def _hat(pen: Pen, colour: Colour) -> None:
@@ -119,8 +128,9 @@ def _kite(pen: Pen, colour: Colour) -> None:
     tail = [(0.50, 0.64), (0.58, 0.72), (0.48, 0.79), (0.57, 0.87), (0.50, 0.95)]
     pen.line(tail, DARK, 0.03)
     for x, y in tail[1:]:
-        pen.polygon([(x - 0.09, y - 0.045), (x + 0.09, y + 0.045), (x + 0.09, y - 0.045), (x - 0.09, y + 0.045)],
-                    colour, None)
+        pen.polygon(
+            [(x - 0.09, y - 0.045), (x + 0.09, y + 0.045), (x + 0.09, y - 0.045), (x - 0.09, y + 0.045)], colour, None
+        )
     pen.polygon([(0.50, 0.03), (0.84, 0.28), (0.50, 0.68), (0.16, 0.28)], colour)
     pen.polygon([(0.50, 0.03), (0.84, 0.28), (0.50, 0.28)], blend(colour, PALE, 0.45))
     pen.polygon([(0.16, 0.28), (0.50, 0.28), (0.50, 0.68)], blend(colour, DARK, 0.3))
@@ -155,8 +165,9 @@ def _dog(pen: Pen, colour: Colour) -> None:
     for x in (0.18, 0.30, 0.56, 0.67):
         pen.box(x, 0.60, x + 0.09, 0.93, colour)
     pen.polygon([(0.12, 0.42), (0.70, 0.40), (0.76, 0.68), (0.14, 0.68)], colour)
-    pen.polygon([(0.60, 0.16), (0.80, 0.14), (0.84, 0.26), (0.97, 0.30), (0.95, 0.43), (0.80, 0.46), (0.66, 0.50)],
-                colour)
+    pen.polygon(
+        [(0.60, 0.16), (0.80, 0.14), (0.84, 0.26), (0.97, 0.30), (0.95, 0.43), (0.80, 0.46), (0.66, 0.50)], colour
+    )
     pen.polygon([(0.60, 0.14), (0.71, 0.15), (0.68, 0.40), (0.58, 0.36)], blend(colour, DARK, 0.55))
     pen.ellipse(0.755, 0.20, 0.805, 0.25, DARK)
     pen.ellipse(0.92, 0.285, 0.98, 0.345, DARK)
@@ -239,10 +250,33 @@ def _clock(pen: Pen, colour: Colour) -> None:
 
 def _flag(pen: Pen, colour: Colour) -> None:
     pen.box(0.10, 0.03, 0.18, 0.97, WOOD)
-    pen.polygon([(0.18, 0.08), (0.40, 0.04), (0.66, 0.14), (0.95, 0.09), (0.95, 0.53), (0.66, 0.58), (0.40, 0.48),
-                 (0.18, 0.52)], colour)
-    pen.polygon([(0.18, 0.23), (0.40, 0.19), (0.66, 0.29), (0.95, 0.24), (0.95, 0.38), (0.66, 0.43), (0.40, 0.33),
-                 (0.18, 0.37)], PALE, None)
+    pen.polygon(
+        [
+            (0.18, 0.08),
+            (0.40, 0.04),
+            (0.66, 0.14),
+            (0.95, 0.09),
+            (0.95, 0.53),
+            (0.66, 0.58),
+            (0.40, 0.48),
+            (0.18, 0.52),
+        ],
+        colour,
+    )
+    pen.polygon(
+        [
+            (0.18, 0.23),
+            (0.40, 0.19),
+            (0.66, 0.29),
+            (0.95, 0.24),
+            (0.95, 0.38),
+            (0.66, 0.43),
+            (0.40, 0.33),
+            (0.18, 0.37),
+        ],
+        PALE,
+        None,
+    )
 
 
 DRAWERS: dict[str, Callable[[Pen, Colour], None]] = {

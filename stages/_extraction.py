@@ -25,8 +25,9 @@ def run(kind: Kind) -> None:
 
 
 def _main(kind: Kind) -> None:
-    parser = argparse.ArgumentParser(prog=f"python -m stages.{kind}",
-                                     description=f"Read {kind} off pictures: the pipeline's, or those of a folder.")
+    parser = argparse.ArgumentParser(
+        prog=f"python -m stages.{kind}", description=f"Read {kind} off pictures: the pipeline's, or those of a folder."
+    )
     parser.add_argument("--images", type=Path, metavar="DIR", help="read the pictures of this folder")
     parser.add_argument("--output", type=Path, metavar="FILE.jsonl", help="where the rows of --images go")
     parser.add_argument("--params", type=Path, default=paths.PARAMS, metavar="FILE", help="default: %(default)s")
@@ -41,26 +42,41 @@ def _main(kind: Kind) -> None:
     with Store.open() as store:
         if arguments.images is None:
             with stage_lock(kind), recorded(kind) as record:
-                record |= _extract(kind, settings, paths.IMAGES, settings.data.images_folder,
-                                   paths.CONTEXTS / f"{kind}.jsonl", store)
+                record |= _extract(
+                    kind, settings, paths.IMAGES, settings.data.images_folder, paths.CONTEXTS / f"{kind}.jsonl", store
+                )
         else:
             names = images.list_pictures(arguments.images)
             rows = list(images.manifest(names, arguments.images, settings.images, store))
             _extract(kind, settings, rows, arguments.images, arguments.output, store)
 
 
-def _extract(kind: Kind, settings: Params, manifest: Path | Iterable[ImageRow], folder: Path | None, output: Path,
-             store: Store) -> dict[str, Any]:
+def _extract(
+    kind: Kind, settings: Params, manifest: Path | Iterable[ImageRow], folder: Path | None, output: Path, store: Store
+) -> dict[str, Any]:
     """Run the engine; return what the report says of it."""
     section = getattr(settings, kind).model_dump()
     registry.require(kind, section)
     extractor = registry.create(kind, section, settings.execution)
-    summary = extraction.extract(kind, extractor, manifest, folder, output, store,
-                                 batch_size=getattr(settings.execution.batch_size, kind),
-                                 workers=settings.execution.decode_workers, limits=settings.images)
+    summary = extraction.extract(
+        kind,
+        extractor,
+        manifest,
+        folder,
+        output,
+        store,
+        batch_size=getattr(settings.execution.batch_size, kind),
+        workers=settings.execution.decode_workers,
+        limits=settings.images,
+    )
     print(summary)
     fingerprint = None if isinstance(extractor, LookupExtractor) else dict(extractor.fingerprint())
-    return {"items": summary.read, "unit": "pictures", "from_store": summary.from_store, "failed": summary.failed,
-            "extractor": section["extractor"],
-            "fingerprint": fingerprint,
-            "changed": [change._asdict() for change in registry.changed_options(kind, section)]}
+    return {
+        "items": summary.read,
+        "unit": "pictures",
+        "from_store": summary.from_store,
+        "failed": summary.failed,
+        "extractor": section["extractor"],
+        "fingerprint": fingerprint,
+        "changed": [change._asdict() for change in registry.changed_options(kind, section)],
+    }

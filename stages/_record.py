@@ -28,14 +28,24 @@ def recorded(stage: str) -> Iterator[dict[str, Any]]:
     started = time.monotonic()
     notes: dict[str, Any] = {}
     yield notes
-    write_json(paths.RUNS / f"{stage}.json", {
-        "stage": stage, "seconds": round(time.monotonic() - started, 3),
-        "finished": datetime.now(UTC).isoformat(timespec="seconds"), "machine": _machine(), **notes,
-    })
+    write_json(
+        paths.RUNS / f"{stage}.json",
+        {
+            "stage": stage,
+            "seconds": round(time.monotonic() - started, 3),
+            "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+            "machine": _machine(),
+            **notes,
+        },
+    )
 
 
 def _machine() -> dict[str, Any]:
     torch = sys.modules.get("torch")  # where the stage has not loaded it, it has used no GPU
     gpu = torch.cuda.get_device_name() if torch is not None and torch.cuda.is_initialized() else None
-    return {"system": f"{platform.system()} {platform.machine()}", "python": platform.python_version(),
-            "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(), "gpu": gpu}
+    return {
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "gpu": gpu,
+    }

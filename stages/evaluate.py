@@ -32,8 +32,9 @@ def main() -> None:
         tagger = Tagger.load(paths.TAGGER, settings.execution.device)
         for split in SPLITS:
             views = read_views(paths.VIEWS / f"{split}.jsonl")
-            results = evaluation.evaluate(tagger, views, settings.evaluate, progress=_bar,
-                                          batch_size=settings.execution.predict_batch_size)
+            results = evaluation.evaluate(
+                tagger, views, settings.evaluate, progress=_bar, batch_size=settings.execution.predict_batch_size
+            )
             metrics[split] = {condition: scores for condition, (scores, _) in results.items() if scores}
             for condition, (_, predictions) in results.items():
                 _write(f"{split}.{condition}", predictions)
@@ -41,8 +42,14 @@ def main() -> None:
         write_json(paths.EVALUATION, metrics)
     for name, conditions in metrics.items():
         if conditions:
-            print(f"{name}: " + ", ".join(f"{condition} {100 * scores['strict']['micro']['f1']:.2f}"
-                                           for condition, scores in conditions.items()) + " F1 (strict)")
+            print(
+                f"{name}: "
+                + ", ".join(
+                    f"{condition} {100 * scores['strict']['micro']['f1']:.2f}"
+                    for condition, scores in conditions.items()
+                )
+                + " F1 (strict)"
+            )
         else:
             print(f"{name}: no labels, so no scores; predictions are in {paths.PREDICTIONS}")
 
@@ -59,8 +66,11 @@ def _write(name: str, predictions: Sequence[Prediction]) -> None:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["actual", "predicted"])
         labelled = [prediction for prediction in predictions if prediction.labels is not None]
-        writer.writerows(scoring.confusion([prediction.labels or [] for prediction in labelled],
-                                           [prediction.predicted for prediction in labelled]))
+        writer.writerows(
+            scoring.confusion(
+                [prediction.labels or [] for prediction in labelled], [prediction.predicted for prediction in labelled]
+            )
+        )
 
 
 if __name__ == "__main__":

@@ -18,8 +18,12 @@ def main() -> None:
     """Run the stage."""
     settings = params.load(paths.PARAMS)
     with stage_lock("images"), Store.open() as store, recorded("images") as record:
-        names = {post.image for split in SPLITS for post in posts.read_records(paths.POSTS / f"{split}.jsonl")
-                 if post.image is not None}
+        names = {
+            post.image
+            for split in SPLITS
+            for post in posts.read_records(paths.POSTS / f"{split}.jsonl")
+            if post.image is not None
+        }
         rows = list(images.manifest(names, settings.data.images_folder, settings.images, store))
         write_jsonl(paths.IMAGES, map(asdict, rows))
         record |= {"items": len(rows), "unit": "pictures"}

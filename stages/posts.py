@@ -28,9 +28,11 @@ def main() -> None:
     for split, counts in report["splits"].items():
         entities = counts["entities"]
         labelled = "" if counts["labelled"] == counts["posts"] else f" ({counts['labelled']:,} labelled)"
-        print(f"{split}: {counts['posts']:,} posts{labelled}, {counts['tokens']:,} tokens, "
-              f"{entities['conlleval']['total']:,} entities ({entities['strict']['total']:,} read strictly), "
-              f"{counts['orphan_i']:,} orphan I-")
+        print(
+            f"{split}: {counts['posts']:,} posts{labelled}, {counts['tokens']:,} tokens, "
+            f"{entities['conlleval']['total']:,} entities ({entities['strict']['total']:,} read strictly), "
+            f"{counts['orphan_i']:,} orphan I-"
+        )
 
 
 if __name__ == "__main__":

@@ -15,16 +15,25 @@ from reporting import figure, page, sources, thumbnails
 from reporting.sources import Sources
 from stages import paths
 
-SOURCES = Sources(posts=paths.POSTS, images=paths.IMAGES, contexts=paths.CONTEXTS, views=paths.VIEWS,
-                  predictions=paths.PREDICTIONS, evaluation=paths.EVALUATION, runs=paths.RUNS, curves=paths.CURVES,
-                  confusion=paths.CONFUSION)
+SOURCES = Sources(
+    posts=paths.POSTS,
+    images=paths.IMAGES,
+    contexts=paths.CONTEXTS,
+    views=paths.VIEWS,
+    predictions=paths.PREDICTIONS,
+    evaluation=paths.EVALUATION,
+    runs=paths.RUNS,
+    curves=paths.CURVES,
+    confusion=paths.CONFUSION,
+)
 
 
 def main() -> None:
     """Run the stage."""
     parser = argparse.ArgumentParser(prog="python -m stages.report", description="Write report/index.html of a run.")
-    parser.add_argument("--figure", type=Path, metavar="FILE.svg",
-                        help="draw a post that its picture decides, and F1 by type, instead")
+    parser.add_argument(
+        "--figure", type=Path, metavar="FILE.svg", help="draw a post that its picture decides, and F1 by type, instead"
+    )
     parser.add_argument("--post", metavar="ID", help="the test post that --figure shows [the surest of them]")
     arguments = parser.parse_args()
     settings = params.load(paths.PARAMS)
@@ -41,9 +50,15 @@ def _write(settings: Params) -> None:
         results = sources.read(settings, SOURCES)
         shown = {post.image for split in settings.report.splits for post in results.posts[split]}
         rows = [row for name, row in sorted(results.images.items()) if name in shown]
-        written = thumbnails.write(rows, settings.data.images_folder, paths.REPORT / "assets" / "thumbnails",
-                                   settings.report.thumbnail, settings.images, store,
-                                   settings.execution.decode_workers)
+        written = thumbnails.write(
+            rows,
+            settings.data.images_folder,
+            paths.REPORT / "assets" / "thumbnails",
+            settings.report.thumbnail,
+            settings.images,
+            store,
+            settings.execution.decode_workers,
+        )
         page.write(results, written, paths.REPORT)
     posts = sum(len(results.posts[split]) for split in settings.report.splits)
     print(f"{paths.REPORT / 'index.html'}: {posts:,} posts, {len(written):,} pictures")

@@ -48,13 +48,26 @@ def main() -> None:
         key = digest({"train": settings.train.model_dump(mode="json"), "encoder": encoder.identity, "views": hashes})
         work = store.work_folder("training", key)
         resumed = processes.is_first() and training.last_whole_checkpoint(work) is not None
-        result = train(settings.train, encoder=encoder.folder, train=views["train"], dev=views["dev"],
-                       output=paths.TAGGER, work=work, curves=paths.CURVES, device=settings.execution.device)
+        result = train(
+            settings.train,
+            encoder=encoder.folder,
+            train=views["train"],
+            dev=views["dev"],
+            output=paths.TAGGER,
+            work=work,
+            curves=paths.CURVES,
+            device=settings.execution.device,
+        )
         if processes.is_first():
             model_card.write(paths.TAGGER, model_card.facts(settings.train, sources, encoder.identity, views, result))
         # The time of a resumed training is that of its last part, and says nothing of how many tweets a second.
-        record |= {"items": None if resumed else len(views["train"]) * result["epochs"], "unit": "tweets",
-                   "resumed": resumed, "encoder": encoder.identity, **result}
+        record |= {
+            "items": None if resumed else len(views["train"]) * result["epochs"],
+            "unit": "tweets",
+            "resumed": resumed,
+            "encoder": encoder.identity,
+            **result,
+        }
 
 
 if __name__ == "__main__":

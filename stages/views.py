@@ -25,8 +25,10 @@ def main() -> None:
         record |= {"items": 0, "unit": "posts"}
         by_image = render_contexts(settings.views)
         for split in SPLITS:
-            views = [View(post.id, post.tokens, post.labels, by_image.get(post.image or "", ""))
-                     for post in posts.read_records(paths.POSTS / f"{split}.jsonl")]
+            views = [
+                View(post.id, post.tokens, post.labels, by_image.get(post.image or "", ""))
+                for post in posts.read_records(paths.POSTS / f"{split}.jsonl")
+            ]
             write_jsonl(paths.VIEWS / f"{split}.jsonl", map(view_row, views))
             record["items"] += len(views)
             print(f"{split}: {sum(bool(view.context) for view in views):,} of {len(views):,} posts have a context")

@@ -34,8 +34,9 @@ class Project:
     @classmethod
     def make(cls, folder: Path, cut: Mapping[str, int] = CUT) -> "Project":
         """Copy what git would track, the sample cut to so many posts a split."""
-        listing = subprocess.run(["git", "ls-files", "-co", "--exclude-standard", "-z"], cwd=ROOT, check=True,
-                                 capture_output=True, text=True).stdout
+        listing = subprocess.run(
+            ["git", "ls-files", "-co", "--exclude-standard", "-z"], cwd=ROOT, check=True, capture_output=True, text=True
+        ).stdout
         kept = [name for name in listing.split("\0") if name and not name.startswith("sample/data/")]
         for name in kept:
             if (ROOT / name).is_file() and not name.startswith("tests/"):
@@ -78,24 +79,31 @@ class Project:
     def command(self, *arguments: str) -> tuple[list[str], dict[str, Any]]:
         """Arguments and environment of a command in the project: `dvc …`, or `python …`."""
         bin_folder = str(Path(sys.executable).parent)
-        environment = {**os.environ, "PATH": f"{bin_folder}{os.pathsep}{os.environ['PATH']}",
-                       "SIGHTREAD_STORE": str(self.store), "PYTHONPATH": "", **self.environment}
+        environment = {
+            **os.environ,
+            "PATH": f"{bin_folder}{os.pathsep}{os.environ['PATH']}",
+            "SIGHTREAD_STORE": str(self.store),
+            "PYTHONPATH": "",
+            **self.environment,
+        }
         program = [sys.executable, "-m", "dvc"] if arguments[0] == "dvc" else [sys.executable]
         return [*program, *arguments[1:]], {"cwd": self.folder, "env": environment}
 
     def run(self, *arguments: str, expect: int | None = 0) -> str:
         """Run a command to its end and return its output, stdout and stderr together."""
         command, options = self.command(*arguments)
-        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False,
-                              **options)
+        done = subprocess.run(
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False, **options
+        )
         assert expect is None or done.returncode == expect, done.stdout
         return done.stdout
 
     def start(self, *arguments: str) -> "subprocess.Popen[str]":
         """Start a command in a process group of its own."""
         command, options = self.command(*arguments)
-        return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, text=True,
-                                start_new_session=True, **options)
+        return subprocess.Popen(
+            command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, text=True, start_new_session=True, **options
+        )
 
     def repro(self, *arguments: str) -> list[str]:
         """`dvc repro`; return the stages that it ran."""
@@ -115,8 +123,10 @@ class Project:
 
     def outputs(self) -> dict[str, bytes]:
         """Name → content of what the data stages wrote."""
-        return {path.relative_to(self.folder).as_posix(): path.read_bytes()
-                for path in sorted((self.folder / "data").rglob("*.jsonl"))}
+        return {
+            path.relative_to(self.folder).as_posix(): path.read_bytes()
+            for path in sorted((self.folder / "data").rglob("*.jsonl"))
+        }
 
 
 def stages_run(output: str) -> list[str]:

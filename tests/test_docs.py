@@ -100,9 +100,14 @@ def trees(module: str) -> Iterator[ast.Module]:
 
 def given_to(module: str, method: str) -> set[str]:
     """The texts that a module's command line gives to argparse's `add_argument` or `add_parser`."""
-    return {argument.value for tree in trees(module) for node in ast.walk(tree)
-            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == method
-            for argument in node.args if isinstance(argument, ast.Constant) and isinstance(argument.value, str)}
+    return {
+        argument.value
+        for tree in trees(module)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == method
+        for argument in node.args
+        if isinstance(argument, ast.Constant) and isinstance(argument.value, str)
+    }
 
 
 def problems(command: list[str]) -> Iterator[str]:
@@ -113,8 +118,11 @@ def problems(command: list[str]) -> Iterator[str]:
                 yield f"no module {module}"
                 return
             known, subcommands = given_to(module, "add_argument"), given_to(module, "add_parser")
-            yield from (f"{module} has no option {word}" for word in arguments
-                        if word.startswith("--") and word.partition("=")[0] not in known)
+            yield from (
+                f"{module} has no option {word}"
+                for word in arguments
+                if word.startswith("--") and word.partition("=")[0] not in known
+            )
             if subcommands and arguments and arguments[0] not in subcommands:
                 yield f"{module} has no command {arguments[0]}"
             if module == "pipeline.preset" and arguments and arguments[0] not in preset.names():
@@ -123,8 +131,9 @@ def problems(command: list[str]) -> Iterator[str]:
             stages = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
             yield from (f"no stage {word}" for word in arguments if not word.startswith("-") and word not in stages)
         case ["dvc", "exp", "run", *arguments]:
-            changes = [word for place, word in enumerate(arguments) if place and arguments[place - 1] in ("-S",
-                       "--set-param")]
+            changes = [
+                word for place, word in enumerate(arguments) if place and arguments[place - 1] in ("-S", "--set-param")
+            ]
             settings = shipped()
             for key, _, value in (change.partition("=") for change in changes):
                 *parents, name = key.split(".")
@@ -135,11 +144,17 @@ def problems(command: list[str]) -> Iterator[str]:
             yield from invalid(settings)
         case ["make", *targets]:
             makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
-            yield from (f"no target {word}" for word in targets
-                        if "=" not in word and not re.search(rf"^{word}:", makefile, re.MULTILINE))
+            yield from (
+                f"no target {word}"
+                for word in targets
+                if "=" not in word and not re.search(rf"^{word}:", makefile, re.MULTILINE)
+            )
         case ["pytest", *arguments]:
-            yield from (f"no file {word}" for word in arguments
-                        if word.startswith("tests/") and not (ROOT / word.partition("::")[0]).exists())
+            yield from (
+                f"no file {word}"
+                for word in arguments
+                if word.startswith("tests/") and not (ROOT / word.partition("::")[0]).exists()
+            )
 
 
 def shipped() -> dict[str, Any]:
@@ -204,9 +219,15 @@ def test_the_check_finds_what_is_not_there() -> None:
     y'
     """
     found = [problem for command in commands(code) for problem in problems(command)]
-    for expected in ("no module ner.nothing", "ner.predict has no option --no-such-option", "no target nothing",
-                     "pipeline.checkpoints has no command unpack", "no stage nothing", "no preset nothing",
-                     "no file tests/nothing.py"):
+    for expected in (
+        "no module ner.nothing",
+        "ner.predict has no option --no-such-option",
+        "no target nothing",
+        "pipeline.checkpoints has no command unpack",
+        "no stage nothing",
+        "no preset nothing",
+        "no file tests/nothing.py",
+    ):
         assert expected in found
     assert any("num_beans: unknown key" in problem for problem in found)
     assert len(found) == 8
@@ -243,22 +264,38 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Project:
     """A project whose pipeline has run, with the files that the reader is supposed to have."""
     project = Project.make(tmp_path_factory.mktemp("docs") / "project")
     project.repro()
-    for name, source in (("tweets.conll", "sample/data/test.txt"), ("gold.conll", "sample/data/test.txt"),
-                         ("predicted.conll", "data/predictions/test.text_only.conll")):
+    for name, source in (
+        ("tweets.conll", "sample/data/test.txt"),
+        ("gold.conll", "sample/data/test.txt"),
+        ("predicted.conll", "data/predictions/test.text_only.conll"),
+    ):
         shutil.copy(project.folder / source, project.folder / name)
     return project
 
 
 @pytest.mark.slow  # trainings, and a start of Python for every command
 @pytest.mark.timeout(1800)
-@pytest.mark.parametrize("page", [page for page in PAGES if any(
-    block.needs is None and block.language in ("bash", "sh", "python") for block in blocks(page))],
-    ids=lambda page: str(page.relative_to(ROOT)))
+@pytest.mark.parametrize(
+    "page",
+    [
+        page
+        for page in PAGES
+        if any(block.needs is None and block.language in ("bash", "sh", "python") for block in blocks(page))
+    ],
+    ids=lambda page: str(page.relative_to(ROOT)),
+)
 def test_what_can_run_offline_runs(finished: Project, tmp_path: Path, page: Path) -> None:
     shutil.copytree(finished.folder, tmp_path / "project", symlinks=True)
-    project = Project(tmp_path / "project", finished.store, {
-        "GIT_AUTHOR_NAME": "t", "GIT_AUTHOR_EMAIL": "t@example.org", "GIT_COMMITTER_NAME": "t",
-        "GIT_COMMITTER_EMAIL": "t@example.org"})
+    project = Project(
+        tmp_path / "project",
+        finished.store,
+        {
+            "GIT_AUTHOR_NAME": "t",
+            "GIT_AUTHOR_EMAIL": "t@example.org",
+            "GIT_COMMITTER_NAME": "t",
+            "GIT_COMMITTER_EMAIL": "t@example.org",
+        },
+    )
     _, options = project.command("python")
     for block in blocks(page):
         if block.needs is not None or block.language not in ("bash", "sh", "python"):
@@ -267,6 +304,7 @@ def test_what_can_run_offline_runs(finished: Project, tmp_path: Path, page: Path
         for name, ours in STAND_INS.items():
             code = code.replace(name, ours)
         program = [sys.executable, "-c"] if block.language == "python" else ["bash", "-euo", "pipefail", "-c"]
-        done = subprocess.run([*program, code], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-                              check=False, **options)
+        done = subprocess.run(
+            [*program, code], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False, **options
+        )
         assert done.returncode == 0, f"{block}:\n{done.stdout}"

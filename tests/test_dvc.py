@@ -14,8 +14,11 @@ from tests.conftest import ROOT
 from tests.test_imports import NAMES, imported, name_of
 
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
-FILES = {name_of(path): path for room in ("pipeline", "ner", "reporting", "stages") for path in
-         (found.relative_to(ROOT) for found in (ROOT / room).rglob("*.py"))}
+FILES = {
+    name_of(path): path
+    for room in ("pipeline", "ner", "reporting", "stages")
+    for path in (found.relative_to(ROOT) for found in (ROOT / room).rglob("*.py"))
+}
 # Packages that a stage depends on as a whole: their modules are found by name, or read files that lie beside them.
 WHOLE = [Path("pipeline/extractors"), Path("reporting")]
 
@@ -68,16 +71,23 @@ def test_params_exist_and_execution_is_no_ones(stage: str) -> None:
         assert not rest or rest in Params.model_fields[section].annotation.model_fields  # type: ignore[union-attr]
 
 
-@pytest.mark.parametrize(("stage", "interpreter"), [("objects", "detectron2"), ("captions", "lavis"),
-                                                    ("ocr", "easyocr"), ("train", "flair")])
+@pytest.mark.parametrize(
+    ("stage", "interpreter"), [("objects", "detectron2"), ("captions", "lavis"), ("ocr", "easyocr"), ("train", "flair")]
+)
 def test_a_stage_depends_on_the_interpreter_that_it_may_run_in(stage: str, interpreter: str) -> None:
     assert f"envs/{interpreter}.txt" in map(dep_name, STAGES[stage]["deps"])
 
 
 def test_a_stage_that_takes_no_arguments_says_so_and_does_nothing_else(tmp_path: Path) -> None:
     def run(argument: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run([sys.executable, "-m", "stages.posts", argument], cwd=tmp_path, text=True, check=False,
-                              capture_output=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
+        return subprocess.run(
+            [sys.executable, "-m", "stages.posts", argument],
+            cwd=tmp_path,
+            text=True,
+            check=False,
+            capture_output=True,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+        )
 
     assert "usage: python -m stages.posts [-h]" in run("--help").stdout
     refused = run("now")

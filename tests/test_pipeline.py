@@ -39,7 +39,8 @@ def test_one_row_in_is_one_row_out(finished: Project) -> None:
     for split, rows in posts.items():
         views = finished.rows(f"data/views/{split}.jsonl")
         assert [(view["id"], view["tokens"], view["labels"]) for view in views] == [
-            (post["id"], post["tokens"], post["labels"]) for post in rows]
+            (post["id"], post["tokens"], post["labels"]) for post in rows
+        ]
     for split in ("dev", "test"):
         for condition in ("cross_modal", "text_only", "shuffled"):
             predicted = finished.rows(f"data/predictions/{split}.{condition}.jsonl")
@@ -123,7 +124,8 @@ def test_a_card_tells_what_its_contexts_were_read_by(finished: Project) -> None:
     finished.edit(captions={"extractor": "precomputed", "precomputed": {"path": "captions.jsonl"}})
     finished.repro("views")
     assert {name: rows for name, rows in finished.outputs().items() if "views" in name} == {
-        name: rows for name, rows in before.items() if "views" in name}
+        name: rows for name, rows in before.items() if "views" in name
+    }
     status = finished.run("dvc", "status", "train")
     assert "data/views/sources.json" in status
     assert "data/views/train.jsonl" not in status
@@ -174,23 +176,29 @@ def test_a_killed_run_is_finished_by_the_next(finished: Project, tmp_path: Path,
     fresh = Project.make(tmp_path / "fresh")
     fresh.run("dvc", "repro", "ocr")
     assert (project.folder / "data/contexts/ocr.jsonl").read_bytes() == (
-        fresh.folder / "data/contexts/ocr.jsonl").read_bytes()
+        fresh.folder / "data/contexts/ocr.jsonl"
+    ).read_bytes()
     total = sum(row["status"] == "ok" for row in fresh.rows("data/images.jsonl"))
     assert pictures_read(again, "ocr") < total
 
 
-@pytest.mark.parametrize(("edit", "message"), [
-    ({"data": {"root": "nowhere"}}, "data.root: nowhere: no such folder"),
-    ({"data": {"train": ["absent.txt"]}}, "absent.txt: no such file"),
-    ({"data": {"train": [], "dev": [], "test": []}}, "train, dev and test name no file"),
-    ({"captions": {"extractor": "blib"}}, "captions.extractor"),
-    ({"captions": {"blip": {"num_beans": 3}}}, "num_beans"),
-    ({"captions": {"blip": {"model": "checkpoints/none/at/all"}}}, "no such folder"),
-    ({"train": {"encoder": "no-one/no-such-encoder"}}, "hf download no-one/no-such-encoder"),
-    ({"train": {"epochs": -1}}, "train.epochs"),
-], ids=["root", "file", "no file", "extractor", "option", "checkpoint", "encoder", "value"])
-def test_a_mistake_stops_before_work_with_one_message(tmp_path: Path, edit: dict[str, dict[str, object]],
-                                                      message: str) -> None:
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        ({"data": {"root": "nowhere"}}, "data.root: nowhere: no such folder"),
+        ({"data": {"train": ["absent.txt"]}}, "absent.txt: no such file"),
+        ({"data": {"train": [], "dev": [], "test": []}}, "train, dev and test name no file"),
+        ({"captions": {"extractor": "blib"}}, "captions.extractor"),
+        ({"captions": {"blip": {"num_beans": 3}}}, "num_beans"),
+        ({"captions": {"blip": {"model": "checkpoints/none/at/all"}}}, "no such folder"),
+        ({"train": {"encoder": "no-one/no-such-encoder"}}, "hf download no-one/no-such-encoder"),
+        ({"train": {"epochs": -1}}, "train.epochs"),
+    ],
+    ids=["root", "file", "no file", "extractor", "option", "checkpoint", "encoder", "value"],
+)
+def test_a_mistake_stops_before_work_with_one_message(
+    tmp_path: Path, edit: dict[str, dict[str, object]], message: str
+) -> None:
     project = Project(tmp_path, tmp_path / "store")
     for name in ("params.yaml", "pipeline", "stages", "ner", "checkpoints"):
         os.symlink(ROOT / name, tmp_path / name)

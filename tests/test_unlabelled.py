@@ -14,8 +14,10 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]  # a training, and the
 
 def write_dump(project: Project) -> list[str]:
     """The cut's test posts as a tweet dump: a CSV file with texts, one row without a picture. Return their ids."""
-    posts = [block.splitlines() for block in
-             (project.folder / "sample/data/test.txt").read_text(encoding="utf-8").split("IMGID:")[1:]]
+    posts = [
+        block.splitlines()
+        for block in (project.folder / "sample/data/test.txt").read_text(encoding="utf-8").split("IMGID:")[1:]
+    ]
     folder = project.folder / "dump"
     shutil.copytree(project.folder / "sample/data/images", folder / "pictures")
     with open(folder / "tweets.csv", "w", encoding="utf-8", newline="") as file:
@@ -23,16 +25,24 @@ def write_dump(project: Project) -> list[str]:
         writer.writerow(["id", "created_at", "text", "image"])
         for number, (identifier, *lines) in enumerate(posts):
             words = [line.partition("\t")[0] for line in lines if line]
-            writer.writerow([identifier, "2016-05-01", " ".join(words[:2]) + "\n" + " ".join(words[2:]),
-                             f"{identifier}.jpg" if number else ""])
+            writer.writerow(
+                [
+                    identifier,
+                    "2016-05-01",
+                    " ".join(words[:2]) + "\n" + " ".join(words[2:]),
+                    f"{identifier}.jpg" if number else "",
+                ]
+            )
     return [identifier for identifier, *_ in posts]
 
 
 def test_posts_without_labels_get_contexts_and_predictions(tmp_path: Path) -> None:
     project = Project.make(tmp_path / "project")
     test = project.folder / "sample/data/test.txt"
-    test.write_text("".join(f"{line.partition(chr(9))[0]}\n" for line in test.read_text(encoding="utf-8").split("\n")),
-                    encoding="utf-8")
+    test.write_text(
+        "".join(f"{line.partition(chr(9))[0]}\n" for line in test.read_text(encoding="utf-8").split("\n")),
+        encoding="utf-8",
+    )
     output = project.run("dvc", "repro")
     assert "test: no labels, so no scores" in output
     scores = json.loads((project.folder / "metrics/evaluation.json").read_text(encoding="utf-8"))
@@ -43,8 +53,9 @@ def test_posts_without_labels_get_contexts_and_predictions(tmp_path: Path) -> No
 
     shutil.copytree(project.folder / "models/tagger", project.folder / "taggers/mine")
     ids = write_dump(project)
-    project.edit(data={"root": "dump", "format": "csv", "train": [], "dev": [], "test": ["tweets.csv"],
-                       "images": "pictures"})
+    project.edit(
+        data={"root": "dump", "format": "csv", "train": [], "dev": [], "test": ["tweets.csv"], "images": "pictures"}
+    )
     output = project.run("dvc", "repro", "views")
     assert "test: 12 posts (0 labelled), " in output
     views = project.rows("data/views/test.jsonl")
@@ -55,8 +66,9 @@ def test_posts_without_labels_get_contexts_and_predictions(tmp_path: Path) -> No
     assert project.rows("data/views/train.jsonl") == project.rows("data/views/dev.jsonl") == []
 
     def predict(*options: str) -> list[dict[str, object]]:
-        printed = project.run("python", "-m", "ner.predict", "taggers/mine", "data/views/test.jsonl",
-                              "--format", "jsonl", *options)
+        printed = project.run(
+            "python", "-m", "ner.predict", "taggers/mine", "data/views/test.jsonl", "--format", "jsonl", *options
+        )
         return [json.loads(line) for line in printed.splitlines() if line.startswith("{")]
 
     with_context, text_only = predict(), predict("--text-only")

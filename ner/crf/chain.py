@@ -95,8 +95,10 @@ class LinearChainCRF(nn.Module):
     ) -> tuple[Any, Any, Tensor, Tensor]:
         n_sequences, emissions = len(student), torch.cat([student, teacher])
         partition, score, moving, others = log_partition_and_marginals(
-            self._chain(emissions, mask.repeat(2, 1)), self._mixing,
-            n_sequences if detach_teacher else 2 * n_sequences, None if labels is None else labels.repeat(2, 1),
+            self._chain(emissions, mask.repeat(2, 1)),
+            self._mixing,
+            n_sequences if detach_teacher else 2 * n_sequences,
+            None if labels is None else labels.repeat(2, 1),
         )
         of_student, of_teacher = (moving, others) if detach_teacher else moving.split(n_sequences)
         dtype = _result_dtype(emissions)

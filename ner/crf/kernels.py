@@ -43,7 +43,16 @@ def run_forward(  # type: ignore[no-untyped-def]
 
 @triton.jit
 def run_backward(  # type: ignore[no-untyped-def]
-    messages, moved, step, lengths, of_emissions, of_step, of_ends, batch, longest, n_labels,
+    messages,
+    moved,
+    step,
+    lengths,
+    of_emissions,
+    of_step,
+    of_ends,
+    batch,
+    longest,
+    n_labels,
     TILE: tl.constexpr,
 ):
     """From the derivative by the messages, `moved`, those by emissions [2, B, L, K], step [2, B, K, K], ends [2, B, K].
@@ -88,8 +97,9 @@ class KernelMessages(torch.autograd.Function):
         emissions, step, ends, lengths = (each.contiguous() for each in (emissions, step, ends, lengths))
         messages = step.new_zeros(2, 2, batch, length, n_labels)
         with torch.cuda.device_of(messages):  # Triton launches on the current device, whatever the tensors lie on
-            run_forward[(batch, 2)](emissions, step, ends, lengths, messages, batch, length, n_labels,
-                                    TILE=triton.next_power_of_2(n_labels))
+            run_forward[(batch, 2)](
+                emissions, step, ends, lengths, messages, batch, length, n_labels, TILE=triton.next_power_of_2(n_labels)
+            )
         ctx.save_for_backward(messages, step, lengths)
         ctx.dtype = emissions.dtype
         return messages
@@ -103,6 +113,17 @@ class KernelMessages(torch.autograd.Function):
         of_step = messages.new_empty(2, batch, n_labels, n_labels)
         of_ends = messages.new_empty(2, batch, n_labels)
         with torch.cuda.device_of(messages):
-            run_backward[(batch, 2)](messages, moved.contiguous(), step, lengths, of_emissions, of_step, of_ends,
-                                     batch, length, n_labels, TILE=triton.next_power_of_2(n_labels))
+            run_backward[(batch, 2)](
+                messages,
+                moved.contiguous(),
+                step,
+                lengths,
+                of_emissions,
+                of_step,
+                of_ends,
+                batch,
+                length,
+                n_labels,
+                TILE=triton.next_power_of_2(n_labels),
+            )
         return of_emissions.sum(0).to(ctx.dtype), of_step.sum(1), of_ends.sum(1), None

@@ -139,7 +139,10 @@ def reverse(values: Tensor, lengths: Tensor | None, *, out: Tensor | None = None
 
 
 def run_both_ways(
-    ends: Tensor | float, factors: Tensor, step: Tensor, lengths: Tensor | None,
+    ends: Tensor | float,
+    factors: Tensor,
+    step: Tensor,
+    lengths: Tensor | None,
     advance: Callable[[int, Tensor, Tensor, Tensor], None],
 ) -> tuple[Tensor, Tensor]:
     """One loop over positions for both directions, of which the second reads each sequence from its last token on.

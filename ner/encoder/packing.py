@@ -95,19 +95,29 @@ def encode_packed(encoder: PreTrainedModel, batches: Sequence[dict[str, Tensor]]
 
 
 def attention(
-    module: torch.nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None,
-    dropout: float = 0.0, scaling: float | None = None, blocks: Sequence[Block] | None = None, **kwargs: Any,
+    module: torch.nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    blocks: Sequence[Block] | None = None,
+    **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """Self-attention [1, T, heads, size] of query, key and value [1, heads, T, size] within each window of `blocks`.
 
     Without blocks it is transformers' own, on padded batches.
     """
     if blocks is None:
-        return sdpa_attention_forward(module, query, key, value, attention_mask, dropout=dropout, scaling=scaling,
-                                      **kwargs)
+        return sdpa_attention_forward(
+            module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
+        )
     padded = (_Padded.apply(values.transpose(1, 2), blocks) for values in (query, key, value))
-    mixed = [_attend(q, k, v, block.bias.to(q.dtype), dropout, scaling)
-             for block, q, k, v in zip(blocks, *padded, strict=True)]
+    mixed = [
+        _attend(q, k, v, block.bias.to(q.dtype), dropout, scaling)
+        for block, q, k, v in zip(blocks, *padded, strict=True)
+    ]
     return _Unpadded.apply(blocks, *mixed), None
 
 
@@ -128,8 +138,7 @@ def _unpad(parts: Sequence[Tensor], blocks: Sequence[Block]) -> Tensor:
     _, n_heads, _, size = parts[0].shape
     values = parts[0].new_empty(1, blocks[-1].end, n_heads, size)
     for part, block in zip(parts, blocks, strict=True):
-        torch.index_select(part.reshape(-1, size), 0, block.rows,
-                           out=values[0, block.begin : block.end].view(-1, size))
+        torch.index_select(part.reshape(-1, size), 0, block.rows, out=values[0, block.begin : block.end].view(-1, size))
     return values
 
 

@@ -20,9 +20,20 @@ from pipeline.core import checkpoints
 from pipeline.core.errors import UserError
 from pipeline.core.records import atomic_write
 
-SENT = ("config.json", "model*.safetensors", "model.safetensors.index.json", "training.json", "tokenizer.json",
-        "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt",
-        "sentencepiece.bpe.model", "spiece.model")
+SENT = (
+    "config.json",
+    "model*.safetensors",
+    "model.safetensors.index.json",
+    "training.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.*",
+    "merges.txt",
+    "sentencepiece.bpe.model",
+    "spiece.model",
+)
 """The files of a tagger, as transformers names them; the card is written anew."""
 
 
@@ -36,8 +47,10 @@ def gather(tagger: Path, target: Path, card: str) -> list[Path]:
         UserError: `tagger` is no tagger's folder, or an export; `target` holds something.
     """
     if (tagger / ONNX_GRAPH).exists():
-        raise UserError(f"{tagger}: a tagger exported to ONNX; publish the folder that it was made from, which whoever "
-                        "loads it can export")
+        raise UserError(
+            f"{tagger}: a tagger exported to ONNX; publish the folder that it was made from, which whoever "
+            "loads it can export"
+        )
     load_config(tagger, "model*.safetensors")
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise UserError(f"{target}: not empty; name a folder to be made")
@@ -83,8 +96,10 @@ def check_name(repository: str) -> None:
     else:
         well_formed = repository.count("/") == 1
     if not well_formed:
-        raise UserError(f"{repository!r}: no name on the hub; expected OWNER/NAME of letters, digits, -, _ and . "
-                        "(no -- or .., at most 96 characters)")
+        raise UserError(
+            f"{repository!r}: no name on the hub; expected OWNER/NAME of letters, digits, -, _ and . "
+            "(no -- or .., at most 96 characters)"
+        )
 
 
 def send(folder: Path, repository: str, *, private: bool) -> str:
@@ -95,21 +110,29 @@ def send(folder: Path, repository: str, *, private: bool) -> str:
             private one is wanted.
     """
     if get_token() is None:
-        raise UserError("no token for the hub: run hf auth login, or set HF_TOKEN; to look at what would be sent: "
-                        "--dry-run FOLDER")
+        raise UserError(
+            "no token for the hub: run hf auth login, or set HF_TOKEN; to look at what would be sent: --dry-run FOLDER"
+        )
     api = HfApi()
     try:
         api.create_repo(repository, private=private, exist_ok=True)
         if private and not api.model_info(repository).private:
-            raise UserError(f"{repository}: is there already, and public; nothing was sent. Name another one, make it "
-                            "private on the hub, or leave out --private")
-        done = api.upload_folder(repo_id=repository, folder_path=folder, commit_message="Publish a tagger",
-                                 delete_patterns=list(SENT))  # weights of an earlier one, in other shards
+            raise UserError(
+                f"{repository}: is there already, and public; nothing was sent. Name another one, make it "
+                "private on the hub, or leave out --private"
+            )
+        done = api.upload_folder(
+            repo_id=repository, folder_path=folder, commit_message="Publish a tagger", delete_patterns=list(SENT)
+        )  # weights of an earlier one, in other shards
         return done.commit_url
     except HfHubHTTPError as error:
         status = error.response.status_code if error.response is not None else "no status"
-        raise UserError(f"{repository}: the hub refused it ({status}: {error.server_message or type(error).__name__}); "
-                        "see that the token (hf auth whoami) may write there") from None
+        raise UserError(
+            f"{repository}: the hub refused it ({status}: {error.server_message or type(error).__name__}); "
+            "see that the token (hf auth whoami) may write there"
+        ) from None
     except (ConnectionFailure, OSError) as error:  # OSError: offline mode
-        raise UserError(f"{repository}: the hub cannot be reached ({type(error).__name__}: {error}); see that there is "
-                        "internet and HF_HUB_OFFLINE is not set") from None
+        raise UserError(
+            f"{repository}: the hub cannot be reached ({type(error).__name__}: {error}); see that there is "
+            "internet and HF_HUB_OFFLINE is not set"
+        ) from None

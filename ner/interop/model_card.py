@@ -34,8 +34,13 @@ Evaluation = Mapping[str, Mapping[str, Scores]]
 """metrics/evaluation.json: scores by split and condition."""
 
 
-def facts(settings: TrainParams, sources: Mapping[str, Any], encoder: str, views: Mapping[str, Sequence[View]],
-          result: Mapping[str, Any]) -> dict[str, Any]:
+def facts(
+    settings: TrainParams,
+    sources: Mapping[str, Any],
+    encoder: str,
+    views: Mapping[str, Sequence[View]],
+    result: Mapping[str, Any],
+) -> dict[str, Any]:
     """What there is to know of a training, as JSON. No path outside the project is in it.
 
     Args:
@@ -59,8 +64,12 @@ def facts(settings: TrainParams, sources: Mapping[str, Any], encoder: str, views
 
 def _counts(views: Sequence[View]) -> dict[str, Any]:
     found = Counter(entity.type for view in views for entity in entities(view.labels or [], "conlleval"))
-    return {"posts": len(views), "tokens": sum(len(view.tokens) for view in views),
-            "with_context": sum(bool(view.context) for view in views), "entities": dict(sorted(found.items()))}
+    return {
+        "posts": len(views),
+        "tokens": sum(len(view.tokens) for view in views),
+        "with_context": sum(bool(view.context) for view in views),
+        "entities": dict(sorted(found.items())),
+    }
 
 
 def write(folder: Path, found: Mapping[str, Any]) -> None:
@@ -79,14 +88,22 @@ def read_facts(folder: Path) -> dict[str, Any]:
     try:
         return json.loads((folder / FACTS).read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise UserError(f"{folder}: {FACTS} is missing, which tells how the tagger was trained; only taggers that "
-                        "`dvc repro train` has trained have a card") from None
+        raise UserError(
+            f"{folder}: {FACTS} is missing, which tells how the tagger was trained; only taggers that "
+            "`dvc repro train` has trained have a card"
+        ) from None
     except ValueError as error:
         raise UserError(f"{folder / FACTS}: not JSON: {error}") from None
 
 
-def render(found: Mapping[str, Any], evaluation: Evaluation | None = None, *, repository: str | None = None,
-           data: str | None = None, licence: str | None = None) -> str:
+def render(
+    found: Mapping[str, Any],
+    evaluation: Evaluation | None = None,
+    *,
+    repository: str | None = None,
+    data: str | None = None,
+    licence: str | None = None,
+) -> str:
     """The card: a YAML header as the hub reads it, then Markdown.
 
     Args:
@@ -102,14 +119,25 @@ def render(found: Mapping[str, Any], evaluation: Evaluation | None = None, *, re
     return f"---\n{header}\n---\n\n{body}\n"
 
 
-def _header(found: Mapping[str, Any], evaluation: Evaluation, repository: str | None, data: str, licence: str | None
-            ) -> str:
+def _header(
+    found: Mapping[str, Any], evaluation: Evaluation, repository: str | None, data: str, licence: str | None
+) -> str:
     encoder = found["encoder"]
     results = [
-        EvalResult(task_type="token-classification", task_name="named entity recognition", dataset_type=_line(data),
-                   dataset_name=_line(data), dataset_split=split, metric_type="f1",
-                   metric_name=f"micro-F1, {reading}, {condition}", metric_value=round(scores[reading][MICRO]["f1"], 4))
-        for split, conditions in evaluation.items() for condition, scores in conditions.items() for reading in READINGS]
+        EvalResult(
+            task_type="token-classification",
+            task_name="named entity recognition",
+            dataset_type=_line(data),
+            dataset_name=_line(data),
+            dataset_split=split,
+            metric_type="f1",
+            metric_name=f"micro-F1, {reading}, {condition}",
+            metric_value=round(scores[reading][MICRO]["f1"], 4),
+        )
+        for split, conditions in evaluation.items()
+        for condition, scores in conditions.items()
+        for reading in READINGS
+    ]
     card = ModelCardData(
         model_name=repository.split("/")[1] if repository else "tagger",
         license=licence and _line(licence),
@@ -121,8 +149,9 @@ def _header(found: Mapping[str, Any], evaluation: Evaluation, repository: str | 
     return card.to_yaml()
 
 
-def _body(found: Mapping[str, Any], evaluation: Evaluation | None, repository: str | None, data: str,
-          licence: str | None) -> Iterator[str]:
+def _body(
+    found: Mapping[str, Any], evaluation: Evaluation | None, repository: str | None, data: str, licence: str | None
+) -> Iterator[str]:
     types = sorted(found["splits"]["train"]["entities"])
     yield "# A tagger for named entities in tweets"
     params = found["params"]
@@ -132,37 +161,54 @@ def _body(found: Mapping[str, Any], evaluation: Evaluation | None, repository: s
     yield f"It finds {_listed(types)} in tweets, by an encoder and a CRF, trained on {how}."
     yield "## Use"
     place = repository or "models/tagger"
-    yield f'In a checkout of Sightread, with its packages:\n\n```python\nfrom ner.predict import Tagger\n\ntagger = ' \
-          f'Tagger.load("{place}")\nprint(tagger.tag("Finally Jordan ! #tbt").entities)\n```'
+    yield (
+        f"In a checkout of Sightread, with its packages:\n\n```python\nfrom ner.predict import Tagger\n\ntagger = "
+        f'Tagger.load("{place}")\nprint(tagger.tag("Finally Jordan ! #tbt").entities)\n```'
+    )
     yield f"or `echo TEXT | python -m ner.predict {place}`."
     yield "## Scores"
     yield from _scores(found, evaluation)
     yield "## Data"
     yield f"Data set: {_escaped(data)}. Entities are counted as conlleval does."
     splits = found["splits"]
-    yield _table(["split", "posts", "tokens", "with a context", *types],
-                 [[split, *(f"{counts[key]:,}" for key in ("posts", "tokens", "with_context")),
-                   *(f"{counts['entities'].get(name, 0):,}" for name in types)] for split, counts in splits.items()])
+    yield _table(
+        ["split", "posts", "tokens", "with a context", *types],
+        [
+            [
+                split,
+                *(f"{counts[key]:,}" for key in ("posts", "tokens", "with_context")),
+                *(f"{counts['entities'].get(name, 0):,}" for name in types),
+            ]
+            for split, counts in splits.items()
+        ],
+    )
     contexts = [f"{kind} by {_escaped(reader)}" for kind, reader in found["contexts"].items()]
     yield f"The contexts hold, in this order: {'; '.join(contexts)}." if contexts else "The contexts are empty."
     yield "## Training"
     result = found["result"]
-    yield (f"Encoder: {_escaped(found['encoder']['name'])} ({_escaped(found['encoder']['identity'])}). "
-           f"Epoch {result['best_epoch']} of {result['epochs']} was the best on dev. "
-           f"{', '.join(f'{_escaped(name)} {_escaped(number)}' for name, number in found['versions'].items())}.")
+    yield (
+        f"Encoder: {_escaped(found['encoder']['name'])} ({_escaped(found['encoder']['identity'])}). "
+        f"Epoch {result['best_epoch']} of {result['epochs']} was the best on dev. "
+        f"{', '.join(f'{_escaped(name)} {_escaped(number)}' for name, number in found['versions'].items())}."
+    )
     yield _table(["param", "value"], [[key, json.dumps(value)] for key, value in _flat(params)])
     yield "## Limits"
-    yield "\n".join([
-        "- It knows the types above and the language, time and kind of text of its data, and is not tested on others.",
-        "- A wrong picture's context can mislead it; `shuffled` above, where measured, says by how much.",
-        "- A confidence is the CRF's own probability; it is not calibrated.",
-        f"- The encoder reads at most {params['max_length']} sub-tokens at once; longer tweets are read in windows.",
-        "- Tweets hold names of living people: mind the law, and the terms that the data came under.",
-    ])
+    yield "\n".join(
+        [
+            "- It knows the types above and the language, time and kind of text of its data; it is not tested on others.",
+            "- A wrong picture's context can mislead it; `shuffled` above, where measured, says by how much.",
+            "- A confidence is the CRF's own probability; it is not calibrated.",
+            f"- The encoder reads at most {params['max_length']} sub-tokens at once, longer tweets in windows.",
+            "- Tweets hold names of living people: mind the law, and the terms that the data came under.",
+        ]
+    )
     yield "## Licence"
-    yield (f"{_escaped(licence)}, as stated by whoever published it." if licence else
-           "None has been stated. That of Sightread's code (Apache-2.0) is not that of these weights: what the encoder "
-           "and the data allow has to be looked up.")
+    yield (
+        f"{_escaped(licence)}, as stated by whoever published it."
+        if licence
+        else "None has been stated. That of Sightread's code (Apache-2.0) is not that of these weights: what the "
+        "encoder and the data allow has to be looked up."
+    )
 
 
 def _scores(found: Mapping[str, Any], evaluation: Evaluation | None) -> Iterator[str]:
@@ -172,24 +218,46 @@ def _scores(found: Mapping[str, Any], evaluation: Evaluation | None) -> Iterator
         yield _table(["dev", "strict micro-F1, %"], [[views[key], f"{100 * value:.2f}"] for key, value in dev.items()])
         yield "The epoch was chosen by these. Scores on other posts are not in this card."
         return
-    yield ("In percent, with the bounds of the confidence interval of F1 (bootstrap over posts). `conlleval` opens an "
-           "entity at an orphan `I-`, `strict` does not. `cross_modal`: with the pictures' contexts; `text_only`: on "
-           "the text alone; `shuffled`: with another post's context. dev chose the epoch, test did not.")
+    yield (
+        "In percent, with the bounds of the confidence interval of F1 (bootstrap over posts). `conlleval` opens an "
+        "entity at an orphan `I-`, `strict` does not. `cross_modal`: with the pictures' contexts; `text_only`: on "
+        "the text alone; `shuffled`: with another post's context. dev chose the epoch, test did not."
+    )
     for split in sorted(evaluation, reverse=True):  # test first
         conditions = evaluation[split]
         if not conditions:
             yield f"{split}: its posts have no labels, so there are no scores."
             continue
         yield f"### {split}"
-        yield _table(["condition", "scorer", "precision", "recall", "F1", "interval", "entities"], [
-            [condition, reading, *(f"{100 * row[key]:.2f}" for key in ("precision", "recall", "f1")),
-             "–" if row["f1_ci"] is None else "{:.2f} – {:.2f}".format(*(100 * bound for bound in row["f1_ci"])),
-             f"{row['support']:,}"]
-            for condition, scores in conditions.items() for reading in READINGS for row in [scores[reading][MICRO]]])
+        yield _table(
+            ["condition", "scorer", "precision", "recall", "F1", "interval", "entities"],
+            [
+                [
+                    condition,
+                    reading,
+                    *(f"{100 * row[key]:.2f}" for key in ("precision", "recall", "f1")),
+                    "–" if row["f1_ci"] is None else "{:.2f} – {:.2f}".format(*(100 * bound for bound in row["f1_ci"])),
+                    f"{row['support']:,}",
+                ]
+                for condition, scores in conditions.items()
+                for reading in READINGS
+                for row in [scores[reading][MICRO]]
+            ],
+        )
         types = sorted({name for scores in conditions.values() for name in scores["strict"]} - {MICRO})
-        yield _table(["F1 by type, strict", *conditions], [
-            [name, *("–" if name not in scores["strict"] else f"{100 * scores['strict'][name]['f1']:.2f}"
-                     for scores in conditions.values())] for name in types])
+        yield _table(
+            ["F1 by type, strict", *conditions],
+            [
+                [
+                    name,
+                    *(
+                        "–" if name not in scores["strict"] else f"{100 * scores['strict'][name]['f1']:.2f}"
+                        for scores in conditions.values()
+                    ),
+                ]
+                for name in types
+            ],
+        )
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -206,8 +274,9 @@ def _listed(types: Sequence[str]) -> str:
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(cell if cell == "---" else _escaped(cell) for cell in line) + " |"
-                     for line in lines)
+    return "\n".join(
+        "| " + " | ".join(cell if cell == "---" else _escaped(cell) for cell in line) + " |" for line in lines
+    )
 
 
 def _line(text: str) -> str:

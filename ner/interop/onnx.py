@@ -95,12 +95,15 @@ def load(folder: Path) -> tuple[OnnxTagger, ViewEncoder]:
     options.intra_op_num_threads = 1  # its threads would wait for each other in every operator
     config = load_config(folder)
     try:
-        session = onnxruntime.InferenceSession(str(folder / ONNX_GRAPH), options, providers=["CPUExecutionProvider"],
-                                               disabled_optimizers=_SLOW_FUSIONS)
+        session = onnxruntime.InferenceSession(
+            str(folder / ONNX_GRAPH), options, providers=["CPUExecutionProvider"], disabled_optimizers=_SLOW_FUSIONS
+        )
         tagger = OnnxTagger(session, config, torch.get_num_threads())
     except Exception as error:  # onnxruntime's errors share no other base
-        raise UserError(f"{folder / ONNX_GRAPH}: onnxruntime cannot read it ({error}); export the tagger again: "
-                        f"python -m ner.onnx export TAGGER {folder}") from error
+        raise UserError(
+            f"{folder / ONNX_GRAPH}: onnxruntime cannot read it ({error}); export the tagger again: "
+            f"python -m ner.onnx export TAGGER {folder}"
+        ) from error
     return tagger, load_view_encoder(folder, config)
 
 
@@ -123,9 +126,15 @@ def export(tagger: str | Path, folder: str | Path) -> Path:
     try:
         with torch.inference_mode(False), torch.no_grad(), _quiet_export():
             torch.onnx.export(
-                graph, (ids, torch.ones_like(ids), torch.arange(5)), target / ONNX_GRAPH, dynamo=True,
-                opset_version=OPSET, input_names=INPUTS, output_names=["emissions", *SCORES],
-                dynamic_shapes=dimensions, verbose=False,
+                graph,
+                (ids, torch.ones_like(ids), torch.arange(5)),
+                target / ONNX_GRAPH,
+                dynamo=True,
+                opset_version=OPSET,
+                input_names=INPUTS,
+                output_names=["emissions", *SCORES],
+                dynamic_shapes=dimensions,
+                verbose=False,
             )
         for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
             if (source / name).exists():

@@ -64,8 +64,10 @@ def _softened_kl(teacher: Tensor, student: Tensor, possible: Tensor, temperature
     teacher, student, possible = (scores.movedim(0, -1) for scores in (teacher, student, possible))  # [L, K, B]
     # What is impossible gets probability 0 on both sides; a row with nothing possible, on padding, is uniform on both.
     log_teacher, log_student = (
-        torch.log_softmax(scores.to(torch.promote_types(scores.dtype, torch.float32)).masked_fill(~possible, -1e30)
-                          .div_(temperature), dim=1)
+        torch.log_softmax(
+            scores.to(torch.promote_types(scores.dtype, torch.float32)).masked_fill(~possible, -1e30).div_(temperature),
+            dim=1,
+        )
         for scores in (teacher, student)
     )
     return torch.nn.functional.kl_div(log_student, log_teacher, reduction="none", log_target=True).sum((0, 1))

@@ -91,14 +91,21 @@ class CrossViewTagger(PreTrainedModel):
             UserError: the checkpoint lacks weights that the encoder needs, or is of no kind that gives token vectors.
         """
         loaded, report = AutoModel.from_pretrained(
-            encoder, revision=params.revision, dtype=torch.float32, local_files_only=local_files_only,
-            use_safetensors=True, output_loading_info=True, trust_remote_code=False,
+            encoder,
+            revision=params.revision,
+            dtype=torch.float32,
+            local_files_only=local_files_only,
+            use_safetensors=True,
+            output_loading_info=True,
+            trust_remote_code=False,
         )
         missing = sorted(name for name in report["missing_keys"] if not name.startswith("pooler."))
         if missing or not hasattr(loaded.config, "hidden_size"):
             lacks = f"it lacks {len(missing)} weights ({missing[0]}, …)" if missing else "its config has no hidden_size"
-            raise UserError(f"train.encoder: {encoder} is no whole encoder of the BERT or RoBERTa kind: {lacks}; "
-                            "choose another checkpoint")
+            raise UserError(
+                f"train.encoder: {encoder} is no whole encoder of the BERT or RoBERTa kind: {lacks}; "
+                "choose another checkpoint"
+            )
         weights = params.weights
         settings = json.loads(loaded.config.to_json_string(use_diff=False))
         settings.pop("_name_or_path", None)  # where the encoder lay on this machine, which is nobody's business
@@ -233,12 +240,14 @@ def longest_window(config: PreTrainedConfig) -> int:
 
 def load_tokenizer(path: str | Path, revision: str | None = None, *, local_files_only: bool = False) -> Any:
     """The fast tokenizer of an encoder or of a saved tagger, ready for pre-split words."""
-    config = AutoConfig.from_pretrained(path, revision=revision, local_files_only=local_files_only,
-                                        trust_remote_code=False)
+    config = AutoConfig.from_pretrained(
+        path, revision=revision, local_files_only=local_files_only, trust_remote_code=False
+    )
     # Byte-level BPE (RoBERTa, not XLM-R) takes pre-split words only with a space before each.
     extra = {"add_prefix_space": True} if config.model_type in ("roberta", "gpt2", "longformer") else {}
-    return AutoTokenizer.from_pretrained(path, revision=revision, local_files_only=local_files_only,
-                                         trust_remote_code=False, **extra)
+    return AutoTokenizer.from_pretrained(
+        path, revision=revision, local_files_only=local_files_only, trust_remote_code=False, **extra
+    )
 
 
 def load_tagger(folder: str | Path) -> tuple[CrossViewTagger, ViewEncoder]:
@@ -261,12 +270,16 @@ def load_config(folder: Path, *weights: str) -> TaggerConfig:
     """
     for pattern in ("config.json", *weights, "tokenizer.json"):
         if not any(folder.glob(pattern)):
-            raise UserError(f"{folder}: no tagger here ({pattern} is missing); name a tagger's folder, or train one "
-                            "(dvc repro train)")
+            raise UserError(
+                f"{folder}: no tagger here ({pattern} is missing); name a tagger's folder, or train one "
+                "(dvc repro train)"
+            )
     found = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
     if found != TaggerConfig.model_type:
-        raise UserError(f"{folder}: expected a tagger (model_type {TaggerConfig.model_type!r}), found {found!r}; "
-                        "an encoder alone cannot tag: train one (dvc repro train)")
+        raise UserError(
+            f"{folder}: expected a tagger (model_type {TaggerConfig.model_type!r}), found {found!r}; "
+            "an encoder alone cannot tag: train one (dvc repro train)"
+        )
     return TaggerConfig.from_pretrained(folder, local_files_only=True)
 
 

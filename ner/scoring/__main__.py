@@ -27,8 +27,10 @@ def table(scores: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str:
 def comparison_table(results: Mapping[str, Mapping[str, Any]]) -> str:
     """Differences as a text table, in points of F1."""
     lines = [f"{'OTHER - PREDICTED':<18} {'f1':>9} {'p':>9}"]
-    lines += [f"{reading:<18} {100 * row['difference']:>+9.2f} {row['p_value']:>9.4f}{_bounds(row['difference_ci'])}"
-              for reading, row in results.items()]
+    lines += [
+        f"{reading:<18} {100 * row['difference']:>+9.2f} {row['p_value']:>9.4f}{_bounds(row['difference_ci'])}"
+        for reading, row in results.items()
+    ]
     return "\n".join(lines)
 
 
@@ -63,8 +65,10 @@ def main() -> None:
     for path in filter(None, (arguments.predicted, arguments.other)):
         aligned = align(posts, read_conll(path), str(arguments.gold), str(path))
         systems.append([post.labels or [] for post in aligned])
-    scores = [score(gold, system, bootstrap_samples=samples, confidence=confidence, seed=seed)
-              | overlap_scores(gold, system) for system in systems]
+    scores = [
+        score(gold, system, bootstrap_samples=samples, confidence=confidence, seed=seed) | overlap_scores(gold, system)
+        for system in systems
+    ]
     if len(systems) == 1:
         print(json.dumps(scores[0], indent=2) if arguments.json else table(scores[0]))
         return

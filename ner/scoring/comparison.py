@@ -29,8 +29,11 @@ def overlap_scores(gold: Labels, predicted: Labels) -> Scores:
         entities. The rows of types compare the entities of that type alone.
     """
     sides: list[list[list[dict[str, Any]]]] = [
-        [[{"label": kind, "start": start, "end": end - 1} for start, end, kind in entities(labels, "conlleval")]
-         for labels in side] for side in (gold, predicted)
+        [
+            [{"label": kind, "start": start, "end": end - 1} for start, end, kind in entities(labels, "conlleval")]
+            for labels in side
+        ]
+        for side in (gold, predicted)
     ]
     types = sorted({entity["label"] for side in sides for post in side for entity in post})
     found = Evaluator(*sides, tags=types, loader="dict").evaluate()
@@ -41,8 +44,10 @@ def overlap_scores(gold: Labels, predicted: Labels) -> Scores:
         return {**figures, "support": n_gold, "f1_ci": None}
 
     return {
-        ours: {MICRO: row(found["overall"].get(theirs), sum(support.values())),
-               **{name: row(found["entities"][name][theirs], support[name]) for name in types}}
+        ours: {
+            MICRO: row(found["overall"].get(theirs), sum(support.values())),
+            **{name: row(found["entities"][name][theirs], support[name]) for name in types},
+        }
         for ours, theirs in OVERLAP_MEASURES.items()
     }
 
@@ -55,8 +60,13 @@ def compare(
 
 
 def compare_runs(
-    gold: Labels, ones: Sequence[Labels], others: Sequence[Labels], *,
-    samples: int = 1000, confidence: float = 0.95, seed: int = 0,
+    gold: Labels,
+    ones: Sequence[Labels],
+    others: Sequence[Labels],
+    *,
+    samples: int = 1000,
+    confidence: float = 0.95,
+    seed: int = 0,
 ) -> dict[str, dict[str, Any]]:
     """Test whether two systems' micro-F1 differ by more than the choice of posts explains.
 
@@ -78,8 +88,9 @@ def compare_runs(
     """
     results: dict[str, dict[str, Any]] = {}
     for reading in READINGS:
-        counts = np.stack([sum(count(gold, run, reading)[1].sum(1) for run in runs) for runs in (ones, others)],
-                          axis=1)  # [posts, 2, 3]
+        counts = np.stack(
+            [sum(count(gold, run, reading)[1].sum(1) for run in runs) for runs in (ones, others)], axis=1
+        )  # [posts, 2, 3]
         right, found, wanted = np.moveaxis(counts.sum(0), -1, 0)
         difference = float(np.diff(2 * right / np.maximum(found + wanted, 1))[0])
         drawn = np.diff(np.concatenate(list(resampled_f1(counts, samples, seed))), axis=1)[:, 0]

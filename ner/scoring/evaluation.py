@@ -74,8 +74,10 @@ def evaluate(
     """
     unlabelled = [view.id for view in views if view.labels is None]
     if unlabelled and len(unlabelled) < len(views):
-        raise UserError(f"evaluate: post {unlabelled[0]} has no labels to score against, but others of its split do; "
-                        "leave it out of data, or have a split without any labels, which is then predicted only")
+        raise UserError(
+            f"evaluate: post {unlabelled[0]} has no labels to score against, but others of its split do; "
+            "leave it out of data, or have a split without any labels, which is then predicted only"
+        )
     gold = [view.labels or [] for view in views]
     scored = len(unlabelled) < len(views)
     results: dict[str, Any] = {}
@@ -86,8 +88,16 @@ def evaluate(
         if progress is not None:
             stream = progress(stream, len(views), condition)
         predictions = list(stream)
-        scores = {} if not scored else score(
-            gold, [prediction.predicted for prediction in predictions], bootstrap_samples=params.bootstrap_samples,
-            confidence=params.confidence, seed=params.shuffle_seed)
+        scores = (
+            {}
+            if not scored
+            else score(
+                gold,
+                [prediction.predicted for prediction in predictions],
+                bootstrap_samples=params.bootstrap_samples,
+                confidence=params.confidence,
+                seed=params.shuffle_seed,
+            )
+        )
         results[condition] = scores, predictions
     return results

@@ -52,16 +52,18 @@ def score(
     for index, (one, other) in enumerate(zip(gold, predicted, strict=True)):
         if len(one) != len(other):
             raise ValueError(f"post {index}: {len(one)} gold labels, {len(other)} predicted ones")
-    return {reading: _score(*count(gold, predicted, reading), bootstrap_samples, confidence, seed)
-            for reading in READINGS}
+    return {
+        reading: _score(*count(gold, predicted, reading), bootstrap_samples, confidence, seed) for reading in READINGS
+    }
 
 
 def count(
     gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]], reading: Reading
 ) -> tuple[list[str], NDArray[np.int64]]:
     """Types, and per post and type the numbers of right, predicted and gold entities: [posts, types, 3]."""
-    pairs = [(set(entities(one, reading)), set(entities(other, reading)))
-             for one, other in zip(gold, predicted, strict=True)]
+    pairs = [
+        (set(entities(one, reading)), set(entities(other, reading))) for one, other in zip(gold, predicted, strict=True)
+    ]
     types = sorted({entity.type for pair in pairs for found in pair for entity in found})
     column = {name: index for index, name in enumerate(types)}
     counts = np.zeros((len(pairs), len(types), 3), dtype=np.int64)
@@ -77,8 +79,9 @@ def confusion(gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]])
     that names nothing there."""
     pairs = []
     for one, other in zip(gold, predicted, strict=True):
-        wanted, found = ({(start, end): kind for start, end, kind in entities(labels, "conlleval")}
-                         for labels in (one, other))
+        wanted, found = (
+            {(start, end): kind for start, end, kind in entities(labels, "conlleval")} for labels in (one, other)
+        )
         pairs += [(wanted.get(span, "none"), found.get(span, "none")) for span in sorted(wanted | found)]
     return pairs
 
@@ -157,12 +160,16 @@ def align(gold: Sequence[Post], predicted: Sequence[Post], gold_name: str, predi
         extra = sorted(set(predicted_keys) - set(gold_keys))
         if missing or extra:
             name, which, key = (predicted_name, "lacks", missing[0]) if missing else (predicted_name, "adds", extra[0])
-            raise UserError(f"{name}: {which} post IMGID:{key}, unlike {gold_name} "
-                            f"({len(missing)} missing, {len(extra)} too many); expected the same posts in both files")
+            raise UserError(
+                f"{name}: {which} post IMGID:{key}, unlike {gold_name} "
+                f"({len(missing)} missing, {len(extra)} too many); expected the same posts in both files"
+            )
         ordered = [by_key[key] for key in gold_keys]
     elif len(gold) != len(predicted):
-        raise UserError(f"{predicted_name}: {len(predicted)} posts, but {gold_name} has {len(gold)}; expected the same "
-                        "posts in both files (in the same order where they have no IMGID lines)")
+        raise UserError(
+            f"{predicted_name}: {len(predicted)} posts, but {gold_name} has {len(gold)}; expected the same "
+            "posts in both files (in the same order where they have no IMGID lines)"
+        )
     else:
         ordered = list(predicted)
     for one, other in zip(gold, ordered, strict=True):
@@ -170,10 +177,14 @@ def align(gold: Sequence[Post], predicted: Sequence[Post], gold_name: str, predi
             if post.labels is None:
                 raise UserError(f"{name}: post {post.id} has no labels; expected token<TAB>label")
         if one.tokens != other.tokens:
-            place = next((index for index, pair in enumerate(zip(one.tokens, other.tokens, strict=False))
-                          if pair[0] != pair[1]), min(len(one.tokens), len(other.tokens)))
-            raise UserError(f"post {one.id}: token {place + 1} is {_token(one, place)} in {gold_name}, but "
-                            f"{_token(other, place)} in {predicted_name}; expected the same tokens in both files")
+            place = next(
+                (index for index, pair in enumerate(zip(one.tokens, other.tokens, strict=False)) if pair[0] != pair[1]),
+                min(len(one.tokens), len(other.tokens)),
+            )
+            raise UserError(
+                f"post {one.id}: token {place + 1} is {_token(one, place)} in {gold_name}, but "
+                f"{_token(other, place)} in {predicted_name}; expected the same tokens in both files"
+            )
     return ordered
 
 

@@ -78,8 +78,10 @@ def train(
         encoded_dev, encoded_train = (encode_views(params, views, posts) for posts in (dev, train))
         index = {label: position for position, label in enumerate(model.labels)}
         examples = [
-            Example({name: encoded[place] for name, encoded in encoded_train.items()},
-                    [index[label] for label in to_bioes(view.labels or [])])
+            Example(
+                {name: encoded[place] for name, encoded in encoded_train.items()},
+                [index[label] for label in to_bioes(view.labels or [])],
+            )
             for place, view in enumerate(train)
         ]
         arguments = _arguments(params, work, chosen)
@@ -114,9 +116,7 @@ def train(
     return summary(state)
 
 
-def set_up(
-    params: TrainParams, encoder: Path | str, train: Sequence[View]
-) -> tuple[CrossViewTagger, Any, ViewEncoder]:
+def set_up(params: TrainParams, encoder: Path | str, train: Sequence[View]) -> tuple[CrossViewTagger, Any, ViewEncoder]:
     """A seeded tagger of the labels in `train`, with nothing learned yet; its tokenizer; the encoder of its views."""
     set_seed(params.seed)
     model = CrossViewTagger.from_encoder(encoder, bioes_labels(view.labels or [] for view in train), params)
@@ -145,8 +145,9 @@ def summary(state: TrainerState) -> dict[str, Any]:
     return {
         "epochs": len(history),
         "best_epoch": history.index(best_logs) + 1,
-        "dev": {key.removeprefix("eval_"): value for key, value in sorted(best_logs.items())
-                if key.startswith("eval_f1")},
+        "dev": {
+            key.removeprefix("eval_"): value for key, value in sorted(best_logs.items()) if key.startswith("eval_f1")
+        },
     }
 
 
@@ -171,8 +172,11 @@ def _run(trainer: "TaggerTrainer", work: Path, params: TrainParams) -> TrainerSt
 
 def last_whole_checkpoint(work: Path) -> Path | None:
     """The latest checkpoint that was written to its end."""
-    whole = [(int(folder.name.removeprefix("checkpoint-")), folder)
-             for folder in work.glob("checkpoint-*") if is_complete(folder)]
+    whole = [
+        (int(folder.name.removeprefix("checkpoint-")), folder)
+        for folder in work.glob("checkpoint-*")
+        if is_complete(folder)
+    ]
     return max(whole)[1] if whole else None
 
 
@@ -193,9 +197,11 @@ def check_labelled(split: str, views: Sequence[View]) -> None:
         raise UserError(f"train: the {split} split has no posts; expected at least one (data.{split}); {remedy}")
     for view in views:
         if view.labels is None or not view.tokens:
-            raise UserError(f"train: post {view.id} of the {split} split has no "
-                            f"{'labels' if view.tokens else 'tokens'}; the tagger learns from labelled posts alone; "
-                            f"{remedy}")
+            raise UserError(
+                f"train: post {view.id} of the {split} split has no "
+                f"{'labels' if view.tokens else 'tokens'}; the tagger learns from labelled posts alone; "
+                f"{remedy}"
+            )
 
 
 def _arguments(params: TrainParams, work: Path, device: torch.device) -> TrainingArguments:

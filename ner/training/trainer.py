@@ -242,8 +242,11 @@ def is_complete(checkpoint: Path) -> bool:
 
 
 def _sizes(folder: Path) -> dict[str, int]:
-    return {path.relative_to(folder).as_posix(): path.stat().st_size for path in sorted(folder.rglob("*"))
-            if path.is_file() and path.name != COMPLETE}
+    return {
+        path.relative_to(folder).as_posix(): path.stat().st_size
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name != COMPLETE
+    }
 
 
 class EarlyStopping(TrainerCallback):
@@ -261,8 +264,13 @@ class Progress(TrainerCallback):
     bar: tqdm | None = None
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        self.bar = tqdm(total=state.max_steps, initial=state.global_step, desc="training", unit="step",
-                        disable=not (sys.stderr.isatty() and processes.is_first()))
+        self.bar = tqdm(
+            total=state.max_steps,
+            initial=state.global_step,
+            desc="training",
+            unit="step",
+            disable=not (sys.stderr.isatty() and processes.is_first()),
+        )
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         if self.bar is not None:
@@ -272,10 +280,16 @@ class Progress(TrainerCallback):
         if not processes.is_first():
             return
         logs = {**next((logs for logs in reversed(state.log_history) if "loss" in logs), {}), **state.log_history[-1]}
-        scores = ", ".join(f"{key.removeprefix('eval_f1_')} {100 * value:.2f}"
-                           for key, value in logs.items() if key.startswith("eval_f1_"))
-        tqdm.write(f"epoch {round(state.epoch or 0)}/{round(args.num_train_epochs)}: "
-                   f"loss {logs.get('loss', float('nan')):.4f}, dev F1 (strict) {scores}", file=sys.stderr)
+        scores = ", ".join(
+            f"{key.removeprefix('eval_f1_')} {100 * value:.2f}"
+            for key, value in logs.items()
+            if key.startswith("eval_f1_")
+        )
+        tqdm.write(
+            f"epoch {round(state.epoch or 0)}/{round(args.num_train_epochs)}: "
+            f"loss {logs.get('loss', float('nan')):.4f}, dev F1 (strict) {scores}",
+            file=sys.stderr,
+        )
 
     def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         if self.bar is not None:

@@ -1,6 +1,6 @@
 """`python -m pipeline.params check`: whether what params.yaml names is there, before hours are spent on it.
 
-The types of params are pipeline/settings/params.py's business and the options of an extractor its own; here all of them come
+The types of params are in pipeline/settings/params.py, the options of an extractor beside it; here all of them come
 together with the disk: data files, checkpoints, free space. Every problem found is in the one message.
 """
 

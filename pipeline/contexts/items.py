@@ -30,8 +30,12 @@ class ObjectTag:
 
     def to_row(self) -> dict[str, Any]:
         """The JSON object."""
-        return {"label": self.label, "attribute": self.attribute, "score": self.score,
-                "box": None if self.box is None else list(self.box)}
+        return {
+            "label": self.label,
+            "attribute": self.attribute,
+            "score": self.score,
+            "box": None if self.box is None else list(self.box),
+        }
 
     @classmethod
     def from_row(cls, row: Mapping[str, Any]) -> Self:
@@ -42,8 +46,12 @@ class ObjectTag:
         """
         _expect_keys(row, ("label",), ("attribute", "score", "box"))
         box = row.get("box")
-        return cls(_text(row, "label"), None if row.get("attribute") is None else _text(row, "attribute"),
-                   _score(row), None if box is None else _numbers(box, "box", 4))  # type: ignore[arg-type]
+        return cls(
+            _text(row, "label"),
+            None if row.get("attribute") is None else _text(row, "attribute"),
+            _score(row),
+            None if box is None else _numbers(box, "box", 4),
+        )  # type: ignore[arg-type]
 
     def text(self, attributes: bool) -> str:
         """The tag in words: "black dog", or "dog" without attributes."""
@@ -82,8 +90,11 @@ class TextLine:
 
     def to_row(self) -> dict[str, Any]:
         """The JSON object."""
-        return {"text": self.text, "score": self.score,
-                "polygon": None if self.polygon is None else [list(point) for point in self.polygon]}
+        return {
+            "text": self.text,
+            "score": self.score,
+            "polygon": None if self.polygon is None else [list(point) for point in self.polygon],
+        }
 
     @classmethod
     def from_row(cls, row: Mapping[str, Any]) -> Self:
@@ -104,7 +115,9 @@ class TextLine:
 Item = ObjectTag | Caption | TextLine
 
 ITEMS: dict[Kind, type[ObjectTag] | type[Caption] | type[TextLine]] = {
-    "objects": ObjectTag, "captions": Caption, "ocr": TextLine,
+    "objects": ObjectTag,
+    "captions": Caption,
+    "ocr": TextLine,
 }
 """What each kind of extractor gives; the kind is also the key of the list in a context record."""
 
@@ -118,8 +131,9 @@ def require_whole(text: str, what: str) -> None:
     try:
         text.encode()
     except UnicodeEncodeError:
-        raise ValueError(f"{what}: holds half a character (a lone surrogate, such as \\ud83d), which cannot be written "
-                         "as UTF-8") from None
+        raise ValueError(
+            f"{what}: holds half a character (a lone surrogate, such as \\ud83d), which cannot be written as UTF-8"
+        ) from None
 
 
 def _expect_keys(row: Mapping[str, Any], needed: Sequence[str], others: Sequence[str]) -> None:
@@ -128,8 +142,10 @@ def _expect_keys(row: Mapping[str, Any], needed: Sequence[str], others: Sequence
     missing = [key for key in needed if key not in row]
     unknown = sorted(set(row) - {*needed, *others})
     if missing or unknown:
-        raise ValueError(f"expected the keys {', '.join([*needed, *others])}; "
-                         + (f"{missing[0]} is missing" if missing else f"{unknown[0]} is unknown"))
+        raise ValueError(
+            f"expected the keys {', '.join([*needed, *others])}; "
+            + (f"{missing[0]} is missing" if missing else f"{unknown[0]} is unknown")
+        )
 
 
 def _text(row: Mapping[str, Any], key: str) -> str:
@@ -182,8 +198,9 @@ def read_contexts(path: Path, kind: Kind) -> Iterator[Context]:
             items = row[kind]
             if not isinstance(items, list):
                 raise ValueError(f"{kind}: expected a list, found {items!r}")
-            yield Context(row["image"], row["sha256"], row["status"], row["error"],
-                          [ITEMS[kind].from_row(item) for item in items])
+            yield Context(
+                row["image"], row["sha256"], row["status"], row["error"], [ITEMS[kind].from_row(item) for item in items]
+            )
         except ValueError as error:
             raise UserError(f"{path}:{number}: {error}; run dvc repro {kind} to write the file anew") from None
 
@@ -197,8 +214,12 @@ def _clean(text: str) -> str:
     return " ".join(_UNPRINTABLE.sub(" ", text).split())
 
 
-def render(views: ViewsParams, objects: Sequence[ObjectTag] = (), captions: Sequence[Caption] = (),
-           ocr: Sequence[TextLine] = ()) -> str:
+def render(
+    views: ViewsParams,
+    objects: Sequence[ObjectTag] = (),
+    captions: Sequence[Caption] = (),
+    ocr: Sequence[TextLine] = (),
+) -> str:
     """The context string of a picture, on one line; empty where nothing was found.
 
     Each kind in ``views.kinds``, in that order, gives the texts of its items in the order the extractor gave them

@@ -23,8 +23,16 @@ _WEIGHTS, _INDEX = "model.safetensors", "model.safetensors.index.json"  # whole,
 _DOWNLOADED = ("*.safetensors", "*.json", "*.txt", "*.model")
 _SKIPPED = ("onnx/*", "openvino/*", "*/*.json")
 # what a model, tokenizer or processor is loaded from besides weights
-_LOADED = ("*config.json", "tokenizer*.json", "special_tokens_map.json", "added_tokens.json", "vocab.json", "vocab.txt",
-           "merges.txt", "*.model")
+_LOADED = (
+    "*config.json",
+    "tokenizer*.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+    "*.model",
+)
 _UNHASHED = {".md", ".gitattributes"}  # files that no model reads
 _MAX_NAMED = 4  # files that a message names
 
@@ -89,8 +97,10 @@ def require(model: str, revision: str | None = None) -> None:
 def _local(model: str, revision: str | None) -> Path:
     folder = Path(model).expanduser()
     if not folder.is_dir():
-        raise UserError(f"checkpoint {model}: no such folder; put the checkpoint there, or name a hub repository "
-                        "(as in Salesforce/blip-image-captioning-base)")
+        raise UserError(
+            f"checkpoint {model}: no such folder; put the checkpoint there, or name a hub repository "
+            "(as in Salesforce/blip-image-captioning-base)"
+        )
     if revision is not None:
         raise UserError(f"checkpoint {model}: a local folder has no revision; set revision: null")
     _require_weights(folder, model, _lacking_shards(folder), "copy or download the checkpoint there as a whole")
@@ -114,9 +124,11 @@ def _refuse_code(config: Path, model: str) -> None:
 
     if found.get("model_type") not in CONFIG_MAPPING_NAMES:
         named = ", ".join(sorted(map(str, code.values()))) if isinstance(code, dict) else str(code)
-        raise UserError(f"checkpoint {model}: it needs code of its own ({named}; auto_map in {config.name}), and no "
-                        "code that comes with a checkpoint is run here; choose one whose model_type, unlike "
-                        f"{found.get('model_type')!r}, is part of transformers")
+        raise UserError(
+            f"checkpoint {model}: it needs code of its own ({named}; auto_map in {config.name}), and no "
+            "code that comes with a checkpoint is run here; choose one whose model_type, unlike "
+            f"{found.get('model_type')!r}, is part of transformers"
+        )
 
 
 def is_hub_name(model: str) -> bool:
@@ -166,8 +178,14 @@ def _snapshot(model: str, revision: str | None) -> Path:
     if cached is not None and not _missing(cached, model):
         return cached
     try:
-        return Path(snapshot_download(model, revision=_wanted(cached, revision), allow_patterns=list(_DOWNLOADED),
-                                      ignore_patterns=list(_SKIPPED)))
+        return Path(
+            snapshot_download(
+                model,
+                revision=_wanted(cached, revision),
+                allow_patterns=list(_DOWNLOADED),
+                ignore_patterns=list(_SKIPPED),
+            )
+        )
     except _hub_errors() as error:
         cached = _cached(model, revision)
         if cached is None:
@@ -193,7 +211,8 @@ def _not_to_be_had(model: str, revision: str | None, error: Exception) -> UserEr
     return UserError(
         f"checkpoint {model}{at}: neither a folder here nor in the local cache, and the hub did not give it "
         f"({type(error).__name__}). Check the name; a private one needs `hf auth login`. Where there is internet: "
-        f"hf download {model}{at} --local-dir checkpoints/{model.split('/')[-1]}; then name that folder")
+        f"hf download {model}{at} --local-dir checkpoints/{model.split('/')[-1]}; then name that folder"
+    )
 
 
 def _lacking_shards(folder: Path) -> list[str]:
@@ -213,21 +232,29 @@ def _named(files: Sequence[str]) -> str:
 
 
 def _require_snapshot(snapshot: Path, model: str) -> None:
-    _require_weights(snapshot, model, _missing(snapshot, model),
-                     f"where there is internet, this fetches it: hf download {model} --revision {snapshot.name}")
+    _require_weights(
+        snapshot,
+        model,
+        _missing(snapshot, model),
+        f"where there is internet, this fetches it: hf download {model} --revision {snapshot.name}",
+    )
 
 
 def _require_weights(folder: Path, model: str, lacking: Sequence[str], remedy: str) -> None:
     has_weights = any(folder.glob("*.safetensors"))
     pickles = sorted(file.name for pattern in _PICKLES for file in folder.glob(pattern))
     if pickles and not has_weights:
-        raise UserError(f"checkpoint {model}: its weights are a pickle ({pickles[0]}), which can run code when loaded; "
-                        f"convert them: python -m pipeline.checkpoints convert {folder}")
+        raise UserError(
+            f"checkpoint {model}: its weights are a pickle ({pickles[0]}), which can run code when loaded; "
+            f"convert them: python -m pipeline.checkpoints convert {folder}"
+        )
     if lacking:
         raise UserError(f"checkpoint {model}: {folder} lacks {_named(lacking)}; {remedy}")
     if not has_weights:
-        raise UserError(f"checkpoint {model}: no *.safetensors in {folder}; found "
-                        f"{', '.join(sorted(file.name for file in folder.iterdir())[:8]) or 'nothing'}")
+        raise UserError(
+            f"checkpoint {model}: no *.safetensors in {folder}; found "
+            f"{', '.join(sorted(file.name for file in folder.iterdir())[:8]) or 'nothing'}"
+        )
 
 
 def digest(folder: str | os.PathLike[str]) -> str:

@@ -116,8 +116,9 @@ def require(name: str) -> None:
     """
     wanted = environment(name)
     if not wanted.is_this() and (problem := wanted.problem()):
-        raise UserError(f"{name} runs in an interpreter of its own, {wanted.folder}, which {problem}; run: "
-                        f"{wanted.command}")
+        raise UserError(
+            f"{name} runs in an interpreter of its own, {wanted.folder}, which {problem}; run: {wanted.command}"
+        )
 
 
 def enter(name: str) -> None:
@@ -134,12 +135,17 @@ def enter(name: str) -> None:
         return
     require(name)
     if os.environ.get(_ENTERED) == str(wanted.folder):
-        raise UserError(f"{wanted.python}: runs as {sys.prefix}, not as the interpreter of {wanted.folder}; build it "
-                        f"again: {wanted.command}")
+        raise UserError(
+            f"{wanted.python}: runs as {sys.prefix}, not as the interpreter of {wanted.folder}; build it "
+            f"again: {wanted.command}"
+        )
     sys.stdout.flush()
     sys.stderr.flush()
-    os.execve(wanted.python, [str(wanted.python), *sys.orig_argv[1:]],  # noqa: S606
-              {**os.environ, _ENTERED: str(wanted.folder)})
+    os.execve(  # noqa: S606
+        wanted.python,
+        [str(wanted.python), *sys.orig_argv[1:]],
+        {**os.environ, _ENTERED: str(wanted.folder)},
+    )
 
 
 def version(name: str, package: str) -> str:
@@ -150,9 +156,11 @@ def version(name: str, package: str) -> str:
     """
     wanted = environment(name)
     if not wanted.is_this():
-        raise UserError(f"{package} runs in an interpreter of its own, {wanted.folder}, and this process is one of "
-                        f"{sys.prefix}; the stages change to it by themselves, any other program is to be run by "
-                        f"{wanted.python}")
+        raise UserError(
+            f"{package} runs in an interpreter of its own, {wanted.folder}, and this process is one of "
+            f"{sys.prefix}; the stages change to it by themselves, any other program is to be run by "
+            f"{wanted.python}"
+        )
     return metadata.version(package)
 
 
@@ -179,9 +187,11 @@ def sync(name: str, source: str | None = None) -> Environment:
         if wanted.problem() is None and source is None:
             return wanted
         if name in SOURCES and not (source := source or os.environ.get(SOURCES[name])):
-            raise UserError(f"{name} is on no package index; say where it is to be had, as a wheel, a folder with its "
-                            f"code or a URL that uv installs from: {wanted.command}, or {SOURCES[name]}. See "
-                            "docs/extractors.md, Isolated interpreters")
+            raise UserError(
+                f"{name} is on no package index; say where it is to be had, as a wheel, a folder with its "
+                f"code or a URL that uv installs from: {wanted.command}, or {SOURCES[name]}. See "
+                "docs/extractors.md, Isolated interpreters"
+            )
         uv = _uv()
         if wanted.folder.exists():
             (wanted.folder / _MARKER).unlink(missing_ok=True)  # first: what is left of it is not whole
@@ -213,8 +223,10 @@ def _uv() -> str:
 def _run(wanted: Environment, *command: str) -> None:
     done = subprocess.run(command, check=False)
     if done.returncode:
-        raise UserError(f"{wanted.folder}: {' '.join(command)} ended with status {done.returncode}, for the reason "
-                        "above; the interpreter is not built")
+        raise UserError(
+            f"{wanted.folder}: {' '.join(command)} ended with status {done.returncode}, for the reason "
+            "above; the interpreter is not built"
+        )
 
 
 def status() -> list[str]:

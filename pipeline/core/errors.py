@@ -26,8 +26,11 @@ def run_cli(main: Callable[[], int | None], about: str | None = None) -> NoRetur
     """
     if about is not None:
         module = sys.modules["__main__"].__spec__
-        argparse.ArgumentParser(prog=None if module is None else f"python -m {module.name}", description=about,
-                                formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
+        argparse.ArgumentParser(
+            prog=None if module is None else f"python -m {module.name}",
+            description=about,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        ).parse_args()
     signal.signal(signal.SIGTERM, _terminate)
     try:
         status = main() or 0

@@ -30,8 +30,10 @@ def split_label(label: str, scheme: Scheme = "iob2") -> tuple[str, str]:
         return "O", ""
     prefix, dash, entity_type = label.partition("-")
     if not dash or not entity_type or len(prefix) != 1 or prefix not in _PREFIXES[scheme]:
-        raise ValueError(f"{label!r} is no {scheme.upper()} label: expected O or a letter of "
-                         f"{'/'.join(_PREFIXES[scheme][:4])}, a dash and a type, as in B-PER")
+        raise ValueError(
+            f"{label!r} is no {scheme.upper()} label: expected O or a letter of "
+            f"{'/'.join(_PREFIXES[scheme][:4])}, a dash and a type, as in B-PER"
+        )
     return prefix, entity_type
 
 

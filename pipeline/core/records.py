@@ -123,8 +123,9 @@ def read_json(path: Path, stage: str) -> dict[str, Any]:
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; run the stage that writes it: dvc repro {stage}") from None
     except ValueError as error:
-        raise UserError(f"{path}: not JSON ({error}); run the stage that writes it again: "
-                        f"dvc repro --force --single-item {stage}") from None
+        raise UserError(
+            f"{path}: not JSON ({error}); run the stage that writes it again: dvc repro --force --single-item {stage}"
+        ) from None
     if not isinstance(value, dict):
         raise UserError(f"{path}: expected an object, found {type(value).__name__}")
     return value
@@ -185,10 +186,15 @@ def read_views(path: str | os.PathLike[str]) -> list[View]:
             found = ", ".join(row)
             raise UserError(f"{path}:{number}: expected the keys id, tokens, labels, context; found {found}") from None
         lists = [view.tokens] if view.labels is None else [view.tokens, view.labels]
-        if not (isinstance(view.id, str) and isinstance(view.context, str) and all(
-                isinstance(texts, list) and all(isinstance(text, str) for text in texts) for texts in lists)):
-            raise UserError(f"{path}:{number}: expected texts as id and context, and lists of texts as tokens and "
-                            "labels; run dvc repro views")
+        if not (
+            isinstance(view.id, str)
+            and isinstance(view.context, str)
+            and all(isinstance(texts, list) and all(isinstance(text, str) for text in texts) for texts in lists)
+        ):
+            raise UserError(
+                f"{path}:{number}: expected texts as id and context, and lists of texts as tokens and "
+                "labels; run dvc repro views"
+            )
         if view.labels is not None and len(view.labels) != len(view.tokens):
             raise UserError(f"{path}:{number}: {len(view.tokens)} tokens but {len(view.labels)} labels")
         views.append(view)

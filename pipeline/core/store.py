@@ -164,8 +164,9 @@ class Store:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
-                 traceback: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
         self.close()
 
     def _path(self, fingerprint: str) -> Path:
@@ -197,14 +198,17 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> None:
     version = connection.execute("PRAGMA user_version").fetchone()[0]
     application = connection.execute("PRAGMA application_id").fetchone()[0]
     if version > SCHEMA and application == _APPLICATION:
-        raise UserError(f"{path}: its layout, {version}, is newer than this Sightread knows ({SCHEMA}). Get the newer "
-                        f"Sightread, or set {VARIABLE} to another folder; the pictures are then read anew")
+        raise UserError(
+            f"{path}: its layout, {version}, is newer than this Sightread knows ({SCHEMA}). Get the newer "
+            f"Sightread, or set {VARIABLE} to another folder; the pictures are then read anew"
+        )
     if version == 0 and application == 0 and not connection.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone():
         # Readers go on while another process writes; where the file system cannot (a network share), it stays as it is.
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("BEGIN IMMEDIATE")
-        connection.execute("CREATE TABLE results (key BLOB NOT NULL UNIQUE, value BLOB NOT NULL, "
-                           "checksum INTEGER NOT NULL)")
+        connection.execute(
+            "CREATE TABLE results (key BLOB NOT NULL UNIQUE, value BLOB NOT NULL, checksum INTEGER NOT NULL)"
+        )
         connection.execute(f"PRAGMA application_id = {_APPLICATION}")
         connection.execute(f"PRAGMA user_version = {SCHEMA}")
         connection.execute("COMMIT")
@@ -221,26 +225,35 @@ def _explained(path: Path) -> Iterator[None]:
     except sqlite3.OperationalError as error:
         code = getattr(error, "sqlite_errorname", "") or ""
         if code.startswith("SQLITE_FULL"):
-            raise UserError(f"{path}: the disk is full; make room, or set {VARIABLE} to a folder elsewhere, and run "
-                            "again: what was read so far is kept") from None
+            raise UserError(
+                f"{path}: the disk is full; make room, or set {VARIABLE} to a folder elsewhere, and run "
+                "again: what was read so far is kept"
+            ) from None
         if code.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
-            raise UserError(f"{path}: another process has held the store for {_WAIT_SECONDS:.0f} s; end it or wait, "
-                            "then run again") from None
-        raise UserError(f"{path}: the store cannot be used ({error}); see that the folder may be written and has room, "
-                        f"or set {VARIABLE} to another") from None
+            raise UserError(
+                f"{path}: another process has held the store for {_WAIT_SECONDS:.0f} s; end it or wait, then run again"
+            ) from None
+        raise UserError(
+            f"{path}: the store cannot be used ({error}); see that the folder may be written and has room, "
+            f"or set {VARIABLE} to another"
+        ) from None
     except sqlite3.ProgrammingError:  # ours, not the file's
         raise
     except sqlite3.DatabaseError as error:
-        raise UserError(f"{path}: this file of the store is damaged ({error}). Move it away or delete it, with its "
-                        "-wal and -shm: nothing is lost but time, its pictures are read again") from None
+        raise UserError(
+            f"{path}: this file of the store is damaged ({error}). Move it away or delete it, with its "
+            "-wal and -shm: nothing is lost but time, its pictures are read again"
+        ) from None
 
 
 def _make(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"{folder}: the store's folder cannot be made ({error.strerror}); set {VARIABLE} to a folder "
-                        "that may be written") from None
+        raise UserError(
+            f"{folder}: the store's folder cannot be made ({error.strerror}); set {VARIABLE} to a folder "
+            "that may be written"
+        ) from None
 
 
 @contextmanager
@@ -249,8 +262,9 @@ def _locked(path: Path, waiting: str = "") -> Iterator[None]:
     try:
         file = open(path, "a+", encoding="utf-8")  # noqa: SIM115  (closed below)
     except OSError as error:
-        raise UserError(f"{path}: the lock cannot be made ({error.strerror}); set {VARIABLE} to a folder that may be "
-                        "written") from None
+        raise UserError(
+            f"{path}: the lock cannot be made ({error.strerror}); set {VARIABLE} to a folder that may be written"
+        ) from None
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -280,6 +294,7 @@ def stage_lock(name: str, workspace: str | os.PathLike[str] | None = None) -> It
     folder = default_folder() / "locks"
     _make(folder)
     path = folder / f"{hashlib.sha256(place.encode('utf-8', 'surrogateescape')).hexdigest()[:16]}-{name}.lock"
-    with _locked(path, f"{name}: another run of this stage is under way in {place} (process {{holder}}); waiting for "
-                       "it to end"):
+    with _locked(
+        path, f"{name}: another run of this stage is under way in {place} (process {{holder}}); waiting for it to end"
+    ):
         yield

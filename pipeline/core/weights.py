@@ -30,8 +30,10 @@ def weights_file(path: str, where: str, source: str) -> Path:
     if not file.is_file():
         raise UserError(f"{where}: {path}: no such file; {source}")
     if file.suffix == ".pkl":
-        raise UserError(f"{where}: {path}: a pickle, which can run code when loaded; convert it: "
-                        f"python -m pipeline.checkpoints convert {path}; then name {file.with_suffix('.safetensors')}")
+        raise UserError(
+            f"{where}: {path}: a pickle, which can run code when loaded; convert it: "
+            f"python -m pipeline.checkpoints convert {path}; then name {file.with_suffix('.safetensors')}"
+        )
     return file
 
 
@@ -72,8 +74,10 @@ def convert(path: Path) -> list[Path]:
         if not sources:
             raise UserError(f"{path}: no pytorch_model*.bin to convert")
         if len(sources) > 1:
-            raise UserError(f"{path}: weights in {len(sources)} shards; load and save them with "
-                            "transformers' save_pretrained on a machine you do not mind losing")
+            raise UserError(
+                f"{path}: weights in {len(sources)} shards; load and save them with "
+                "transformers' save_pretrained on a machine you do not mind losing"
+            )
         source, target = sources[0], path / "model.safetensors"
     else:
         source, target = path, path.with_suffix(".safetensors")
@@ -131,8 +135,10 @@ def _unpickled_arrays(file: Path) -> "dict[str, torch.Tensor]":
         if isinstance(found, dict) and isinstance(found.get("model"), dict):
             found = found["model"]
         if isinstance(found, dict):
-            found = {name: torch.from_numpy(value.array()) if isinstance(value, _Array) else value
-                     for name, value in found.items()}
+            found = {
+                name: torch.from_numpy(value.array()) if isinstance(value, _Array) else value
+                for name, value in found.items()
+            }
     return _tensors(found, file)
 
 
@@ -178,10 +184,14 @@ def _latin1(text: str, encoding: str) -> bytes:
     return text.encode("latin1")
 
 
-_FOUND = {"numpy.ndarray": _Array, "numpy.dtype": _Dtype, "_codecs.encode": _latin1,
-          "numpy.core.multiarray._reconstruct": lambda *_: _Array(),
-          "numpy.core.multiarray.scalar": lambda dtype, data: _Array(data, dtype),
-          "numpy.core.numeric._frombuffer": _Array}
+_FOUND = {
+    "numpy.ndarray": _Array,
+    "numpy.dtype": _Dtype,
+    "_codecs.encode": _latin1,
+    "numpy.core.multiarray._reconstruct": lambda *_: _Array(),
+    "numpy.core.multiarray.scalar": lambda dtype, data: _Array(data, dtype),
+    "numpy.core.numeric._frombuffer": _Array,
+}
 
 
 class _ArrayUnpickler(pickle.Unpickler):

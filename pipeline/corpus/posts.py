@@ -49,8 +49,10 @@ class _Labels:
         """Raise ValueError for what is no label, or whose type would be called as no type may be."""
         _, entity_type = split_label(label, self.scheme)
         if self.types.get(entity_type, entity_type) in RESERVED_TYPES:
-            raise ValueError(f"{label!r}: {', '.join(RESERVED_TYPES)} mean something else in scores and counts; give "
-                             f"the type another name: data.types: {{{entity_type}: …}}")
+            raise ValueError(
+                f"{label!r}: {', '.join(RESERVED_TYPES)} mean something else in scores and counts; give "
+                f"the type another name: data.types: {{{entity_type}: …}}"
+            )
 
     def among(self, pieces: Iterable[str]) -> bool:
         """Whether one of the pieces is a label."""
@@ -69,8 +71,14 @@ class _Labels:
         return rename_types(post, self.types)
 
 
-def read_conll(path: str | Path, *, label_column: int = 2, scheme: Scheme = "iob2",
-               image_name: str | None = "{id}.jpg", types: Mapping[str, str] = _AS_THEY_ARE) -> list[Post]:
+def read_conll(
+    path: str | Path,
+    *,
+    label_column: int = 2,
+    scheme: Scheme = "iob2",
+    image_name: str | None = "{id}.jpg",
+    types: Mapping[str, str] = _AS_THEY_ARE,
+) -> list[Post]:
     """Read a CoNLL-like file: an `IMGID:<id>` line, then a token a line with its label behind a tab, then a blank line.
 
     Lines end in LF or CRLF, a byte-order mark is skipped, a line of nothing but tabs counts as blank. A post without
@@ -113,15 +121,15 @@ def read_conll(path: str | Path, *, label_column: int = 2, scheme: Scheme = "iob
                 problems.append(f"{path}:{number}: {problem}")
     close()
     if not problems and posts and all(_is_parted_by_spaces(post, known) for post in posts):
-        problems.append(f"{path}: every line is parted by spaces, as is {posts[0].tokens[0]!r}; expected "
-                        "token<TAB>label")
+        problems.append(
+            f"{path}: every line is parted by spaces, as is {posts[0].tokens[0]!r}; expected token<TAB>label"
+        )
     return _finish(path, posts, problems, known)
 
 
 def _is_parted_by_spaces(post: Post, known: _Labels) -> bool:
     """Whether a post without labels has one behind a space in each of its lines."""
-    return (post.labels is None and bool(post.tokens)
-            and all(known.among(token.split(" ")[1:]) for token in post.tokens))
+    return post.labels is None and bool(post.tokens) and all(known.among(token.split(" ")[1:]) for token in post.tokens)
 
 
 @dataclass(slots=True)
@@ -176,14 +184,21 @@ def _lines(path: Path) -> Iterator[str]:
     except IsADirectoryError:
         raise UserError(f"{path}: a folder; expected a file") from None
     except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 (byte 0x{error.object[error.start]:02x}: {error.reason}); "
-                        "convert it: iconv -f latin1 -t utf-8") from None
+        raise UserError(
+            f"{path}: not UTF-8 (byte 0x{error.object[error.start]:02x}: {error.reason}); "
+            "convert it: iconv -f latin1 -t utf-8"
+        ) from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from None
 
 
-def read_posts_jsonl(path: str | Path, *, scheme: Scheme = "iob2", image_name: str | None = "{id}.jpg",
-                     types: Mapping[str, str] = _AS_THEY_ARE) -> list[Post]:
+def read_posts_jsonl(
+    path: str | Path,
+    *,
+    scheme: Scheme = "iob2",
+    image_name: str | None = "{id}.jpg",
+    types: Mapping[str, str] = _AS_THEY_ARE,
+) -> list[Post]:
     """Read posts from JSON Lines: `id`, `tokens` or `text`, and perhaps `labels` and `image` (else `image_name`).
 
     A `text` is split by :func:`pipeline.core.tokens.tokenize` and takes no labels, which go with tokens.
@@ -203,8 +218,13 @@ def read_posts_jsonl(path: str | Path, *, scheme: Scheme = "iob2", image_name: s
     return _finish(path, posts, problems, known)
 
 
-def read_csv(path: str | Path, *, scheme: Scheme = "iob2", image_name: str | None = "{id}.jpg",
-             types: Mapping[str, str] = _AS_THEY_ARE) -> list[Post]:
+def read_csv(
+    path: str | Path,
+    *,
+    scheme: Scheme = "iob2",
+    image_name: str | None = "{id}.jpg",
+    types: Mapping[str, str] = _AS_THEY_ARE,
+) -> list[Post]:
     """Read posts from a CSV file: a header, then a row a post, fields with commas or line breaks in double quotes.
 
     Columns, in any order: `id`; `text`, or `tokens` parted by spaces; perhaps `labels`, parted by spaces, for `tokens`
@@ -230,8 +250,10 @@ def read_csv(path: str | Path, *, scheme: Scheme = "iob2", image_name: str | Non
             if header is None:
                 header = _csv_header(fields)
             elif len(fields) != len(header):
-                problems.append(f"{path}:{number}: {len(fields)} fields, but the header has {len(header)}; a text with "
-                                "a comma stands in double quotes, a double quote in it is doubled")
+                problems.append(
+                    f"{path}:{number}: {len(fields)} fields, but the header has {len(header)}; a text with "
+                    "a comma stands in double quotes, a double quote in it is doubled"
+                )
             else:
                 posts.append(_from_row(_csv_row(dict(zip(header, fields, strict=True))), known, image_name))
         except csv.Error as error:  # the reader has lost its place
@@ -248,8 +270,10 @@ def _csv_header(fields: list[str]) -> list[str]:
     known = [name for name in fields if name in _KEYS]
     if "id" not in known or ("text" in known) == ("tokens" in known) or len(set(known)) < len(known):
         found = ", ".join(map(repr, fields[:12]))
-        raise ValueError(f"expected a header with the columns id, either text or tokens, and perhaps labels and image, "
-                         f"parted by commas; found {found}")
+        raise ValueError(
+            f"expected a header with the columns id, either text or tokens, and perhaps labels and image, "
+            f"parted by commas; found {found}"
+        )
     return fields
 
 
@@ -277,8 +301,9 @@ def _from_row(row: Any, known: _Labels, image_name: str | None) -> Post:
     if not isinstance(row, dict):
         raise ValueError(f"expected a JSON object, found {type(row).__name__}")
     if row.keys() - _KEYS or "id" not in row or ("tokens" in row) == ("text" in row):
-        raise ValueError("expected the keys id, either tokens or text, and perhaps labels and image; found "
-                         f"{', '.join(sorted(row))}")
+        raise ValueError(
+            f"expected the keys id, either tokens or text, and perhaps labels and image; found {', '.join(sorted(row))}"
+        )
     identifier, labels, image = row["id"], row.get("labels"), row.get("image")
     if isinstance(identifier, int) and not isinstance(identifier, bool):
         identifier = str(identifier)
@@ -321,8 +346,11 @@ def _is_texts(value: Any) -> TypeGuard[list[str]]:
 
 def _finish(path: Path, posts: list[Post], problems: list[str], known: _Labels) -> list[Post]:
     if not problems:
-        problems = [f"{path}: post {post.id if post.id.isprintable() else repr(post.id)} has no tokens"
-                    for post in posts if not post.tokens]
+        problems = [
+            f"{path}: post {post.id if post.id.isprintable() else repr(post.id)} has no tokens"
+            for post in posts
+            if not post.tokens
+        ]
     if problems:
         rest = len(problems) - _MAX_REPORTED
         more = [f"… and {rest} more in {path}"] if rest > 0 else []
@@ -338,7 +366,10 @@ def read_split(data: DataParams, split: Split) -> list[Post]:
         UserError: a file is missing or malformed.
     """
     readers: dict[str, Callable[..., list[Post]]] = {
-        "conll": partial(read_conll, label_column=data.label_column), "jsonl": read_posts_jsonl, "csv": read_csv}
+        "conll": partial(read_conll, label_column=data.label_column),
+        "jsonl": read_posts_jsonl,
+        "csv": read_csv,
+    }
     posts: list[Post] = []
     for path in data.files(split):
         posts += readers[data.format](path, scheme=data.scheme, image_name=data.image_name, types=data.types)
@@ -384,7 +415,7 @@ def report(splits: dict[Split, list[Post]]) -> dict[str, Any]:
         `shared_texts` counts the texts that stand in both splits.
     """
     texts = {split: {tuple(post.tokens) for post in posts} for split, posts in splits.items()}
-    pairs = [(one, other) for index, one in enumerate(SPLITS) for other in SPLITS[index + 1:]]
+    pairs = [(one, other) for index, one in enumerate(SPLITS) for other in SPLITS[index + 1 :]]
     return {
         "splits": {split: _split_report(posts) for split, posts in splits.items()},
         "shared_texts": {f"{one}/{other}": len(texts[one] & texts[other]) for one, other in pairs},

@@ -61,8 +61,10 @@ class Summary:
 
     def __str__(self) -> str:
         total = self.read + self.from_store + self.failed
-        line = (f"{total:,} picture{'s' if total != 1 else ''}: {self.read:,} read, "
-                f"{self.from_store:,} from the store, {self.failed:,} failed")
+        line = (
+            f"{total:,} picture{'s' if total != 1 else ''}: {self.read:,} read, "
+            f"{self.from_store:,} from the store, {self.failed:,} failed"
+        )
         return line if self.again is None else f"{line}; to try again what failed here: {self.again}"
 
 
@@ -75,9 +77,17 @@ class Job(NamedTuple):
     height: int
 
 
-def extract(kind: Kind, extractor: Extractor | LookupExtractor, manifest: Path | Iterable[ImageRow | Mapping[str, Any]],
-            folder: Path | None, output: Path, store: Store, batch_size: int = 16, workers: int = 2,
-            limits: ImagesParams | None = None) -> Summary:
+def extract(
+    kind: Kind,
+    extractor: Extractor | LookupExtractor,
+    manifest: Path | Iterable[ImageRow | Mapping[str, Any]],
+    folder: Path | None,
+    output: Path,
+    store: Store,
+    batch_size: int = 16,
+    workers: int = 2,
+    limits: ImagesParams | None = None,
+) -> Summary:
     """Write one context row for each row of the manifest to `output`, sorted by image; atomically.
 
     A picture that cannot be read, or that the extractor fails on, gives a row that says so, and is tried again by the
@@ -105,8 +115,17 @@ def extract(kind: Kind, extractor: Extractor | LookupExtractor, manifest: Path |
         else:
             key = digest(extractor.fingerprint())
             done, stored, failed = _write(file, kind, rows, 0, store, key, None)
-            reading = _Reading(kind, extractor, folder, store, key, batch_size, workers, limits or ImagesParams(),
-                               lambda: _jobs(rows(), store, key, stored=True))
+            reading = _Reading(
+                kind,
+                extractor,
+                folder,
+                store,
+                key,
+                batch_size,
+                workers,
+                limits or ImagesParams(),
+                lambda: _jobs(rows(), store, key, stored=True),
+            )
             if done is not None:
                 reading.run(lambda: _jobs(islice(rows(), done, None), store, key, stored=False))
                 _, more_stored, more_failed = _write(file, kind, rows, done, store, key, reading.failures)
@@ -116,8 +135,11 @@ def extract(kind: Kind, extractor: Extractor | LookupExtractor, manifest: Path |
             if not stored:
                 reading.refuse_nothing()
             if reading.broken:
-                again = (f"dvc repro --force --single-item {kind}" if isinstance(manifest, Path)
-                         else "run the same command once more")
+                again = (
+                    f"dvc repro --force --single-item {kind}"
+                    if isinstance(manifest, Path)
+                    else "run the same command once more"
+                )
     return Summary(read, stored, failed, time.monotonic() - started, again)
 
 
@@ -140,8 +162,10 @@ def _checked(rows: Iterable[Mapping[str, Any]], source: str) -> Iterator[Mapping
         except (KeyError, TypeError, ValueError):
             raise UserError(f"{source}:{number}: no row of the image manifest; run dvc repro images") from None
         if name <= previous and number > 1:
-            raise UserError(f"{source}:{number}: {name!r} after {previous!r}; expected rows sorted by image, each "
-                            "once; run dvc repro images")
+            raise UserError(
+                f"{source}:{number}: {name!r} after {previous!r}; expected rows sorted by image, each "
+                "once; run dvc repro images"
+            )
         previous = name
         yield row
 
@@ -169,12 +193,15 @@ def _text(value: object) -> str:
 
 def _line(row: Mapping[str, Any], status: str, error: str | None, kind: Kind, items: str) -> str:
     """The context record of a manifest's row; `items` is the JSON list of what was found."""
-    return (f'{{"image": {_text(row["image"])}, "sha256": {_text(row["sha256"])}, "status": {_text(status)}, '
-            f'"error": {_text(error)}, "{kind}": {items}}}\n')
+    return (
+        f'{{"image": {_text(row["image"])}, "sha256": {_text(row["sha256"])}, "status": {_text(status)}, '
+        f'"error": {_text(error)}, "{kind}": {items}}}\n'
+    )
 
 
-def _write(file: IO[str], kind: Kind, rows: Rows, start: int, store: Store, key: str,
-           failures: Mapping[str, str] | None) -> tuple[int | None, int, int]:
+def _write(
+    file: IO[str], kind: Kind, rows: Rows, start: int, store: Store, key: str, failures: Mapping[str, str] | None
+) -> tuple[int | None, int, int]:
     """Write context rows from the store, from row `start` on.
 
     Without `failures` (errors by SHA-256), stop at the first window that lacks a result.
@@ -220,13 +247,16 @@ def _write_looked_up(file: IO[str], kind: Kind, extractor: LookupExtractor, rows
     if total and not entries:
         first = next(rows())["image"]
         source = getattr(extractor, "source", type(extractor).__name__)
-        raise UserError(f"{kind}: {source} covers none of the data set's {total:,} pictures, the first of which is "
-                        f"{first}; check that it belongs to this data set, and that data.image_name gives its names")
+        raise UserError(
+            f"{kind}: {source} covers none of the data set's {total:,} pictures, the first of which is "
+            f"{first}; check that it belongs to this data set, and that data.image_name gives its names"
+        )
     return read, 0, total - read
 
 
-def _looked_up(kind: Kind, extractor: LookupExtractor, row: Mapping[str, Any], items: Sequence[Item] | None
-               ) -> tuple[str, str | None, str]:
+def _looked_up(
+    kind: Kind, extractor: LookupExtractor, row: Mapping[str, Any], items: Sequence[Item] | None
+) -> tuple[str, str | None, str]:
     """Status, error and JSON list of a picture that `items` were found for, or None where there is no entry."""
     if items is None:
         if row["status"] == "ok":
@@ -299,8 +329,10 @@ class _Reading:
     def run(self, missing: Callable[[], Iterator[Job]]) -> None:
         """Read every picture of `missing()`."""
         if self.folder is None:
-            raise UserError(f"{self.kind}: the manifest has readable pictures, but data.images names no folder; "
-                            "run dvc repro images")
+            raise UserError(
+                f"{self.kind}: the manifest has readable pictures, but data.images names no folder; "
+                "run dvc repro images"
+            )
         self.folder = self.folder.resolve()
         total = sum(1 for _ in missing()) if sys.stderr.isatty() else None
         bucket = self.extractor.bucket if isinstance(self.extractor, BucketingExtractor) else _any_size
@@ -321,8 +353,9 @@ class _Reading:
             if not finished and hasattr(self.extractor, "close"):
                 self.extractor.close()  # leave no threads behind that go on reading
 
-    def _decoded_ahead(self, batches: Iterable[list[Job]], pool: ThreadPoolExecutor
-                       ) -> Iterator[tuple[list[Job], list[Future[Any]]]]:
+    def _decoded_ahead(
+        self, batches: Iterable[list[Job]], pool: ThreadPoolExecutor
+    ) -> Iterator[tuple[list[Job], list[Future[Any]]]]:
         ahead: deque[tuple[list[Job], list[Future[Any]]]] = deque()
         pixels = 0
         for jobs in batches:
@@ -365,8 +398,10 @@ class _Reading:
         self._in_a_row += 1
         if self._in_a_row >= _HOPELESS:
             if not self._works():
-                raise UserError(f"{self.kind}: the extractor failed on {_HOPELESS} pictures in a row, lastly on "
-                                f"{self._last}. What was read before is kept")
+                raise UserError(
+                    f"{self.kind}: the extractor failed on {_HOPELESS} pictures in a row, lastly on "
+                    f"{self._last}. What was read before is kept"
+                )
             self._in_a_row = 0
 
     def _works(self) -> bool:
@@ -392,9 +427,11 @@ class _Reading:
             UserError: so it is, on two pictures or more.
         """
         if self.broken > 1 and not self.count:
-            raise UserError(f"{self.kind}: the extractor failed on each of the {self.broken} pictures that it was "
-                            f"given, lastly on {self._last}. Nothing was read; mend that, or choose another extractor "
-                            f"or other options below {self.kind} in params.yaml")
+            raise UserError(
+                f"{self.kind}: the extractor failed on each of the {self.broken} pictures that it was "
+                f"given, lastly on {self._last}. Nothing was read; mend that, or choose another extractor "
+                f"or other options below {self.kind} in params.yaml"
+            )
 
     def _read(self, jobs: list[Job], pictures: list[Any], writer: ThreadPoolExecutor) -> None:
         """Run one batch; where it fails, its halves, down to single pictures."""
@@ -403,7 +440,7 @@ class _Reading:
         while todo:
             jobs, pictures = todo.pop()
             if len(jobs) > self._most:
-                todo.append((jobs[self._most:], pictures[self._most:]))
+                todo.append((jobs[self._most :], pictures[self._most :]))
                 jobs, pictures = jobs[: self._most], pictures[: self._most]
             failure = self._attempt(jobs, pictures, values)
             if failure is None:
@@ -421,12 +458,17 @@ class _Reading:
     def _attempt(self, jobs: Sequence[Job], pictures: Sequence[Any], values: dict[str, str]) -> str | None:
         """Put the batch's results among `values`; give the error where it fails as a whole."""
         try:
-            run = (self.extractor.extract_prepared if isinstance(self.extractor, PreparingExtractor)
-                   else self.extractor.extract)
+            run = (
+                self.extractor.extract_prepared
+                if isinstance(self.extractor, PreparingExtractor)
+                else self.extractor.extract
+            )
             results = run(pictures)
             if len(results) != len(jobs):
-                raise UserError(f"{self.kind}: {type(self.extractor).__name__} gave {len(results)} results for "
-                                f"{len(jobs)} pictures; expected one list of {ITEMS[self.kind].__name__} for each")
+                raise UserError(
+                    f"{self.kind}: {type(self.extractor).__name__} gave {len(results)} results for "
+                    f"{len(jobs)} pictures; expected one list of {ITEMS[self.kind].__name__} for each"
+                )
             texts = [_as_json(self.kind, self.extractor, items) for items in results]
         except UserError:
             raise
@@ -455,8 +497,10 @@ def _as_json(kind: Kind, extractor: object, items: Sequence[Item]) -> str:
         UserError: it is no list of this kind's items.
     """
     if not isinstance(items, list | tuple) or not all(isinstance(item, ITEMS[kind]) for item in items):
-        raise UserError(f"{kind}: {type(extractor).__name__} gave {type(items).__name__} {str(items)[:80]!r} for a "
-                        f"picture; expected a list of pipeline.contexts.{ITEMS[kind].__name__}")
+        raise UserError(
+            f"{kind}: {type(extractor).__name__} gave {type(items).__name__} {str(items)[:80]!r} for a "
+            f"picture; expected a list of pipeline.contexts.{ITEMS[kind].__name__}"
+        )
     rows = [item.to_row() for item in items]
     if any(isinstance(row["score"], float) and not math.isfinite(row["score"]) for row in rows):
         raise ValueError("the extractor gave a score that is not finite")

@@ -50,6 +50,7 @@ class SideBySide:
 def reading_order(lines: Sequence[TextLine]) -> list[TextLine]:
     """Rows from top to bottom, each from left to right. A line is of the row whose first line's height its middle
     lies in; so it does not matter how large the picture or the writing is."""
+
     def span(line: TextLine) -> tuple[float, float, float]:
         polygon = line.polygon or ((0.0, 0.0),)
         ys = [y for _, y in polygon]

@@ -20,6 +20,7 @@ R = TypeVar("R")
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 
+
 def _with_place(text: str) -> str:
     if text.count("{}") != 1 or set(text.replace("{}", "")) & set("{}"):
         raise ValueError('expected a text with {} in it once, as in "a photo of a {}"')
@@ -44,11 +45,15 @@ def device(name: str) -> "torch.device":
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     chosen = torch.device(name)
-    there = {"cpu": True, "cuda": torch.cuda.is_available() and (chosen.index or 0) < torch.cuda.device_count(),
-             "mps": torch.backends.mps.is_available()}
+    there = {
+        "cpu": True,
+        "cuda": torch.cuda.is_available() and (chosen.index or 0) < torch.cuda.device_count(),
+        "mps": torch.backends.mps.is_available(),
+    }
     if not there.get(chosen.type, False):
-        raise UserError(f"params.yaml: execution.device: {name}: torch {torch.__version__} sees no such device; use "
-                        "auto or cpu")
+        raise UserError(
+            f"params.yaml: execution.device: {name}: torch {torch.__version__} sees no such device; use auto or cpu"
+        )
     return chosen
 
 
@@ -118,8 +123,12 @@ def load(model_class: Any, folder: Any, name: str, dtype: Dtype, target: "torch.
     quiet()
     with _explained(f"checkpoint {name}: {model_class.__name__} cannot load it"):
         model, report = model_class.from_pretrained(
-            folder, use_safetensors=True, dtype=getattr(torch, dtype), output_loading_info=True,
-            ignore_mismatched_sizes=True)  # refused below, with what is wrong
+            folder,
+            use_safetensors=True,
+            dtype=getattr(torch, dtype),
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+        )  # refused below, with what is wrong
         _refuse_random_weights(model, report, name)
         return model.eval().to(target)
 
@@ -138,12 +147,15 @@ def _explained(trouble: str) -> Iterator[None]:
     except UserError:
         raise
     except SafetensorError as error:
-        raise UserError(f"{trouble}: {error}; its *.safetensors are cut short, or stand for files that git-LFS has not "
-                        "fetched: fetch the checkpoint again") from None
+        raise UserError(
+            f"{trouble}: {error}; its *.safetensors are cut short, or stand for files that git-LFS has not "
+            "fetched: fetch the checkpoint again"
+        ) from None
     except Exception as error:  # of transformers or of any library below it: no picture is the cause
         if is_out_of_memory(error):  # with smaller batches it would run out again
-            raise UserError(f"{trouble}: memory runs out; take a smaller model, dtype: bfloat16 or another "
-                            "execution.device") from None
+            raise UserError(
+                f"{trouble}: memory runs out; take a smaller model, dtype: bfloat16 or another execution.device"
+            ) from None
         message = " ".join(str(error).split())[:300] or type(error).__name__
         raise UserError(f"{trouble}: {message}") from None
 
@@ -162,16 +174,24 @@ def _refuse_random_weights(model: Any, report: Mapping[str, Any], name: str) -> 
         trouble = f"it lacks {len(missing)} weights ({missing[0]}, …)"
     elif reshaped:
         key, found, expected = reshaped[0]
-        trouble = (f"{len(reshaped)} of its weights have another shape than its config.json says ({key} is "
-                   f"{list(found)}, expected {list(expected)}, …)")
+        trouble = (
+            f"{len(reshaped)} of its weights have another shape than its config.json says ({key} is "
+            f"{list(found)}, expected {list(expected)}, …)"
+        )
     else:
         return
-    raise UserError(f"checkpoint {name} is no whole {type(model).__name__}: {trouble}; it is likely of another task: "
-                    "choose another checkpoint")
+    raise UserError(
+        f"checkpoint {name} is no whole {type(model).__name__}: {trouble}; it is likely of another task: "
+        "choose another checkpoint"
+    )
 
 
-def in_batches_of_one_shape(tensors: "Sequence[torch.Tensor]", run: "Callable[[torch.Tensor, list[int]], list[R]]",
-                            target: "torch.device", dtype: Dtype) -> list[R]:
+def in_batches_of_one_shape(
+    tensors: "Sequence[torch.Tensor]",
+    run: "Callable[[torch.Tensor, list[int]], list[R]]",
+    target: "torch.device",
+    dtype: Dtype,
+) -> list[R]:
     """Stack tensors of one shape, run each stack, and put the results back in order.
 
     Padding pictures to one size would change what the model sees with whatever else is in the batch; so pictures of
@@ -202,8 +222,9 @@ def in_batches_of_one_shape(tensors: "Sequence[torch.Tensor]", run: "Callable[[t
     return [results[index] for index in range(len(tensors))]
 
 
-def _run_split(stack: "torch.Tensor", places: list[int],
-               run: "Callable[[torch.Tensor, list[int]], list[R]]") -> list[R]:
+def _run_split(
+    stack: "torch.Tensor", places: list[int], run: "Callable[[torch.Tensor, list[int]], list[R]]"
+) -> list[R]:
     import torch
 
     threads = torch.get_num_threads()

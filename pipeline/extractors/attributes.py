@@ -34,7 +34,8 @@ class AttributesOptions(Options):
     model: Annotated[str, Field(min_length=1)] | None = None
     revision: str | None = None
     labels: list[Annotated[str, Field(min_length=1)]] = Field(
-        default=["black", "white", "red", "blue", "green", "yellow", "brown", "wooden", "young", "old"], min_length=1)
+        default=["black", "white", "red", "blue", "green", "yellow", "brown", "wooden", "young", "old"], min_length=1
+    )
     template: _torch.Template = "a photo of a {}"
     threshold: Fraction = 0.5
     dtype: _torch.Dtype = "float32"
@@ -61,8 +62,12 @@ class WithAttributes(_torch.FromCheckpoint):
 
     def fingerprint(self) -> Mapping[str, Any]:
         """The detector's, with the weights, options and version of what looks for attributes."""
-        own = {"version": VERSION, "checkpoint": self._checkpoint.identity, "processor": _torch.BACKEND,
-               **self._options.model_dump(exclude={"model", "revision"})}
+        own = {
+            "version": VERSION,
+            "checkpoint": self._checkpoint.identity,
+            "processor": _torch.BACKEND,
+            **self._options.model_dump(exclude={"model", "revision"}),
+        }
         return {**self._detector.fingerprint(), "attributes": own}
 
     def bucket(self, width: int, height: int) -> Hashable:
@@ -79,8 +84,11 @@ class WithAttributes(_torch.FromCheckpoint):
 
     def extract_prepared(self, prepared: Sequence[tuple[Any, Image.Image]]) -> list[list[ObjectTag]]:
         """Tags of each picture."""
-        run = (self._detector.extract_prepared if isinstance(self._detector, PreparingExtractor)
-               else self._detector.extract)
+        run = (
+            self._detector.extract_prepared
+            if isinstance(self._detector, PreparingExtractor)
+            else self._detector.extract
+        )
         found: list[list[ObjectTag]] = [list(tags) for tags in run([one for one, _ in prepared])]  # type: ignore[arg-type]
         places, crops = [], []
         for at, (tags, (_, image)) in enumerate(zip(found, prepared, strict=True)):
@@ -89,9 +97,9 @@ class WithAttributes(_torch.FromCheckpoint):
                     places.append((at, number))
                     crops.append(crop)
         for start in range(0, len(crops), _BOXES):
-            part = places[start:start + _BOXES]
+            part = places[start : start + _BOXES]
             labels = [found[at][number].label for at, number in part]
-            attributes = self._attributes(crops[start:start + _BOXES], labels)
+            attributes = self._attributes(crops[start : start + _BOXES], labels)
             for (at, number), attribute in zip(part, attributes, strict=True):
                 found[at][number] = replace(found[at][number], attribute=attribute)
         return found
@@ -106,8 +114,10 @@ class WithAttributes(_torch.FromCheckpoint):
         self._model  # noqa: B018  (loaded by one thread, before several run it)
         for label in sorted(set(labels) - self._texts.keys()):
             self._texts[label] = self._encoded(label)
-        pixels = [self._processor(images=crop, return_tensors="pt", input_data_format="channels_last")
-                  ["pixel_values"][0] for crop in crops]
+        pixels = [
+            self._processor(images=crop, return_tensors="pt", input_data_format="channels_last")["pixel_values"][0]
+            for crop in crops
+        ]
 
         def run(stack: "torch.Tensor", places: list[int]) -> list[str | None]:
             import torch
@@ -115,14 +125,20 @@ class WithAttributes(_torch.FromCheckpoint):
             with torch.inference_mode():
                 seen = _unit(self._model.get_image_features(pixel_values=stack))
                 texts = torch.stack([self._texts[labels[place]] for place in places])
-                probabilities = (torch.einsum("nd,ntd->nt", seen, texts) * self._model.logit_scale.exp()
-                                 ).float().softmax(dim=-1).cpu()
+                probabilities = (
+                    (torch.einsum("nd,ntd->nt", seen, texts) * self._model.logit_scale.exp())
+                    .float()
+                    .softmax(dim=-1)
+                    .cpu()
+                )
             if probabilities.isnan().any():
                 raise ValueError("the model of attributes gave probabilities that are NaN")
             scores, best = (values.tolist() for values in probabilities.max(dim=-1))
             names = [*self._options.labels, None]
-            return [names[index] if score >= self._options.threshold else None
-                    for score, index in zip(scores, best, strict=True)]
+            return [
+                names[index] if score >= self._options.threshold else None
+                for score, index in zip(scores, best, strict=True)
+            ]
 
         return _torch.in_batches_of_one_shape(pixels, run, self._device, self._options.dtype)
 
@@ -135,8 +151,11 @@ class WithAttributes(_torch.FromCheckpoint):
         room = self._model.config.text_config.max_position_embeddings
         # SigLIP was trained on texts padded to its full length, and sees the padding.
         inputs = self._tokenizer(texts, padding="max_length", max_length=room, truncation=True, return_tensors="pt")
-        given = {key: inputs[key].to(self._device) for key in ("input_ids", "attention_mask")
-                 if key in inputs and (key == "input_ids" or self._model.config.model_type == "clip")}
+        given = {
+            key: inputs[key].to(self._device)
+            for key in ("input_ids", "attention_mask")
+            if key in inputs and (key == "input_ids" or self._model.config.model_type == "clip")
+        }
         with torch.inference_mode():
             return _unit(self._model.get_text_features(**given))
 
@@ -156,10 +175,13 @@ class WithAttributes(_torch.FromCheckpoint):
 
         family = self._loaded(AutoConfig, "configuration").model_type
         if family not in _FAMILIES:
-            raise UserError(f"checkpoint {self._options.model}: its model_type is {family}; objects.attributes takes "
-                            f"{', '.join(_FAMILIES)}")
-        return _torch.load(AutoModel, self._checkpoint.folder, str(self._options.model), self._options.dtype,
-                           self._device)
+            raise UserError(
+                f"checkpoint {self._options.model}: its model_type is {family}; objects.attributes takes "
+                f"{', '.join(_FAMILIES)}"
+            )
+        return _torch.load(
+            AutoModel, self._checkpoint.folder, str(self._options.model), self._options.dtype, self._device
+        )
 
 
 def _unit(features: Any) -> "torch.Tensor":

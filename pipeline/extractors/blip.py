@@ -73,13 +73,19 @@ class Blip(_torch.FromCheckpoint):
     def fingerprint(self) -> Mapping[str, Any]:
         """Weights, options of the decoding in use, image processor and version."""
         unread = _SAMPLING if self._options.decoding == "beams" else {"num_beams"}
-        return {"extractor": "captions.blip", "version": VERSION, "checkpoint": self._checkpoint.identity,
-                "processor": _torch.BACKEND, **self._options.model_dump(exclude={"model", "revision", *unread})}
+        return {
+            "extractor": "captions.blip",
+            "version": VERSION,
+            "checkpoint": self._checkpoint.identity,
+            "processor": _torch.BACKEND,
+            **self._options.model_dump(exclude={"model", "revision", *unread}),
+        }
 
     def prepare(self, image: Image.Image) -> "torch.Tensor":
         """Resize and normalise one picture: a tensor of shape ``(channels, height, width)``."""
-        pixels: torch.Tensor = self._processor(
-            images=image, return_tensors="pt", input_data_format="channels_last")["pixel_values"][0]
+        pixels: torch.Tensor = self._processor(images=image, return_tensors="pt", input_data_format="channels_last")[
+            "pixel_values"
+        ][0]
         return pixels
 
     def extract(self, images: Sequence[Image.Image]) -> list[list[Caption]]:
@@ -100,17 +106,30 @@ class Blip(_torch.FromCheckpoint):
             decoding: dict[str, Any] = {"do_sample": False, "num_beams": options.num_beams, "length_penalty": 1.0}
         else:
             nucleus = Nucleus(pixels, k, options.top_p, options.temperature, options.seed, options.max_new_tokens)
-            decoding = {"do_sample": True, "num_beams": 1, "top_k": 0, "top_p": 1.0, "temperature": 1.0,
-                        "logits_processor": [nucleus]}
+            decoding = {
+                "do_sample": True,
+                "num_beams": 1,
+                "top_k": 0,
+                "top_p": 1.0,
+                "temperature": 1.0,
+                "logits_processor": [nucleus],
+            }
         with torch.inference_mode():
-            output = self._model.generate(pixel_values=pixels, **prompt, **decoding, num_return_sequences=k,
-                                          max_new_tokens=options.max_new_tokens, output_scores=self._beams,
-                                          output_logits=not self._beams, return_dict_in_generate=True)
-        new = output.sequences[:, self._start:].cpu()
+            output = self._model.generate(
+                pixel_values=pixels,
+                **prompt,
+                **decoding,
+                num_return_sequences=k,
+                max_new_tokens=options.max_new_tokens,
+                output_scores=self._beams,
+                output_logits=not self._beams,
+                return_dict_in_generate=True,
+            )
+        new = output.sequences[:, self._start :].cpu()
         texts = self._tokenizer.batch_decode(new, skip_special_tokens=True)
         scores = self._log_probabilities(output, new)
         captions = [Caption(text.strip(), round(math.exp(score), 4)) for text, score in zip(texts, scores, strict=True)]
-        groups = [captions[index * k:(index + 1) * k] for index in range(batch)]
+        groups = [captions[index * k : (index + 1) * k] for index in range(batch)]
         return [sorted(group, key=lambda caption: -(caption.score or 0.0)) for group in groups]
 
     def _log_probabilities(self, output: Any, new: "torch.Tensor") -> list[float]:
@@ -144,8 +163,10 @@ class Blip(_torch.FromCheckpoint):
 
         config = self._loaded(AutoConfig, "configuration")
         if config.model_type not in _FAMILIES:
-            raise UserError(f"checkpoint {self._options.model}: its model_type is {config.model_type}; captions.blip "
-                            f"takes {', '.join(_FAMILIES)}")
+            raise UserError(
+                f"checkpoint {self._options.model}: its model_type is {config.model_type}; captions.blip "
+                f"takes {', '.join(_FAMILIES)}"
+            )
         return config
 
     @property
@@ -195,13 +216,16 @@ class Blip(_torch.FromCheckpoint):
         from transformers import AutoModelForImageTextToText
 
         config = getattr(self._config, "text_config", self._config)  # first, since it tells of another kind of model
-        model = _torch.load(AutoModelForImageTextToText, self._checkpoint.folder, self._options.model,
-                            self._options.dtype, self._device)
+        model = _torch.load(
+            AutoModelForImageTextToText, self._checkpoint.folder, self._options.model, self._options.dtype, self._device
+        )
         room = getattr(config, "max_position_embeddings", None)
         needed = self._start + self._options.max_new_tokens
         if room is not None and needed > room:
-            raise UserError(f"captions.blip.max_new_tokens: with the prompt, {needed} tokens may come of "
-                            f"{self._options.max_new_tokens}; {self._options.model} has room for {room}")
+            raise UserError(
+                f"captions.blip.max_new_tokens: with the prompt, {needed} tokens may come of "
+                f"{self._options.max_new_tokens}; {self._options.model} has room for {room}"
+            )
         return model
 
 
@@ -212,8 +236,9 @@ class Nucleus:
     and the sums that they are held against are float64, which mps lacks: there the CPU draws.
     """
 
-    def __init__(self, pixels: "torch.Tensor", samples: int, top_p: float, temperature: float, seed: int,
-                 steps: int) -> None:
+    def __init__(
+        self, pixels: "torch.Tensor", samples: int, top_p: float, temperature: float, seed: int, steps: int
+    ) -> None:
         import torch
 
         self._top_p, self._temperature = top_p, temperature

@@ -49,10 +49,15 @@ class Detectron2Options(Options):
     def require(self) -> None:
         """Check that weights and configuration are there."""
         python = environments.environment(INTERPRETER).python
-        source = "expected the weights of the configuration that model names" if Path(self.model).is_file() else (
-            f"where there is internet, {python} -c 'from detectron2 import model_zoo; "
-            f"print(model_zoo.get_checkpoint_url(\"{self.model}\"))' says where the model zoo has it; download that "
-            ".pkl, python -m pipeline.checkpoints convert FILE.pkl, and name the .safetensors")
+        source = (
+            "expected the weights of the configuration that model names"
+            if Path(self.model).is_file()
+            else (
+                f"where there is internet, {python} -c 'from detectron2 import model_zoo; "
+                f'print(model_zoo.get_checkpoint_url("{self.model}"))\' says where the model zoo has it; download that '
+                ".pkl, python -m pipeline.checkpoints convert FILE.pkl, and name the .safetensors"
+            )
+        )
         weights_file(self.weights, "detectron2.weights", source)
         if environments.packages(INTERPRETER) is not None:
             self.configurations()
@@ -86,8 +91,10 @@ def _base(file: Path) -> str | None:
     try:
         root = yaml.compose(file.read_text(encoding="utf-8"), yaml.SafeLoader)
     except OSError:
-        raise UserError(f"detectron2.model: {file}: no such file; expected a configuration of detectron2's model zoo, "
-                        "such as COCO-Detection/faster_rcnn_R_50_FPN_3x.yaml, or a file of your own") from None
+        raise UserError(
+            f"detectron2.model: {file}: no such file; expected a configuration of detectron2's model zoo, "
+            "such as COCO-Detection/faster_rcnn_R_50_FPN_3x.yaml, or a file of your own"
+        ) from None
     except yaml.YAMLError as error:
         raise UserError(f"detectron2.model: {file}: no YAML: {error}") from None
     pairs = root.value if isinstance(root, yaml.MappingNode) else []
@@ -127,16 +134,20 @@ class Detectron2:
     def fingerprint(self) -> Mapping[str, Any]:
         """Weights, configuration, options, detectron2's version and ours."""
         self._options.require()
-        return {"extractor": "objects.detectron2", "version": VERSION,
-                "detectron2": environments.version(INTERPRETER, "detectron2"),
-                "checkpoint": f"sha256:{checkpoints.file_digest(Path(self._options.weights).expanduser())}",
-                "configuration": [checkpoints.file_digest(file) for file in self._options.configurations()],
-                **self._options.model_dump(exclude={"model", "weights"})}
+        return {
+            "extractor": "objects.detectron2",
+            "version": VERSION,
+            "detectron2": environments.version(INTERPRETER, "detectron2"),
+            "checkpoint": f"sha256:{checkpoints.file_digest(Path(self._options.weights).expanduser())}",
+            "configuration": [checkpoints.file_digest(file) for file in self._options.configurations()],
+            **self._options.model_dump(exclude={"model", "weights"}),
+        }
 
     def bucket(self, width: int, height: int) -> Hashable:
         """The size that the picture is given."""
-        size: tuple[int, int] = self._resize.get_output_shape(height, width, self._resize.short_edge_length[0],
-                                                              self._resize.max_size)
+        size: tuple[int, int] = self._resize.get_output_shape(
+            height, width, self._resize.short_edge_length[0], self._resize.max_size
+        )
         return size
 
     def prepare(self, image: Image.Image) -> Prepared:
@@ -171,17 +182,22 @@ class Detectron2:
         """Tags of a stack of pictures, whose own heights and widths are `sizes`."""
         import torch
 
-        inputs = [{"image": picture, "height": height, "width": width}
-                  for picture, (height, width) in zip(pixels, sizes, strict=True)]
+        inputs = [
+            {"image": picture, "height": height, "width": width}
+            for picture, (height, width) in zip(pixels, sizes, strict=True)
+        ]
         dtype = getattr(torch, self._options.dtype)
         with torch.inference_mode(), torch.autocast(self._device.type, dtype, enabled=dtype != torch.float32):
             outputs = self._model(inputs)
         results = []
         for output, size in zip(outputs, sizes, strict=True):
             found = output["instances"]
-            tags = [_boxes.tag(self._names[label], score, box, size) for label, score, box in
-                    zip(found.pred_classes.tolist(), found.scores.tolist(), found.pred_boxes.tensor.tolist(),
-                        strict=True)]
+            tags = [
+                _boxes.tag(self._names[label], score, box, size)
+                for label, score, box in zip(
+                    found.pred_classes.tolist(), found.scores.tolist(), found.pred_boxes.tensor.tolist(), strict=True
+                )
+            ]
             results.append(_boxes.best(tags, self._options.max_objects))
         return results
 
@@ -227,8 +243,10 @@ class Detectron2:
         expected = (config.MODEL.RETINANET if one_stage else config.MODEL.ROI_HEADS).NUM_CLASSES
         if names is None or len(names) != expected:
             found = f"detectron2 knows none for {trained_on}" if names is None else f"found {len(names)}"
-            raise UserError(f"objects.detectron2.classes: {self._options.model} has {expected} classes, {found}; list "
-                            "their names in its order")
+            raise UserError(
+                f"objects.detectron2.classes: {self._options.model} has {expected} classes, {found}; list "
+                "their names in its order"
+            )
         return [str(name) for name in names]
 
     @once
@@ -239,13 +257,18 @@ class Detectron2:
         model = build_model(self._config)
         weights = load_weights(Path(self._options.weights).expanduser())
         state = model.state_dict()
-        wrong = [f"{name} is {list(weights[name].shape)}, expected {list(state[name].shape)}"
-                 for name in state if name in weights and weights[name].shape != state[name].shape]
+        wrong = [
+            f"{name} is {list(weights[name].shape)}, expected {list(state[name].shape)}"
+            for name in state
+            if name in weights and weights[name].shape != state[name].shape
+        ]
         wrong += [f"{name} is missing" for name in state if name not in weights and not _ignored(name)]
         wrong += [f"{name} is no part of it" for name in weights if name not in state and not _ignored(name)]
         if wrong:
-            raise UserError(f"objects.detectron2: {self._options.weights} does not fit {self._options.model} with "
-                            f"{len(names)} classes: {'; '.join(wrong[:3])}" + (", …" if len(wrong) > 3 else ""))
+            raise UserError(
+                f"objects.detectron2: {self._options.weights} does not fit {self._options.model} with "
+                f"{len(names)} classes: {'; '.join(wrong[:3])}" + (", …" if len(wrong) > 3 else "")
+            )
         model.load_state_dict({name: value for name, value in weights.items() if name in state}, strict=False)
         for name, part in model.named_modules():
             if name.endswith(_LAST):

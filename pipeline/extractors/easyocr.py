@@ -53,19 +53,28 @@ def _recogniser(generation: int, name: str, file: str, languages: str) -> Recogn
 
 
 RECOGNISERS = (
-    _recogniser(1, "thai_g1", "thai.pth", "th"), _recogniser(1, "zh_tra_g1", "chinese.pth", "ch_tra"),
-    _recogniser(2, "zh_sim_g2", "zh_sim_g2.pth", "ch_sim"), _recogniser(2, "japanese_g2", "japanese_g2.pth", "ja"),
-    _recogniser(2, "korean_g2", "korean_g2.pth", "ko"), _recogniser(1, "tamil_g1", "tamil.pth", "ta"),
-    _recogniser(2, "telugu_g2", "telugu.pth", "te"), _recogniser(2, "kannada_g2", "kannada.pth", "kn"),
+    _recogniser(1, "thai_g1", "thai.pth", "th"),
+    _recogniser(1, "zh_tra_g1", "chinese.pth", "ch_tra"),
+    _recogniser(2, "zh_sim_g2", "zh_sim_g2.pth", "ch_sim"),
+    _recogniser(2, "japanese_g2", "japanese_g2.pth", "ja"),
+    _recogniser(2, "korean_g2", "korean_g2.pth", "ko"),
+    _recogniser(1, "tamil_g1", "tamil.pth", "ta"),
+    _recogniser(2, "telugu_g2", "telugu.pth", "te"),
+    _recogniser(2, "kannada_g2", "kannada.pth", "kn"),
     _recogniser(1, "bengali_g1", "bengali.pth", "bn as"),
     _recogniser(1, "arabic_g1", "arabic.pth", "ar fa ug ur"),
     _recogniser(1, "devanagari_g1", "devanagari.pth", "hi mr ne bh mai ang bho mah sck new gom"),
-    _recogniser(2, "cyrillic_g2", "cyrillic_g2.pth",
-                "ru rs_cyrillic be bg uk mn abq ady kbd ava dar inh che lbe lez tab tjk"),
+    _recogniser(
+        2, "cyrillic_g2", "cyrillic_g2.pth", "ru rs_cyrillic be bg uk mn abq ady kbd ava dar inh che lbe lez tab tjk"
+    ),
     _recogniser(2, "english_g2", "english_g2.pth", ""),
-    _recogniser(2, "latin_g2", "latin_g2.pth",
-                "af az bs cs cy da de es et fr ga hr hu id is it ku la lt lv mi ms mt nl no oc pi pl pt ro rs_latin sk "
-                "sl sq sv sw tl tr uz vi"),
+    _recogniser(
+        2,
+        "latin_g2",
+        "latin_g2.pth",
+        "af az bs cs cy da de es et fr ga hr hu id is it ku la lt lv mi ms mt nl no oc pi pl pt ro rs_latin sk "
+        "sl sq sv sw tl tr uz vi",
+    ),
 )
 """EasyOCR's choice of a model by language. Each reads English too, and English alone has one of its own."""
 
@@ -79,8 +88,10 @@ def recogniser(languages: Sequence[str]) -> Recogniser:
     others = set(languages) - {"en"}
     known = set[str]().union(*(one.languages for one in RECOGNISERS))
     if others - known:
-        raise ValueError(f"EasyOCR does not know {', '.join(sorted(others - known))}; expected some of "
-                         f"{', '.join(sorted({'en', *known}))}")
+        raise ValueError(
+            f"EasyOCR does not know {', '.join(sorted(others - known))}; expected some of "
+            f"{', '.join(sorted({'en', *known}))}"
+        )
     fitting = [one for one in RECOGNISERS if others <= one.languages]
     if not fitting:
         raise ValueError("no model of EasyOCR reads all of these; expected languages of one script, with or without en")
@@ -121,10 +132,14 @@ class EasyOcrOptions(Options):
         else:
             base = os.environ.get("EASYOCR_MODULE_PATH") or os.environ.get("MODULE_PATH") or "~/.EasyOCR"
             folder = Path(base).expanduser() / "model"
-        source = (f"where there is internet, {environments.environment(INTERPRETER).python} -c \"import easyocr; "
-                  f"easyocr.Reader({self.languages}, model_storage_directory='{folder}')\" puts it there")
-        detector, reader = (weights_file(str(folder / name), "easyocr.models", source)
-                            for name in (_DETECTOR, recogniser(self.languages).file))
+        source = (
+            f'where there is internet, {environments.environment(INTERPRETER).python} -c "import easyocr; '
+            f"easyocr.Reader({self.languages}, model_storage_directory='{folder}')\" puts it there"
+        )
+        detector, reader = (
+            weights_file(str(folder / name), "easyocr.models", source)
+            for name in (_DETECTOR, recogniser(self.languages).file)
+        )
         return detector, reader
 
 
@@ -158,10 +173,14 @@ class EasyOcr:
 
     def fingerprint(self) -> Mapping[str, Any]:
         """Models, options, EasyOCR's version and ours."""
-        return {"extractor": "ocr.easyocr", "version": VERSION, **self._options.model_dump(exclude={"models"}),
-                "languages": sorted(set(self._options.languages)),
-                "easyocr": environments.version(INTERPRETER, "easyocr"),
-                "models": [checkpoints.file_digest(file) for file in self._options.files()]}
+        return {
+            "extractor": "ocr.easyocr",
+            "version": VERSION,
+            **self._options.model_dump(exclude={"models"}),
+            "languages": sorted(set(self._options.languages)),
+            "easyocr": environments.version(INTERPRETER, "easyocr"),
+            "models": [checkpoints.file_digest(file) for file in self._options.files()],
+        }
 
     def bucket(self, width: int, height: int) -> Hashable:
         """The size of the detector's input: the picture's own, at most `canvas_size`, up to a multiple of 32."""
@@ -186,10 +205,12 @@ class EasyOcr:
 
         colours = np.asarray(image)
         if 0 in self._size(image.width, image.height):
-            raise ValueError(f"of {image.width} × {image.height} pixels, nothing is left on a canvas of "
-                             f"{self._options.canvas_size}")
-        resized, ratio, _ = resize_aspect_ratio(colours, self._options.canvas_size, cv2.INTER_LINEAR,
-                                                self._options.mag_ratio)
+            raise ValueError(
+                f"of {image.width} × {image.height} pixels, nothing is left on a canvas of {self._options.canvas_size}"
+            )
+        resized, ratio, _ = resize_aspect_ratio(
+            colours, self._options.canvas_size, cv2.INTER_LINEAR, self._options.mag_ratio
+        )
         pixels = torch.from_numpy(np.ascontiguousarray(normalizeMeanVariance(resized).transpose(2, 0, 1)))
         return _Prepared(pixels, ratio, cv2.cvtColor(colours, cv2.COLOR_RGB2GRAY).astype(np.uint8))
 
@@ -234,10 +255,16 @@ class EasyOcr:
         from easyocr.utils import get_image_list, group_text_box
 
         options, (height, width) = self._options, grey.shape
-        level, tilted = group_text_box([np.asarray(box).astype(np.int32).reshape(-1) for box in boxes],
-                                       width_ths=options.width_ths, add_margin=0.1)
-        level = [one for one in level if max(one[1] - one[0], one[3] - one[2]) > options.min_size
-                 and min(one[1], width) > max(one[0], 0) and min(one[3], height) > max(one[2], 0)]
+        level, tilted = group_text_box(
+            [np.asarray(box).astype(np.int32).reshape(-1) for box in boxes], width_ths=options.width_ths, add_margin=0.1
+        )
+        level = [
+            one
+            for one in level
+            if max(one[1] - one[0], one[3] - one[2]) > options.min_size
+            and min(one[1], width) > max(one[0], 0)
+            and min(one[3], height) > max(one[2], 0)
+        ]
         tilted = [one for one in tilted if np.ptp(np.array(one), axis=0).max() > options.min_size]
         lines = []
         for group in [([one], []) for one in level] + [([], [one]) for one in tilted]:
@@ -249,8 +276,9 @@ class EasyOcr:
         """Text and score of each line, of whatever picture."""
         read = self._recognise(lines, raised=False)
         doubtful = [place for place, (_, score) in enumerate(read) if score < _LOW_CONTRAST]
-        for place, again in zip(doubtful, self._recognise([lines[place] for place in doubtful], raised=True),
-                                strict=True):
+        for place, again in zip(
+            doubtful, self._recognise([lines[place] for place in doubtful], raised=True), strict=True
+        ):
             read[place] = max(again, read[place], key=lambda one: one[1])
         return read
 
@@ -279,9 +307,11 @@ class EasyOcr:
 
         if recogniser(self._options.languages).name == "arabic_g1":
             read = [(polygon, get_display(text), score) for polygon, text, score in read]
-        lines = [TextLine(text.strip(), round(score, 4),
-                          tuple((round(float(x), 1), round(float(y), 1)) for x, y in polygon))
-                 for polygon, text, score in read if text.strip() and score >= self._options.text_score]
+        lines = [
+            TextLine(text.strip(), round(score, 4), tuple((round(float(x), 1), round(float(y), 1)) for x, y in polygon))
+            for polygon, text, score in read
+            if text.strip() and score >= self._options.text_score
+        ]
         return _lines.reading_order(lines)
 
     @once
@@ -308,7 +338,7 @@ class EasyOcr:
             network = model.Model(1, 512, 512, len(converter.character))
         else:
             network = vgg_model.Model(1, 256, 256, len(converter.character))
-        wanted = set(known.get("symbols") or '0123456789!"#$%&\'()*+,-./:;<=>?@[\\]^_`{|}~ ')
+        wanted = set(known.get("symbols") or "0123456789!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~ ")
         for language in self._options.languages:
             file = Path(config.BASE_PATH) / "character" / f"{language}_char.txt"
             wanted.update("".join(file.read_text(encoding="utf-8-sig").splitlines()))
@@ -322,6 +352,7 @@ class EasyOcr:
             network.load_state_dict(weights)
         except RuntimeError as error:
             first = str(error).strip().splitlines()[-1].strip()
-            raise UserError(f"ocr.easyocr: {file} is no model of EasyOCR's for {', '.join(self._options.languages)}: "
-                            f"{first}") from None
+            raise UserError(
+                f"ocr.easyocr: {file} is no model of EasyOCR's for {', '.join(self._options.languages)}: {first}"
+            ) from None
         return network.eval().to(self._device)

@@ -31,10 +31,11 @@ VERSION = 1
 
 INTERPRETER = "lavis"
 
-_URLS = {"base_coco": "https://storage.googleapis.com/sfr-vision-language-research/LAVIS/models/BLIP/"
-                      "blip_coco_caption_base.pth",
-         "large_coco": "https://storage.googleapis.com/sfr-vision-language-research/BLIP/models/"
-                       "model_large_caption.pth"}
+_URLS = {
+    "base_coco": "https://storage.googleapis.com/sfr-vision-language-research/LAVIS/models/BLIP/"
+    "blip_coco_caption_base.pth",
+    "large_coco": "https://storage.googleapis.com/sfr-vision-language-research/BLIP/models/model_large_caption.pth",
+}
 """Where LAVIS' own configurations have their weights from."""
 
 
@@ -65,12 +66,17 @@ class LavisOptions(Options):
 
     def require(self) -> None:
         """Check that weights, vocabulary and configuration are there."""
-        weights_file(self.weights, "lavis.weights",
-                     f"where there is internet: curl -L -o {self.weights} {_URLS[self.model_type]}")
+        weights_file(
+            self.weights,
+            "lavis.weights",
+            f"where there is internet: curl -L -o {self.weights} {_URLS[self.model_type]}",
+        )
         self.vocabulary()
         if self.config is not None and not Path(self.config).expanduser().is_file():
-            raise UserError(f"lavis.config: {self.config}: no such file; expected a model's YAML file as LAVIS has "
-                            "them, or null for that of model_type")
+            raise UserError(
+                f"lavis.config: {self.config}: no such file; expected a model's YAML file as LAVIS has "
+                "them, or null for that of model_type"
+            )
 
     def vocabulary(self) -> Path:
         """The tokenizer's vocab.txt: in a local folder, or in the hub's cache, which is filled on first use.
@@ -81,8 +87,10 @@ class LavisOptions(Options):
         folder = Path(self.tokenizer).expanduser()
         if folder.is_dir() or not checkpoints.is_hub_name(self.tokenizer):
             if not (folder / "vocab.txt").is_file():
-                raise UserError(f"lavis.tokenizer: {self.tokenizer}: no folder with a vocab.txt in it; expected that "
-                                "of the BERT that the captioner was trained with")
+                raise UserError(
+                    f"lavis.tokenizer: {self.tokenizer}: no folder with a vocab.txt in it; expected that "
+                    "of the BERT that the captioner was trained with"
+                )
             return folder / "vocab.txt"
         from huggingface_hub import hf_hub_download, try_to_load_from_cache
         from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
@@ -94,7 +102,8 @@ class LavisOptions(Options):
             raise UserError(
                 f"lavis.tokenizer: {self.tokenizer}: neither a folder here nor in the local cache, and the hub did "
                 f"not give it ({type(error).__name__}). Where there is internet: hf download {self.tokenizer} "
-                f"vocab.txt --local-dir checkpoints/{self.tokenizer.split('/')[-1]}; then name that folder") from None
+                f"vocab.txt --local-dir checkpoints/{self.tokenizer.split('/')[-1]}; then name that folder"
+            ) from None
 
 
 class Lavis:
@@ -119,12 +128,15 @@ class Lavis:
         options = self._options
         options.require()
         unread = {"top_p", "seed"} if options.decoding == "beams" else {"num_beams"}
-        return {"extractor": "captions.lavis", "version": VERSION,
-                "lavis": environments.version(INTERPRETER, "salesforce-lavis"),
-                "checkpoint": f"sha256:{checkpoints.file_digest(Path(options.weights).expanduser())}",
-                "vocabulary": checkpoints.file_digest(options.vocabulary()),
-                "configuration": [checkpoints.file_digest(file) for file in self._configurations()],
-                **options.model_dump(exclude={"name", "model_type", "config", "weights", "tokenizer", *unread})}
+        return {
+            "extractor": "captions.lavis",
+            "version": VERSION,
+            "lavis": environments.version(INTERPRETER, "salesforce-lavis"),
+            "checkpoint": f"sha256:{checkpoints.file_digest(Path(options.weights).expanduser())}",
+            "vocabulary": checkpoints.file_digest(options.vocabulary()),
+            "configuration": [checkpoints.file_digest(file) for file in self._configurations()],
+            **options.model_dump(exclude={"name", "model_type", "config", "weights", "tokenizer", *unread}),
+        }
 
     def prepare(self, image: Image.Image) -> "torch.Tensor":
         """Resize and normalise one picture: a tensor of shape ``(channels, height, width)``."""
@@ -158,13 +170,20 @@ class Lavis:
             seen = model.forward_encoder({"image": pixels})
             copied = seen.repeat_interleave(copies, dim=0)  # this transformers copies the prompt alone
             sequences = model.text_decoder.generate(
-                input_ids=prompt, encoder_hidden_states=copied, encoder_attention_mask=self._all_seen(copied),
-                max_length=options.max_length, min_length=options.min_length, num_return_sequences=k,
-                eos_token_id=model.tokenizer.sep_token_id, pad_token_id=model.tokenizer.pad_token_id, **decoding)
+                input_ids=prompt,
+                encoder_hidden_states=copied,
+                encoder_attention_mask=self._all_seen(copied),
+                max_length=options.max_length,
+                min_length=options.min_length,
+                num_return_sequences=k,
+                eos_token_id=model.tokenizer.sep_token_id,
+                pad_token_id=model.tokenizer.pad_token_id,
+                **decoding,
+            )
             scores = self._log_probabilities(sequences, seen.repeat_interleave(k, dim=0), prompt.shape[1])
-        texts = model.tokenizer.batch_decode(sequences[:, prompt.shape[1]:], skip_special_tokens=True)
+        texts = model.tokenizer.batch_decode(sequences[:, prompt.shape[1] :], skip_special_tokens=True)
         captions = [Caption(text.strip(), round(math.exp(score), 4)) for text, score in zip(texts, scores, strict=True)]
-        groups = [captions[index * k:(index + 1) * k] for index in range(batch)]
+        groups = [captions[index * k : (index + 1) * k] for index in range(batch)]
         return [sorted(group, key=lambda caption: -(caption.score or 0.0)) for group in groups]
 
     def _log_probabilities(self, sequences: "torch.Tensor", seen: "torch.Tensor", start: int) -> list[float]:
@@ -178,11 +197,15 @@ class Lavis:
         model = self._model
         ended = (sequences == model.tokenizer.sep_token_id).long()
         read = (ended.cumsum(dim=1) - ended == 0).long()
-        logits = model.text_decoder(input_ids=sequences[:, :-1], attention_mask=read[:, :-1],
-                                    encoder_hidden_states=seen, encoder_attention_mask=self._all_seen(seen),
-                                    return_dict=True).logits
+        logits = model.text_decoder(
+            input_ids=sequences[:, :-1],
+            attention_mask=read[:, :-1],
+            encoder_hidden_states=seen,
+            encoder_attention_mask=self._all_seen(seen),
+            return_dict=True,
+        ).logits
         tokens = logits.float().log_softmax(dim=-1).gather(-1, sequences[:, 1:, None])[..., 0]
-        tokens, read = tokens[:, start - 1:], read[:, start:]
+        tokens, read = tokens[:, start - 1 :], read[:, start:]
         means: list[float] = ((tokens * read).sum(dim=1) / read.sum(dim=1).clamp(min=1)).cpu().tolist()
         return means
 
@@ -195,13 +218,18 @@ class Lavis:
         packages = environments.packages(INTERPRETER)
         library = Path() if packages is None else packages / "lavis"
         given = self._options.config
-        file = (Path(given).expanduser() if given is not None
-                else library / "configs" / "models" / f"blip_caption_{self._options.model_type}.yaml")
+        file = (
+            Path(given).expanduser()
+            if given is not None
+            else library / "configs" / "models" / f"blip_caption_{self._options.model_type}.yaml"
+        )
         try:
             decoder = library / yaml.safe_load(file.read_text(encoding="utf-8"))["model"]["med_config_path"]
         except (KeyError, TypeError, OSError, yaml.YAMLError) as error:
-            raise UserError(f"lavis.config: {file}: no model of LAVIS ({type(error).__name__}: {error}); expected its "
-                            "YAML, with model.med_config_path") from None
+            raise UserError(
+                f"lavis.config: {file}: no model of LAVIS ({type(error).__name__}: {error}); expected its "
+                "YAML, with model.med_config_path"
+            ) from None
         return [file, decoder]
 
     @once
@@ -228,8 +256,10 @@ class Lavis:
         ids = tokenizer(self._config.get("prompt") or "", return_tensors="pt").input_ids[:, :-1]
         ids[:, 0] = tokenizer.bos_token_id
         if ids.shape[1] >= self._options.max_length:
-            raise UserError(f"captions.lavis.max_length: the prompt alone takes {ids.shape[1]} tokens; found "
-                            f"{self._options.max_length}")
+            raise UserError(
+                f"captions.lavis.max_length: the prompt alone takes {ids.shape[1]} tokens; found "
+                f"{self._options.max_length}"
+            )
         return ids.to(self._device)
 
     @once
@@ -255,21 +285,30 @@ class Lavis:
         config, options = self._config, self._options
         decoder = self._library.XBertLMHeadDecoder.from_config(config)
         if len(tokenizer) != decoder.config.vocab_size:
-            raise UserError(f"captions.lavis.tokenizer: {options.tokenizer} has {len(tokenizer)} tokens with LAVIS' "
-                            f"two, expected the captioner's {decoder.config.vocab_size}")
-        model = Captioner(self._library.VisionTransformerEncoder.from_config(config), decoder,
-                          prompt=config.get("prompt") or "", max_txt_len=config.get("max_txt_len", 40))
+            raise UserError(
+                f"captions.lavis.tokenizer: {options.tokenizer} has {len(tokenizer)} tokens with LAVIS' "
+                f"two, expected the captioner's {decoder.config.vocab_size}"
+            )
+        model = Captioner(
+            self._library.VisionTransformerEncoder.from_config(config),
+            decoder,
+            prompt=config.get("prompt") or "",
+            max_txt_len=config.get("max_txt_len", 40),
+        )
         weights = load_weights(Path(options.weights).expanduser())
         try:
             found = model.load_state_dict(weights, strict=False)
         except RuntimeError as error:
             first = str(error).strip().splitlines()[-1].strip()
-            raise UserError(f"captions.lavis.weights: {options.weights} does not fit {options.model_type}: {first}"
-                            ) from None
+            raise UserError(
+                f"captions.lavis.weights: {options.weights} does not fit {options.model_type}: {first}"
+            ) from None
         missing = [name for name in found.missing_keys if not name.endswith(("position_ids", "decoder.bias"))]
         if missing:
-            raise UserError(f"captions.lavis.weights: {options.weights} lacks {len(missing)} tensors of "
-                            f"{options.model_type}, the first of which is {missing[0]}")
+            raise UserError(
+                f"captions.lavis.weights: {options.weights} lacks {len(missing)} tensors of "
+                f"{options.model_type}, the first of which is {missing[0]}"
+            )
         return model.eval().to(self._device, getattr(torch, options.dtype))
 
     @once

@@ -40,8 +40,9 @@ class PrecomputedOptions(Options):
             UserError: `path` is null, or there is no such file.
         """
         if self.path is None:
-            raise UserError("precomputed.path: null; expected the file to read, below data.root so that DVC sees it "
-                            "change")
+            raise UserError(
+                "precomputed.path: null; expected the file to read, below data.root so that DVC sees it change"
+            )
         file = Path(self.path).expanduser()
         if not file.is_file():
             raise UserError(f"precomputed.path: {file}: no such file; the path is relative to the folder of dvc.yaml")
@@ -89,8 +90,10 @@ class _Precomputed:
         read = self._read_jsonl if _is_jsonl(file) else self._read_other
         for line, name, items in read(file):
             if name in entries:
-                raise UserError(f"{file}:{line}: a second entry for {name} (the first is on line {first[name]}); "
-                                "expected one entry a picture")
+                raise UserError(
+                    f"{file}:{line}: a second entry for {name} (the first is on line {first[name]}); "
+                    "expected one entry a picture"
+                )
             entries[name], first[name] = items, line
         return entries
 
@@ -100,8 +103,10 @@ class _Precomputed:
         for line, row in numbered_jsonl(file):
             name, items = row.get("image"), row.get(self.KIND)
             if not isinstance(name, str) or not isinstance(items, list):
-                raise UserError(f'{file}:{line}: expected {{"image": name, "{self.KIND}": [...]}}, found the keys '
-                                f"{', '.join(row) or '(none)'}")
+                raise UserError(
+                    f'{file}:{line}: expected {{"image": name, "{self.KIND}": [...]}}, found the keys '
+                    f"{', '.join(row) or '(none)'}"
+                )
             try:
                 require_whole(name, "image")
                 found: list[Item] = [ITEMS[self.KIND].from_row(item) for item in items]
@@ -111,7 +116,7 @@ class _Precomputed:
                 yield line, name, found
 
     def _read_other(self, file: Path) -> Iterator[Entry]:
-        raise UserError(f"{file}:1: expected JSON Lines of {{\"image\": name, \"{self.KIND}\": [...]}}")
+        raise UserError(f'{file}:1: expected JSON Lines of {{"image": name, "{self.KIND}": [...]}}')
 
 
 class PrecomputedCaptions(_Precomputed):
@@ -124,8 +129,9 @@ class PrecomputedCaptions(_Precomputed):
         for number, line in _lines(file):
             name, separator, text = line.partition(" :")
             if not separator or not name.strip():
-                raise UserError(f"{file}:{number}: expected a picture's name, a space, a colon and its caption, found "
-                                f"{line[:60]!r}")
+                raise UserError(
+                    f"{file}:{number}: expected a picture's name, a space, a colon and its caption, found {line[:60]!r}"
+                )
             yield number, name.strip(), [Caption(text.strip())] if text.strip() else []
 
 
@@ -155,9 +161,11 @@ class PrecomputedObjects(_Precomputed):
                 if not key or not isinstance(objects, list):
                     raise ValueError("objects is no list")
             except (ValueError, KeyError, RecursionError):
-                raise UserError(f"{file}:{number}: expected a picture's key, a tab and JSON with its objects, found "
-                                f"{line[:60]!r}; a file of features alone has no tags in it, name the one of "
-                                "predictions or labels") from None
+                raise UserError(
+                    f"{file}:{number}: expected a picture's key, a tab and JSON with its objects, found "
+                    f"{line[:60]!r}; a file of features alone has no tags in it, name the one of "
+                    "predictions or labels"
+                ) from None
             try:
                 tags = [self._tag(one) for one in objects]
             except ValueError as error:
@@ -167,8 +175,9 @@ class PrecomputedObjects(_Precomputed):
     def _tag(self, row: Any) -> ObjectTag:
         if not isinstance(row, Mapping) or "class" not in row:
             raise ValueError(f"expected an object with class, conf and rect, found {str(row)[:60]}")
-        return ObjectTag.from_row({"label": row["class"], "attribute": self._attribute(row), "score": row.get("conf"),
-                                   "box": row.get("rect")})
+        return ObjectTag.from_row(
+            {"label": row["class"], "attribute": self._attribute(row), "score": row.get("conf"), "box": row.get("rect")}
+        )
 
     def _attribute(self, row: Mapping[str, Any]) -> str | None:
         names, scores = row.get("attributes") or [], row.get("attr_scores")
@@ -181,8 +190,11 @@ class PrecomputedObjects(_Precomputed):
         if scores is not None and len(scores) != len(names):
             raise ValueError(f"{len(names)} attributes but {len(scores)} attr_scores")
         least = getattr(self._options, "attribute_threshold", 0.0)
-        scored = [(float(score), name) for name, score in zip(names, scores or [1.0] * len(names), strict=True)
-                  if name != _NO_ATTRIBUTE]
+        scored = [
+            (float(score), name)
+            for name, score in zip(names, scores or [1.0] * len(names), strict=True)
+            if name != _NO_ATTRIBUTE
+        ]
         score, name = max(scored, key=_first, default=(0.0, None))
         return name if score >= least else None
 

@@ -28,8 +28,11 @@ if TYPE_CHECKING:
 VERSION = 1
 """Raised when the same picture, models and options would give another result."""
 
-_MODELS = {"Det": "PP-OCRv6_det_small.onnx", "Rec": "PP-OCRv6_rec_small.onnx",
-           "Cls": "ch_ppocr_mobile_v2.0_cls_mobile.onnx"}
+_MODELS = {
+    "Det": "PP-OCRv6_det_small.onnx",
+    "Rec": "PP-OCRv6_rec_small.onnx",
+    "Cls": "ch_ppocr_mobile_v2.0_cls_mobile.onnx",
+}
 
 
 class RapidOcrOptions(Options):
@@ -60,16 +63,24 @@ class RapidOcr(_lines.SideBySide):
     def fingerprint(self) -> Mapping[str, Any]:
         """Models, options and version."""
         files = _model_files(self._options.use_cls)
-        return {"extractor": "ocr.rapidocr", "version": VERSION, **self._options.model_dump(),
-                "models": {part: _digest(file) for part, file in sorted(files.items())}}
+        return {
+            "extractor": "ocr.rapidocr",
+            "version": VERSION,
+            **self._options.model_dump(),
+            "models": {part: _digest(file) for part, file in sorted(files.items())},
+        }
 
     def _read(self, image: Image.Image) -> list[TextLine]:
         found = self._engine(np.ascontiguousarray(np.asarray(image)[:, :, ::-1]))  # OpenCV's order: blue, green, red
         if found.txts is None or found.boxes is None or found.scores is None:
             return []
-        lines = [TextLine(text.strip(), round(float(score), 4),
-                          tuple((round(float(x), 1), round(float(y), 1)) for x, y in box))
-                 for text, score, box in zip(found.txts, found.scores, found.boxes, strict=True) if text.strip()]
+        lines = [
+            TextLine(
+                text.strip(), round(float(score), 4), tuple((round(float(x), 1), round(float(y), 1)) for x, y in box)
+            )
+            for text, score, box in zip(found.txts, found.scores, found.boxes, strict=True)
+            if text.strip()
+        ]
         return _lines.reading_order(lines)
 
     def _load(self) -> None:
@@ -82,13 +93,20 @@ class RapidOcr(_lines.SideBySide):
 
         cv2.setNumThreads(1)
         options, files = self._options, _model_files(True)
-        engine = RapidOCR(params={
-            "Global.log_level": "error", "Global.use_cls": options.use_cls, "Global.text_score": options.text_score,
-            "Det.limit_type": options.limit_type, "Det.limit_side_len": options.limit_side_len,
-            "Det.box_thresh": options.box_thresh, "Det.unclip_ratio": options.unclip_ratio,
-            "EngineConfig.onnxruntime.intra_op_num_threads": 1, "EngineConfig.onnxruntime.inter_op_num_threads": 1,
-            **{f"{part}.model_path": str(file) for part, file in files.items()},  # named, it never looks on the net
-        })
+        engine = RapidOCR(
+            params={
+                "Global.log_level": "error",
+                "Global.use_cls": options.use_cls,
+                "Global.text_score": options.text_score,
+                "Det.limit_type": options.limit_type,
+                "Det.limit_side_len": options.limit_side_len,
+                "Det.box_thresh": options.box_thresh,
+                "Det.unclip_ratio": options.unclip_ratio,
+                "EngineConfig.onnxruntime.intra_op_num_threads": 1,
+                "EngineConfig.onnxruntime.inter_op_num_threads": 1,
+                **{f"{part}.model_path": str(file) for part, file in files.items()},  # named, it never looks on the net
+            }
+        )
         engine._load_det_model()
         recogniser = engine._load_rec_model()
         recogniser.postprocess_op = SpacingDecoder(recogniser.postprocess_op.character, options.space_thresh)
@@ -108,8 +126,9 @@ class SpacingDecoder:
         self._space = len(characters) - 1
         self._threshold = threshold
 
-    def __call__(self, probabilities: "NDArray[np.float32]", return_word_box: bool = False, **_: Any
-                 ) -> tuple[list[tuple[str, float]], list[Any]]:
+    def __call__(
+        self, probabilities: "NDArray[np.float32]", return_word_box: bool = False, **_: Any
+    ) -> tuple[list[tuple[str, float]], list[Any]]:
         """Decode ``(lines, steps, characters)`` to a text and the mean probability of its characters for each line."""
         best = probabilities.argmax(axis=2)
         return [self._decode(line, choice) for line, choice in zip(probabilities, best, strict=True)], []
@@ -119,8 +138,10 @@ class SpacingDecoder:
         if not len(begins):
             return "", 0.0
         spaces = line[:, self._space]
-        between = [0.0 if self._space in (best[first], best[second]) else float(spaces[first:second].max())
-                   for first, second in pairwise(begins)]
+        between = [
+            0.0 if self._space in (best[first], best[second]) else float(spaces[first:second].max())
+            for first, second in pairwise(begins)
+        ]
         letter_spaced = sum(space >= self._threshold / 2 for space in between) > len(between) / 2
         text = self._characters[best[begins[0]]]
         for space, begin in zip(between, begins[1:], strict=True):
@@ -136,14 +157,17 @@ def _model_files(use_cls: bool) -> dict[str, Path]:
     """
     spec = find_spec("rapidocr")
     if spec is None or spec.origin is None:
-        raise UserError("ocr.extractor: rapidocr: the package rapidocr is not installed; "
-                        "run pip install -r requirements.lock")
+        raise UserError(
+            "ocr.extractor: rapidocr: the package rapidocr is not installed; run pip install -r requirements.lock"
+        )
     folder = Path(spec.origin).parent / "models"
     files = {part: folder / name for part, name in _MODELS.items() if use_cls or part != "Cls"}
     missing = [file.name for file in files.values() if not file.is_file()]
     if missing:
-        raise UserError(f"ocr.extractor: rapidocr: {missing[0]} is not in {folder}; install the version of rapidocr "
-                        "that requirements.lock names")
+        raise UserError(
+            f"ocr.extractor: rapidocr: {missing[0]} is not in {folder}; install the version of rapidocr "
+            "that requirements.lock names"
+        )
     return files
 
 

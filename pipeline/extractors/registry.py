@@ -17,18 +17,24 @@ from pipeline.settings import params
 from pipeline.settings.params import ExecutionParams, Kind
 
 REGISTRY: dict[Kind, dict[str, str]] = {
-    "objects": {"transformers": "pipeline.extractors.transformers_objects:TransformersObjects",
-                "zero_shot": "pipeline.extractors.zero_shot:ZeroShot",
-                "yolox": "pipeline.extractors.yolox:Yolox",
-                "detectron2": "pipeline.extractors.detectron2:Detectron2",
-                "precomputed": "pipeline.extractors.precomputed:PrecomputedObjects"},
-    "captions": {"blip": "pipeline.extractors.blip:Blip",
-                 "lavis": "pipeline.extractors.lavis:Lavis",
-                 "precomputed": "pipeline.extractors.precomputed:PrecomputedCaptions"},
-    "ocr": {"rapidocr": "pipeline.extractors.rapidocr:RapidOcr",
-            "tesseract": "pipeline.extractors.tesseract:Tesseract",
-            "easyocr": "pipeline.extractors.easyocr:EasyOcr",
-            "precomputed": "pipeline.extractors.precomputed:PrecomputedOcr"},
+    "objects": {
+        "transformers": "pipeline.extractors.transformers_objects:TransformersObjects",
+        "zero_shot": "pipeline.extractors.zero_shot:ZeroShot",
+        "yolox": "pipeline.extractors.yolox:Yolox",
+        "detectron2": "pipeline.extractors.detectron2:Detectron2",
+        "precomputed": "pipeline.extractors.precomputed:PrecomputedObjects",
+    },
+    "captions": {
+        "blip": "pipeline.extractors.blip:Blip",
+        "lavis": "pipeline.extractors.lavis:Lavis",
+        "precomputed": "pipeline.extractors.precomputed:PrecomputedCaptions",
+    },
+    "ocr": {
+        "rapidocr": "pipeline.extractors.rapidocr:RapidOcr",
+        "tesseract": "pipeline.extractors.tesseract:Tesseract",
+        "easyocr": "pipeline.extractors.easyocr:EasyOcr",
+        "precomputed": "pipeline.extractors.precomputed:PrecomputedOcr",
+    },
 }
 """The extractors that ship: kind → name in params.yaml → where the class stands."""
 
@@ -36,8 +42,9 @@ ATTRIBUTES = "attributes"
 """The key in ``objects`` below which stand the options of what adds attributes to any detector's tags."""
 
 
-def validate(kind: Kind, section: Mapping[str, Any], source: str = "params.yaml",
-             lines: Mapping[str, int] | None = None) -> None:
+def validate(
+    kind: Kind, section: Mapping[str, Any], source: str = "params.yaml", lines: Mapping[str, int] | None = None
+) -> None:
     """Check an extraction section: every extractor's options, and that the one in use is there.
 
     Args:
@@ -103,8 +110,9 @@ def interpreter(kind: Kind, section: Mapping[str, Any]) -> str | None:
     return name
 
 
-def create(kind: Kind, section: Mapping[str, Any], execution: ExecutionParams | None = None
-           ) -> "Extractor | LookupExtractor":
+def create(
+    kind: Kind, section: Mapping[str, Any], execution: ExecutionParams | None = None
+) -> "Extractor | LookupExtractor":
     """The extractor that a section of params names. Its model is loaded when the first picture comes.
 
     A class of the user's own (``package.module:Class``) gets the options under its own name in the section: as
@@ -124,8 +132,10 @@ def create(kind: Kind, section: Mapping[str, Any], execution: ExecutionParams | 
             raise UserError(f"{where}: {error}; its options are the keys below {kind}.{section['extractor']}") from None
     if kind == "objects" and (attributes := _attributes_options(section)).model is not None:
         if not isinstance(extractor, Extractor):
-            raise UserError(f"params.yaml: objects.attributes.model: {section['extractor']} reads no pictures to find "
-                            "attributes in; set it to null")
+            raise UserError(
+                f"params.yaml: objects.attributes.model: {section['extractor']} reads no pictures to find "
+                "attributes in; set it to null"
+            )
         from pipeline.extractors.attributes import WithAttributes
 
         return WithAttributes(extractor, attributes, execution or ExecutionParams())
@@ -163,8 +173,9 @@ def _chosen(kind: Kind, section: Mapping[str, Any]) -> tuple[Any, Any]:
     return cls, _options(kind, name, cls, section.get(name) or {})
 
 
-def _attributes_options(section: Mapping[str, Any], source: str = "params.yaml",
-                        lines: Mapping[str, int] | None = None) -> Any:
+def _attributes_options(
+    section: Mapping[str, Any], source: str = "params.yaml", lines: Mapping[str, int] | None = None
+) -> Any:
     from pipeline.extractors.attributes import WithAttributes
 
     return _options("objects", ATTRIBUTES, WithAttributes, section.get(ATTRIBUTES) or {}, source, lines)
@@ -181,14 +192,17 @@ def _class(kind: Kind, name: str, source: str = "params.yaml", lines: Mapping[st
     target = REGISTRY[kind].get(name, name)
     module_name, colon, class_name = target.partition(":")
     if not colon or not class_name.isidentifier() or not all(part.isidentifier() for part in module_name.split(".")):
-        raise UserError(f"{where}: unknown extractor; expected {', '.join(REGISTRY[kind])}, or package.module:Class "
-                        "of your own")
+        raise UserError(
+            f"{where}: unknown extractor; expected {', '.join(REGISTRY[kind])}, or package.module:Class of your own"
+        )
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         if error.name and (module_name == error.name or module_name.startswith(f"{error.name}.")):
-            raise UserError(f"{where}: no module {error.name} on the path; it is searched for from the folder that the "
-                            "stage runs in, and among the installed packages") from None
+            raise UserError(
+                f"{where}: no module {error.name} on the path; it is searched for from the folder that the "
+                "stage runs in, and among the installed packages"
+            ) from None
         raise UserError(f"{where}: {module_name} needs the module {error.name}, which is not installed") from None
     except ImportError as error:
         raise UserError(f"{where}: {module_name} cannot be imported: {error}") from None
@@ -197,8 +211,9 @@ def _class(kind: Kind, name: str, source: str = "params.yaml", lines: Mapping[st
     return getattr(module, class_name)
 
 
-def _options(kind: Kind, name: str, cls: Any, options: Any, source: str = "params.yaml",
-             lines: Mapping[str, int] | None = None) -> Any:
+def _options(
+    kind: Kind, name: str, cls: Any, options: Any, source: str = "params.yaml", lines: Mapping[str, int] | None = None
+) -> Any:
     """The options below `name`, typed where the class says how; plain values otherwise."""
     key = f"{kind}.{name}"
     if not isinstance(options, Mapping):

@@ -54,9 +54,13 @@ class Tesseract(_lines.SideBySide):
 
     def fingerprint(self) -> Mapping[str, Any]:
         """The program's version, the languages' models, options and version of this adapter."""
-        return {"extractor": "ocr.tesseract", "version": VERSION, "program": _version(),
-                "models": {file.stem: _digest(file) for file in _models(tuple(self._options.languages))},
-                **self._options.model_dump()}
+        return {
+            "extractor": "ocr.tesseract",
+            "version": VERSION,
+            "program": _version(),
+            "models": {file.stem: _digest(file) for file in _models(tuple(self._options.languages))},
+            **self._options.model_dump(),
+        }
 
     def _read(self, image: Image.Image) -> list[TextLine]:
         """Run the program on one picture.
@@ -66,10 +70,24 @@ class Tesseract(_lines.SideBySide):
         """
         picture = BytesIO()
         image.save(picture, "PPM")
-        command = [_program(), "stdin", "stdout", "-l", "+".join(self._options.languages),
-                   "--psm", str(self._options.page_segmentation), "tsv"]
-        done = subprocess.run(command, input=picture.getvalue(), capture_output=True, timeout=_SECONDS, check=False,
-                              env={**os.environ, "OMP_THREAD_LIMIT": "1"})
+        command = [
+            _program(),
+            "stdin",
+            "stdout",
+            "-l",
+            "+".join(self._options.languages),
+            "--psm",
+            str(self._options.page_segmentation),
+            "tsv",
+        ]
+        done = subprocess.run(
+            command,
+            input=picture.getvalue(),
+            capture_output=True,
+            timeout=_SECONDS,
+            check=False,
+            env={**os.environ, "OMP_THREAD_LIMIT": "1"},
+        )
         if done.returncode:
             raise RuntimeError(f"tesseract ended with {done.returncode}: {done.stderr.decode(errors='replace')[-300:]}")
         lines = read_tsv(done.stdout.decode("utf-8", errors="replace"))
@@ -87,7 +105,8 @@ def read_tsv(table: str) -> Iterator[TextLine]:
         if len(columns) == 12 and columns[0] == _WORD and columns[11].strip():
             left, top, width, height = map(int, columns[6:10])
             words.setdefault(tuple(columns[1:5]), []).append(
-                (columns[11].strip(), float(columns[10]) / 100, (left, top, left + width, top + height)))
+                (columns[11].strip(), float(columns[10]) / 100, (left, top, left + width, top + height))
+            )
     for line in words.values():
         texts, scores, boxes = zip(*line, strict=True)
         x0, y0 = (float(min(box[at] for box in boxes)) for at in (0, 1))
@@ -103,8 +122,10 @@ def _program() -> str:
     """
     program = shutil.which("tesseract")
     if program is None:
-        raise UserError("ocr.extractor: tesseract: no program tesseract on the PATH; "
-                        "run apt-get install tesseract-ocr (Debian, Ubuntu), or choose rapidocr")
+        raise UserError(
+            "ocr.extractor: tesseract: no program tesseract on the PATH; "
+            "run apt-get install tesseract-ocr (Debian, Ubuntu), or choose rapidocr"
+        )
     return program
 
 
@@ -132,8 +153,10 @@ def _models(languages: tuple[str, ...]) -> list[Path]:
     for language in languages:
         if language not in known:
             package = language.replace("_", "-").lower()
-            raise UserError(f"ocr.tesseract.languages: {language} is not installed, {', '.join(known) or 'none'} are; "
-                            f"run apt-get install tesseract-ocr-{package} (Debian, Ubuntu)")
+            raise UserError(
+                f"ocr.tesseract.languages: {language} is not installed, {', '.join(known) or 'none'} are; "
+                f"run apt-get install tesseract-ocr-{package} (Debian, Ubuntu)"
+            )
     return [Path(place[1] if place else "") / f"{language}.traineddata" for language in languages]
 
 

@@ -67,8 +67,13 @@ class Detector(_torch.FromCheckpoint):
 
     def fingerprint(self) -> Mapping[str, Any]:
         """Weights, options, image processor and version."""
-        return {"extractor": f"objects.{self.NAME}", "version": self.VERSION, "checkpoint": self._checkpoint.identity,
-                "processor": _torch.BACKEND, **self._options.model_dump(exclude={"model", "revision"})}
+        return {
+            "extractor": f"objects.{self.NAME}",
+            "version": self.VERSION,
+            "checkpoint": self._checkpoint.identity,
+            "processor": _torch.BACKEND,
+            **self._options.model_dump(exclude={"model", "revision"}),
+        }
 
     def bucket(self, width: int, height: int) -> Hashable:
         """The size that the processor would give the picture."""
@@ -77,16 +82,18 @@ class Detector(_torch.FromCheckpoint):
             return None  # every picture becomes the same size
         from transformers.image_transforms import get_size_with_aspect_ratio
 
-        resized: tuple[int, int] = get_size_with_aspect_ratio((height, width), size["shortest_edge"],
-                                                              size.get("longest_edge"))
+        resized: tuple[int, int] = get_size_with_aspect_ratio(
+            (height, width), size["shortest_edge"], size.get("longest_edge")
+        )
         return resized
 
     def prepare(self, image: Image.Image) -> Prepared:
         """Resize and normalise one picture."""
         # Padding to a common size belongs to batches of several sizes, which there are none of here.
         padding = {"do_pad": False} if "shortest_edge" in self._processor.size else {}
-        inputs = self._processor(images=image, return_tensors="pt", **padding,
-                                 input_data_format="channels_last")  # else told by size: a strip 3 pixels high
+        inputs = self._processor(
+            images=image, return_tensors="pt", **padding, input_data_format="channels_last"
+        )  # else told by size: a strip 3 pixels high
         return Prepared(inputs["pixel_values"][0], (image.height, image.width))
 
     def extract(self, images: Sequence[Image.Image]) -> list[list[ObjectTag]]:
@@ -115,8 +122,13 @@ class Detector(_torch.FromCheckpoint):
     def _model(self) -> Any:
         import transformers
 
-        return _torch.load(getattr(transformers, self.MODEL), self._checkpoint.folder, self._options.model,
-                           self._options.dtype, self._device)
+        return _torch.load(
+            getattr(transformers, self.MODEL),
+            self._checkpoint.folder,
+            self._options.model,
+            self._options.dtype,
+            self._device,
+        )
 
 
 class TransformersObjects(Detector):
@@ -134,11 +146,18 @@ class TransformersObjects(Detector):
             outputs = self._model(pixel_values=pixels)
         outputs.logits, outputs.pred_boxes = finite(outputs.logits), finite(outputs.pred_boxes)
         found = self._processor.post_process_object_detection(
-            outputs, threshold=self._options.threshold, target_sizes=sizes)
+            outputs, threshold=self._options.threshold, target_sizes=sizes
+        )
         names = self._model.config.id2label
-        return [[_boxes.tag(str(names[label]), score, box, size) for score, label, box in
-                 zip(one["scores"].tolist(), one["labels"].tolist(), one["boxes"].tolist(), strict=True)]
-                for one, size in zip(found, sizes, strict=True)]
+        return [
+            [
+                _boxes.tag(str(names[label]), score, box, size)
+                for score, label, box in zip(
+                    one["scores"].tolist(), one["labels"].tolist(), one["boxes"].tolist(), strict=True
+                )
+            ]
+            for one, size in zip(found, sizes, strict=True)
+        ]
 
 
 def finite(values: "torch.Tensor") -> "torch.Tensor":

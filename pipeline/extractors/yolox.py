@@ -31,14 +31,87 @@ _GREY = 114  # what fills the input where the picture does not
 _STRIDES = ((8, 16, 32), (8, 16, 32, 64))
 
 COCO = (
-    "person", "bicycle", "car", "motorcycle", "airplane", "bus", "train", "truck", "boat", "traffic light",
-    "fire hydrant", "stop sign", "parking meter", "bench", "bird", "cat", "dog", "horse", "sheep", "cow", "elephant",
-    "bear", "zebra", "giraffe", "backpack", "umbrella", "handbag", "tie", "suitcase", "frisbee", "skis", "snowboard",
-    "sports ball", "kite", "baseball bat", "baseball glove", "skateboard", "surfboard", "tennis racket", "bottle",
-    "wine glass", "cup", "fork", "knife", "spoon", "bowl", "banana", "apple", "sandwich", "orange", "broccoli",
-    "carrot", "hot dog", "pizza", "donut", "cake", "chair", "couch", "potted plant", "bed", "dining table", "toilet",
-    "tv", "laptop", "mouse", "remote", "keyboard", "cell phone", "microwave", "oven", "toaster", "sink",
-    "refrigerator", "book", "clock", "vase", "scissors", "teddy bear", "hair drier", "toothbrush")
+    "person",
+    "bicycle",
+    "car",
+    "motorcycle",
+    "airplane",
+    "bus",
+    "train",
+    "truck",
+    "boat",
+    "traffic light",
+    "fire hydrant",
+    "stop sign",
+    "parking meter",
+    "bench",
+    "bird",
+    "cat",
+    "dog",
+    "horse",
+    "sheep",
+    "cow",
+    "elephant",
+    "bear",
+    "zebra",
+    "giraffe",
+    "backpack",
+    "umbrella",
+    "handbag",
+    "tie",
+    "suitcase",
+    "frisbee",
+    "skis",
+    "snowboard",
+    "sports ball",
+    "kite",
+    "baseball bat",
+    "baseball glove",
+    "skateboard",
+    "surfboard",
+    "tennis racket",
+    "bottle",
+    "wine glass",
+    "cup",
+    "fork",
+    "knife",
+    "spoon",
+    "bowl",
+    "banana",
+    "apple",
+    "sandwich",
+    "orange",
+    "broccoli",
+    "carrot",
+    "hot dog",
+    "pizza",
+    "donut",
+    "cake",
+    "chair",
+    "couch",
+    "potted plant",
+    "bed",
+    "dining table",
+    "toilet",
+    "tv",
+    "laptop",
+    "mouse",
+    "remote",
+    "keyboard",
+    "cell phone",
+    "microwave",
+    "oven",
+    "toaster",
+    "sink",
+    "refrigerator",
+    "book",
+    "clock",
+    "vase",
+    "scissors",
+    "teddy bear",
+    "hair drier",
+    "toothbrush",
+)
 """The 80 classes of COCO, in the order that detectors number them."""
 
 
@@ -55,8 +128,10 @@ class YoloxOptions(Options):
     def require(self) -> None:
         """Check that the model is there."""
         if not self.file.is_file():
-            raise UserError(f"yolox.model: {self.file}: no such file; expected a YOLOX model in ONNX format, as the "
-                            "releases of YOLOX have them; put it below checkpoints/, so that DVC sees it change")
+            raise UserError(
+                f"yolox.model: {self.file}: no such file; expected a YOLOX model in ONNX format, as the "
+                "releases of YOLOX have them; put it below checkpoints/, so that DVC sees it change"
+            )
 
     @property
     def file(self) -> Path:
@@ -93,8 +168,13 @@ class Yolox:
         self._options.require()
         with self._options.file.open("rb") as stream:
             checkpoint = f"sha256:{hashlib.file_digest(stream, 'sha256').hexdigest()}"
-        return {"extractor": "objects.yolox", "version": VERSION, "checkpoint": checkpoint,
-                **self._options.model_dump(exclude={"model", "classes"}), "classes": list(self._options.names)}
+        return {
+            "extractor": "objects.yolox",
+            "version": VERSION,
+            "checkpoint": checkpoint,
+            **self._options.model_dump(exclude={"model", "classes"}),
+            "classes": list(self._options.names),
+        }
 
     def prepare(self, image: Image.Image) -> _Prepared:
         """Scale one picture into the upper left corner of the model's input."""
@@ -105,8 +185,9 @@ class Yolox:
         ratio = min(height / image.height, width / image.width)
         scaled = (max(1, int(image.width * ratio)), max(1, int(image.height * ratio)))
         pixels = np.full((height, width, 3), _GREY, np.uint8)
-        pixels[:scaled[1], :scaled[0]] = cv2.resize(np.asarray(image), scaled,
-                                                    interpolation=cv2.INTER_LINEAR)[:, :, ::-1]
+        pixels[: scaled[1], : scaled[0]] = cv2.resize(np.asarray(image), scaled, interpolation=cv2.INTER_LINEAR)[
+            :, :, ::-1
+        ]
         return _Prepared(pixels, ratio, (image.height, image.width))
 
     def extract(self, images: Sequence[Image.Image]) -> list[list[ObjectTag]]:
@@ -132,14 +213,17 @@ class Yolox:
         pixels = np.ascontiguousarray(prepared.pixels.transpose(2, 0, 1)[None], dtype=np.float32)
         output = self._session.run(None, {self._session.get_inputs()[0].name: pixels})[0][0]
         if output.shape != (len(self._cells), 5 + len(self._options.names)):
-            raise UserError(f"objects.yolox: {self._options.model} gives {' × '.join(map(str, output.shape))} numbers, "
-                            f"expected {len(self._cells)} × {5 + len(self._options.names)}, of {len(self._cells)} "
-                            f"places and {len(self._options.names)} classes; list the model's classes in "
-                            "objects.yolox.classes")
+            raise UserError(
+                f"objects.yolox: {self._options.model} gives {' × '.join(map(str, output.shape))} numbers, "
+                f"expected {len(self._cells)} × {5 + len(self._options.names)}, of {len(self._cells)} "
+                f"places and {len(self._options.names)} classes; list the model's classes in "
+                "objects.yolox.classes"
+            )
         boxes, scores = self._decoded(output)
         if not (np.isfinite(boxes).all() and np.isfinite(scores).all()):
-            raise ValueError("the detector gave numbers that are not finite; expected a model exported without "
-                             "--decode_in_inference")
+            raise ValueError(
+                "the detector gave numbers that are not finite; expected a model exported without --decode_in_inference"
+            )
         return self._tags(boxes / prepared.ratio, scores, prepared.size)
 
     def _decoded(self, output: "NDArray[np.float32]") -> "tuple[NDArray[np.float32], NDArray[np.float32]]":
@@ -155,8 +239,9 @@ class Yolox:
             half = np.exp(output[:, 2:4]) * strides / 2
         return np.concatenate([centre - half, centre + half], axis=1), output[:, 4:5] * output[:, 5:]
 
-    def _tags(self, boxes: "NDArray[np.float32]", scores: "NDArray[np.float32]", size: tuple[int, int]
-              ) -> list[ObjectTag]:
+    def _tags(
+        self, boxes: "NDArray[np.float32]", scores: "NDArray[np.float32]", size: tuple[int, int]
+    ) -> list[ObjectTag]:
         import numpy as np
 
         options = self._options
@@ -164,8 +249,10 @@ class Yolox:
             labels = scores.argmax(axis=1)
             found = [(np.flatnonzero(scores.max(axis=1) >= options.threshold), labels)]
         else:
-            found = [(np.flatnonzero(scores[:, label] >= options.threshold), np.full(len(scores), label))
-                     for label in np.flatnonzero((scores >= options.threshold).any(axis=0))]
+            found = [
+                (np.flatnonzero(scores[:, label] >= options.threshold), np.full(len(scores), label))
+                for label in np.flatnonzero((scores >= options.threshold).any(axis=0))
+            ]
         tags = []
         for places, labels in found:
             own = scores[places, labels[places]]
@@ -183,9 +270,16 @@ class Yolox:
         places = self._session.get_outputs()[0].shape[1]
         by_count = {}
         for strides in _STRIDES:
-            grids = [np.stack([*np.meshgrid(np.arange(width // stride), np.arange(height // stride)),
-                               np.full((height // stride, width // stride), stride)], axis=-1).reshape(-1, 3)
-                     for stride in strides]
+            grids = [
+                np.stack(
+                    [
+                        *np.meshgrid(np.arange(width // stride), np.arange(height // stride)),
+                        np.full((height // stride, width // stride), stride),
+                    ],
+                    axis=-1,
+                ).reshape(-1, 3)
+                for stride in strides
+            ]
             cells = np.concatenate(grids).astype(np.float32)
             by_count[len(cells)] = cells
         return by_count.get(places, by_count[min(by_count)])
@@ -195,8 +289,10 @@ class Yolox:
         """Height and width of the model's input."""
         shape = self._session.get_inputs()[0].shape
         if len(shape) != 4 or shape[1] != 3 or not all(isinstance(side, int) and side >= 64 for side in shape[2:]):
-            raise UserError(f"objects.yolox: {self._options.model} takes input of shape {shape}, expected "
-                            "[1, 3, height, width] with a fixed size; export the model with one")
+            raise UserError(
+                f"objects.yolox: {self._options.model} takes input of shape {shape}, expected "
+                "[1, 3, height, width] with a fixed size; export the model with one"
+            )
         return shape[2], shape[3]
 
     @once
@@ -215,5 +311,6 @@ class Yolox:
             return onnxruntime.InferenceSession(str(self._options.file), settings, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime's own classes stand in its binary module
             first = (str(error).splitlines() or [""])[0]
-            raise UserError(f"objects.yolox: {self._options.model} is no ONNX model that onnxruntime loads: "
-                            f"{first}") from None
+            raise UserError(
+                f"objects.yolox: {self._options.model} is no ONNX model that onnxruntime loads: {first}"
+            ) from None

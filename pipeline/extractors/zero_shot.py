@@ -74,9 +74,14 @@ class ZeroShot(Detector):
             # OWL sees the picture in the upper left corner of a square.
             height, width = (max(size), max(size)) if self._family == "owlv2" else size
             places = own_corners * torch.tensor([width, height, width, height])
-            tags.append([_boxes.tag(self._options.labels[int(own_labels[at])], float(own_scores[at]),
-                                    places[at].tolist(), size)
-                         for at in (own_scores > self._options.threshold).nonzero()[:, 0].tolist()])
+            tags.append(
+                [
+                    _boxes.tag(
+                        self._options.labels[int(own_labels[at])], float(own_scores[at]), places[at].tolist(), size
+                    )
+                    for at in (own_scores > self._options.threshold).nonzero()[:, 0].tolist()
+                ]
+            )
         return tags
 
     def _grounded(self, pixels: "torch.Tensor") -> "tuple[torch.Tensor, torch.Tensor]":
@@ -85,10 +90,15 @@ class ZeroShot(Detector):
 
         ids, spans = self._phrases
         ids = ids.repeat(len(pixels), 1)
-        outputs = self._model(pixel_values=pixels, input_ids=ids, token_type_ids=torch.zeros_like(ids),
-                              attention_mask=torch.ones_like(ids))
-        return torch.stack([outputs.logits[..., begin:end].amax(dim=-1) for begin, end in spans],
-                           dim=-1), outputs.pred_boxes
+        outputs = self._model(
+            pixel_values=pixels,
+            input_ids=ids,
+            token_type_ids=torch.zeros_like(ids),
+            attention_mask=torch.ones_like(ids),
+        )
+        return torch.stack(
+            [outputs.logits[..., begin:end].amax(dim=-1) for begin, end in spans], dim=-1
+        ), outputs.pred_boxes
 
     def _asked(self, pixels: "torch.Tensor") -> "tuple[torch.Tensor, torch.Tensor]":
         """As :meth:`_grounded`; the labels are encoded once, not for every batch as the model's own forward does."""
@@ -117,9 +127,11 @@ class ZeroShot(Detector):
         except (OSError, ValueError) as error:
             raise UserError(f"checkpoint {self._options.model}: config.json cannot be read: {error}") from None
         if family not in (*_GROUNDING, *_OWL):
-            raise UserError(f"checkpoint {self._options.model}: its model_type is {family}; objects.zero_shot takes "
-                            f"{', '.join((*_GROUNDING, *_OWL))}, objects.transformers detectors with labels of their "
-                            "own")
+            raise UserError(
+                f"checkpoint {self._options.model}: its model_type is {family}; objects.zero_shot takes "
+                f"{', '.join((*_GROUNDING, *_OWL))}, objects.transformers detectors with labels of their "
+                "own"
+            )
         return str(family)
 
     @once
@@ -146,8 +158,10 @@ class ZeroShot(Detector):
         room = self._model.config.max_text_len
         if len(ids) > room:
             fit = sum(end < room - 1 for _, end in spans)
-            raise UserError(f"objects.zero_shot.labels: {len(ids)} sub-tokens with their separators, and "
-                            f"{self._options.model} takes {room}; the first {fit} labels fit")
+            raise UserError(
+                f"objects.zero_shot.labels: {len(ids)} sub-tokens with their separators, and "
+                f"{self._options.model} takes {room}; the first {fit} labels fit"
+            )
         return torch.tensor([ids], device=self._device), spans
 
     @once
@@ -159,8 +173,10 @@ class ZeroShot(Detector):
         room = self._model.config.text_config.max_position_embeddings
         for text, ids in zip(texts, self._tokenizer(texts)["input_ids"], strict=True):
             if len(ids) > room:
-                raise UserError(f"objects.zero_shot.labels: {text!r} is {len(ids)} sub-tokens, longer than the {room} "
-                                f"that {self._options.model} takes")
+                raise UserError(
+                    f"objects.zero_shot.labels: {text!r} is {len(ids)} sub-tokens, longer than the {room} "
+                    f"that {self._options.model} takes"
+                )
         inputs = self._tokenizer(texts, padding="max_length", max_length=room, return_tensors="pt")
         inputs = {key: inputs[key].to(self._device) for key in ("input_ids", "attention_mask")}
         base = self._model.base_model

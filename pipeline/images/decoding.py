@@ -35,8 +35,12 @@ FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "AVIF")
 
 _ORIENTATION = 0x0112  # the EXIF tag
 _UPRIGHT = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
 _TRUNCATED = re.compile(r"truncat|unexpected end|EOF|premature|not enough", re.IGNORECASE)
@@ -82,8 +86,9 @@ def decode(data: bytes, limits: "ImagesParams") -> tuple[Image.Image, str]:
     except (PictureError, MemoryError):
         raise
     except UnidentifiedImageError:
-        raise PictureError("unreadable", f"no picture of a kind that is read ({', '.join(FORMATS)})"
-                                         f"{_looks_like(data)}") from None
+        raise PictureError(
+            "unreadable", f"no picture of a kind that is read ({', '.join(FORMATS)}){_looks_like(data)}"
+        ) from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise PictureError("too_large", str(error)) from None
     except Exception as error:  # a damaged picture makes Pillow raise whatever its decoder came upon; it is recorded
@@ -174,7 +179,7 @@ class Decoders:
             with self._guard:
                 process = self._idle.pop() if self._idle else None
             process = process or self._start()
-            answers = list(_exchange(process, pictures[len(found):]))
+            answers = list(_exchange(process, pictures[len(found) :]))
             found += map(_understood, answers)
             if len(found) == len(pictures):
                 with self._guard:
@@ -186,12 +191,19 @@ class Decoders:
     def _start(self) -> "subprocess.Popen[bytes]":
         home = str(Path(__file__).resolve().parents[2])
         inherited = os.environ.get("PYTHONPATH")
-        environment = {**os.environ, "PYTHONPATH": f"{home}{os.pathsep}{inherited}" if inherited else home,
-                       "PILLOW_BLOCKS_MAX": "8",  # memory of one picture serves the next, which halves the time
-                       "OPENBLAS_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "2"}  # else memory is reserved for each core
-        process = subprocess.Popen([sys.executable, "-P", "-m", "pipeline.images.decoding",
-                                    self._limits.model_dump_json()],
-                                   stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)
+        environment = {
+            **os.environ,
+            "PYTHONPATH": f"{home}{os.pathsep}{inherited}" if inherited else home,
+            "PILLOW_BLOCKS_MAX": "8",  # memory of one picture serves the next, which halves the time
+            "OPENBLAS_NUM_THREADS": "1",
+            "MALLOC_ARENA_MAX": "2",
+        }  # else memory is reserved for each core
+        process = subprocess.Popen(
+            [sys.executable, "-P", "-m", "pipeline.images.decoding", self._limits.model_dump_json()],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env=environment,
+        )
         with self._guard:
             self._all.append(process)
             closed = self._closed
@@ -208,8 +220,9 @@ class Decoders:
         code = process.wait()
         self._forget(process)
         if -code in (signal.SIGPROF, signal.SIGALRM):
-            return DecoderEndedError("too_slow", f"decoding took more than images.max_seconds = "
-                                                 f"{self._limits.max_seconds:g}")
+            return DecoderEndedError(
+                "too_slow", f"decoding took more than images.max_seconds = {self._limits.max_seconds:g}"
+            )
         how = signal.Signals(-code).name if code < 0 else f"exit status {code}"
         return DecoderEndedError("unreadable", f"the decoder broke down ({how})")
 
@@ -234,8 +247,9 @@ class Decoders:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
-                 traceback: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
         self.close()
         for process in [*self._all]:
             self._forget(process)
@@ -263,7 +277,8 @@ def _understood(answer: bytes) -> Found | PictureError:
         width, height, kind = found
         return width, height, kind
     return (DecoderEndedError if status == "memory" else PictureError)(
-        "unreadable" if status == "memory" else status, *found)
+        "unreadable" if status == "memory" else status, *found
+    )
 
 
 def _serve(limits: Any) -> None:
@@ -306,7 +321,7 @@ def _limit_memory(limits: "ImagesParams") -> None:
         pages = int(Path("/proc/self/statm").read_text().split()[0])
     except OSError:
         return  # no Linux: only Linux keeps to the limit, and only there is it known what has been taken already
-    most = (pages * resource.getpagesize() + _MEMORY + limits.max_bytes + _MEMORY_PER_PIXEL * limits.max_pixels)
+    most = pages * resource.getpagesize() + _MEMORY + limits.max_bytes + _MEMORY_PER_PIXEL * limits.max_pixels
     _, hard = resource.getrlimit(resource.RLIMIT_AS)
     if hard != resource.RLIM_INFINITY:  # set from outside, such as by ulimit -v: it can only be lowered
         most = min(most, hard)

@@ -138,15 +138,21 @@ def list_pictures(folder: Path) -> list[str]:
     for place, folders, files in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         below = Path(place).relative_to(folder)
-        names += [(below / name).as_posix() for name in files
-                  if not name.startswith(".") and name.lower().endswith(SUFFIXES)]
+        names += [
+            (below / name).as_posix() for name in files if not name.startswith(".") and name.lower().endswith(SUFFIXES)
+        ]
     if not names:
         raise UserError(f"{folder}: no pictures; expected files named {', '.join(SUFFIXES)}")
     return sorted(names)
 
 
-def manifest(names: Iterable[str], folder: Path | None, limits: ImagesParams, store: Store | None = None,
-             workers: int | None = None) -> Iterator[ImageRow]:
+def manifest(
+    names: Iterable[str],
+    folder: Path | None,
+    limits: ImagesParams,
+    store: Store | None = None,
+    workers: int | None = None,
+) -> Iterator[ImageRow]:
     """One row for each distinct name, sorted by name.
 
     Every picture is hashed and decoded in full, so that its status is true: by child processes, which end where one
@@ -159,18 +165,23 @@ def manifest(names: Iterable[str], folder: Path | None, limits: ImagesParams, st
     ordered = sorted(set(names))
     for name in ordered:
         if not name.isascii() and any("\ud800" <= character <= "\udfff" for character in name):
-            raise UserError(f"picture {name!r}: the name holds half a character (a lone surrogate) and cannot be "
-                            "written as UTF-8; mend the id in the data set")
+            raise UserError(
+                f"picture {name!r}: the name holds half a character (a lone surrogate) and cannot be "
+                "written as UTF-8; mend the id in the data set"
+            )
     if folder is None:
-        return (ImageRow(name, status="missing", error="the data set has no pictures (data.images is null)")
-                for name in ordered)
+        return (
+            ImageRow(name, status="missing", error="the data set has no pictures (data.images is null)")
+            for name in ordered
+        )
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder of pictures (data.root and data.images in params.yaml)")
     return _manifest(ordered, folder.resolve(), limits, store, workers or os.cpu_count() or 1)
 
 
-def _manifest(names: list[str], folder: Path, limits: ImagesParams, store: Store | None,
-              workers: int) -> Iterator[ImageRow]:
+def _manifest(
+    names: list[str], folder: Path, limits: ImagesParams, store: Store | None, workers: int
+) -> Iterator[ImageRow]:
     key = digest({"rows of the manifest": VERSION, "max_pixels": limits.max_pixels, "max_bytes": limits.max_bytes})
     pending: deque[ImageRow | tuple[Future[list[_Examined]], int]] = deque()
     fresh: dict[str, str] = {}
@@ -195,10 +206,12 @@ def _manifest(names: list[str], folder: Path, limits: ImagesParams, store: Store
                 stamps = {name: stamp for name in window if (stamp := _stamp(folder, name))}
                 known = store.get_many(key, list(stamps.values())) if store and stamps else {}
                 rows: dict[str, ImageRow | tuple[Future[list[_Examined]], int]] = {
-                    name: ImageRow(name, **loads(known[stamp])) for name, stamp in stamps.items() if stamp in known}
+                    name: ImageRow(name, **loads(known[stamp])) for name, stamp in stamps.items() if stamp in known
+                }
                 for batch in batched((name for name in window if name not in rows), _BATCH):
-                    future = pool.submit(_examine, folder, [(name, stamps.get(name)) for name in batch], limits,
-                                         decoders)
+                    future = pool.submit(
+                        _examine, folder, [(name, stamps.get(name)) for name in batch], limits, decoders
+                    )
                     rows |= {name: (future, place) for place, name in enumerate(batch)}
                 pending += [rows[name] for name in window]
                 while len(pending) > _WINDOW:
@@ -228,8 +241,9 @@ def _stamp(folder: Path, name: str) -> str | None:
     return hashlib.sha256(state.encode("utf-8", "surrogateescape")).hexdigest()
 
 
-def _examine(folder: Path, names: Sequence[tuple[str, str | None]], limits: ImagesParams,
-             decoders: Decoders) -> "list[_Examined]":
+def _examine(
+    folder: Path, names: Sequence[tuple[str, str | None]], limits: ImagesParams, decoders: Decoders
+) -> "list[_Examined]":
     """For each (name, stamp) the row, and the stamp to keep it under; None where another try may end otherwise."""
     done: dict[str, _Examined] = {}
     read: list[tuple[str, str | None, str, bytes]] = []

@@ -42,9 +42,29 @@ MOST_PIXELS = 178_956_970
 # Options of `train` that flair's trainer honours. It would pass over the others in silence, so they must be at their
 # defaults.
 _FLAIR_HONOURS = {
-    "trainer", "encoder", "revision", "views", "alignment", "temperature", "weights", "detach_teacher", "epochs",
-    "batch_size", "gradient_accumulation", "learning_rate", "crf_learning_rate", "warmup_ratio", "weight_decay",
-    "max_grad_norm", "word_dropout", "max_length", "max_context", "stride", "precision", "seed", "patience",
+    "trainer",
+    "encoder",
+    "revision",
+    "views",
+    "alignment",
+    "temperature",
+    "weights",
+    "detach_teacher",
+    "epochs",
+    "batch_size",
+    "gradient_accumulation",
+    "learning_rate",
+    "crf_learning_rate",
+    "warmup_ratio",
+    "weight_decay",
+    "max_grad_norm",
+    "word_dropout",
+    "max_length",
+    "max_context",
+    "stride",
+    "precision",
+    "seed",
+    "patience",
 }
 _FLAIR_ALIGNMENTS = ("marginal", "none")
 
@@ -64,8 +84,9 @@ def _names_id(value: str) -> str:
 
 def _no_reserved_type(value: str) -> str:
     if value in RESERVED_TYPES:
-        raise ValueError(f"expected a name other than {', '.join(RESERVED_TYPES)}, which mean something else in scores "
-                         "and counts")
+        raise ValueError(
+            f"expected a name other than {', '.join(RESERVED_TYPES)}, which mean something else in scores and counts"
+        )
     return value
 
 
@@ -191,27 +212,36 @@ class TrainParams(Section):
     def _consistent(self) -> "TrainParams":
         room = self.max_length - self.max_context
         if room < 16:
-            raise ValueError(f"max_context: leaves {room} of max_length = {self.max_length} sub-tokens to the tweet; "
-                             "at least 16 are needed")
+            raise ValueError(
+                f"max_context: leaves {room} of max_length = {self.max_length} sub-tokens to the tweet; "
+                "at least 16 are needed"
+            )
         if self.stride >= room:
             raise ValueError(f"stride: {self.stride} is too much where a window leaves {room} sub-tokens to the tweet")
         if self.context_dropout and self.views != "both":
-            raise ValueError("context_dropout: reads the text-only view in the cross-modal one's place, so it needs "
-                             f"views: both, found views: {self.views}")
+            raise ValueError(
+                "context_dropout: reads the text-only view in the cross-modal one's place, so it needs "
+                f"views: both, found views: {self.views}"
+            )
         return self
 
     @model_validator(mode="after")
     def _flair_can(self) -> "TrainParams":
         if self.trainer != "flair":
             return self
-        problems = [f"{name}: found {getattr(self, name)!r}, expected {field.default!r}"
-                    for name, field in type(self).model_fields.items()
-                    if name not in _FLAIR_HONOURS and getattr(self, name) != field.default]
+        problems = [
+            f"{name}: found {getattr(self, name)!r}, expected {field.default!r}"
+            for name, field in type(self).model_fields.items()
+            if name not in _FLAIR_HONOURS and getattr(self, name) != field.default
+        ]
         if self.views == "both" and self.alignment not in _FLAIR_ALIGNMENTS:
             problems.append(f"alignment: found {self.alignment!r}, expected {' or '.join(_FLAIR_ALIGNMENTS)}")
         if problems:
-            raise ValueError("; ".join([*problems, "that is what flair's trainer can do, and trainer: transformers "
-                                                   "can do all of it"]))
+            raise ValueError(
+                "; ".join(
+                    [*problems, "that is what flair's trainer can do, and trainer: transformers can do all of it"]
+                )
+            )
         return self
 
     def require_divisible(self, n_processes: int) -> None:
@@ -221,8 +251,10 @@ class TrainParams(Section):
             ValueError: they cannot.
         """
         if self.batch_size % (n_processes * self.gradient_accumulation):
-            raise ValueError(f"train.batch_size: {self.batch_size} tweets cannot be split evenly among {n_processes} "
-                             f"processes (execution.processes) × gradient_accumulation = {self.gradient_accumulation}")
+            raise ValueError(
+                f"train.batch_size: {self.batch_size} tweets cannot be split evenly among {n_processes} "
+                f"processes (execution.processes) × gradient_accumulation = {self.gradient_accumulation}"
+            )
 
 
 class EvaluateParams(Section):
@@ -346,13 +378,15 @@ def parse(text: str, source: str) -> Params:
         raise UserError(f"{source}:{line}: not YAML: {error.problem}") from None
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
-        raise UserError(f"{source}:{line}: not YAML: the character U+{error.character:04X} may not stand in it; "
-                        "remove it") from None
+        raise UserError(
+            f"{source}:{line}: not YAML: the character U+{error.character:04X} may not stand in it; remove it"
+        ) from None
     except ValueError as error:
         raise UserError(f"{source}: {error}") from None
     except RecursionError:
-        raise UserError(f"{source}: nested too deeply, or an alias (*name) holds itself; expected sections with their "
-                        "options") from None
+        raise UserError(
+            f"{source}: nested too deeply, or an alias (*name) holds itself; expected sections with their options"
+        ) from None
     if not isinstance(values, dict):
         expected = ", ".join(Params.model_fields)
         raise UserError(f"{source}: expected sections ({expected}), found {type(values).__name__}")
@@ -362,8 +396,9 @@ def parse(text: str, source: str) -> Params:
         raise UserError("\n".join(describe(error, Params, source, lines))) from None
 
 
-def describe(error: ValidationError, model: type[BaseModel], source: str, lines: dict[str, int],
-             prefix: str = "") -> Iterator[str]:
+def describe(
+    error: ValidationError, model: type[BaseModel], source: str, lines: dict[str, int], prefix: str = ""
+) -> Iterator[str]:
     """One line for each mistake that pydantic found: where, what was found, what was expected.
 
     Args:

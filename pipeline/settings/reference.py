@@ -63,8 +63,11 @@ def _comments(text: str, lines: Mapping[str, int]) -> dict[str, str]:
 
 def _table(model: type[BaseModel], prefix: str, values: Mapping[str, Any], comments: Mapping[str, str]) -> str:
     schema = model.model_json_schema()
-    rows = [["key", "allowed", "default", "ships as", "meaning"], ["---"] * 5,
-            *_rows(schema, schema.get("$defs", {}), prefix, values, comments)]
+    rows = [
+        ["key", "allowed", "default", "ships as", "meaning"],
+        ["---"] * 5,
+        *_rows(schema, schema.get("$defs", {}), prefix, values, comments),
+    ]
     return "".join("| " + " | ".join(map(_cell, row)) + " |\n" for row in rows)
 
 
@@ -73,8 +76,13 @@ def _cell(text: str) -> str:
     return text if text.startswith("`") else re.sub(r"<(?=\w)", r"\\<", text)  # no tag of HTML
 
 
-def _rows(schema: Mapping[str, Any], definitions: Mapping[str, Any], prefix: str, values: Mapping[str, Any],
-          comments: Mapping[str, str]) -> Iterator[list[str]]:
+def _rows(
+    schema: Mapping[str, Any],
+    definitions: Mapping[str, Any],
+    prefix: str,
+    values: Mapping[str, Any],
+    comments: Mapping[str, str],
+) -> Iterator[list[str]]:
     for name, field in schema["properties"].items():
         key, comment = f"{prefix}{name}", comments.get(f"{prefix}{name}", "")
         inner = definitions.get(str(field.get("$ref", "")).removeprefix("#/$defs/"))
@@ -86,8 +94,13 @@ def _rows(schema: Mapping[str, Any], definitions: Mapping[str, Any], prefix: str
         required = name in schema.get("required", ())
         default = None if required else field.get("default")
         ships = name in values and (required or values[name] != default)
-        yield [f"`{key}`", _allowed(field, definitions), "required" if required else _code(default),
-               _code(values[name]) if ships else "", comment]
+        yield [
+            f"`{key}`",
+            _allowed(field, definitions),
+            "required" if required else _code(default),
+            _code(values[name]) if ships else "",
+            comment,
+        ]
 
 
 def _code(value: Any) -> str:

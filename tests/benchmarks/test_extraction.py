@@ -14,8 +14,20 @@ from tests.conftest import ROOT
 
 
 def test_store_and_images_are_measured_and_written(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "benchmarks.extraction", "store", "images", "--rows", "50", "3000", "--files",
-               "60", "--json", str(tmp_path / "out.json")]
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks.extraction",
+        "store",
+        "images",
+        "--rows",
+        "50",
+        "3000",
+        "--files",
+        "60",
+        "--json",
+        str(tmp_path / "out.json"),
+    ]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     found = json.loads((tmp_path / "out.json").read_text(encoding="utf-8"))

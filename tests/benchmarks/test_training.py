@@ -34,8 +34,9 @@ def test_every_round_gives_each_contestant_a_turn(monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(benchmarks.time, "perf_counter", lambda: clock[0])
     stalled = [1.0] * 10 + [100.0] * 2  # the last round's turn met with a stall
-    found = median_seconds({"a": lambda: contestant("a", stalled), "b": lambda: contestant("b", [3.0] * 12)},
-                           rounds=5, calls=2)
+    found = median_seconds(
+        {"a": lambda: contestant("a", stalled), "b": lambda: contestant("b", [3.0] * 12)}, rounds=5, calls=2
+    )
     assert found == {"a": 1.0, "b": 3.0}
     assert [sorted(called[start : start + 4]) for start in range(0, 24, 4)] == [["a", "a", "b", "b"]] * 6
 
@@ -43,9 +44,12 @@ def test_every_round_gives_each_contestant_a_turn(monkeypatch: pytest.MonkeyPatc
 def test_a_report_is_a_table_and_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     report([Ratio("one", 2.5, 2.0), Ratio("two", 9.0)], {"cores": 2}, tmp_path / "r.json", {"three": "no flair"})
     assert json.loads((tmp_path / "r.json").read_text(encoding="utf-8")) == {
-        "ratios": {"one": {"value": 2.5, "target": 2.0, "met": True},
-                   "two": {"value": 9.0, "target": None, "met": None}},
-        "machine": {"cores": 2}, "not_measured": {"three": "no flair"},
+        "ratios": {
+            "one": {"value": 2.5, "target": 2.0, "met": True},
+            "two": {"value": 9.0, "target": None, "met": None},
+        },
+        "machine": {"cores": 2},
+        "not_measured": {"three": "no flair"},
     }
     printed = capsys.readouterr().out.splitlines()
     assert printed[1].split() == ["one", "2.50", "≥", "2", "met"]
@@ -54,9 +58,13 @@ def test_a_report_is_a_table_and_a_file(tmp_path: Path, capsys: pytest.CaptureFi
 
 def test_the_marginal_kl_that_is_timed_is_the_loss_that_is_trained() -> None:
     tensors = Tensors(3, "cpu")
-    views = TwoViews(tensors.teacher, tensors.emissions, tensors.crf.log_partition_and_marginals(
-        tensors.teacher, tensors.mask)[1].detach(), tensors.crf.log_partition_and_marginals(
-        tensors.emissions, tensors.mask)[1], tensors.mask)
+    views = TwoViews(
+        tensors.teacher,
+        tensors.emissions,
+        tensors.crf.log_partition_and_marginals(tensors.teacher, tensors.mask)[1].detach(),
+        tensors.crf.log_partition_and_marginals(tensors.emissions, tensors.mask)[1],
+        tensors.mask,
+    )
     wanted = tensors.gradients(marginal(tensors.crf, views, 4.0).sum(), tensors.crf)
     for found, expected in zip(tensors.our_kl(), wanted, strict=True):
         torch.testing.assert_close(found, expected)

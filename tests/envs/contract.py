@@ -36,17 +36,40 @@ CASES = {"lavis": ("beams", "nucleus"), "detectron2": ("faster_rcnn", "mask_rcnn
 ZOO: dict[str, tuple[str, list[str] | None]] = {
     "faster_rcnn": ("COCO-Detection/faster_rcnn_R_50_FPN_1x.yaml", ["a", "b", "c"]),
     "mask_rcnn": ("COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_1x.yaml", ["a", "b", "c"]),
-    "retinanet": ("COCO-Detection/retinanet_R_50_FPN_1x.yaml", None)}
+    "retinanet": ("COCO-Detection/retinanet_R_50_FPN_1x.yaml", None),
+}
 OUTLIERS = ((1, 1), (3, 3), (50, 3), (3, 50), (350, 5))
 
 CHANGES: dict[str, list[dict[str, Any]]] = {
-    "beams": [{"num_captions": 1}, {"num_beams": 4}, {"max_length": 17}, {"min_length": 5}, {"dtype": "bfloat16"},
-              {"decoding": "nucleus"}],
-    "nucleus": [{"num_captions": 1}, {"top_p": 0.8}, {"seed": 2}, {"max_length": 17}, {"min_length": 5},
-                {"dtype": "bfloat16"}, {"decoding": "beams"}],
+    "beams": [
+        {"num_captions": 1},
+        {"num_beams": 4},
+        {"max_length": 17},
+        {"min_length": 5},
+        {"dtype": "bfloat16"},
+        {"decoding": "nucleus"},
+    ],
+    "nucleus": [
+        {"num_captions": 1},
+        {"top_p": 0.8},
+        {"seed": 2},
+        {"max_length": 17},
+        {"min_length": 5},
+        {"dtype": "bfloat16"},
+        {"decoding": "beams"},
+    ],
     "faster_rcnn": [{"threshold": 0.6}, {"max_objects": 3}, {"classes": ["a", "b", "d"]}, {"dtype": "bfloat16"}],
-    "en": [{"languages": ["de"]}, {"canvas_size": 64}, {"mag_ratio": 2.0}, {"text_threshold": 0.5}, {"low_text": 0.3},
-           {"link_threshold": 0.3}, {"width_ths": 0.7}, {"min_size": 10}, {"text_score": 0.5}],
+    "en": [
+        {"languages": ["de"]},
+        {"canvas_size": 64},
+        {"mag_ratio": 2.0},
+        {"text_threshold": 0.5},
+        {"low_text": 0.3},
+        {"link_threshold": 0.3},
+        {"width_ths": 0.7},
+        {"min_size": 10},
+        {"text_score": 0.5},
+    ],
 }
 """For a case of each adapter, every option that changes its results."""
 
@@ -84,7 +107,7 @@ def check_batches(section: Section, pictures: Pictures) -> None:
     assert len({str(items) for items in alone}) > len(alone) / 2, "the pictures are told apart"
     assert all(isinstance(item, ITEMS[section[0]]) for items in alone for item in items)
     for size in (3, 16):
-        found = [items for start in range(0, 16, size) for items in extractor.extract(pictures[start:start + size])]
+        found = [items for start in range(0, 16, size) for items in extractor.extract(pictures[start : start + size])]
         assert same(found, alone), size
     order = np.random.default_rng(1).permutation(16)
     assert same(extractor.extract([pictures[place] for place in order]), [alone[place] for place in order])
@@ -118,12 +141,12 @@ def check_engine(section: Section, pictures: Pictures) -> None:
         found = list(read_contexts(Path(place) / "out.jsonl", kind))
     assert [(row.image, row.error) for row in found if row.status != "ok"] == [("05.png", "RuntimeError: choked")]
     good = [number for number in range(16) if number != 5]
-    assert same([found[number].items for number in good],
-                make(section).extract([pictures[number] for number in good]))
+    assert same([found[number].items for number in good], make(section).extract([pictures[number] for number in good]))
 
 
 def check_fingerprint(section: Section, pictures: Pictures, case: str) -> None:
     """It changes when the result can, and only then."""
+
     def fingerprint(**options: Any) -> str:
         return digest(make(changed(section, **options)).fingerprint())
 
@@ -173,8 +196,9 @@ def check_broken_files(section: Section, pictures: Pictures) -> None:
             other = place
         else:
             (Path(place) / "zoo.pkl").write_bytes(b"")
-            assert ("python -m pipeline.checkpoints convert"
-                    in mistake(lambda: require(*changed(section, weights=f"{place}/zoo.pkl"))))
+            assert "python -m pipeline.checkpoints convert" in mistake(
+                lambda: require(*changed(section, weights=f"{place}/zoo.pkl"))
+            )
             other = f"{place}/weights.pth"
             torch.save({"model": {"weight": torch.ones(1)}}, other)
         found = mistake(lambda: make(changed(section, **{option: other})).extract(pictures[:1]))
@@ -206,8 +230,15 @@ def check_against_lavis(section: Section, pictures: Pictures) -> None:
         greedy: Any = make(changed(section, num_captions=1, num_beams=1, min_length=0))
         seen, prompt = greedy._model.forward_encoder({"image": pixels[:1]}), greedy._prompt
         output = greedy._model.text_decoder.generate(
-            input_ids=prompt, encoder_hidden_states=seen, encoder_attention_mask=torch.ones(seen.shape[:2]).long(),
-            max_length=16, eos_token_id=3, pad_token_id=0, output_scores=True, return_dict_in_generate=True)
+            input_ids=prompt,
+            encoder_hidden_states=seen,
+            encoder_attention_mask=torch.ones(seen.shape[:2]).long(),
+            max_length=16,
+            eos_token_id=3,
+            pad_token_id=0,
+            output_scores=True,
+            return_dict_in_generate=True,
+        )
         best = [step.log_softmax(-1).max().item() for step in output.scores]
     assert abs(greedy.extract(pictures[:1])[0][0].score - np.exp(np.mean(best))) < 2e-4
 
@@ -231,17 +262,25 @@ def check_against_detectron2(section: Section, pictures: Pictures) -> None:
     expected = []
     for picture in pictures:
         found = predictor(np.ascontiguousarray(np.asarray(picture)[:, :, ::-1]))["instances"]
-        expected.append([_boxes.tag(extractor._names[label], score, box, found.image_size) for score, label, box in
-                         zip(found.scores.tolist(), found.pred_classes.tolist(), found.pred_boxes.tensor.tolist(),
-                             strict=True)])
+        expected.append(
+            [
+                _boxes.tag(extractor._names[label], score, box, found.image_size)
+                for score, label, box in zip(
+                    found.scores.tolist(), found.pred_classes.tolist(), found.pred_boxes.tensor.tolist(), strict=True
+                )
+            ]
+        )
     assert same([extractor.extract([picture])[0] for picture in pictures], expected)
 
 
 def check_attributes(section: Section, pictures: Pictures) -> None:
     """CLIP adds attributes to the tags, in the same interpreter."""
     with tempfile.TemporaryDirectory() as place:
-        attributes = {"model": str(write_clip(Path(place) / "clip")), "labels": ["red", "blue", "snow"],
-                      "threshold": 0.3}
+        attributes = {
+            "model": str(write_clip(Path(place) / "clip")),
+            "labels": ["red", "blue", "snow"],
+            "threshold": 0.3,
+        }
         found = make((section[0], {**section[1], "attributes": attributes})).extract(pictures[:4])
     assert any(tag.attribute in ("red", "blue", "snow") for tags in found for tag in tags)
 
@@ -296,14 +335,26 @@ def lines_as_easyocr_reads_them(section: Section, pictures: Pictures) -> int:
 
     extractor: Any = make(section)
     with tempfile.TemporaryDirectory() as place:
-        reader = easyocr.Reader(options_of(section)["languages"], gpu=False, model_storage_directory=place,
-                                user_network_directory=place, detector=False, recognizer=False, verbose=False)
+        reader = easyocr.Reader(
+            options_of(section)["languages"],
+            gpu=False,
+            model_storage_directory=place,
+            user_network_directory=place,
+            detector=False,
+            recognizer=False,
+            verbose=False,
+        )
     reader.detector, reader.get_textbox = extractor._detector, get_textbox
     reader.recognizer, reader.converter, _ = extractor._reader
     greys = [picture.convert("L").convert("RGB") for picture in pictures]  # it takes an array's colours for BGR
-    expected = [[TextLine(text.strip(), float(score), tuple((float(x), float(y)) for x, y in polygon))
-                 for polygon, text, score in reader.readtext(np.asarray(grey), canvas_size=96, min_size=8)
-                 if text.strip()] for grey in greys]
+    expected = [
+        [
+            TextLine(text.strip(), float(score), tuple((float(x), float(y)) for x, y in polygon))
+            for polygon, text, score in reader.readtext(np.asarray(grey), canvas_size=96, min_size=8)
+            if text.strip()
+        ]
+        for grey in greys
+    ]
     assert same(extractor.extract(greys), expected)
     return sum(map(len, expected))
 
@@ -316,11 +367,21 @@ def check_languages(section: Section, pictures: Pictures) -> None:
     from pipeline.extractors.easyocr import RECOGNISERS, recogniser
 
     with tempfile.TemporaryDirectory() as place:
-        there = [language for language in config.all_lang_list  # it lists some that it has no characters for
-                 if (Path(config.BASE_PATH) / "character" / f"{language}_char.txt").is_file()]
+        there = [
+            language
+            for language in config.all_lang_list  # it lists some that it has no characters for
+            if (Path(config.BASE_PATH) / "character" / f"{language}_char.txt").is_file()
+        ]
         for language in there:
-            reader = easyocr.Reader([language], gpu=False, model_storage_directory=place, user_network_directory=place,
-                                    detector=False, recognizer=False, verbose=False)
+            reader = easyocr.Reader(
+                [language],
+                gpu=False,
+                model_storage_directory=place,
+                user_network_directory=place,
+                detector=False,
+                recognizer=False,
+                verbose=False,
+            )
             one = recogniser([language])
             known = config.recognition_models[one.generation][one.name]
             assert (known["characters"], known["filename"]) == (reader.character, one.file), language
@@ -332,16 +393,24 @@ def check_languages(section: Section, pictures: Pictures) -> None:
         assert reason in mistake(lambda: validate(*changed(section, languages=languages)))  # noqa: B023
 
 
-COMMON: dict[str, Check] = {"batches": check_batches, "outliers": check_outliers, "engine": check_engine,
-                            "broken_files": check_broken_files}
+COMMON: dict[str, Check] = {
+    "batches": check_batches,
+    "outliers": check_outliers,
+    "engine": check_engine,
+    "broken_files": check_broken_files,
+}
 OWN: dict[str, dict[str, Check]] = {
     "beams": {"half_precision": check_half_precision, "against_lavis": check_against_lavis},
-    "faster_rcnn": {"half_precision": check_half_precision, "against_detectron2": check_against_detectron2,
-                    "attributes": check_attributes, "catalogue": check_catalogue, "zoo_pickle": check_zoo_pickle},
+    "faster_rcnn": {
+        "half_precision": check_half_precision,
+        "against_detectron2": check_against_detectron2,
+        "attributes": check_attributes,
+        "catalogue": check_catalogue,
+        "zoo_pickle": check_zoo_pickle,
+    },
     "mask_rcnn": {"against_detectron2": check_against_detectron2},
     "retinanet": {"against_detectron2": check_against_detectron2},
-    "en": {"against_easyocr": check_against_easyocr, "languages": check_languages,
-           "arabic": check_arabic},
+    "en": {"against_easyocr": check_against_easyocr, "languages": check_languages, "arabic": check_arabic},
 }
 
 

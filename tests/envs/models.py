@@ -24,13 +24,33 @@ def write_lavis(folder: Path) -> dict[str, Any]:
 
     folder.mkdir()
     torch.manual_seed(0)
-    decoder = {"architectures": ["BertModel"], "hidden_size": 64, "intermediate_size": 64, "num_attention_heads": 2,
-               "num_hidden_layers": 2, "hidden_act": "gelu", "initializer_range": 0.3, "layer_norm_eps": 1e-12,
-               "max_position_embeddings": 64, "model_type": "bert", "pad_token_id": 0, "add_type_embeddings": False,
-               "vocab_size": len(WORDS) + 2, "encoder_width": 768, "add_cross_attention": True}
+    decoder = {
+        "architectures": ["BertModel"],
+        "hidden_size": 64,
+        "intermediate_size": 64,
+        "num_attention_heads": 2,
+        "num_hidden_layers": 2,
+        "hidden_act": "gelu",
+        "initializer_range": 0.3,
+        "layer_norm_eps": 1e-12,
+        "max_position_embeddings": 64,
+        "model_type": "bert",
+        "pad_token_id": 0,
+        "add_type_embeddings": False,
+        "vocab_size": len(WORDS) + 2,
+        "encoder_width": 768,
+        "add_cross_attention": True,
+    }
     (folder / "decoder.json").write_text(json.dumps(decoder))
-    model = {"arch": "blip_caption", "vit_type": "base", "vit_grad_ckpt": False, "vit_ckpt_layer": 0, "image_size": 48,
-             "med_config_path": str(folder / "decoder.json"), "prompt": "a picture of "}
+    model = {
+        "arch": "blip_caption",
+        "vit_type": "base",
+        "vit_grad_ckpt": False,
+        "vit_ckpt_layer": 0,
+        "image_size": 48,
+        "med_config_path": str(folder / "decoder.json"),
+        "prompt": "a picture of ",
+    }
     config = folder / "captioner.yaml"
     config.write_text(yaml.safe_dump({"model": model}))
     read = OmegaConf.load(config).model
@@ -47,8 +67,13 @@ def write_lavis(folder: Path) -> dict[str, Any]:
     torch.save({"model": state, "epoch": 3}, folder / "captioner.pth")
     (folder / "tokenizer").mkdir()
     (folder / "tokenizer" / "vocab.txt").write_text("\n".join(WORDS) + "\n")
-    return {"config": str(config), "weights": str(folder / "captioner.pth"), "tokenizer": str(folder / "tokenizer"),
-            "max_length": 16, "min_length": 6}
+    return {
+        "config": str(config),
+        "weights": str(folder / "captioner.pth"),
+        "tokenizer": str(folder / "tokenizer"),
+        "max_length": 16,
+        "min_length": 6,
+    }
 
 
 def write_detectron2(folder: Path, zoo: str, classes: Sequence[str] | None) -> dict[str, Any]:
@@ -61,12 +86,20 @@ def write_detectron2(folder: Path, zoo: str, classes: Sequence[str] | None) -> d
 
     folder.mkdir()
     count = 80 if classes is None else len(classes)
-    own = {"_BASE_": model_zoo.get_config_file(zoo),
-           "MODEL": {"RESNETS": {"DEPTH": 18, "RES2_OUT_CHANNELS": 64}, "FPN": {"OUT_CHANNELS": 32},
-                     "ROI_HEADS": {"NUM_CLASSES": count}, "ROI_BOX_HEAD": {"FC_DIM": 64},
-                     "RETINANET": {"NUM_CLASSES": count, "PRIOR_PROB": 0.4, "NUM_CONVS": 1},
-                     "RPN": {"POST_NMS_TOPK_TEST": 50}, "DEVICE": "cpu", "WEIGHTS": ""},
-           "INPUT": {"MIN_SIZE_TEST": 64, "MAX_SIZE_TEST": 160}}
+    own = {
+        "_BASE_": model_zoo.get_config_file(zoo),
+        "MODEL": {
+            "RESNETS": {"DEPTH": 18, "RES2_OUT_CHANNELS": 64},
+            "FPN": {"OUT_CHANNELS": 32},
+            "ROI_HEADS": {"NUM_CLASSES": count},
+            "ROI_BOX_HEAD": {"FC_DIM": 64},
+            "RETINANET": {"NUM_CLASSES": count, "PRIOR_PROB": 0.4, "NUM_CONVS": 1},
+            "RPN": {"POST_NMS_TOPK_TEST": 50},
+            "DEVICE": "cpu",
+            "WEIGHTS": "",
+        },
+        "INPUT": {"MIN_SIZE_TEST": 64, "MAX_SIZE_TEST": 160},
+    }
     config = folder / "detector.yaml"
     config.write_text(yaml.safe_dump(own))
     read = get_cfg()
@@ -75,8 +108,13 @@ def write_detectron2(folder: Path, zoo: str, classes: Sequence[str] | None) -> d
     model = build_model(read).eval()
     _calibrate(model)
     save_file(model.state_dict(), folder / "detector.safetensors")
-    return {"model": str(config), "weights": str(folder / "detector.safetensors"), "classes": classes,
-            "threshold": 0.3, "max_objects": 8}
+    return {
+        "model": str(config),
+        "weights": str(folder / "detector.safetensors"),
+        "classes": classes,
+        "threshold": 0.3,
+        "max_objects": 8,
+    }
 
 
 def _calibrate(model: Any) -> None:

@@ -54,6 +54,7 @@ Run = Callable[[str, bool], Checked]
 @pytest.fixture(scope="session")
 def checked(tmp_path_factory: pytest.TempPathFactory, pictures: list[Image.Image]) -> Run:
     """Runs a case's checks, the quick ones or the others, when they are first asked for."""
+
     @cache
     def run(case: str, quick: bool) -> Checked:
         python = need(next(name for name, cases in CASES.items() if case in cases))
@@ -62,8 +63,13 @@ def checked(tmp_path_factory: pytest.TempPathFactory, pictures: list[Image.Image
         for number, picture in enumerate(pictures):
             picture.save(folder / "pictures" / f"{number:02}.png")
         wanted = [check for check in checks(case) if is_quick(case, check) == quick]
-        ran = subprocess.run([python, "-m", "tests.envs.contract", case, str(folder), *wanted], cwd=ROOT, check=False,
-                             capture_output=True, text=True)
+        ran = subprocess.run(
+            [python, "-m", "tests.envs.contract", case, str(folder), *wanted],
+            cwd=ROOT,
+            check=False,
+            capture_output=True,
+            text=True,
+        )
         assert ran.returncode == 0, ran.stderr
         lines = [json.loads(line) for line in ran.stdout.splitlines() if line.startswith('{"check"')]
         return Checked({line["check"]: line["trouble"] for line in lines}, folder)
@@ -71,9 +77,15 @@ def checked(tmp_path_factory: pytest.TempPathFactory, pictures: list[Image.Image
     return run
 
 
-@pytest.mark.parametrize(("case", "check"), [
-    pytest.param(case, check, marks=() if is_quick(case, check) else pytest.mark.slow)
-    for cases in CASES.values() for case in cases for check in checks(case)])
+@pytest.mark.parametrize(
+    ("case", "check"),
+    [
+        pytest.param(case, check, marks=() if is_quick(case, check) else pytest.mark.slow)
+        for cases in CASES.values()
+        for case in cases
+        for check in checks(case)
+    ],
+)
 def test_contract(case: str, check: str, checked: Run) -> None:
     trouble = checked(case, is_quick(case, check)).troubles[check]
     assert trouble is None, trouble
@@ -81,8 +93,9 @@ def test_contract(case: str, check: str, checked: Run) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("case", "kind"), [("beams", "captions"), ("faster_rcnn", "objects"), ("en", "ocr")])
-def test_a_stage_changes_to_the_interpreter_and_stores_what_it_read(case: str, kind: str, checked: Run,
-                                                                    tmp_path: Path) -> None:
+def test_a_stage_changes_to_the_interpreter_and_stores_what_it_read(
+    case: str, kind: str, checked: Run, tmp_path: Path
+) -> None:
     folder = checked(case, True).folder
     params = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
     params[kind].update(json.loads((folder / "section.json").read_text()))
@@ -92,16 +105,28 @@ def test_a_stage_changes_to_the_interpreter_and_stores_what_it_read(case: str, k
         shutil.copy(folder / "pictures" / file, tmp_path / "pictures")
     (tmp_path / "pictures" / "broken.png").write_bytes(b"no picture")
     output = tmp_path / "rows.jsonl"
-    command = [sys.executable, "-m", f"stages.{kind}", "--images", str(tmp_path / "pictures"), "--output", str(output),
-               "--params", str(tmp_path / "params.yaml")]
+    command = [
+        sys.executable,
+        "-m",
+        f"stages.{kind}",
+        "--images",
+        str(tmp_path / "pictures"),
+        "--output",
+        str(output),
+        "--params",
+        str(tmp_path / "params.yaml"),
+    ]
     environment = {**os.environ, "SIGHTREAD_STORE": str(tmp_path / "store")}
     for summary in ("2 read, 0 from the store, 1 failed", "0 read, 2 from the store, 1 failed"):
         ran = subprocess.run(command, cwd=ROOT, env=environment, check=False, capture_output=True, text=True)
         assert ran.returncode == 0, ran.stderr
         assert summary in ran.stdout
     rows = [json.loads(line) for line in output.read_text(encoding="utf-8").splitlines()]
-    assert [(row["image"], row["status"]) for row in rows] == [("00.png", "ok"), ("08.png", "ok"),
-                                                               ("broken.png", "unreadable")]
+    assert [(row["image"], row["status"]) for row in rows] == [
+        ("00.png", "ok"),
+        ("08.png", "ok"),
+        ("broken.png", "unreadable"),
+    ]
     assert all(row[kind] for row in rows[:2])
 
 

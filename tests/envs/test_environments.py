@@ -79,8 +79,14 @@ class Tiny:
 
     def start(self, *arguments: str, **environment: str) -> "subprocess.Popen[str]":
         settings = {**os.environ, "SIGHTREAD_STORE": str(self.folder / "store"), "UV_OFFLINE": "1", **environment}
-        return subprocess.Popen([sys.executable, *arguments], cwd=self.folder, env=settings, text=True,
-                                stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        return subprocess.Popen(
+            [sys.executable, *arguments],
+            cwd=self.folder,
+            env=settings,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
 
     def run(self, *arguments: str, expect: int = 0, **environment: str) -> str:
         with self.start(*arguments, **environment) as process:
@@ -98,8 +104,9 @@ class Tiny:
             (packages / "core.pth").write_text(sysconfig.get_path("purelib") + "\n")
 
     def captions(self, expect: int = 0, **environment: str) -> str:
-        return self.run("-m", "stages.captions", "--images", "pictures", "--output", "out.jsonl", expect=expect,
-                        **environment)
+        return self.run(
+            "-m", "stages.captions", "--images", "pictures", "--output", "out.jsonl", expect=expect, **environment
+        )
 
     def rows(self) -> list[Mapping[str, Any]]:
         return [json.loads(line) for line in (self.folder / "out.jsonl").read_text().splitlines()]
@@ -146,8 +153,9 @@ def test_a_build_that_does_not_end_is_not_taken_for_whole(tmp_path: Path) -> Non
 
 def test_the_stage_goes_on_in_the_interpreter(built: Tiny) -> None:
     built.set()
-    with built.start("-m", "stages.captions", "--images", "pictures", "--output", "out.jsonl",
-                     CARRIED="along") as process:
+    with built.start(
+        "-m", "stages.captions", "--images", "pictures", "--output", "out.jsonl", CARRIED="along"
+    ) as process:
         output, errors = process.communicate()
     assert process.returncode == 0, errors
     assert "1 read" in output
@@ -193,9 +201,20 @@ def test_an_interpreter_that_is_another_is_not_entered_for_ever(built: Tiny) -> 
 def test_an_experiment_in_a_folder_of_its_own_finds_it(built: Tiny) -> None:
     """`dvc exp run --temp` copies what git tracks, which the interpreters are not."""
     built.set()
-    (built.folder / "dvc.yaml").write_text(yaml.safe_dump({"stages": {"captions": {
-        "cmd": "python -m stages.captions --images pictures --output out.jsonl", "deps": ["pictures"],
-        "params": ["captions"], "outs": ["out.jsonl"]}}}))
+    (built.folder / "dvc.yaml").write_text(
+        yaml.safe_dump(
+            {
+                "stages": {
+                    "captions": {
+                        "cmd": "python -m stages.captions --images pictures --output out.jsonl",
+                        "deps": ["pictures"],
+                        "params": ["captions"],
+                        "outs": ["out.jsonl"],
+                    }
+                }
+            }
+        )
+    )
     (built.folder / ".gitignore").write_text(".venvs/\nstore/\n__pycache__/\nwaiting\n")
     (built.folder / "out.jsonl").unlink(missing_ok=True)
     git = ["git", "-c", "user.name=t", "-c", "user.email=t@example.org"]
@@ -203,8 +222,18 @@ def test_an_experiment_in_a_folder_of_its_own_finds_it(built: Tiny) -> None:
         whole = command if command[0] == sys.executable else [*git, *command]
         subprocess.run(whole, cwd=built.folder, check=True)
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    found = built.run("-m", "dvc", "exp", "run", "--temp", PATH=path, GIT_AUTHOR_NAME="t", GIT_AUTHOR_EMAIL="t@x",
-                      GIT_COMMITTER_NAME="t", GIT_COMMITTER_EMAIL="t@x")
+    found = built.run(
+        "-m",
+        "dvc",
+        "exp",
+        "run",
+        "--temp",
+        PATH=path,
+        GIT_AUTHOR_NAME="t",
+        GIT_AUTHOR_EMAIL="t@x",
+        GIT_COMMITTER_NAME="t",
+        GIT_COMMITTER_EMAIL="t@x",
+    )
     assert "Running stage 'captions'" in found
     assert "1 read, 0 from the store, 0 failed" in found or "1 from the store" in found
     assert not (built.folder / "out.jsonl").exists(), "it ran elsewhere"
@@ -218,7 +247,8 @@ def test_every_interpreter_has_exact_pins_and_no_index() -> None:
         assert all("==" in pin and "://" not in pin and not pin.startswith("-") for pin in pins), name
         wanted = (ROOT / "envs" / f"{name}.in").read_text(encoding="utf-8").splitlines()
         assert {line.split("<")[0].split(">")[0].split("=")[0] for line in wanted if line and line[0] != "#"} <= {
-            pin.split("==")[0] for pin in pins}, "compiled from what stands beside it"
+            pin.split("==")[0] for pin in pins
+        }, "compiled from what stands beside it"
 
 
 def test_a_package_that_is_on_no_index_needs_a_source(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

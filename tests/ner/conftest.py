@@ -39,8 +39,15 @@ def xlm_r_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("xlm-r")
     tokenizer = xlm_r_tokenizer()
     torch.manual_seed(0)
-    config = XLMRobertaConfig(vocab_size=len(tokenizer), hidden_size=32, num_hidden_layers=2, num_attention_heads=2,
-                              intermediate_size=64, max_position_embeddings=66, type_vocab_size=1)
+    config = XLMRobertaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=64,
+        max_position_embeddings=66,
+        type_vocab_size=1,
+    )
     XLMRobertaModel(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
@@ -53,8 +60,16 @@ def bert_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pieces += [*string.ascii_lowercase, *(f"##{letter}" for letter in string.ascii_lowercase), *"[]/<>@#.:"]
     tokenizer = BertTokenizer(vocab={piece: index for index, piece in enumerate(pieces)})
     torch.manual_seed(0)
-    BertModel(BertConfig(vocab_size=len(pieces), hidden_size=32, num_hidden_layers=2, num_attention_heads=2,
-                         intermediate_size=64, max_position_embeddings=64)).save_pretrained(folder)
+    BertModel(
+        BertConfig(
+            vocab_size=len(pieces),
+            hidden_size=32,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            intermediate_size=64,
+            max_position_embeddings=64,
+        )
+    ).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
 
@@ -74,8 +89,17 @@ def ambiguous_views(n: int, seed: int) -> list[View]:
 
 
 def small_params(encoder: Path, **changes: object) -> TrainParams:
-    settings = {"encoder": str(encoder), "batch_size": 8, "epochs": 2, "learning_rate": 3e-3, "max_length": 32,
-                "crf_learning_rate": 0.05, "max_context": 12, "stride": 8, "seed": 3} | changes
+    settings = {
+        "encoder": str(encoder),
+        "batch_size": 8,
+        "epochs": 2,
+        "learning_rate": 3e-3,
+        "max_length": 32,
+        "crf_learning_rate": 0.05,
+        "max_context": 12,
+        "stride": 8,
+        "seed": 3,
+    } | changes
     return TrainParams.model_validate(settings)
 
 
@@ -96,5 +120,12 @@ def tagger_folder(xlm_r_folder: Path, tmp_path_factory: pytest.TempPathFactory) 
 def many_views(n: int = 90) -> list[View]:
     """Posts of many lengths, some longer than a window, with words that no tokenizer likes."""
     words = ["love", "Jordan", "Paris", "in", "the", "ab", "\u200b", "</s>"]
-    return [View(str(number), [words[(number * 7 + place * 3) % 8] for place in range(1 + number * 5 % 23)], None,
-                 "photo of court" if number % 3 else "") for number in range(n)]
+    return [
+        View(
+            str(number),
+            [words[(number * 7 + place * 3) % 8] for place in range(1 + number * 5 % 23)],
+            None,
+            "photo of court" if number % 3 else "",
+        )
+        for number in range(n)
+    ]

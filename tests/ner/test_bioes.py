@@ -28,7 +28,15 @@ def test_an_orphan_opens_an_entity_as_conlleval_reads_it() -> None:
 
 def test_labels_of_a_corpus_are_those_of_its_types_in_order() -> None:
     assert bioes_labels([["O", "I-PER"], ["B-LOC"]]) == [
-        "O", "B-LOC", "I-LOC", "E-LOC", "S-LOC", "B-PER", "I-PER", "E-PER", "S-PER"
+        "O",
+        "B-LOC",
+        "I-LOC",
+        "E-LOC",
+        "S-LOC",
+        "B-PER",
+        "I-PER",
+        "E-PER",
+        "S-PER",
     ]
     with pytest.raises(UserError, match="no post has an entity"):
         bioes_labels([["O"], []])

@@ -73,8 +73,11 @@ def test_confidence_is_the_probability_of_the_entity_over_all_paths(tagger: Tagg
     bioes = to_bioes(prediction.predicted)
     assert prediction.entities
     for found in prediction.entities:
-        mass = math.fsum(math.exp(score - max(scores)) for score, path in zip(scores, paths, strict=True)
-                         if path[found.start : found.end] == bioes[found.start : found.end])
+        mass = math.fsum(
+            math.exp(score - max(scores))
+            for score, path in zip(scores, paths, strict=True)
+            if path[found.start : found.end] == bioes[found.start : found.end]
+        )
         assert found.confidence == pytest.approx(mass / total, rel=1e-3)
 
 
@@ -110,8 +113,10 @@ def test_context_used_is_empty_without_context(tagger: Tagger) -> None:
 @pytest.mark.parametrize(
     ("text", "tokens"),
     [
-        ("RT @ada_l: I  love #Paris!!! 😂👍🏽 http://t.co/x?a=b :)",
-         ["RT", "@ada_l", ":", "I", "love", "#Paris", "!!!", "😂", "👍🏽", "http://t.co/x?a=b", ":)"]),
+        (
+            "RT @ada_l: I  love #Paris!!! 😂👍🏽 http://t.co/x?a=b :)",
+            ["RT", "@ada_l", ":", "I", "love", "#Paris", "!!!", "😂", "👍🏽", "http://t.co/x?a=b", ":)"],
+        ),
         ("U.S.A. isn't rock'n'roll, 3.5%", ["U.S.A", ".", "isn't", "rock'n'roll", ",", "3.5", "%"]),
         ("¿Qué tal, señor? <3", ["¿", "Qué", "tal", ",", "señor", "?", "<3"]),
         ("👩‍👩‍👧 ok", ["👩‍👩‍👧", "ok"]),
@@ -190,7 +195,10 @@ def test_a_malformed_line_is_named(tmp_path: Path, line: str, message: str) -> N
 
 
 def test_command_errors_are_one_line(
-    tagger_folder: Path, xlm_r_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    tagger_folder: Path,
+    xlm_r_folder: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     latin = tmp_path / "latin.txt"

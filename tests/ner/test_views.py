@@ -23,7 +23,15 @@ def test_cross_modal_view_is_tweet_separator_context(xlm_r_folder: Path) -> None
     tokenizer = views.tokenizer
     [encoded] = views.encode([view("love Jordan", "photo of the court")], with_context=True)
     assert tokenizer.convert_ids_to_tokens(encoded.windows[0]) == [
-        "<s>", "▁love", "▁Jordan", "</s>", "▁photo", "▁of", "▁the", "▁court", "</s>"
+        "<s>",
+        "▁love",
+        "▁Jordan",
+        "</s>",
+        "▁photo",
+        "▁of",
+        "▁the",
+        "▁court",
+        "</s>",
     ]
     assert encoded.positions == [1, 2]
     assert encoded.context_used == "photo of the court"
@@ -41,7 +49,12 @@ def test_bert_gets_its_own_separator(bert_folder: Path) -> None:
     views = encoder(bert_folder)
     [encoded] = views.encode([view("love Jordan", "court")], with_context=True)
     assert views.tokenizer.convert_ids_to_tokens(encoded.windows[0]) == [
-        "[CLS]", "love", "jordan", "[SEP]", "court", "[SEP]"
+        "[CLS]",
+        "love",
+        "jordan",
+        "[SEP]",
+        "court",
+        "[SEP]",
     ]
 
 
@@ -112,6 +125,7 @@ def test_a_token_is_scored_where_most_text_surrounds_it() -> None:
     starts, share = window_starts(20, 10, 4)
     assert (starts, share) == ([0, 6, 10], 10)
     for position in range(20):
+
         def margin(start: int, position: int = position) -> int:
             if not start <= position < start + share:
                 return -1
@@ -135,7 +149,8 @@ def test_collate_pads_and_locates(xlm_r_folder: Path) -> None:
     assert found == [*[words["Jordan"][0], words["love"][0]] * 10, words["Paris"][0]]
     assert (batch["input_ids"][batch["attention_mask"] == 0] == views.pad_id).all()
     assert batch["input_ids"].flatten()[batch["places"]].tolist() == [
-        piece for row in encoded for window in row.windows for piece in window]
+        piece for row in encoded for window in row.windows for piece in window
+    ]
     assert batch["tokens"].tolist() == [*range(20), 20]
 
 

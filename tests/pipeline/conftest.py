@@ -84,24 +84,40 @@ def pictures() -> list[Image.Image]:
 
 
 @pytest.fixture(scope="session")
-def sections(blip: Path, blip_2: Path, git: Path, yolos: Path, rt_detr: Path, grounding_dino: Path, owlv2: Path,
-             clip: Path, yolox: Path) -> dict[str, tuple[Kind, dict[str, Any]]]:
+def sections(
+    blip: Path,
+    blip_2: Path,
+    git: Path,
+    yolos: Path,
+    rt_detr: Path,
+    grounding_dino: Path,
+    owlv2: Path,
+    clip: Path,
+    yolox: Path,
+) -> dict[str, tuple[Kind, dict[str, Any]]]:
     """One section of params for every extractor that ships, and each architecture it is tried with."""
+
     def section(name: str, model: Path, **options: Any) -> dict[str, Any]:
         return {"extractor": name, name: {"model": str(model), **options}}
 
     labels = ["dog", "red ball", "cat"]
-    return {"blip": ("captions", section("blip", blip, num_captions=2)),
-            "blip_sampling": ("captions", section("blip", blip, num_captions=3, decoding="nucleus")),
-            "blip_2": ("captions", section("blip", blip_2, num_captions=2, max_new_tokens=6)),
-            "git": ("captions", section("blip", git, num_captions=2, max_new_tokens=6)),
-            "yolos": ("objects", section("transformers", yolos, threshold=0.4)),
-            "rt_detr": ("objects", section("transformers", rt_detr, threshold=0.2)),
-            "grounding_dino": ("objects", section("zero_shot", grounding_dino, labels=labels, threshold=0.3)),
-            "owlv2": ("objects", section("zero_shot", owlv2, labels=labels, threshold=0.3)),
-            "yolox": ("objects", section("yolox", yolox, classes=["person", "dog", "ball"])),
-            "attributes": ("objects", {
+    return {
+        "blip": ("captions", section("blip", blip, num_captions=2)),
+        "blip_sampling": ("captions", section("blip", blip, num_captions=3, decoding="nucleus")),
+        "blip_2": ("captions", section("blip", blip_2, num_captions=2, max_new_tokens=6)),
+        "git": ("captions", section("blip", git, num_captions=2, max_new_tokens=6)),
+        "yolos": ("objects", section("transformers", yolos, threshold=0.4)),
+        "rt_detr": ("objects", section("transformers", rt_detr, threshold=0.2)),
+        "grounding_dino": ("objects", section("zero_shot", grounding_dino, labels=labels, threshold=0.3)),
+        "owlv2": ("objects", section("zero_shot", owlv2, labels=labels, threshold=0.3)),
+        "yolox": ("objects", section("yolox", yolox, classes=["person", "dog", "ball"])),
+        "attributes": (
+            "objects",
+            {
                 **section("yolox", yolox, classes=["person", "dog", "ball"]),
-                "attributes": {"model": str(clip), "labels": ["red", "blue", "snow"], "threshold": 0.3}}),
-            "rapidocr": ("ocr", {"extractor": "rapidocr", "rapidocr": {}}),
-            "tesseract": ("ocr", {"extractor": "tesseract", "tesseract": {}})}
+                "attributes": {"model": str(clip), "labels": ["red", "blue", "snow"], "threshold": 0.3},
+            },
+        ),
+        "rapidocr": ("ocr", {"extractor": "rapidocr", "rapidocr": {}}),
+        "tesseract": ("ocr", {"extractor": "tesseract", "tesseract": {}}),
+    }

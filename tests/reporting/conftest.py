@@ -11,8 +11,16 @@ import pytest
 from tests.project import Project
 from tests.reporting.made import MadePost, finish, project
 
-FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-         "--disable-background-networking", "--disable-component-update", "--disable-sync"]
+FLAGS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
 
 
 def tag(label: str, box: list[float], score: float = 0.9) -> dict[str, Any]:
@@ -20,15 +28,21 @@ def tag(label: str, box: list[float], score: float = 0.9) -> dict[str, Any]:
 
 
 POSTS = [
-    MadePost("guitar", ["finally", "Jordan", "in", "New", "York", "!"], ["O", "B-PER", "O", "B-LOC", "I-LOC", "O"],
-             (640, 480), [tag("guitar", [40, 60, 300, 420]), tag("dog", [320, 200, 600, 470], 0.7)],
-             ["a dog beside a guitar"], [{"text": "LIVE TONIGHT", "score": 0.98,
-                                          "polygon": [[100, 400], [400, 410], [398, 450], [98, 440]]}]),
+    MadePost(
+        "guitar",
+        ["finally", "Jordan", "in", "New", "York", "!"],
+        ["O", "B-PER", "O", "B-LOC", "I-LOC", "O"],
+        (640, 480),
+        [tag("guitar", [40, 60, 300, 420]), tag("dog", [320, 200, 600, 470], 0.7)],
+        ["a dog beside a guitar"],
+        [{"text": "LIVE TONIGHT", "score": 0.98, "polygon": [[100, 400], [400, 410], [398, 450], [98, 440]]}],
+    ),
     MadePost("gone", ["nothing", "here"], ["O", "O"], "missing"),
     MadePost("torn", ["Paris", "again"], ["B-LOC", "O"], "broken"),
     MadePost("plain", ["no", "picture", "of", "Rome"], ["O", "O", "O", "B-LOC"], None),
-    MadePost("orphan", ["Bank", "of", "\u200b", "England"], ["I-ORG", "I-ORG", "O", "B-ORG"], (60, 90), [],
-             ["a house"]),
+    MadePost(
+        "orphan", ["Bank", "of", "\u200b", "England"], ["I-ORG", "I-ORG", "O", "B-ORG"], (60, 90), [], ["a house"]
+    ),
     MadePost("long", ["see", "Berlin"], ["O", "B-LOC"], (200, 100), [], ["words " * 200]),
 ]
 
@@ -36,9 +50,20 @@ POSTS = [
 @pytest.fixture(scope="session")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Project:
     """A small run with a post of every kind, and its report."""
-    return finish(project(tmp_path_factory.mktemp("report") / "run", {"test": POSTS, "dev": [
-        MadePost(f"dev{number}", ["Rome", "and", "Bob"], ["B-LOC", "O", "B-PER"], (80, 60), [], ["a street"])
-        for number in range(30)]}))
+    return finish(
+        project(
+            tmp_path_factory.mktemp("report") / "run",
+            {
+                "test": POSTS,
+                "dev": [
+                    MadePost(
+                        f"dev{number}", ["Rome", "and", "Bob"], ["B-LOC", "O", "B-PER"], (80, 60), [], ["a street"]
+                    )
+                    for number in range(30)
+                ],
+            },
+        )
+    )
 
 
 @pytest.fixture(scope="session")

@@ -58,9 +58,18 @@ def project(folder: Path, posts: Mapping[str, Sequence[MadePost]], **sections: M
     filler = [MadePost("filler", ["Paris"], ["B-LOC"], None)]
     for split in ("train", "dev", "test"):
         chosen = posts.get(split, filler)
-        write_jsonl(folder / "set" / f"{split}.jsonl", (
-            {"id": post.id, "tokens": post.tokens, "labels": post.labels,
-             "image": None if post.picture is None else f"{post.id}.png"} for post in chosen))
+        write_jsonl(
+            folder / "set" / f"{split}.jsonl",
+            (
+                {
+                    "id": post.id,
+                    "tokens": post.tokens,
+                    "labels": post.labels,
+                    "image": None if post.picture is None else f"{post.id}.png",
+                }
+                for post in chosen
+            ),
+        )
     named = [post for split in posts.values() for post in split if post.picture is not None]
     for number, post in enumerate(named):
         if isinstance(post.picture, tuple):
@@ -68,20 +77,40 @@ def project(folder: Path, posts: Mapping[str, Sequence[MadePost]], **sections: M
         elif post.picture == "broken":
             (images / f"{post.id}.png").write_bytes(b"\x89PNG\r\n\x1a\nbroken")
     readable = [post for post in named if post.picture not in ("broken", "missing")]
-    write_jsonl(folder / "set/objects.jsonl", ({"image": f"{post.id}.png", "objects": list(post.objects)}
-                                               for post in readable))
-    write_jsonl(folder / "set/captions.jsonl", (
-        {"image": f"{post.id}.png", "captions": [{"text": text, "score": 0.5} for text in post.captions]}
-        for post in readable))
+    write_jsonl(
+        folder / "set/objects.jsonl", ({"image": f"{post.id}.png", "objects": list(post.objects)} for post in readable)
+    )
+    write_jsonl(
+        folder / "set/captions.jsonl",
+        (
+            {"image": f"{post.id}.png", "captions": [{"text": text, "score": 0.5} for text in post.captions]}
+            for post in readable
+        ),
+    )
     write_jsonl(folder / "set/ocr.jsonl", ({"image": f"{post.id}.png", "ocr": list(post.ocr)} for post in readable))
-    made.edit(data={"root": "set", "format": "jsonl", "train": ["train.jsonl"], "dev": ["dev.jsonl"],
-                    "test": ["test.jsonl"], "images": "images", "types": {}},
-              **{kind: {"extractor": "precomputed", "precomputed": {"path": f"set/{kind}.jsonl"}}
-                 for kind in ("objects", "captions", "ocr")})
+    made.edit(
+        data={
+            "root": "set",
+            "format": "jsonl",
+            "train": ["train.jsonl"],
+            "dev": ["dev.jsonl"],
+            "test": ["test.jsonl"],
+            "images": "images",
+            "types": {},
+        },
+        **{
+            kind: {"extractor": "precomputed", "precomputed": {"path": f"set/{kind}.jsonl"}}
+            for kind in ("objects", "captions", "ocr")
+        },
+    )
     made.edit(**sections)
     if not readable:  # nothing to look up: the extractors that would read pictures have none to read
-        made.edit(**{kind: {"extractor": name} for kind, name in
-                     (("objects", "transformers"), ("captions", "blip"), ("ocr", "rapidocr"))})
+        made.edit(
+            **{
+                kind: {"extractor": name}
+                for kind, name in (("objects", "transformers"), ("captions", "blip"), ("ocr", "rapidocr"))
+            }
+        )
     for stage in ("posts", "images", "objects", "captions", "ocr", "views"):
         made.run("python", "-m", f"stages.{stage}")
     return made
@@ -106,19 +135,36 @@ def finish(made: Project, *, seed: int = 0, scored: Sequence[str] = ("dev", "tes
             metrics.setdefault(split, {})[condition] = score(gold, found, bootstrap_samples=min(200, samples))
             path = made.folder / f"plots/confusion/{split}.{condition}.csv"
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text("actual,predicted\n" + "".join(f"{one},{other}\n" for one, other in confusion(gold, found)),
-                            encoding="utf-8")
+            path.write_text(
+                "actual,predicted\n" + "".join(f"{one},{other}\n" for one, other in confusion(gold, found)),
+                encoding="utf-8",
+            )
     write_json(made.folder / "metrics/evaluation.json", metrics)
-    for name, values in {"train/loss": [9.0, 4.0, 2.5], "dev/f1_cross_modal": [0.4, 0.7, 0.8],
-                         "dev/f1_text_only": [0.4, 0.6, 0.65]}.items():
+    for name, values in {
+        "train/loss": [9.0, 4.0, 2.5],
+        "dev/f1_cross_modal": [0.4, 0.7, 0.8],
+        "dev/f1_text_only": [0.4, 0.6, 0.65],
+    }.items():
         path = made.folder / f"plots/training/plots/metrics/{name}.tsv"
         path.parent.mkdir(parents=True, exist_ok=True)
         lines = [f"{step}\t{value}\n" for step, value in enumerate(values, start=1)]
         path.write_text(f"step\t{path.stem}\n{''.join(lines)}", encoding="utf-8")
     written = made.folder / "metrics/runs"
     template = yaml.safe_load((written / "posts.json").read_text(encoding="utf-8"))
-    write_json(written / "train.json", template | {"stage": "train", "items": 3, "unit": "tweets", "resumed": False,
-                                                   "encoder": "sha256:0", "epochs": 3, "best_epoch": 3, "dev": {}})
+    write_json(
+        written / "train.json",
+        template
+        | {
+            "stage": "train",
+            "items": 3,
+            "unit": "tweets",
+            "resumed": False,
+            "encoder": "sha256:0",
+            "epochs": 3,
+            "best_epoch": 3,
+            "dev": {},
+        },
+    )
     write_json(written / "evaluate.json", template | {"stage": "evaluate", "items": 6, "unit": "tweets"})
     made.run("python", "-m", "stages.report")
     return made
@@ -141,17 +187,28 @@ def predicted(view: View, condition: str, types: Sequence[str], rng: random.Rand
     for start, end, kind in found:
         labels[start:end] = [f"B-{kind}", *[f"I-{kind}"] * (end - start - 1)]
     context = "" if condition == "text_only" else view.context if condition == "cross_modal" else "someone else's"
-    return {"id": view.id, "tokens": view.tokens, "labels": view.labels, "predicted": labels,
-            "entities": [{"start": start, "end": end, "type": kind, "text": " ".join(view.tokens[start:end]),
-                          "confidence": round(rng.uniform(0.3, 1), 4)} for start, end, kind in sorted(found)],
-            "context_used": context[:600]}
+    return {
+        "id": view.id,
+        "tokens": view.tokens,
+        "labels": view.labels,
+        "predicted": labels,
+        "entities": [
+            {
+                "start": start,
+                "end": end,
+                "type": kind,
+                "text": " ".join(view.tokens[start:end]),
+                "confidence": round(rng.uniform(0.3, 1), 4),
+            }
+            for start, end, kind in sorted(found)
+        ],
+        "context_used": context[:600],
+    }
 
 
 def _draw(path: Path, size: tuple[int, int], number: int) -> None:
     width, height = size
     pixels = np.zeros((height, width, 3), dtype=np.uint8)
     pixels[:] = COLOURS[number % len(COLOURS)]
-    pixels[height // 4: height // 2, width // 4: width // 2] = (number % 256, number // 256 % 256, 128)
+    pixels[height // 4 : height // 2, width // 4 : width // 2] = (number % 256, number // 256 % 256, 128)
     Image.fromarray(pixels).save(path)
-
-

@@ -14,21 +14,28 @@ from tests.conftest import ROOT
 from tests.project import Project, kill_group, wait_for
 
 GRID = {
-    "title": "<b>Two systems</b>", "seeds": [1, 2], "baseline": "text",
-    "systems": {"text": {"title": "text alone", "params": {"train.views": "text_only"}},
-                "ocr": {"title": "OCR | words", "params": {"views.kinds": ["ocr"], "train.alignment": "none"}}},
+    "title": "<b>Two systems</b>",
+    "seeds": [1, 2],
+    "baseline": "text",
+    "systems": {
+        "text": {"title": "text alone", "params": {"train.views": "text_only"}},
+        "ocr": {"title": "OCR | words", "params": {"views.kinds": ["ocr"], "train.alignment": "none"}},
+    },
 }
 
 
-@pytest.mark.parametrize(("key", "value", "expected"), [
-    ("train.views", "text_only", "train.views=text_only"),
-    ("views.kinds", ["ocr", "objects"], "views.kinds=[ocr,objects]"),
-    ("train.learning_rate", 1e-4, "train.learning_rate=0.0001"),
-    ("train.detach_teacher", False, "train.detach_teacher=false"),
-    ("train.patience", None, "train.patience=null"),
-    ("captions.blip.prompt", "it's a, b", "captions.blip.prompt='it\\'s a, b'"),
-    ("captions.blip.prompt", "null", "captions.blip.prompt='null'"),
-])
+@pytest.mark.parametrize(
+    ("key", "value", "expected"),
+    [
+        ("train.views", "text_only", "train.views=text_only"),
+        ("views.kinds", ["ocr", "objects"], "views.kinds=[ocr,objects]"),
+        ("train.learning_rate", 1e-4, "train.learning_rate=0.0001"),
+        ("train.detach_teacher", False, "train.detach_teacher=false"),
+        ("train.patience", None, "train.patience=null"),
+        ("captions.blip.prompt", "it's a, b", "captions.blip.prompt='it\\'s a, b'"),
+        ("captions.blip.prompt", "null", "captions.blip.prompt='null'"),
+    ],
+)
 def test_settings_are_written_as_dvc_takes_them(key: str, value: Value, expected: str) -> None:
     assert override(key, value) == expected
 
@@ -39,12 +46,15 @@ def test_the_shipped_grid_is_whole() -> None:
     assert grid.systems["all-kl"].params == {}
 
 
-@pytest.mark.parametrize(("change", "message"), [
-    ({"baseline": "none"}, "baseline: no system 'none'; there are: text, ocr"),
-    ({"seeds": []}, "seeds: "),
-    ({"seed": 1}, "seed: Extra inputs are not permitted"),
-    ({"systems": {"a b": {"title": ""}, "text": {"title": ""}}}, "'a b': a name is of letters"),
-])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"baseline": "none"}, "baseline: no system 'none'; there are: text, ocr"),
+        ({"seeds": []}, "seeds: "),
+        ({"seed": 1}, "seed: Extra inputs are not permitted"),
+        ({"systems": {"a b": {"title": ""}, "text": {"title": ""}}}, "'a b': a name is of letters"),
+    ],
+)
 def test_a_bad_grid_is_named(change: dict[str, object], message: str, tmp_path: Path) -> None:
     path = tmp_path / "grid.yaml"
     path.write_text(yaml.safe_dump({**GRID, **change}, sort_keys=False), encoding="utf-8")
@@ -55,8 +65,10 @@ def test_a_bad_grid_is_named(change: dict[str, object], message: str, tmp_path: 
 def test_rows_have_means_spreads_and_the_test_of_the_text_only_view() -> None:
     gold = [["B-PER", "O"]] * 40
     wrong, right = [["O", "O"]] * 40, gold
-    found = {"text": Runs({"strict": {"text_only": [50.0, 54.0]}}, [right[:20] + wrong[:20], wrong]),
-             "ocr": Runs({"strict": {"text_only": [60.0], "cross_modal": [70.0]}}, [right])}
+    found = {
+        "text": Runs({"strict": {"text_only": [50.0, 54.0]}}, [right[:20] + wrong[:20], wrong]),
+        "ocr": Runs({"strict": {"text_only": [60.0], "cross_modal": [70.0]}}, [right]),
+    }
     text, ocr = table(Grid.model_validate(GRID), gold, found, "strict")
     assert text.cells["text_only"] == (52.0, pytest.approx(8**0.5))
     assert (text.cells["cross_modal"], text.difference) == (None, None)

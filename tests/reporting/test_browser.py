@@ -18,24 +18,44 @@ pytestmark = pytest.mark.browser
 Open = Callable[..., Opened]
 
 HOSTILE = [
-    "<script>alert(1)</script>", "</script><script>alert(2)</script>", '"><img src=x onerror=alert(3)>', "'\"`\\",
-    "{{7*7}}{% raw %}", "a\u2028b\u2029c", "\u202egnp.exe\u202c", "\u2066\u2067x", "javascript:alert(4)",
-    "&lt;b&gt;", "<!--", "]]>", "\\u003cscript>", "${alert(5)}", "__proto__",
+    "<script>alert(1)</script>",
+    "</script><script>alert(2)</script>",
+    '"><img src=x onerror=alert(3)>',
+    "'\"`\\",
+    "{{7*7}}{% raw %}",
+    "a\u2028b\u2029c",
+    "\u202egnp.exe\u202c",
+    "\u2066\u2067x",
+    "javascript:alert(4)",
+    "&lt;b&gt;",
+    "<!--",
+    "]]>",
+    "\\u003cscript>",
+    "${alert(5)}",
+    "__proto__",
 ]
 
 
-def expected_ids(made: Project, split: str,
-                 wanted: Callable[[dict[str, Any], dict[str, Any], dict[str, Any]], bool]) -> set[str]:
+def expected_ids(
+    made: Project, split: str, wanted: Callable[[dict[str, Any], dict[str, Any], dict[str, Any]], bool]
+) -> set[str]:
     """Ids of the posts that a condition on (gold, cross-modal, text-only) records holds of, from the files."""
-    rows = {name: {row["id"]: row for row in made.rows(f"data/predictions/{split}.{name}.jsonl")}
-            for name in ("cross_modal", "text_only")}
-    return {post["id"] for post in made.rows(f"data/posts/{split}.jsonl")
-            if wanted(post, rows["cross_modal"][post["id"]], rows["text_only"][post["id"]])}
+    rows = {
+        name: {row["id"]: row for row in made.rows(f"data/predictions/{split}.{name}.jsonl")}
+        for name in ("cross_modal", "text_only")
+    }
+    return {
+        post["id"]
+        for post in made.rows(f"data/posts/{split}.jsonl")
+        if wanted(post, rows["cross_modal"][post["id"]], rows["text_only"][post["id"]])
+    }
 
 
 def right(post: dict[str, Any], row: dict[str, Any], kind: str | None = None) -> bool:
-    gold, found = ({entity for entity in entities(labels, "strict") if kind in (None, entity.type)}
-                   for labels in (post["labels"], row["predicted"]))
+    gold, found = (
+        {entity for entity in entities(labels, "strict") if kind in (None, entity.type)}
+        for labels in (post["labels"], row["predicted"])
+    )
     return gold == found
 
 
@@ -46,8 +66,13 @@ def test_it_opens_from_disk_without_complaint_or_network(made: Project, open_rep
     assert opened.requests
     folder = opened.url.removesuffix("index.html")
     assert [url for url in opened.requests if not url.startswith(folder)] == []
-    assert {re.sub(r"^.*/", "", url) for url in opened.requests} >= {"index.html", "report.css", "theme.js",
-                                                                     "gallery.js", "posts.js"}
+    assert {re.sub(r"^.*/", "", url) for url in opened.requests} >= {
+        "index.html",
+        "report.css",
+        "theme.js",
+        "gallery.js",
+        "posts.js",
+    }
     assert opened.count() == "36 of 36 posts, 1 to 20 shown"
     assert opened.ids()[:6] == sorted(post.id for post in POSTS), "test first, in file order"
 
@@ -59,9 +84,11 @@ def test_filters_give_what_the_files_hold(made: Project, open_report: Open, spli
     assert shown["errors"] == expected_ids(made, split, lambda post, cross, text: not right(post, cross))
     assert shown["right"] == expected_ids(made, split, lambda post, cross, text: right(post, cross))
     assert shown["helped"] == expected_ids(
-        made, split, lambda post, cross, text: right(post, cross) and not right(post, text))
+        made, split, lambda post, cross, text: right(post, cross) and not right(post, text)
+    )
     assert shown["hurt"] == expected_ids(
-        made, split, lambda post, cross, text: not right(post, cross) and right(post, text))
+        made, split, lambda post, cross, text: not right(post, cross) and right(post, text)
+    )
     if split == "dev":
         assert all(shown.values()), "the run has posts of every kind"
         assert opened.page.locator("article .badge.hurt").count() == len(shown["hurt"])
@@ -78,8 +105,13 @@ def test_pictures_search_and_scorer_choose(made: Project, open_report: Open) -> 
     opened.page.get_by_role("button", name="Reset").click()
     assert opened.count().startswith("36 of 36")
     search = opened.page.get_by_label("Search")
-    for words, found in (("york", ["guitar"]), ("live tonight", ["guitar"]), ("GUITAR dog", ["guitar"]),
-                         ("england bank", ["orphan"]), ("no such words", [])):
+    for words, found in (
+        ("york", ["guitar"]),
+        ("live tonight", ["guitar"]),
+        ("GUITAR dog", ["guitar"]),
+        ("england bank", ["orphan"]),
+        ("no such words", []),
+    ):
         search.fill(words)
         opened.page.wait_for_timeout(250)
         assert opened.ids() == found, words
@@ -103,8 +135,10 @@ def test_sorting_and_paging(made: Project, open_report: Open) -> None:
     assert "page=2" in opened.page.url
     opened.choose("split", "test")
     opened.choose("sort", "errors")
-    errors = [len(article.locator("dd").nth(1).locator("mark.wrong, .absent-entity").all())
-              for article in opened.page.locator("article").all()]
+    errors = [
+        len(article.locator("dd").nth(1).locator("mark.wrong, .absent-entity").all())
+        for article in opened.page.locator("article").all()
+    ]
     assert errors == sorted(errors, reverse=True)
     opened.choose("sort", "context")
     assert opened.ids()[0] == "long"
@@ -157,10 +191,17 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> Project:
     posts = []
     for number, text in enumerate(HOSTILE):
         token = text.replace("\t", " ").replace("\n", " ")
-        posts.append(MadePost(
-            f"h{number}", ["say", token, "Rome"], ["O", "B-__proto__", "B-<b>"], (64, 48),
-            [{"label": text, "attribute": text, "score": 0.5, "box": [1, 1, 20, 20]}], [text],
-            [{"text": text, "score": 0.5, "polygon": [[1, 1], [9, 1], [9, 9], [1, 9]]}]))
+        posts.append(
+            MadePost(
+                f"h{number}",
+                ["say", token, "Rome"],
+                ["O", "B-__proto__", "B-<b>"],
+                (64, 48),
+                [{"label": text, "attribute": text, "score": 0.5, "box": [1, 1, 20, 20]}],
+                [text],
+                [{"text": text, "score": 0.5, "polygon": [[1, 1], [9, 1], [9, 9], [1, 9]]}],
+            )
+        )
     posts.append(MadePost("<script>alert('id')<\\script>", ["x"], ["O"], None))
     return finish(project(tmp_path_factory.mktemp("hostile") / "<b>run&'", {"test": posts}))
 
@@ -195,7 +236,10 @@ def test_nothing_hostile_stands_in_the_files_raw(hostile: Project) -> None:
     html = (folder / "index.html").read_text(encoding="utf-8")
     script = (folder / "assets/posts.js").read_text(encoding="utf-8")
     assert re.findall(r"<script([^>]*)>", html) == [
-        ' src="assets/theme.js"', ' src="assets/posts.js" defer', ' src="assets/gallery.js" defer']
+        ' src="assets/theme.js"',
+        ' src="assets/posts.js" defer',
+        ' src="assets/gallery.js" defer',
+    ]
     assert "<b>" not in html
     assert "<" not in script
     for text in (html, script):
@@ -260,9 +304,14 @@ def test_it_can_be_used_by_keyboard_and_told_aloud(made: Project, open_report: O
     assert unnamed == []
     assert opened.page.get_by_role("status").text_content() == opened.count()
     assert {node.get_attribute("aria-label") for node in opened.page.get_by_role("navigation").all()} == {
-        "Sections", "Pages of posts", "Pages of posts, below"}
-    assert opened.page.evaluate("[...document.querySelectorAll('[id]')].length"
-                                " === new Set([...document.querySelectorAll('[id]')].map((node) => node.id)).size")
+        "Sections",
+        "Pages of posts",
+        "Pages of posts, below",
+    }
+    assert opened.page.evaluate(
+        "[...document.querySelectorAll('[id]')].length"
+        " === new Set([...document.querySelectorAll('[id]')].map((node) => node.id)).size"
+    )
     assert opened.page.locator("img:not([alt])").count() == 0
     opened.page.keyboard.press("Tab")
     assert opened.page.evaluate("document.activeElement.className") == "skip"
@@ -287,12 +336,37 @@ def test_it_fits_a_narrow_screen_and_a_sheet_of_paper(made: Project, open_report
 @pytest.mark.timeout(900)
 def test_three_thousand_posts_stay_usable(tmp_path: Path, open_report: Open) -> None:
     """As many as the test split of Twitter-2015, each as long as its tweets, with its pictures' size."""
-    words = ["RT", "@someone", ":", "we", "met", "Ann", "at", "New", "York", "in", "a", "hurry", "#tbt", "http://t.co/abc"]
+    words = [
+        "RT",
+        "@someone",
+        ":",
+        "we",
+        "met",
+        "Ann",
+        "at",
+        "New",
+        "York",
+        "in",
+        "a",
+        "hurry",
+        "#tbt",
+        "http://t.co/abc",
+    ]
     labels = ["O", "O", "O", "O", "O", "B-PER", "O", "B-LOC", "I-LOC", *["O"] * 6]
     dogs = [tag("dog", [9, 9, 200, 200])] * 5
     lines = [{"text": "OPEN", "score": 0.9, "polygon": [[1, 1], [90, 1], [90, 90], [1, 90]]}] * 3
-    posts = [MadePost(f"{number:05}", [*words, f"w{number}"], labels, (600, 450) if number % 9 else "missing", dogs,
-                      ["a dog on a street with a man and a car"], lines) for number in range(3257)]
+    posts = [
+        MadePost(
+            f"{number:05}",
+            [*words, f"w{number}"],
+            labels,
+            (600, 450) if number % 9 else "missing",
+            dogs,
+            ["a dog on a street with a man and a car"],
+            lines,
+        )
+        for number in range(3257)
+    ]
     started = time.monotonic()
     made = finish(project(tmp_path / "run", {"test": posts}))
     size = sum(path.stat().st_size for path in (made.folder / "report").rglob("*") if path.is_file())
@@ -313,8 +387,17 @@ def test_three_thousand_posts_stay_usable(tmp_path: Path, open_report: Open) -> 
       }
       return times;
     }""")
-    print(json.dumps({"seconds": round(time.monotonic() - started, 1), "bytes": size, "posts.js": data,
-                      "loaded_ms": round(loaded), "filters_ms": latencies}))
+    print(
+        json.dumps(
+            {
+                "seconds": round(time.monotonic() - started, 1),
+                "bytes": size,
+                "posts.js": data,
+                "loaded_ms": round(loaded),
+                "filters_ms": latencies,
+            }
+        )
+    )
     assert opened.complaints == []
     assert loaded < 4000, "milliseconds, on slow shared cores"
     assert max(latencies.values()) < 1500

@@ -35,8 +35,10 @@ def test_scores_stand_as_the_metrics_have_them(made: Project, page: str) -> None
             micro = metrics[split][condition]["strict"]["micro"]
             name = condition.replace("_", "-")
             low, high = micro["f1_ci"]
-            assert (f"{name} {100 * micro['precision']:.2f} {100 * micro['recall']:.2f} {100 * micro['f1']:.2f} "
-                    f"[{100 * low:.1f}, {100 * high:.1f}]") in words
+            assert (
+                f"{name} {100 * micro['precision']:.2f} {100 * micro['recall']:.2f} {100 * micro['f1']:.2f} "
+                f"[{100 * low:.1f}, {100 * high:.1f}]"
+            ) in words
     cross, text = (metrics["test"][name]["strict"]["micro"]["f1"] for name in ("cross_modal", "text_only"))
     difference = f"{100 * (cross - text):+.2f}".replace("-", "−")
     assert f"cross-modal − text-only strict {difference} [" in words
@@ -60,8 +62,11 @@ def test_the_stage_gives_the_same_files_again_and_leaves_no_others(made: Project
     report = made.folder / "report"
 
     def files() -> dict[str, bytes]:
-        return {path.relative_to(report).as_posix(): path.read_bytes()
-                for path in sorted(report.rglob("*")) if path.is_file()}
+        return {
+            path.relative_to(report).as_posix(): path.read_bytes()
+            for path in sorted(report.rglob("*"))
+            if path.is_file()
+        }
 
     before = files()
     assert {"index.html", "assets/posts.js", "assets/gallery.js", "assets/theme.js", "assets/report.css"} <= set(before)
@@ -73,23 +78,36 @@ def test_the_stage_gives_the_same_files_again_and_leaves_no_others(made: Project
 
 def test_the_page_asks_for_nothing_beyond_its_assets(page: str) -> None:
     assert set(re.findall(r'(?:src|href)="([^"#][^"]*)"', page)) == {
-        "assets/report.css", "assets/theme.js", "assets/posts.js", "assets/gallery.js"}
+        "assets/report.css",
+        "assets/theme.js",
+        "assets/posts.js",
+        "assets/gallery.js",
+    }
     assert "default-src 'none'" in page
     assert not re.search(r"\son\w+=|\sstyle=", page), "the policy would stop them"
 
 
 def test_what_is_missing_is_said(tmp_path: Path) -> None:
     bare = [MadePost("a", ["see", "Rome"], None, None), MadePost("b", ["x"], None, None)]
-    made = finish(project(tmp_path / "run", {"test": bare}, data={"images": None},
-                          views={"kinds": ["objects", "ocr"]}, evaluate={"conditions": ["text_only"],
-                                                                         "bootstrap_samples": 0}), scored=["dev"])
+    made = finish(
+        project(
+            tmp_path / "run",
+            {"test": bare},
+            data={"images": None},
+            views={"kinds": ["objects", "ocr"]},
+            evaluate={"conditions": ["text_only"], "bootstrap_samples": 0},
+        ),
+        scored=["dev"],
+    )
     words = text_of((made.folder / "report/index.html").read_text(encoding="utf-8"))
-    for line in ("The data set has no pictures (data.images is null).",
-                 "The contexts leave captions out (views.kinds).",
-                 "No post has a context",
-                 "2 of the 2 posts of test have no labels: no scores, only predictions.",
-                 "The run was not scored under cross_modal (evaluate.conditions).",
-                 "There are no confidence intervals (evaluate.bootstrap_samples is 0)."):
+    for line in (
+        "The data set has no pictures (data.images is null).",
+        "The contexts leave captions out (views.kinds).",
+        "No post has a context",
+        "2 of the 2 posts of test have no labels: no scores, only predictions.",
+        "The run was not scored under cross_modal (evaluate.conditions).",
+        "There are no confidence intervals (evaluate.bootstrap_samples is 0).",
+    ):
         assert line in words
     assert "2 of 2 posts have no labels to score against; their predictions are shown among the posts." in words
     assert "Strict micro-F1 on dev" in words, "the head shows the split that was scored"
@@ -167,31 +185,43 @@ def test_long_and_invisible_texts() -> None:
     assert visible_token("❤\ufe0f", invisible=False) == "❤\ufe0f"
 
 
-@given(st.recursive(st.text() | st.integers(-9, 9) | st.none(), lambda inner: st.lists(inner) |
-                    st.dictionaries(st.text(), inner), max_leaves=8))
+@given(
+    st.recursive(
+        st.text() | st.integers(-9, 9) | st.none(),
+        lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+        max_leaves=8,
+    )
+)
 def test_the_data_script_is_one_string_that_nothing_ends(value: Any) -> None:
     try:
         text = script("data", value)
     except UnicodeEncodeError:
         pytest.fail("halves of characters are made visible before")
-    body = text.removeprefix("\"use strict\";\nconst data = JSON.parse('").removesuffix("');\n")
+    body = text.removeprefix('"use strict";\nconst data = JSON.parse(\'').removesuffix("');\n")
     assert text != body
     assert not re.search("[<\n\r\u2028\u2029]", body)
     assert re.fullmatch(r"(?:[^'\\]|\\(?:[\\']|x3c|u2028|u2029))*", body)
-    unescaped = re.sub(r"\\(x3c|u2028|u2029|.)", lambda match: {"x3c": "<", "u2028": "\u2028", "u2029": "\u2029"}.get(
-        match[1], match[1]), body)
+    unescaped = re.sub(
+        r"\\(x3c|u2028|u2029|.)",
+        lambda match: {"x3c": "<", "u2028": "\u2028", "u2029": "\u2029"}.get(match[1], match[1]),
+        body,
+    )
     assert json.loads(unescaped) == value
 
 
 def test_settings_that_differ_are_found() -> None:
     params = TrainParams(encoder="x", epochs=3, weights={"alignment": 0.25})  # type: ignore[arg-type]
     assert list(changed(params, "train.")) == [
-        Change("train.encoder", "x", None, True), Change("train.weights.alignment", 0.25, 0.5, False),
-        Change("train.epochs", 3, 10, False)]
+        Change("train.encoder", "x", None, True),
+        Change("train.weights.alignment", 0.25, 0.5, False),
+        Change("train.epochs", 3, 10, False),
+    ]
 
 
-@pytest.mark.parametrize(("seconds", "text"), [(0.04, "0.0 s"), (9.96, "10.0 s"), (59.4, "59 s"), (59.6, "1 min 0 s"),
-                                               (200, "3 min 20 s"), (7500, "2 h 5 min")])
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.04, "0.0 s"), (9.96, "10.0 s"), (59.4, "59 s"), (59.6, "1 min 0 s"), (200, "3 min 20 s"), (7500, "2 h 5 min")],
+)
 def test_durations(seconds: float, text: str) -> None:
     assert duration(seconds) == text
 

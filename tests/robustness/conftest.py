@@ -34,9 +34,18 @@ def light_project(folder: Path, count: int = COUNT) -> Project:
     text = "".join(f"IMGID:{number:03}\nhello\tO\nParis\tB-LOC\n\n" for number in range(count))
     for split in ("train", "dev", "test"):
         (folder / "set" / f"{split}.txt").write_text(text, encoding="utf-8")
-    project.edit(data={"root": "set", "train": ["train.txt"], "dev": ["dev.txt"], "test": ["test.txt"],
-                       "images": "images", "image_name": "{id}.png", "types": {}},
-                 execution={"batch_size": {"captions": BATCH}})
+    project.edit(
+        data={
+            "root": "set",
+            "train": ["train.txt"],
+            "dev": ["dev.txt"],
+            "test": ["test.txt"],
+            "images": "images",
+            "image_name": "{id}.png",
+            "types": {},
+        },
+        execution={"batch_size": {"captions": BATCH}},
+    )
     return project
 
 

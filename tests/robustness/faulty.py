@@ -65,8 +65,10 @@ class NotANumber(MeanColour):
     """Gives NaN as the score of pictures whose first pixel is red."""
 
     def extract(self, images: Sequence[Image.Image]) -> list[list[Caption]]:
-        return [[Caption(caption.text, float("nan"))] if image.getpixel((0, 0)) == (255, 0, 0) else [caption]
-                for image, [caption] in zip(images, super().extract(images), strict=True)]
+        return [
+            [Caption(caption.text, float("nan"))] if image.getpixel((0, 0)) == (255, 0, 0) else [caption]
+            for image, [caption] in zip(images, super().extract(images), strict=True)
+        ]
 
 
 class Hungry(MeanColour):

@@ -40,8 +40,12 @@ def read_only(tmp_path: Path) -> Iterator[Path]:
     (place / "sub").mkdir(parents=True)
     mounted = False
     if os.geteuid() == 0:
-        mounted = bool(shutil.which("mount")) and not subprocess.run(
-            ["mount", "-t", "tmpfs", "-o", "ro", "tmpfs", str(place)], capture_output=True).returncode
+        mounted = (
+            bool(shutil.which("mount"))
+            and not subprocess.run(
+                ["mount", "-t", "tmpfs", "-o", "ro", "tmpfs", str(place)], capture_output=True
+            ).returncode
+        )
         if not mounted:
             pytest.skip("root writes everywhere, and may mount nothing here")
     else:
@@ -107,8 +111,9 @@ def test_a_full_disk_under_the_images_stage(project: Project, small_disk: Path) 
     assert f"{COUNT} ok" in project.run("python", "-m", "stages.images")
 
 
-@pytest.mark.parametrize(("stage", "folder"), [
-    ("posts", "data/posts"), ("captions", "data/contexts"), ("views", "data/views")])
+@pytest.mark.parametrize(
+    ("stage", "folder"), [("posts", "data/posts"), ("captions", "data/contexts"), ("views", "data/views")]
+)
 def test_a_read_only_output_folder(project: Project, read_only: Path, stage: str, folder: str) -> None:
     undisturbed(project)
     project.edit(views={"kinds": []})
@@ -148,9 +153,14 @@ def test_a_damaged_store_is_named_and_deleting_it_is_all_that_it_takes(project: 
     file = captions_file(project)
     content = file.read_bytes()
     place = content.rindex(b'"text"') + 12
-    file.write_bytes({"torn": content[:4096] + b"\0" * 4096 + content[8192:], "truncated": content[: len(content) // 2],
-                      "garbage": b"garbage" * 1000,
-                      "a flipped byte": content[:place] + b"x" + content[place + 1:]}[damage])
+    file.write_bytes(
+        {
+            "torn": content[:4096] + b"\0" * 4096 + content[8192:],
+            "truncated": content[: len(content) // 2],
+            "garbage": b"garbage" * 1000,
+            "a flipped byte": content[:place] + b"x" + content[place + 1 :],
+        }[damage]
+    )
     output = project.run(*STAGE, expect=2)
     assert str(file) in output
     assert "damaged" in output
@@ -191,8 +201,10 @@ with atomic_write(sys.argv[1]) as file:
 def test_what_a_killed_writer_leaves_is_swept_and_a_living_ones_is_not(tmp_path: Path) -> None:
     target = tmp_path / "rows.jsonl"
     (tmp_path / ".rows.jsonl.mine.txt").write_text("of the user's own")
-    writers = [subprocess.Popen([sys.executable, "-c", WRITE, str(target)], stdout=subprocess.PIPE, text=True)
-               for _ in range(2)]
+    writers = [
+        subprocess.Popen([sys.executable, "-c", WRITE, str(target)], stdout=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
     for writer in writers:
         assert writer.stdout
         assert writer.stdout.readline() == "open\n"

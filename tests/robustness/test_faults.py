@@ -19,25 +19,31 @@ def test_a_model_that_raises_on_the_nth_batch_costs_a_second_try(project: Projec
     assert reads(tmp_path / "log") == COUNT + BATCH
 
 
-@pytest.mark.parametrize(("extractor", "message"), [
-    ("Raising", "RuntimeError: a kernel failed"),
-    ("NotANumber", "ValueError: the extractor gave a score that is not finite"),
-])
-def test_pictures_that_a_model_fails_on_are_rows_and_no_others(project: Project, extractor: str,
-                                                                message: str) -> None:
+@pytest.mark.parametrize(
+    ("extractor", "message"),
+    [
+        ("Raising", "RuntimeError: a kernel failed"),
+        ("NotANumber", "ValueError: the extractor gave a score that is not finite"),
+    ],
+)
+def test_pictures_that_a_model_fails_on_are_rows_and_no_others(project: Project, extractor: str, message: str) -> None:
     bad = redden(project, 5, 6, 30)
     project.run("python", "-m", "stages.images")
     expected = undisturbed(project).splitlines()
     use(project, extractor)
-    assert (f"{COUNT - 3} read, 0 from the store, 3 failed; to try again what failed here: "
-            "dvc repro --force --single-item captions") in project.run(*STAGE)
+    assert (
+        f"{COUNT - 3} read, 0 from the store, 3 failed; to try again what failed here: "
+        "dvc repro --force --single-item captions"
+    ) in project.run(*STAGE)
     rows = project.rows(CAPTIONS)
     assert [row["image"] for row in rows] == ALL
     assert {row["image"]: (row["status"], row["error"], row["captions"]) for row in rows if row["status"] != "ok"} == {
-        name: ("failed", message, []) for name in bad}
+        name: ("failed", message, []) for name in bad
+    }
     lines = (project.folder / CAPTIONS).read_bytes().splitlines()
     assert [line for line, row in zip(lines, rows, strict=True) if row["status"] == "ok"] == [
-        line for line, name in zip(expected, ALL, strict=True) if name not in bad]
+        line for line, name in zip(expected, ALL, strict=True) if name not in bad
+    ]
     use(project, "MeanColour")  # of the same fingerprint: the model is mended
     assert f"3 read, {COUNT - 3} from the store, 0 failed" in project.run(*STAGE), "failures are tried again"
     assert (project.folder / CAPTIONS).read_bytes().splitlines() == expected

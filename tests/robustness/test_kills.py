@@ -91,8 +91,9 @@ def test_sigterm_and_ctrl_c_leave_cleanly(project: Project, tmp_path: Path, numb
     log = tmp_path / "log"
     use(project, "MeanColour", seconds=PACE, log=str(log))
     command, options = project.command(*STAGE)
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                               start_new_session=True, **options)
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True, **options
+    )
     wait_for(lambda: reads(log) >= 3 * BATCH)
     os.killpg(process.pid, number)  # as a terminal does it: to the stage and all that it started
     _, errors = process.communicate(timeout=30)
@@ -112,8 +113,9 @@ def test_the_images_stage_leaves_cleanly_and_takes_its_decoders_along(project: P
     (project.folder / "set/images/000.png").write_bytes(progressive_bomb(3000, 3000, 5000))
     project.edit(images={"max_seconds": 60})
     command, options = project.command("python", "-m", "stages.images")
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                               start_new_session=True, **options)
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True, **options
+    )
     wait_for(lambda: decoders_of(process.pid))
     children = decoders_of(process.pid)
     time.sleep(0.5)

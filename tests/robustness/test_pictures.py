@@ -49,8 +49,11 @@ def encoded_secret() -> bytes:
 
 def state(folder: Path) -> dict[str, tuple[int, int, str]]:
     """Every file below a folder: size, time, content."""
-    return {str(path): (path.stat().st_size, path.stat().st_mtime_ns, hashlib.sha256(path.read_bytes()).hexdigest())
-            for path in sorted(folder.rglob("*")) if path.is_file() and not path.is_symlink()}
+    return {
+        str(path): (path.stat().st_size, path.stat().st_mtime_ns, hashlib.sha256(path.read_bytes()).hexdigest())
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and not path.is_symlink()
+    }
 
 
 def test_every_malformed_picture_gives_its_row(corpus: Path) -> None:
@@ -61,8 +64,14 @@ def test_every_malformed_picture_gives_its_row(corpus: Path) -> None:
     found = {row.image: row for row in manifest(names, corpus, LIMITS)}
     assert time.monotonic() - started < 60
     assert list(found) == names
-    for name in ("out.png", "far.png", "device.png", "door/secret.png", "../secret.png",
-                 str(corpus.parent / "secret.png")):
+    for name in (
+        "out.png",
+        "far.png",
+        "device.png",
+        "door/secret.png",
+        "../secret.png",
+        str(corpus.parent / "secret.png"),
+    ):
         assert (found[name].status, found[name].sha256) == ("unsafe_name", None)
         del found[name]
     assert found.pop("round.png").status == "unreadable"
@@ -72,13 +81,29 @@ def test_every_malformed_picture_gives_its_row(corpus: Path) -> None:
     statuses = {name: row.status for name, row in found.items()}
     assert statuses["bomb_scans.jpg"] == "too_slow"
     assert {name for name, status in statuses.items() if status == "too_slow"} == {"bomb_scans.jpg"}
-    for name in ("bomb_60000x60000.png", "bomb_60000x60000.bmp", "bomb_65535x65535.gif", "bomb_60000x60000.tiff",
-                 "bomb_65500x65500.jpg", "bomb_7000x7000.jpg", "bomb_flat.png"):
+    for name in (
+        "bomb_60000x60000.png",
+        "bomb_60000x60000.bmp",
+        "bomb_65535x65535.gif",
+        "bomb_60000x60000.tiff",
+        "bomb_65500x65500.jpg",
+        "bomb_7000x7000.jpg",
+        "bomb_flat.png",
+    ):
         assert statuses[name] == "too_large", found[name]
     assert {status for name, status in statuses.items() if name.startswith("no_picture")} == {"unreadable"}
     assert {status for name, status in statuses.items() if name.startswith("cut_0")} <= {"truncated", "unreadable"}
-    for name in ("bomb_frames.gif", "bomb_frames.png", "bomb_frames.webp", "bomb_frames.tiff", "shape_1x1.png",
-                 "is_png.jpeg", "metadata_exif.jpg", "metadata_comments.jpg", "metadata_orientation_9.jpg"):
+    for name in (
+        "bomb_frames.gif",
+        "bomb_frames.png",
+        "bomb_frames.webp",
+        "bomb_frames.tiff",
+        "shape_1x1.png",
+        "is_png.jpeg",
+        "metadata_exif.jpg",
+        "metadata_comments.jpg",
+        "metadata_orientation_9.jpg",
+    ):
         assert statuses[name] == "ok", found[name]
     assert found["is_png.jpeg"].format == "PNG"
     assert state(corpus.parent) == before, "nothing is written beside the pictures, or to them"
@@ -102,8 +127,9 @@ print(len(rows), peak() - before, resource.getrusage(resource.RUSAGE_CHILDREN).r
 @pytest.mark.slow  # the corpus in a process of its own, to see what memory it takes
 def test_memory_stays_within_the_bound(corpus: Path) -> None:
     """The bound is 512 MB, max_bytes and 32 bytes for each of max_pixels; what is seen is far less."""
-    done = subprocess.run([sys.executable, "-c", BOUNDED, str(corpus)], cwd=ROOT, check=True, capture_output=True,
-                          text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", BOUNDED, str(corpus)], cwd=ROOT, check=True, capture_output=True, text=True
+    )
     count, grown, decoder = map(int, done.stdout.split())
     assert count >= 200
     print(f"{count} pictures; memory grew by {grown} MB here, and to {decoder} MB in a decoder")
@@ -170,8 +196,13 @@ def test_a_limit_from_outside_is_kept(tmp_path: Path) -> None:
     """As `ulimit -v` and batch systems set it; whoever may raise a limit does not, and others could not."""
     hard = 1_500_000_000
     (tmp_path / "a.png").write_bytes(sample_of("PNG"))
-    done = subprocess.run([sys.executable, "-c", UNDER_A_LIMIT, str(hard), str(tmp_path / "a.png")], cwd=ROOT,
-                          check=False, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", UNDER_A_LIMIT, str(hard), str(tmp_path / "a.png")],
+        cwd=ROOT,
+        check=False,
+        capture_output=True,
+        text=True,
+    )
     assert done.stdout.splitlines() == ["(24, 16, 'PNG')", f"{hard} {hard}"], done.stderr
 
 
@@ -183,6 +214,7 @@ def test_what_was_given_up_is_tried_again_by_the_next_run(tmp_path: Path) -> Non
     path.write_bytes(progressive_bomb(1000, 1000, 3000))
     os.utime(path, (1e9, 1e9))
     with Store.open(tmp_path / "store") as store:
+
         def row(seconds: float) -> ImageRow:
             return next(manifest(["a.jpg"], tmp_path / "images", ImagesParams(max_seconds=seconds), store))
 
@@ -199,14 +231,22 @@ def test_the_stages_make_a_row_of_every_malformed_picture(corpus: Path, tmp_path
     folder = project.folder / "set" / "images"
     folder.rmdir()
     folder.symlink_to(corpus)
-    ids = [*list_pictures(corpus), "../secret.png", str(corpus.parent / "secret.png"), "door/secret.png", "..", "a\0b",
-           "x" * 300]
+    ids = [
+        *list_pictures(corpus),
+        "../secret.png",
+        str(corpus.parent / "secret.png"),
+        "door/secret.png",
+        "..",
+        "a\0b",
+        "x" * 300,
+    ]
     text = "".join(f"IMGID:{name}\nhello\tO\n\n" for name in ids)
     (project.folder / "set" / "train.txt").write_text(text, encoding="utf-8")
     for split in ("dev", "test"):
         (project.folder / "set" / f"{split}.txt").write_text("IMGID:nowhere\nhello\tO\n\n", encoding="utf-8")
-    project.edit(data={"image_name": "{id}"}, images={"max_pixels": 10_000_000, "max_bytes": 20_000_000,
-                                                     "max_seconds": 2})
+    project.edit(
+        data={"image_name": "{id}"}, images={"max_pixels": 10_000_000, "max_bytes": 20_000_000, "max_seconds": 2}
+    )
     before = state(corpus.parent)
     for stage in ("posts", "images", "objects", "captions", "ocr"):
         output = project.run("python", "-m", f"stages.{stage}")
@@ -223,9 +263,19 @@ def test_the_stages_make_a_row_of_every_malformed_picture(corpus: Path, tmp_path
         assert all(name.startswith("shape_") and error for name, error in failed.items()), "lines a pixel wide, for OCR"
         assert not failed or kind == "ocr"
         assert {row["image"]: row["status"] for row in rows if row["image"] not in failed} == {
-            name: status for name, status in statuses.items() if name not in failed}
+            name: status for name, status in statuses.items() if name not in failed
+        }
     assert {path.name for path in project.folder.iterdir()} - {"__pycache__"} == {
-        "pipeline", "stages", "ner", "checkpoints", "params.yaml", "faulty.py", "set", "data", "metrics"}
+        "pipeline",
+        "stages",
+        "ner",
+        "checkpoints",
+        "params.yaml",
+        "faulty.py",
+        "set",
+        "data",
+        "metrics",
+    }
 
 
 def sample_of(kind: str) -> bytes:
@@ -245,8 +295,11 @@ def outcome(data: bytes) -> str:
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
-@given(kind=st.sampled_from(KINDS), edits=st.lists(st.tuples(st.integers(0, 5000), st.binary(max_size=9)), max_size=8),
-       cut=st.integers(0, 5000))
+@given(
+    kind=st.sampled_from(KINDS),
+    edits=st.lists(st.tuples(st.integers(0, 5000), st.binary(max_size=9)), max_size=8),
+    cut=st.integers(0, 5000),
+)
 @example(kind="PNG", edits=[], cut=8)
 @example(kind="TIFF", edits=[(4, b"\x08\0\0\0")], cut=5000)  # the directory is within the header
 @example(kind="GIF", edits=[(6, b"\0\0\0\0")], cut=5000)  # 0 × 0
@@ -256,21 +309,43 @@ def test_hypothesis_edits_of_pictures(kind: str, edits: list[tuple[int, bytes]],
     data = bytearray(sample_of(kind))
     for place, change in edits:
         place %= len(data)
-        data[place:place + len(change)] = change
+        data[place : place + len(change)] = change
     assert outcome(bytes(data[: cut or None])) in STATUSES
 
 
 @settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
-@given(start=st.sampled_from([b"", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"GIF89a", b"BM", b"II*\0", b"MM\0*", b"RIFF",
-                              b"\0\0\0\x1cftypavif", b"II+\0"]), rest=st.binary(max_size=400))
+@given(
+    start=st.sampled_from(
+        [
+            b"",
+            b"\x89PNG\r\n\x1a\n",
+            b"\xff\xd8\xff",
+            b"GIF89a",
+            b"BM",
+            b"II*\0",
+            b"MM\0*",
+            b"RIFF",
+            b"\0\0\0\x1cftypavif",
+            b"II+\0",
+        ]
+    ),
+    rest=st.binary(max_size=400),
+)
 def test_hypothesis_bytes_behind_a_signature(start: bytes, rest: bytes) -> None:
     assert outcome(start + rest) in STATUSES
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
-@given(width=st.integers(0, 2**31), height=st.integers(0, 2**31), depth=st.sampled_from([0, 1, 2, 4, 8, 16, 255]),
-       colour=st.integers(0, 7), interlace=st.integers(0, 2), data=st.binary(max_size=50))
-def test_hypothesis_headers_of_png(width: int, height: int, depth: int, colour: int, interlace: int,
-                                   data: bytes) -> None:
+@given(
+    width=st.integers(0, 2**31),
+    height=st.integers(0, 2**31),
+    depth=st.sampled_from([0, 1, 2, 4, 8, 16, 255]),
+    colour=st.integers(0, 7),
+    interlace=st.integers(0, 2),
+    data=st.binary(max_size=50),
+)
+def test_hypothesis_headers_of_png(
+    width: int, height: int, depth: int, colour: int, interlace: int, data: bytes
+) -> None:
     pixels = png_chunk(b"IDAT", data)
     assert outcome(png(width, height, pixels, depth=depth, colour=colour, interlace=interlace)) in STATUSES

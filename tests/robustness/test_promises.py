@@ -15,8 +15,11 @@ NAMED = re.findall(r"`([\w/]+\.py)::(\w+)`( \*\(slow\)\*)?", TEXT)
 def functions(path: Path) -> dict[str, bool]:
     """Name → whether it is marked slow, of a module's tests."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
-    return {node.name: any("mark.slow" in ast.unparse(decorator) for decorator in node.decorator_list)
-            for node in tree.body if isinstance(node, ast.FunctionDef)}
+    return {
+        node.name: any("mark.slow" in ast.unparse(decorator) for decorator in node.decorator_list)
+        for node in tree.body
+        if isinstance(node, ast.FunctionDef)
+    }
 
 
 def test_promises_are_found() -> None:
@@ -36,9 +39,17 @@ def test_a_promises_test_exists(file: str, name: str, slow: str) -> None:
 def test_every_robustness_test_of_a_promise_is_named() -> None:
     """Tests here that the page does not name are about the tests themselves, or say the same on other input."""
     named = {name for _, name, _ in NAMED}
-    missing = {name for path in Path(__file__).parent.glob("test_*.py") if path.name != "test_promises.py"
-               for name in functions(path) if name.startswith("test_")} - named
-    assert missing <= {"test_there_are_enough", "test_an_error_of_the_body_is_not_taken_for_the_disks",
-                       "test_a_known_type_is_loaded_with_transformers_own_code",
-                       "test_what_is_left_to_transformers_is_refused_without_a_question",
-                       "test_sigterm_and_a_second_run_of_a_training"}
+    missing = {
+        name
+        for path in Path(__file__).parent.glob("test_*.py")
+        if path.name != "test_promises.py"
+        for name in functions(path)
+        if name.startswith("test_")
+    } - named
+    assert missing <= {
+        "test_there_are_enough",
+        "test_an_error_of_the_body_is_not_taken_for_the_disks",
+        "test_a_known_type_is_loaded_with_transformers_own_code",
+        "test_what_is_left_to_transformers_is_refused_without_a_question",
+        "test_sigterm_and_a_second_run_of_a_training",
+    }

@@ -27,8 +27,9 @@ def test_there_are_enough() -> None:
     assert len({name for name, *_ in texts()}) >= 100
 
 
-@pytest.mark.parametrize(("name", "data", "expected"), [
-    pytest.param(name, data, expected, id=name) for name, _, data, expected in texts()])
+@pytest.mark.parametrize(
+    ("name", "data", "expected"), [pytest.param(name, data, expected, id=name) for name, _, data, expected in texts()]
+)
 def test_a_malformed_file_is_read_or_refused(tmp_path: Path, name: str, data: bytes, expected: str) -> None:
     path = tmp_path / name
     path.write_bytes(data)
@@ -103,9 +104,34 @@ def conll_outcome(folder: Path, data: bytes) -> None:
     assert read_records(folder / "out.jsonl") == posts
 
 
-LINES = st.lists(st.sampled_from([
-    "IMGID:1", "IMGID:", "IMGID:../x", "a\tO", "b\tB-LOC", "c\tI-LOC", "d", "", "\t", "\t\t", "a\tO\tx", "\tO", " ",
-    "\r", "\ufeff", "a\u2028\tO", "\0\tO", "a\tB-", "a\tO ", "IMGID", "imgid:1\tO"]), max_size=12)
+LINES = st.lists(
+    st.sampled_from(
+        [
+            "IMGID:1",
+            "IMGID:",
+            "IMGID:../x",
+            "a\tO",
+            "b\tB-LOC",
+            "c\tI-LOC",
+            "d",
+            "",
+            "\t",
+            "\t\t",
+            "a\tO\tx",
+            "\tO",
+            " ",
+            "\r",
+            "\ufeff",
+            "a\u2028\tO",
+            "\0\tO",
+            "a\tB-",
+            "a\tO ",
+            "IMGID",
+            "imgid:1\tO",
+        ]
+    ),
+    max_size=12,
+)
 
 
 @QUIET
@@ -124,13 +150,16 @@ def test_hypothesis_bytes_as_conll(tmp_path_factory: pytest.TempPathFactory, dat
     conll_outcome(tmp_path_factory.getbasetemp(), data)
 
 
-JSON = st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters(), max_size=5),
-                    lambda inner: (st.lists(inner, max_size=3)
-                                   | st.dictionaries(st.text(max_size=3), inner, max_size=3)),
-                    max_leaves=6)
-ROWS = st.dictionaries(st.sampled_from(["id", "tokens", "labels", "image", "context", "x"]),
-                       JSON | st.lists(st.text(max_size=3), max_size=3) | st.lists(st.just("O"), max_size=3),
-                       max_size=5)
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters(), max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    max_leaves=6,
+)
+ROWS = st.dictionaries(
+    st.sampled_from(["id", "tokens", "labels", "image", "context", "x"]),
+    JSON | st.lists(st.text(max_size=3), max_size=3) | st.lists(st.just("O"), max_size=3),
+    max_size=5,
+)
 
 
 @QUIET
@@ -156,8 +185,10 @@ def test_hypothesis_rows_of_json(tmp_path_factory: pytest.TempPathFactory, row: 
 
 
 @QUIET
-@given(data=st.binary(max_size=200) | st.text(st.sampled_from('{}[]":,0123456789eE+-. \n\\u"ntd'), max_size=80).map(
-    str.encode))
+@given(
+    data=st.binary(max_size=200)
+    | st.text(st.sampled_from('{}[]":,0123456789eE+-. \n\\u"ntd'), max_size=80).map(str.encode)
+)
 @example(data=b"[" * 100_000)  # RecursionError
 @example(data=b'{"id": ' + b"9" * 5000 + b"}")  # more digits than Python turns into a number
 def test_hypothesis_bytes_as_json_lines(tmp_path_factory: pytest.TempPathFactory, data: bytes) -> None:

@@ -34,8 +34,10 @@ def with_code(folder: Path, ran: Path, model_type: str = "evil") -> Path:
     folder.mkdir(parents=True)
     (folder / "modeling_evil.py").write_text(CODE.format(ran=str(ran)), encoding="utf-8")
     auto = dict.fromkeys(("AutoModel", "AutoModelForObjectDetection"), "modeling_evil.EvilModel")
-    (folder / "config.json").write_text(json.dumps({
-        "model_type": model_type, "auto_map": {"AutoConfig": "modeling_evil.EvilConfig", **auto}}), encoding="utf-8")
+    (folder / "config.json").write_text(
+        json.dumps({"model_type": model_type, "auto_map": {"AutoConfig": "modeling_evil.EvilConfig", **auto}}),
+        encoding="utf-8",
+    )
     for name, kind in (("tokenizer_config", "AutoTokenizer"), ("preprocessor_config", "AutoImageProcessor")):
         (folder / f"{name}.json").write_text(json.dumps({"auto_map": {kind: "modeling_evil.EvilModel"}}))
     save_file({"weight": torch.ones(1)}, folder / "model.safetensors", metadata={"format": "pt"})
@@ -45,8 +47,10 @@ def with_code(folder: Path, ran: Path, model_type: str = "evil") -> Path:
 def project_with(folder: Path, model: Path) -> Project:
     """A project all of whose checkpoints are this one."""
     project = light_project(folder, 2)
-    project.edit(train={"encoder": str(model), "revision": None}, **{
-        section: {name: {"model": str(model), "revision": None}} for section, name in SECTIONS.items()})
+    project.edit(
+        train={"encoder": str(model), "revision": None},
+        **{section: {name: {"model": str(model), "revision": None}} for section, name in SECTIONS.items()},
+    )
     return project
 
 
@@ -77,8 +81,10 @@ def test_a_stage_refuses_a_checkpoint_that_needs_its_own_code(tmp_path: Path, se
         assert_refused(project.run("python", "-m", "stages.train", expect=2), model)
     else:
         output = str(tmp_path / "out.jsonl")
-        assert_refused(project.run("python", "-m", f"stages.{section}", "--images", "set/images", "--output", output,
-                                   expect=2), model)
+        assert_refused(
+            project.run("python", "-m", f"stages.{section}", "--images", "set/images", "--output", output, expect=2),
+            model,
+        )
     assert not ran.exists()
 
 

@@ -88,6 +88,7 @@ def test_things_cover_little_of_each_other(monkeypatch: pytest.MonkeyPatch) -> N
             sprite.putalpha(alpha)
             areas.append(alpha.histogram()[255])
             return sprite
+
         return one
 
     monkeypatch.setattr(render, "_photograph", lambda picture, rng: picture)

@@ -47,12 +47,15 @@ class TaggerFolder:
     def __init__(self, folder: Path) -> None:
         for pattern in ("config.json", "model*.safetensors", "tokenizer.json", "tokenizer_config.json"):
             if not any(folder.glob(pattern)):
-                raise UserError(f"{folder}: no tagger here ({pattern} is missing); name a tagger's folder, or train "
-                                "one (dvc repro train)")
+                raise UserError(
+                    f"{folder}: no tagger here ({pattern} is missing); name a tagger's folder, or train "
+                    "one (dvc repro train)"
+                )
         self.config: dict[str, Any] = _read_json(folder / "config.json")
         if self.config.get("model_type") != MODEL_TYPE:
-            raise UserError(f"{folder}: expected a tagger (model_type {MODEL_TYPE!r}), found "
-                            f"{self.config.get('model_type')!r}")
+            raise UserError(
+                f"{folder}: expected a tagger (model_type {MODEL_TYPE!r}), found {self.config.get('model_type')!r}"
+            )
         self.weights: dict[str, Tensor] = {}
         digest = hashlib.sha256()
         for file in sorted(folder.glob("model*.safetensors")):
@@ -72,8 +75,11 @@ class TaggerFolder:
 
     def encoder_weights(self) -> dict[str, Tensor]:
         """The encoder's weights by its own names."""
-        return {name.removeprefix("encoder."): weight for name, weight in self.weights.items()
-                if name.startswith("encoder.")}
+        return {
+            name.removeprefix("encoder."): weight
+            for name, weight in self.weights.items()
+            if name.startswith("encoder.")
+        }
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -85,7 +91,10 @@ def _content(token: str | Mapping[str, Any]) -> str:
 
 
 def to_flair(
-    tagger: TaggerFolder, *, any_text: bool = True, tagger_class: type | None = None,
+    tagger: TaggerFolder,
+    *,
+    any_text: bool = True,
+    tagger_class: type | None = None,
     embeddings_class: type | None = None,
 ) -> Any:
     """flair's SequenceTagger with a tagger's weights: the same score for every path.
@@ -104,26 +113,36 @@ def to_flair(
     from flair.models import SequenceTagger
     from transformers import AutoConfig
 
-    settings = {key: value for key, value in tagger.config["encoder"].items()
-                if key not in ("_name_or_path", "transformers_version")}
+    settings = {
+        key: value
+        for key, value in tagger.config["encoder"].items()
+        if key not in ("_name_or_path", "transformers_version")
+    }
     weights, description, unknown_row = tagger.encoder_weights(), tagger.tokenizer, None
     if any_text:
         description, unknown_row = read_any_text(description, tagger.special)
     if unknown_row is not None:
         name, rows = _word_embeddings(weights, settings["vocab_size"])
         unknown = rows[_token_id(description, tagger.special["unk_token"])]
-        weights[name] = torch.cat([rows[:unknown_row], unknown.unsqueeze(0), rows[unknown_row + 1:]])
+        weights[name] = torch.cat([rows[:unknown_row], unknown.unsqueeze(0), rows[unknown_row + 1 :]])
         settings["vocab_size"] = len(weights[name])
     kind = settings.pop("model_type")
     try:
         config = AutoConfig.for_model(kind, **settings)
     except ValueError as error:
-        raise UserError(f"encoder of type {kind!r}: flair's transformers does not know it ({error}); it cannot be "
-                        "brought to flair") from None
+        raise UserError(
+            f"encoder of type {kind!r}: flair's transformers does not know it ({error}); it cannot be brought to flair"
+        ) from None
     config.output_hidden_states = True  # flair reads these
     embeddings = (embeddings_class or TransformerWordEmbeddings)(
-        model="", name="sightread", saved_config=config, layers="-1", subtoken_pooling="first",
-        use_context=False, use_context_separator=False, allow_long_sentences=any_text,
+        model="",
+        name="sightread",
+        saved_config=config,
+        layers="-1",
+        subtoken_pooling="first",
+        use_context=False,
+        use_context_separator=False,
+        allow_long_sentences=any_text,
         tokenizer_data=tokenizer_archive(description, tagger.special, tagger.window, split_special_tokens=any_text),
     )
     _load_encoder(embeddings.model, weights, kind)
@@ -132,8 +151,16 @@ def to_flair(
     for label in tagger.labels:
         dictionary.add_item(label)
     model = (tagger_class or SequenceTagger)(
-        embeddings, dictionary, TAG_TYPE, use_rnn=False, use_crf=True, reproject_embeddings=False, tag_format="BIOES",
-        dropout=0.0, locked_dropout=0.0, word_dropout=tagger.config["word_dropout"],
+        embeddings,
+        dictionary,
+        TAG_TYPE,
+        use_rnn=False,
+        use_crf=True,
+        reproject_embeddings=False,
+        tag_format="BIOES",
+        dropout=0.0,
+        locked_dropout=0.0,
+        word_dropout=tagger.config["word_dropout"],
     )
     _load_chain(model, tagger)
     return model.eval()
@@ -162,8 +189,10 @@ def _load_encoder(encoder: Any, weights: Mapping[str, Tensor], kind: str) -> Non
     missing = [name for name in loaded.missing_keys if not name.startswith("pooler.")]
     if missing or loaded.unexpected_keys:
         differs = (missing or loaded.unexpected_keys)[0]
-        raise UserError(f"encoder of type {kind!r}: flair's transformers builds it otherwise ({differs} is on one side "
-                        "only); it cannot be brought to flair")
+        raise UserError(
+            f"encoder of type {kind!r}: flair's transformers builds it otherwise ({differs} is on one side "
+            "only); it cannot be brought to flair"
+        )
     with torch.no_grad():  # flair insists on a pooler, which nothing reads
         for name in loaded.missing_keys:
             encoder.get_parameter(name).zero_()
@@ -173,8 +202,10 @@ def _word_embeddings(weights: Mapping[str, Tensor], n_rows: int) -> tuple[str, T
     for name in ("embeddings.word_embeddings.weight", "embeddings.tok_embeddings.weight", "embed_tokens.weight"):
         if name in weights and len(weights[name]) == n_rows:
             return name, weights[name]
-    raise UserError("the encoder's word embeddings were not found among its weights; an encoder of the BERT or RoBERTa "
-                    "kind can be brought to flair")
+    raise UserError(
+        "the encoder's word embeddings were not found among its weights; an encoder of the BERT or RoBERTa "
+        "kind can be brought to flair"
+    )
 
 
 def _token_id(description: Mapping[str, Any], token: str) -> int:
@@ -205,8 +236,11 @@ def weights_from_flair(model: Any, labels: list[str]) -> dict[str, Tensor]:
     for name, possible in (("transitions", allowed), ("start", may_start), ("stop", may_stop)):
         if bool((found[f"crf.{name}"][~possible] <= IMPOSSIBLE).all()):
             found[f"crf.{name}"] = found[f"crf.{name}"].masked_fill(~possible, 0.0)  # for the masks to exclude
-    found |= {f"encoder.{name}": weight.detach().cpu() for name, weight in model.embeddings.model.state_dict().items()
-              if not name.startswith("pooler.")}
+    found |= {
+        f"encoder.{name}": weight.detach().cpu()
+        for name, weight in model.embeddings.model.state_dict().items()
+        if not name.startswith("pooler.")
+    }
     return {name: weight.contiguous() for name, weight in found.items()}
 
 
@@ -227,27 +261,40 @@ def supported_labels(model: Any, source: str) -> list[str]:
 
     embeddings = model.embeddings
     labels = [label for label in model.label_dictionary.get_items() if label not in (_START, _STOP)]
-    problems = [what for what, found in {
-        "an RNN (use_rnn)": model.use_rnn,
-        "no CRF (use_crf)": not model.use_crf,
-        "a layer that reprojects embeddings (reproject_embeddings)": model.reproject_embeddings,
-        f"labels that are not BIOES ({', '.join(labels[:3])}, …)": not all(
-            label == "O" or re.match(r"[BIES]-.", label) for label in labels) or model.tag_format != "BIOES",
-    }.items() if found]
+    problems = [
+        what
+        for what, found in {
+            "an RNN (use_rnn)": model.use_rnn,
+            "no CRF (use_crf)": not model.use_crf,
+            "a layer that reprojects embeddings (reproject_embeddings)": model.reproject_embeddings,
+            f"labels that are not BIOES ({', '.join(labels[:3])}, …)": not all(
+                label == "O" or re.match(r"[BIES]-.", label) for label in labels
+            )
+            or model.tag_format != "BIOES",
+        }.items()
+        if found
+    ]
     if not isinstance(embeddings, TransformerWordEmbeddings):
         problems.append(f"embeddings of type {type(embeddings).__name__}, not TransformerWordEmbeddings")
     else:
         last = embeddings.model.config.num_hidden_layers
-        problems += [what for what, found in {
-            f"layers {embeddings.layer_indexes}, not the last alone": embeddings.layer_indexes not in ([-1], [last]),
-            f"sub-tokens pooled by {embeddings.subtoken_pooling!r}, not 'first'":
-                embeddings.subtoken_pooling != "first",
-            "neighbouring sentences as context (use_context)": embeddings.context_length > 0,
-            "a slow tokenizer": not embeddings.tokenizer.is_fast,
-        }.items() if found]
+        problems += [
+            what
+            for what, found in {
+                f"layers {embeddings.layer_indexes}, not the last alone": embeddings.layer_indexes
+                not in ([-1], [last]),
+                f"sub-tokens pooled by {embeddings.subtoken_pooling!r}, not 'first'": embeddings.subtoken_pooling
+                != "first",
+                "neighbouring sentences as context (use_context)": embeddings.context_length > 0,
+                "a slow tokenizer": not embeddings.tokenizer.is_fast,
+            }.items()
+            if found
+        ]
     if problems:
-        raise UserError(f"{source}: our tagger is a transformer's last layer, first sub-tokens, a linear layer and a "
-                        f"CRF over BIOES; this one has {'; '.join(problems)}")
+        raise UserError(
+            f"{source}: our tagger is a transformer's last layer, first sub-tokens, a linear layer and a "
+            f"CRF over BIOES; this one has {'; '.join(problems)}"
+        )
     return labels
 
 
@@ -270,8 +317,9 @@ def export_tagger(folder: Path, file: Path) -> None:
     tagger = TaggerFolder(folder)
     model = to_flair(tagger)
     config = tagger.config
-    origin = {key: config[key] for key in ("views", "alignment", "temperature", "word_dropout", "max_length")
-              if key in config}
+    origin = {
+        key: config[key] for key in ("views", "alignment", "temperature", "word_dropout", "max_length") if key in config
+    }
     model.model_card = {  # what flair's print_model_card shows
         "flair_version": flair.__version__,
         "pytorch_version": torch.__version__,
@@ -304,20 +352,38 @@ def import_tagger(file: Path, folder: Path, *, trust: bool) -> None:
 
     try:
         model = SequenceTagger.load(file)
-    except (KeyError, RuntimeError, TypeError, ValueError, AttributeError, EOFError,
-            pickle.UnpicklingError) as error:
+    except (KeyError, RuntimeError, TypeError, ValueError, AttributeError, EOFError, pickle.UnpicklingError) as error:
         raise UserError(f"{file}: flair cannot load it as a SequenceTagger ({type(error).__name__}: {error})") from None
     labels = supported_labels(model, str(file))
     tokenizer = model.embeddings.tokenizer
-    encoder = {key: value for key, value in model.embeddings.model.config.to_dict().items()
-               if key not in ("_name_or_path", "transformers_version", "architectures", "output_hidden_states",
-                              "attn_implementation", "dtype", "torch_dtype")}
+    encoder = {
+        key: value
+        for key, value in model.embeddings.model.config.to_dict().items()
+        if key
+        not in (
+            "_name_or_path",
+            "transformers_version",
+            "architectures",
+            "output_hidden_states",
+            "attn_implementation",
+            "dtype",
+            "torch_dtype",
+        )
+    }
     window = min(tokenizer.model_max_length, 512)
     config = {
-        "model_type": MODEL_TYPE, "architectures": ["CrossViewTagger"], "dtype": "float32", "encoder": encoder,
-        "tag_labels": labels, "views": "text_only", "alignment": "none",
-        "word_dropout": model.use_word_dropout, "exclude_forbidden": excludes_forbidden(model, labels),
-        "max_length": window, "max_context": window // 2, "stride": window // 4,
+        "model_type": MODEL_TYPE,
+        "architectures": ["CrossViewTagger"],
+        "dtype": "float32",
+        "encoder": encoder,
+        "tag_labels": labels,
+        "views": "text_only",
+        "alignment": "none",
+        "word_dropout": model.use_word_dropout,
+        "exclude_forbidden": excludes_forbidden(model, labels),
+        "max_length": window,
+        "max_context": window // 2,
+        "stride": window // 4,
     }
     description = json.loads(tokenizer.backend_tokenizer.to_str()) | {"truncation": None, "padding": None}
     special = {key: _content(str(getattr(tokenizer, key))) for key in _SPECIAL if getattr(tokenizer, key, None)}
@@ -327,8 +393,10 @@ def import_tagger(file: Path, folder: Path, *, trust: bool) -> None:
         save_file(weights_from_flair(model, labels), temporary / "model.safetensors", metadata={"format": "pt"})
         write_json(temporary / "config.json", config)
         write_json(temporary / "tokenizer.json", description)
-        write_json(temporary / "tokenizer_config.json",
-                   {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": window, **special})
+        write_json(
+            temporary / "tokenizer_config.json",
+            {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": window, **special},
+        )
         temporary.chmod(0o755)
         os.replace(temporary, folder)
     finally:
@@ -337,5 +405,7 @@ def import_tagger(file: Path, folder: Path, *, trust: bool) -> None:
 
 def require_trust(file: Path, trust: bool) -> None:
     if not trust:
-        raise UserError(f"{file}: flair's files are pickles, and loading one runs whatever code is in it; if you trust "
-                        "where it comes from, say so: --trust")
+        raise UserError(
+            f"{file}: flair's files are pickles, and loading one runs whatever code is in it; if you trust "
+            "where it comes from, say so: --trust"
+        )

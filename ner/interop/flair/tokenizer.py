@@ -38,8 +38,18 @@ def read_any_text(description: dict[str, Any], special: Mapping[str, str]) -> tu
     added = description["added_tokens"]
     if lost:
         row = tokenizer.get_vocab_size(with_added_tokens=True)
-        added = [*added, {"id": row, "content": NOTHING_LEFT, "single_word": False, "lstrip": False, "rstrip": False,
-                          "normalized": True, "special": False}]
+        added = [
+            *added,
+            {
+                "id": row,
+                "content": NOTHING_LEFT,
+                "single_word": False,
+                "lstrip": False,
+                "rstrip": False,
+                "normalized": True,
+                "special": False,
+            },
+        ]
         pattern = {"Regex": rf"\A[{lost}]+\z"}
         steps.insert(0, {"type": "Replace", "pattern": pattern, "content": NOTHING_LEFT})
     normalizer = {"type": "Sequence", "normalizers": steps} if steps else None
@@ -79,8 +89,13 @@ def tokenizer_archive(
     description: Mapping[str, Any], special: Mapping[str, str], max_length: int, *, split_special_tokens: bool
 ) -> io.BytesIO:
     """A tokenizer as flair stores one: a zip of what transformers saves."""
-    config = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": max_length,
-              "split_special_tokens": split_special_tokens, "clean_up_tokenization_spaces": False, **special}
+    config = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "model_max_length": max_length,
+        "split_special_tokens": split_special_tokens,
+        "clean_up_tokenization_spaces": False,
+        **special,
+    }
     archive = io.BytesIO()
     with zipfile.ZipFile(archive, "w") as file:
         file.writestr("tokenizer.json", json.dumps(description, ensure_ascii=False))
@@ -96,5 +111,7 @@ def check_framing(tokenizer: Any, special: Mapping[str, str]) -> None:
     last = special.get("sep_token", special.get("eos_token"))
     found = tokenizer.convert_ids_to_tokens([ids[0], ids[-1]])
     if found != [first, last]:
-        raise UserError(f"tokenizer.json: frames a sentence with {found[0]} … {found[1]}, the tagger with {first} … "
-                        f"{last}; it cannot be brought to flair")
+        raise UserError(
+            f"tokenizer.json: frames a sentence with {found[0]} … {found[1]}, the tagger with {first} … "
+            f"{last}; it cannot be brought to flair"
+        )

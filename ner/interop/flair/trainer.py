@@ -53,8 +53,12 @@ class EncodedEmbeddings(TransformerWordEmbeddings):
         rows = torch.arange(len(views)).repeat_interleave(n_tokens)
         firsts = torch.tensor([first for view in views for first in view["firsts"]])
         word_ids[rows, firsts] = torch.cat([torch.arange(int(n)) for n in n_tokens])
-        tensors = {"input_ids": ids, "attention_mask": (torch.arange(width) < lengths[:, None]).long(),
-                   "token_lengths": n_tokens, "word_ids": word_ids}
+        tensors = {
+            "input_ids": ids,
+            "attention_mask": (torch.arange(width) < lengths[:, None]).long(),
+            "token_lengths": n_tokens,
+            "word_ids": word_ids,
+        }
         return {name: tensor.to(device or flair.device) for name, tensor in tensors.items()}
 
 
@@ -82,7 +86,8 @@ class TwoViewTagger(SequenceTagger):
         for twin in twins:  # flair forgets those of the sentences it was given
             twin.clear_embeddings()
         gold = torch.nn.utils.rnn.pad_sequence(
-            self._prepare_label_tensor(sentences).split(lengths.tolist()), batch_first=True)
+            self._prepare_label_tensor(sentences).split(lengths.tolist()), batch_first=True
+        )
         params, weights = self.params, self.params.weights
         aligned = params.alignment != "none"
         chain = Chain(self.crf.transitions, self.loss_function.start_tag, self.loss_function.stop_tag)
@@ -98,8 +103,10 @@ class TwoViewTagger(SequenceTagger):
                 teacher = forward[n:] + chain.backward(scores[n:], lengths) - log_partition[n:, None, None]
             student = forward[:n] + chain.backward(scores[:n], lengths) - log_partition[:n, None, None]
             inside = torch.arange(student.shape[1]) < lengths[:, None]
-            student, teacher = (torch.log_softmax(view[inside.to(view.device)] / params.temperature, dim=-1)
-                                for view in (student, teacher.detach() if params.detach_teacher else teacher))
+            student, teacher = (
+                torch.log_softmax(view[inside.to(view.device)] / params.temperature, dim=-1)
+                for view in (student, teacher.detach() if params.detach_teacher else teacher)
+            )
             divergence = torch.nn.functional.kl_div(student, teacher, reduction="sum", log_target=True)
             loss = loss + weights.alignment * params.temperature**2 * divergence
             terms["alignment"] = divergence
@@ -249,11 +256,18 @@ def adamw(model: torch.nn.Module, weight_decay: float, crf_rate: float, params: 
     """AdamW with the core's groups: a rate of its own for the CRF, and decay for the others' matrices alone."""
     named = list(model.named_parameters())
     rest = [weight for name, weight in named if not name.startswith("crf.")]
-    return torch.optim.AdamW([
-        {"params": [weight for weight in rest if weight.ndim > 1], "weight_decay": weight_decay},
-        {"params": [weight for weight in rest if weight.ndim <= 1], "weight_decay": 0.0},
-        {"params": [weight for name, weight in named if name.startswith("crf.")], "weight_decay": 0.0, "lr": crf_rate},
-    ], lr=lr)
+    return torch.optim.AdamW(
+        [
+            {"params": [weight for weight in rest if weight.ndim > 1], "weight_decay": weight_decay},
+            {"params": [weight for weight in rest if weight.ndim <= 1], "weight_decay": 0.0},
+            {
+                "params": [weight for name, weight in named if name.startswith("crf.")],
+                "weight_decay": 0.0,
+                "lr": crf_rate,
+            },
+        ],
+        lr=lr,
+    )
 
 
 def run(job_file: Path, report: IO[str]) -> None:
@@ -286,8 +300,11 @@ def run(job_file: Path, report: IO[str]) -> None:
         save_final_model=False,
         create_file_logs=False,
         create_loss_file=False,
-        plugins=[LinearSchedulerPlugin(warmup_fraction=params.warmup_ratio), SizeOfBatch(),
-                 KeepBest(folder.labels, Path(job["best"]), report)],
+        plugins=[
+            LinearSchedulerPlugin(warmup_fraction=params.warmup_ratio),
+            SizeOfBatch(),
+            KeepBest(folder.labels, Path(job["best"]), report),
+        ],
     )
 
 

@@ -48,8 +48,10 @@ def train(
     check_labelled("dev", dev)
     chosen = choose_device(device)
     if params.precision == "bfloat16" and chosen.type != "cpu":
-        raise UserError(f"train.precision: found bfloat16 on {chosen.type}, where flair's mixed precision is float16; "
-                        "expected float32, or train.trainer: transformers")
+        raise UserError(
+            f"train.precision: found bfloat16 on {chosen.type}, where flair's mixed precision is float16; "
+            "expected float32, or train.trainer: transformers"
+        )
     work = work.absolute()
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
@@ -82,9 +84,11 @@ def encoded_rows(posts: Sequence[View], views: ViewEncoder, params: TrainParams)
         for name, all_views in encoded.items():
             view = all_views[place]
             if len(view.windows) > 1:
-                raise UserError(f"train.trainer: post {post.id} needs {len(view.windows)} encoder windows of "
-                                f"{params.max_length} sub-tokens, which flair would cut by a rule of its own; use "
-                                "trainer: transformers, or leave the post out")
+                raise UserError(
+                    f"train.trainer: post {post.id} needs {len(view.windows)} encoder windows of "
+                    f"{params.max_length} sub-tokens, which flair would cut by a rule of its own; use "
+                    "trainer: transformers, or leave the post out"
+                )
             row[name] = {"input_ids": view.windows[0], "firsts": view.positions}
         yield row
 
@@ -97,8 +101,13 @@ def _run(python: Path, job: Path, params: TrainParams, curves: Path | None) -> T
     for callback in callbacks:
         callback.on_train_begin(arguments, state, control)
     # Its standard input is a lifeline: it ends where this process does, however that ends.
-    process = subprocess.Popen([python, "-m", "ner.interop.flair.trainer", job], text=True,
-                               stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=Path(__file__).parents[3])
+    process = subprocess.Popen(
+        [python, "-m", "ner.interop.flair.trainer", job],
+        text=True,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        cwd=Path(__file__).parents[3],
+    )
     with process:
         try:
             for line in process.stdout or ():
@@ -111,8 +120,9 @@ def _run(python: Path, job: Path, params: TrainParams, curves: Path | None) -> T
             process.kill()
             raise
     if process.returncode:
-        raise UserError(f"train.trainer: flair's part of the training ended with status {process.returncode}, for the "
-                        "reason above")
+        raise UserError(
+            f"train.trainer: flair's part of the training ended with status {process.returncode}, for the reason above"
+        )
     for callback in callbacks:
         callback.on_train_end(arguments, state, control)
     return state

@@ -206,8 +206,11 @@ def test_likelihood_gradient_and_decode_agree_with_pytorch_crf() -> None:
     n_labels, lengths = 9, [12, 7, 1, 30]
     crf, reference = LinearChainCRF(n_labels).double(), torchcrf.CRF(n_labels, batch_first=True).double()
     with torch.no_grad():
-        for ours, theirs in ((crf.transitions, reference.transitions), (crf.start, reference.start_transitions),
-                             (crf.stop, reference.end_transitions)):
+        for ours, theirs in (
+            (crf.transitions, reference.transitions),
+            (crf.start, reference.start_transitions),
+            (crf.stop, reference.end_transitions),
+        ):
             ours.copy_(theirs.normal_())
     emissions, mask = random_batch(3.0, lengths, n_labels)
     labels = torch.randint(n_labels, mask.shape)
@@ -243,15 +246,18 @@ def test_two_views_at_once_equal_each_by_itself(scale: float, detach: bool) -> N
 
     both = crf.two_views(student, teacher, labels, mask, detach_teacher=detach)
     assert both[2].requires_grad is not detach
-    alone = [(crf.log_likelihood(view, labels, mask), crf.log_partition_and_marginals(view, mask)[1])
-             for view in (student, teacher)]
+    alone = [
+        (crf.log_likelihood(view, labels, mask), crf.log_partition_and_marginals(view, mask)[1])
+        for view in (student, teacher)
+    ]
     of_teacher = alone[1][1].detach() if detach else alone[1][1]
     wanted = objective(torch.stack([alone[0][0], alone[1][0]]), alone[0][1], of_teacher)
     torch.testing.assert_close(both[0], torch.stack([alone[0][0], alone[1][0]]))
     torch.testing.assert_close(both[1:], (alone[0][1], alone[1][1]))
     torch.testing.assert_close(crf.two_view_marginals(student, teacher, mask, detach_teacher=detach), both[1:])
-    for gradient, expected in zip(torch.autograd.grad(objective(*both), leaves), torch.autograd.grad(wanted, leaves),
-                                  strict=True):
+    for gradient, expected in zip(
+        torch.autograd.grad(objective(*both), leaves), torch.autograd.grad(wanted, leaves), strict=True
+    ):
         torch.testing.assert_close(gradient, expected, rtol=1e-7, atol=1e-9)
 
 

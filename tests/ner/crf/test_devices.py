@@ -54,8 +54,10 @@ def span_log_probability(batch: Batch) -> Tensor:
 
 
 ASKED: dict[str, Callable[[Batch], Tensor]] = {
-    **{function.__name__: function
-       for function in (likelihood, log_marginals, pairwise_marginals, viterbi, span_log_probability)},
+    **{
+        function.__name__: function
+        for function in (likelihood, log_marginals, pairwise_marginals, viterbi, span_log_probability)
+    },
     **{f"two views, {form}": lambda batch, form=form: two_views(batch, form) for form in FORMS},
 }
 

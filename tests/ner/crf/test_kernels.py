@@ -19,8 +19,9 @@ from ner.crf.chain import LinearChainCRF
 triton = pytest.importorskip("triton", reason="needs Triton")
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICE = "cpu" if INTERPRETED else "cuda"
-runs = pytest.mark.skipif(not INTERPRETED and not torch.cuda.is_available(),
-                          reason="needs a GPU, or TRITON_INTERPRET=1 to run on the CPU")
+runs = pytest.mark.skipif(
+    not INTERPRETED and not torch.cuda.is_available(), reason="needs a GPU, or TRITON_INTERPRET=1 to run on the CPU"
+)
 LENGTHS = torch.tensor([6, 1, 4])
 MASK = torch.arange(6) < LENGTHS[:, None]
 
@@ -41,8 +42,11 @@ def test_kernels_give_the_messages_of_the_plain_recursion_and_their_derivative(
 
     transitions = torch.randn(n_labels, n_labels, dtype=torch.float64) * scale
     transitions[torch.rand_like(transitions) < 0.1] = recursions.IMPOSSIBLE
-    scores = [(torch.randn(3, 6, n_labels) * scale).to(dtype), torch.stack([transitions, transitions.T]),
-              torch.randn(2, n_labels, dtype=torch.float64) * scale]
+    scores = [
+        (torch.randn(3, 6, n_labels) * scale).to(dtype),
+        torch.stack([transitions, transitions.T]),
+        torch.randn(2, n_labels, dtype=torch.float64) * scale,
+    ]
     inside = MASK[:, :, None].to(DEVICE)
     weights = torch.randn(2, 2, 3, 6, n_labels, dtype=torch.float64).to(DEVICE)
 
@@ -69,8 +73,10 @@ def test_the_crf_is_the_same_on_kernels_as_on_a_cpu(scale: float, monkeypatch: p
         student, teacher = (view.to(device) for view in views)
         mask, gold = MASK.to(device), torch.zeros(3, 6, dtype=torch.int64, device=device)
         likelihood, *marginals = crf.two_views(student, teacher, gold, mask, detach_teacher=False)
-        known = sum((one.masked_fill(one.isinf(), 0.0) * weight).sum()
-                    for one, weight in zip(marginals, weights.to(device), strict=True))
+        known = sum(
+            (one.masked_fill(one.isinf(), 0.0) * weight).sum()
+            for one, weight in zip(marginals, weights.to(device), strict=True)
+        )
         objective = likelihood.sum() + known + crf.kl(teacher, student, mask, 2.0).sum()
         gradients = torch.autograd.grad(objective, [*views, *crf.parameters()])
         return [each.cpu() for each in (likelihood, *marginals, *gradients)]
@@ -89,8 +95,14 @@ def test_kernels_compile_for_nvidia_gpus(name: str, capability: int, tile: int) 
     from ner.crf import kernels
 
     kernel: Any = getattr(kernels, name)
-    kinds = {"lengths": "*i64", "emissions": "*fp32", "batch": "i32", "longest": "i32", "n_labels": "i32",
-             "TILE": "constexpr"}
+    kinds = {
+        "lengths": "*i64",
+        "emissions": "*fp32",
+        "batch": "i32",
+        "longest": "i32",
+        "n_labels": "i32",
+        "TILE": "constexpr",
+    }
     signature = {argument: kinds.get(argument, "*fp64") for argument in kernel.arg_names}
     source = triton.compiler.ASTSource(kernel, signature, constexprs={"TILE": tile})
     target = triton.backends.compiler.GPUTarget("cuda", capability, 32)

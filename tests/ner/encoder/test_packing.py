@@ -12,8 +12,15 @@ from ner.encoder.dropout import Dropout, dropout, replace_dropouts
 from ner.views import EncodedView, ViewBatch, collate
 
 PAD = 1
-SIZES = {"vocab_size": 50, "hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 3, "intermediate_size": 40,
-         "max_position_embeddings": 40, "pad_token_id": PAD}
+SIZES = {
+    "vocab_size": 50,
+    "hidden_size": 24,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 3,
+    "intermediate_size": 40,
+    "max_position_embeddings": 40,
+    "pad_token_id": PAD,
+}
 
 
 def encoder(model_type: str) -> PreTrainedModel:
@@ -110,8 +117,12 @@ def test_dropout_zeroes_its_share_and_scales_the_rest(dtype: torch.dtype, p: flo
     n = values.numel()
     assert abs(gone.double().mean().item() - p) < 4 * (p * (1 - p) / n) ** 0.5
     assert dropped.dtype == dtype
-    torch.testing.assert_close(dropped[~gone], torch.full_like(dropped[~gone], 2 / (1 - p)), rtol=1e-2 if
-                               dtype == torch.bfloat16 else 1e-4, atol=0.0)
+    torch.testing.assert_close(
+        dropped[~gone],
+        torch.full_like(dropped[~gone], 2 / (1 - p)),
+        rtol=1e-2 if dtype == torch.bfloat16 else 1e-4,
+        atol=0.0,
+    )
     # Neighbours are independent of each other, four of them being one draw of 64 bits.
     for lag in range(1, 5):
         flat = gone.flatten().double()

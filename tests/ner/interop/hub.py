@@ -45,16 +45,24 @@ class Hub:
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
         return self
 
-    def __exit__(self, _type: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
-                 ) -> None:
+    def __exit__(
+        self, _type: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
+    ) -> None:
         self._server.shutdown()
         self._server.server_close()
 
     def environment(self, home: Path) -> dict[str, str]:
         """The environment of a process that takes this for the hub, with caches and a token of its own."""
-        return {**os.environ, "HF_ENDPOINT": self.address, "HF_HUB_OFFLINE": "0", "HF_HOME": str(home),
-                "HF_TOKEN": "hf_test", "HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-                "NO_PROXY": "127.0.0.1"}
+        return {
+            **os.environ,
+            "HF_ENDPOINT": self.address,
+            "HF_HUB_OFFLINE": "0",
+            "HF_HOME": str(home),
+            "HF_TOKEN": "hf_test",
+            "HF_HUB_DISABLE_XET": "1",
+            "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+            "NO_PROXY": "127.0.0.1",
+        }
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -103,14 +111,28 @@ class _Handler(BaseHTTPRequestHandler):
             self.hub.made.append((name, asked.get("private", asked.get("visibility") == "private")))
             self._answer({"url": f"{self.hub.address}/{name}", "name": name, "id": name})
         elif path.endswith("/preupload/main"):
-            self._answer({"files": [
-                {"path": file["path"], "shouldIgnore": False,
-                 "uploadMode": "lfs" if file["path"].endswith(".safetensors") else "regular"}
-                for file in json.loads(body)["files"]]})
+            self._answer(
+                {
+                    "files": [
+                        {
+                            "path": file["path"],
+                            "shouldIgnore": False,
+                            "uploadMode": "lfs" if file["path"].endswith(".safetensors") else "regular",
+                        }
+                        for file in json.loads(body)["files"]
+                    ]
+                }
+            )
         elif path.endswith(".git/info/lfs/objects/batch"):
-            self._answer({"transfer": "basic", "objects": [
-                {**item, "actions": {"upload": {"href": f"{self.hub.address}/upload/{item['oid']}"}}}
-                for item in json.loads(body)["objects"]]})
+            self._answer(
+                {
+                    "transfer": "basic",
+                    "objects": [
+                        {**item, "actions": {"upload": {"href": f"{self.hub.address}/upload/{item['oid']}"}}}
+                        for item in json.loads(body)["objects"]
+                    ],
+                }
+            )
         elif path.endswith("/commit/main"):
             for line in map(json.loads, body.decode().splitlines()):
                 if line["key"] == "file":
@@ -133,8 +155,10 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         path, files = urlsplit(self.path).path, {**self.hub.others, **self.hub.received}
-        entries = [{"type": "file", "path": name, "size": len(content), "oid": hashlib.sha1(content).hexdigest()}  # noqa: S324
-                   for name, content in files.items()]
+        entries = [
+            {"type": "file", "path": name, "size": len(content), "oid": hashlib.sha1(content).hexdigest()}  # noqa: S324
+            for name, content in files.items()
+        ]
         if "/resolve/" in path:
             name = path.split(f"/resolve/{COMMIT}/")[-1]
             if name not in files:

@@ -28,14 +28,24 @@ from tests.ner.interop.hub import Hub
 
 RESULT = {"epochs": 3, "best_epoch": 2, "dev": {"f1": 0.5, "f1_text_only": 0.4, "f1_cross_modal": 0.6}}
 VIEWS = {"train": ambiguous_views(20, 1), "dev": ambiguous_views(6, 2)}
-HOSTILE = ['P|R`x`', "<script>alert(1)</script>", "[a](http://evil.example)", "![i](x)", "**b** _c_",
-           "www.evil.example", "a: b\n---\n# c", "\u202e", "- &lt; @someone"]
+HOSTILE = [
+    "P|R`x`",
+    "<script>alert(1)</script>",
+    "[a](http://evil.example)",
+    "![i](x)",
+    "**b** _c_",
+    "www.evil.example",
+    "a: b\n---\n# c",
+    "\u202e",
+    "- &lt; @someone",
+]
 
 
 def scores() -> dict[str, Any]:
     gold = [view.labels or [] for view in VIEWS["dev"]]
-    return score(gold, [["O"] * len(labels) if place == 1 else labels for place, labels in enumerate(gold)],
-                 bootstrap_samples=50)
+    return score(
+        gold, [["O"] * len(labels) if place == 1 else labels for place, labels in enumerate(gold)], bootstrap_samples=50
+    )
 
 
 @pytest.fixture
@@ -90,14 +100,22 @@ def test_the_published_card_has_every_condition_and_scorer(tagger: Path) -> None
     found = scores()
     for reading in ("conlleval", "strict"):
         micro = found[reading]["micro"]
-        row = ["text_only", reading, *(f"{100 * micro[key]:.2f}" for key in ("precision", "recall", "f1")),
-               "{:.2f} – {:.2f}".format(*(100 * bound for bound in micro["f1_ci"])), str(micro["support"])]
+        row = [
+            "text_only",
+            reading,
+            *(f"{100 * micro[key]:.2f}" for key in ("precision", "recall", "f1")),
+            "{:.2f} – {:.2f}".format(*(100 * bound for bound in micro["f1_ci"])),
+            str(micro["support"]),
+        ]
         assert rows_of(card).count(row) == 2, "one of dev, one of test"
     assert card.index("### test") < card.index("### dev")
     top = header(card)
     assert (top["license"], top["model-index"][0]["name"]) == ("mit", "it")
-    measured = {(result["dataset"]["split"], metric["name"]): metric["value"]
-                for result in top["model-index"][0]["results"] for metric in result["metrics"]}
+    measured = {
+        (result["dataset"]["split"], metric["name"]): metric["value"]
+        for result in top["model-index"][0]["results"]
+        for metric in result["metrics"]
+    }
     assert len(measured) == 6
     assert measured["test", "micro-F1, strict, text_only"] == round(found["strict"]["micro"]["f1"], 4)
     assert {result["dataset"]["name"] for result in top["model-index"][0]["results"]} == {"Mine"}
@@ -108,8 +126,10 @@ def test_no_name_or_label_is_taken_for_yaml_or_markdown(tagger: Path) -> None:
     settings = params.load(ROOT / "params.yaml")
     found = model_card.facts(settings.train, sources(settings), "sha256:0123", views, RESULT)
     labels = [views["dev"][0].labels or []]
-    plain = model_card.render(model_card.facts(settings.train, sources(settings), "sha256:0123", VIEWS, RESULT),
-                              {"test": {"text_only": scores()}})
+    plain = model_card.render(
+        model_card.facts(settings.train, sources(settings), "sha256:0123", VIEWS, RESULT),
+        {"test": {"text_only": scores()}},
+    )
     wanted = {token.type for token in tokens_of(plain)}
     links = sum(token.type == "link_open" for token in tokens_of(plain))
     for name in HOSTILE:
@@ -120,17 +140,23 @@ def test_no_name_or_label_is_taken_for_yaml_or_markdown(tagger: Path) -> None:
         assert {token.type for token in tokens} <= wanted, "neither HTML nor pictures nor headings"
         assert sum(token.type == "link_open" for token in tokens) == links
         assert [token.content for token in tokens if token.type == "html_inline"] == []
-        widths = {len(block.splitlines()[0].split("|")): {len(line.split("|")) for line in block.splitlines()}
-                  for block in card.split("\n\n") if block.startswith("|")}
+        widths = {
+            len(block.splitlines()[0].split("|")): {len(line.split("|")) for line in block.splitlines()}
+            for block in card.split("\n\n")
+            if block.startswith("|")
+        }
         assert all(found == {width} for width, found in widths.items()), "a table's rows are of one width"
 
 
 def test_a_card_tells_nothing_of_the_machine(tagger: Path, tmp_path: Path) -> None:
     settings = params.load(ROOT / "params.yaml")
-    settings = settings.model_copy(update={
-        "data": settings.data.model_copy(update={"root": Path("/home/somebody/tweets")}),
-        "train": settings.train.model_copy(update={"encoder": "/home/somebody/xlm-r"}),
-        "captions": settings.captions.model_copy(update={"blip": {"model": "../somebody/blip"}})})
+    settings = settings.model_copy(
+        update={
+            "data": settings.data.model_copy(update={"root": Path("/home/somebody/tweets")}),
+            "train": settings.train.model_copy(update={"encoder": "/home/somebody/xlm-r"}),
+            "captions": settings.captions.model_copy(update={"blip": {"model": "../somebody/blip"}}),
+        }
+    )
     found = model_card.facts(settings.train, sources(settings), "sha256:0123", VIEWS, RESULT)
     assert "somebody" not in model_card.render(found) + json.dumps(found)
     assert (found["data"], found["encoder"]["name"]) == ("tweets", "xlm-r")
@@ -161,7 +187,13 @@ def test_a_dry_run_writes_the_tagger_and_nothing_else_and_it_loads(
     status, out, err = run(capsys, monkeypatch, tagger, "me/it", "--dry-run", "sent", "--license", "mit")
     assert (status, "nothing was" in out) == (0, True), err
     assert {file.name for file in Path("sent").iterdir()} == {
-        "README.md", "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "training.json"}
+        "README.md",
+        "config.json",
+        "model.safetensors",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "training.json",
+    }
     assert all(f"left out, being no part of a tagger: {name}" in err for name in (".env", "notes.txt", "pytorch_model"))
     card = Path("sent/README.md").read_text(encoding="utf-8")
     assert header(card)["license"] == "mit"
@@ -169,8 +201,13 @@ def test_a_dry_run_writes_the_tagger_and_nothing_else_and_it_loads(
     assert "dev: its posts have no labels" in card
     [code] = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
     assert 'Tagger.load("me/it")' in code
-    done = subprocess.run([sys.executable, "-c", code.replace("me/it", str(tmp_path / "sent"))], cwd=ROOT, check=False,
-                          capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code.replace("me/it", str(tmp_path / "sent"))],
+        cwd=ROOT,
+        check=False,
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stderr
     expected = Tagger.load(tagger, "cpu").tag("Finally Jordan ! #tbt").entities
     assert done.stdout == f"{expected}\n"
@@ -249,17 +286,28 @@ def test_what_is_published_comes_back_and_a_local_folder_wins(tagger: Path, tmp_
     with Hub({"pytorch_model.bin": b"pickle", "modeling.py": b"code", shard: b"old"}) as hub:
 
         def python(program: str, *arguments: object) -> list[str]:
-            done = subprocess.run([sys.executable, "-c", program, *map(str, arguments)], cwd=tmp_path / "work",
-                                  env={**hub.environment(tmp_path / "home"), "PYTHONPATH": str(ROOT)},
-                                  check=False, capture_output=True, text=True)
+            done = subprocess.run(
+                [sys.executable, "-c", program, *map(str, arguments)],
+                cwd=tmp_path / "work",
+                env={**hub.environment(tmp_path / "home"), "PYTHONPATH": str(ROOT)},
+                check=False,
+                capture_output=True,
+                text=True,
+            )
             assert done.returncode == 0, done.stderr
             return done.stdout.splitlines()
 
         published, loaded, refused, public = python(PUBLISH_AND_LOAD, tagger, tmp_path / "metrics")
         assert published.startswith(f"published: {hub.address}/me/it/commit/")
         assert hub.made == [("me/it", True)]
-        assert set(hub.received) == {"README.md", "config.json", "model.safetensors", "tokenizer.json",
-                                     "tokenizer_config.json", "training.json"}
+        assert set(hub.received) == {
+            "README.md",
+            "config.json",
+            "model.safetensors",
+            "tokenizer.json",
+            "tokenizer_config.json",
+            "training.json",
+        }
         assert hub.received["model.safetensors"] == (tagger / "model.safetensors").read_bytes()
         assert set(hub.others) == {"pytorch_model.bin", "modeling.py"}
         assert loaded == expected

@@ -43,13 +43,18 @@ def test_threads_that_share_a_batch_find_the_same_entities(tagger_folder: Path, 
 
 
 @pytest.mark.parametrize("model_type", ["electra", "bert", "distilbert"])
-def test_an_encoder_of_another_architecture_is_exported_too(
-    model_type: str, bert_folder: Path, tmp_path: Path
-) -> None:
+def test_an_encoder_of_another_architecture_is_exported_too(model_type: str, bert_folder: Path, tmp_path: Path) -> None:
     torch.manual_seed(0)
     tokenizer = load_tokenizer(bert_folder, local_files_only=True)
-    config = AutoConfig.for_model(model_type, vocab_size=len(tokenizer), hidden_size=32, num_hidden_layers=2,
-                                  num_attention_heads=2, intermediate_size=64, max_position_embeddings=64)
+    config = AutoConfig.for_model(
+        model_type,
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=64,
+        max_position_embeddings=64,
+    )
     AutoModel.from_config(config).save_pretrained(tmp_path / "encoder")
     params = small_params(tmp_path / "encoder", max_length=64)
     model = CrossViewTagger.from_encoder(params.encoder, bioes_labels([["B-PER"]]), params, local_files_only=True)

@@ -31,8 +31,10 @@ def inputs(model: CrossViewTagger, folder: Path, n: int = 6) -> dict[str, ViewBa
     encoder = view_encoder(load_tokenizer(folder, local_files_only=True), model.config)
     text_only, cross_modal = (encoder.encode(posts, with_context=with_context) for with_context in (False, True))
     labels = [[model.labels.index(label) for label in to_bioes(post.labels or [])] for post in posts]
-    examples = [Example({"text_only": one, "cross_modal": other}, some)
-                for one, other, some in zip(text_only, cross_modal, labels, strict=True)]
+    examples = [
+        Example({"text_only": one, "cross_modal": other}, some)
+        for one, other, some in zip(text_only, cross_modal, labels, strict=True)
+    ]
     return collate_examples(examples, encoder.pad_id)
 
 
@@ -44,8 +46,16 @@ def softened(log_marginals: Tensor, temperature: float) -> Tensor:
 @pytest.mark.parametrize("detach", [True, False])
 def test_two_view_loss_equals_a_direct_computation(xlm_r_folder: Path, detach: bool) -> None:
     """Loss and gradient against ITA's formula written out, its marginals by autograd of log Z, post by post."""
-    model = tagger(xlm_r_folder, detach_teacher=detach, temperature=3.0,
-                   weights={"text_only": 0.9, "cross_modal": 0.4, "alignment": 0.7}).eval().double()
+    model = (
+        tagger(
+            xlm_r_folder,
+            detach_teacher=detach,
+            temperature=3.0,
+            weights={"text_only": 0.9, "cross_modal": 0.4, "alignment": 0.7},
+        )
+        .eval()
+        .double()
+    )
     model.crf.exclude_forbidden = False
     batch = inputs(model, xlm_r_folder)
     outputs = model(**batch)
@@ -63,10 +73,16 @@ def test_two_view_loss_equals_a_direct_computation(xlm_r_folder: Path, detach: b
                 nll_cross_modal = nll_cross_modal - every.log_probability(gold)
             else:
                 nll_text_only = nll_text_only - every.log_probability(gold)
-            marginals.append(torch.stack([
-                torch.stack([every.log_probability(every.paths[:, t] == label) for label in range(len(model.labels))])
-                for t in range(length)
-            ]))
+            marginals.append(
+                torch.stack(
+                    [
+                        torch.stack(
+                            [every.log_probability(every.paths[:, t] == label) for label in range(len(model.labels))]
+                        )
+                        for t in range(length)
+                    ]
+                )
+            )
         p, q = softened(marginals[0], 3.0), softened(marginals[1], 3.0)
         p = p.detach() if detach else p
         divergence = divergence + (p * (p.log() - q.log())).sum()
@@ -111,10 +127,18 @@ def test_alignment_forms_equal_enumeration(form: str, temperature: float) -> Non
         elif form == "emission":
             p, q = (torch.softmax(emissions[row, :length] / temperature, -1) for emissions in (teacher, student))
         else:
-            p, q = (softened(torch.stack([
-                torch.stack([every.log_probability(every.paths[:, t] == label) for label in range(5)])
-                for t in range(length)
-            ]), temperature) for every in both)
+            p, q = (
+                softened(
+                    torch.stack(
+                        [
+                            torch.stack([every.log_probability(every.paths[:, t] == label) for label in range(5)])
+                            for t in range(length)
+                        ]
+                    ),
+                    temperature,
+                )
+                for every in both
+            )
         wanted = torch.where(p > 0, p * (p.log() - q.log()), 0.0).sum()
         torch.testing.assert_close(found[row], wanted)
         assert wanted > 0
@@ -237,8 +261,12 @@ def test_a_training_step_asks_no_tensor_for_a_number(xlm_r_folder: Path, form: s
     """On a GPU that would make the host wait; tensors on `meta` have no numbers to give, so that asking raises."""
     model = tagger(xlm_r_folder, alignment=form).train()
     batch = inputs(model, xlm_r_folder)
-    moved = {name: value.to("meta") if isinstance(value, Tensor) else
-             ViewBatch({key: tensor.to("meta") for key, tensor in value.items()}) for name, value in batch.items()}
+    moved = {
+        name: value.to("meta")
+        if isinstance(value, Tensor)
+        else ViewBatch({key: tensor.to("meta") for key, tensor in value.items()})
+        for name, value in batch.items()
+    }
     model.to("meta")
     model(**moved)["loss"].backward()
     assert all(parameter.grad is not None for parameter in model.parameters())

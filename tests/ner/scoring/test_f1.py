@@ -30,8 +30,10 @@ def random_labels(rng: random.Random, n_posts: int) -> list[list[str]]:
 def test_both_readings_agree_with_seqeval(seed: int) -> None:
     rng = random.Random(seed)
     gold = random_labels(rng, 60)
-    predicted = [[label if rng.random() < 0.7 else rng.choice(["O", "B-PER", "I-PER", "I-LOC"]) for label in labels]
-                 for labels in gold]
+    predicted = [
+        [label if rng.random() < 0.7 else rng.choice(["O", "B-PER", "I-PER", "I-LOC"]) for label in labels]
+        for labels in gold
+    ]
     found = score(gold, predicted)
     # seqeval's default is conlleval's reading; its IOB2 in strict mode is ours.
     for reading, options in (("conlleval", {}), ("strict", {"mode": "strict", "scheme": IOB2})):
@@ -63,14 +65,16 @@ def test_borders_and_types_must_both_be_right() -> None:
 def test_confusion_pairs_every_span_that_either_side_names() -> None:
     gold = [["B-PER", "I-PER", "O", "B-LOC"], ["O", "I-ORG"]]
     predicted = [["B-PER", "O", "O", "B-ORG"], ["O", "B-ORG"]]
-    assert sorted(confusion(gold, predicted)) == [
-        ("LOC", "ORG"), ("ORG", "ORG"), ("PER", "none"), ("none", "PER")
-    ]
+    assert sorted(confusion(gold, predicted)) == [("LOC", "ORG"), ("ORG", "ORG"), ("PER", "none"), ("none", "PER")]
 
 
 def test_nothing_to_find_and_nothing_found_is_zero_not_an_error() -> None:
     assert score([["O"]], [["O"]], bootstrap_samples=10)["strict"]["micro"] == {
-        "precision": 0.0, "recall": 0.0, "f1": 0.0, "support": 0, "f1_ci": [0.0, 0.0]
+        "precision": 0.0,
+        "recall": 0.0,
+        "f1": 0.0,
+        "support": 0,
+        "f1_ci": [0.0, 0.0],
     }
 
 
@@ -108,8 +112,9 @@ def test_comparison_equals_drawing_the_same_posts_for_both_systems() -> None:
         return score([gold[post] for post in drawn], [system[post] for post in drawn])["strict"]["micro"]["f1"]
 
     difference = f1(other, np.arange(40)) - f1(one, np.arange(40))
-    draws = [f1(other, drawn) - f1(one, drawn)
-             for drawn in np.random.default_rng(seed).integers(40, size=(samples, 40))]
+    draws = [
+        f1(other, drawn) - f1(one, drawn) for drawn in np.random.default_rng(seed).integers(40, size=(samples, 40))
+    ]
     found = compare(gold, one, other, samples=samples, confidence=0.8, seed=seed)["strict"]
     assert found["difference"] == pytest.approx(difference)
     assert found["difference_ci"] == pytest.approx(list(np.quantile(draws, [0.1, 0.9])))
@@ -156,7 +161,8 @@ def test_lenient_measures_of_nothing_are_zero() -> None:
     nothing = {"precision": 0.0, "recall": 0.0, "f1": 0.0, "support": 0, "f1_ci": None}
     for gold in ([], [["O", "O"]]):
         assert overlap_scores(gold, gold) == {
-            "nervaluate_partial": {"micro": nothing}, "nervaluate_type": {"micro": nothing}
+            "nervaluate_partial": {"micro": nothing},
+            "nervaluate_type": {"micro": nothing},
         }
 
 

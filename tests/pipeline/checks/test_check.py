@@ -14,9 +14,12 @@ def test_everything_that_is_not_there_is_named_at_once(monkeypatch: pytest.Monke
     monkeypatch.setenv("SIGHTREAD_VENVS", str(tmp_path / "venvs"))
     monkeypatch.setenv("SIGHTREAD_STORE", str(tmp_path / "store"))
     text = (ROOT / "params.yaml").read_text(encoding="utf-8")
-    for old, new in (("trainer: transformers", "trainer: flair"), ("test: [test.txt]", "test: [lost.txt]"),
-                     ("encoder: checkpoints/sample/xlm-r", "encoder: checkpoints/lost"),
-                     ("extractor: transformers", "extractor: detectron2")):
+    for old, new in (
+        ("trainer: transformers", "trainer: flair"),
+        ("test: [test.txt]", "test: [lost.txt]"),
+        ("encoder: checkpoints/sample/xlm-r", "encoder: checkpoints/lost"),
+        ("extractor: transformers", "extractor: detectron2"),
+    ):
         assert old in text
         text = text.replace(old, new, 1)
     path = tmp_path / "params.yaml"
@@ -24,10 +27,12 @@ def test_everything_that_is_not_there_is_named_at_once(monkeypatch: pytest.Monke
     with pytest.raises(UserError) as caught:
         check(path)
     mistakes = str(caught.value).splitlines()
-    for key, message in (("data.test", "sample/data/lost.txt: no such file"),
-                         ("objects.detectron2", "python -m pipeline.environments sync detectron2"),
-                         ("train.encoder", "checkpoints/lost"),
-                         ("train.trainer", "python -m pipeline.environments sync flair")):
+    for key, message in (
+        ("data.test", "sample/data/lost.txt: no such file"),
+        ("objects.detectron2", "python -m pipeline.environments sync detectron2"),
+        ("train.encoder", "checkpoints/lost"),
+        ("train.trainer", "python -m pipeline.environments sync flair"),
+    ):
         found = [line for line in mistakes if f": {key}: " in line and message in line]
         assert len(found) == 1, mistakes
         assert found[0].startswith(f"{path}:")

@@ -10,15 +10,25 @@ from pipeline.core.errors import UserError
 from pipeline.settings.params import ObjectContextParams, TextContextParams, ViewsParams
 
 
-def views(kinds: tuple[str, ...] = ("objects", "captions", "ocr"), separator: str = " . ", **changes: object
-          ) -> ViewsParams:
-    return ViewsParams(kinds=list(kinds), separator=separator,
-                       objects=ObjectContextParams(**{"max": 12, **changes}),
-                       captions=TextContextParams(max=1), ocr=TextContextParams(max=8))
+def views(
+    kinds: tuple[str, ...] = ("objects", "captions", "ocr"), separator: str = " . ", **changes: object
+) -> ViewsParams:
+    return ViewsParams(
+        kinds=list(kinds),
+        separator=separator,
+        objects=ObjectContextParams(**{"max": 12, **changes}),
+        captions=TextContextParams(max=1),
+        ocr=TextContextParams(max=8),
+    )
 
 
-TAGS = [ObjectTag("dog", "black", 0.9), ObjectTag("Dog", "Black", 0.8), ObjectTag("man", None, 0.7),
-        ObjectTag("dog", None, None), ObjectTag("cat", "white", 0.3)]
+TAGS = [
+    ObjectTag("dog", "black", 0.9),
+    ObjectTag("Dog", "Black", 0.8),
+    ObjectTag("man", None, 0.7),
+    ObjectTag("dog", None, None),
+    ObjectTag("cat", "white", 0.3),
+]
 
 
 def test_items_go_through_json_unchanged() -> None:
@@ -35,22 +45,25 @@ def test_items_go_through_json_unchanged() -> None:
     assert TextLine("x").to_row() == {"text": "x", "score": None, "polygon": None}
 
 
-@pytest.mark.parametrize(("kind", "row", "message"), [
-    ("objects", {"attribute": "x"}, "label is missing"),
-    ("objects", {"label": "x", "colour": "red"}, "colour is unknown"),
-    ("objects", {"label": 3}, "expected text"),
-    ("objects", {"label": "x", "box": [1, 2, 3]}, "expected 4 numbers"),
-    ("objects", {"label": "x", "score": "high"}, "expected a number"),
-    ("objects", {"label": "x", "score": True}, "expected a number"),
-    ("objects", {"label": "\ud83d"}, "label: holds half a character"),
-    ("objects", {"label": "x", "attribute": "big \udc36"}, "attribute: holds half a character"),
-    ("captions", ["a dog"], "expected an object"),
-    ("captions", {"text": "hi \ud83d"}, "text: holds half a character"),
-    ("ocr", {"text": "\udfff"}, "text: holds half a character"),
-    ("captions", {"text": "x", "score": float("nan")}, "expected a number"),
-    ("ocr", {"text": "x", "polygon": [[0, 0], [1, 1]]}, "expected 4 points"),
-    ("ocr", {"text": "x", "polygon": [[0], [1], [2], [3]]}, "expected 2 numbers"),
-])
+@pytest.mark.parametrize(
+    ("kind", "row", "message"),
+    [
+        ("objects", {"attribute": "x"}, "label is missing"),
+        ("objects", {"label": "x", "colour": "red"}, "colour is unknown"),
+        ("objects", {"label": 3}, "expected text"),
+        ("objects", {"label": "x", "box": [1, 2, 3]}, "expected 4 numbers"),
+        ("objects", {"label": "x", "score": "high"}, "expected a number"),
+        ("objects", {"label": "x", "score": True}, "expected a number"),
+        ("objects", {"label": "\ud83d"}, "label: holds half a character"),
+        ("objects", {"label": "x", "attribute": "big \udc36"}, "attribute: holds half a character"),
+        ("captions", ["a dog"], "expected an object"),
+        ("captions", {"text": "hi \ud83d"}, "text: holds half a character"),
+        ("ocr", {"text": "\udfff"}, "text: holds half a character"),
+        ("captions", {"text": "x", "score": float("nan")}, "expected a number"),
+        ("ocr", {"text": "x", "polygon": [[0, 0], [1, 1]]}, "expected 4 points"),
+        ("ocr", {"text": "x", "polygon": [[0], [1], [2], [3]]}, "expected 2 numbers"),
+    ],
+)
 def test_a_malformed_item_is_named(kind: str, row: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         ITEMS[kind].from_row(row)  # type: ignore[index]
@@ -68,8 +81,11 @@ def test_read_contexts_names_the_line(tmp_path: Path) -> None:
 
 
 def test_kinds_stand_in_the_order_of_the_template() -> None:
-    parts = {"objects": [ObjectTag("dog", "black", 0.9)], "captions": [Caption("a dog runs", 0.8)],
-             "ocr": [TextLine("STOP", 0.9), TextLine("NOW", 0.8)]}
+    parts = {
+        "objects": [ObjectTag("dog", "black", 0.9)],
+        "captions": [Caption("a dog runs", 0.8)],
+        "ocr": [TextLine("STOP", 0.9), TextLine("NOW", 0.8)],
+    }
     assert render(views(), **parts) == "black dog . a dog runs . STOP NOW"
     assert render(views(("ocr", "objects"), " | "), **parts) == "STOP NOW | black dog"
     assert render(views(("captions",)), **parts) == "a dog runs"
@@ -97,9 +113,13 @@ def test_scores_below_the_threshold_are_left_out_and_no_score_passes() -> None:
 
 
 def test_separators_are_the_templates() -> None:
-    template = ViewsParams(kinds=["objects", "ocr"], separator=" </s> ",
-                           objects=ObjectContextParams(max=3, separator=", "), captions=TextContextParams(max=1),
-                           ocr=TextContextParams(max=3, separator=" / "))
+    template = ViewsParams(
+        kinds=["objects", "ocr"],
+        separator=" </s> ",
+        objects=ObjectContextParams(max=3, separator=", "),
+        captions=TextContextParams(max=1),
+        ocr=TextContextParams(max=3, separator=" / "),
+    )
     assert render(template, [ObjectTag("a"), ObjectTag("b")], [], [TextLine("C"), TextLine("D")]) == "a, b </s> C / D"
 
 

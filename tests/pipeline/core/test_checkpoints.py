@@ -57,8 +57,15 @@ def test_a_revision_of_a_folder_is_an_error(tmp_path: Path) -> None:
 
 SHARDS = ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors")
 INDEX = json.dumps({"metadata": {}, "weight_map": {"a": SHARDS[0], "b": SHARDS[1], "c": SHARDS[1]}})
-REPOSITORY = {"config.json": b"{}", "tokenizer.json": b"{}", "model.safetensors.index.json": INDEX.encode(),
-              SHARDS[0]: b"first", SHARDS[1]: b"second", "pytorch_model.bin": b"pickle", "README.md": b"card"}
+REPOSITORY = {
+    "config.json": b"{}",
+    "tokenizer.json": b"{}",
+    "model.safetensors.index.json": INDEX.encode(),
+    SHARDS[0]: b"first",
+    SHARDS[1]: b"second",
+    "pytorch_model.bin": b"pickle",
+    "README.md": b"card",
+}
 NEEDED = set(REPOSITORY) - {"pytorch_model.bin", "README.md"}
 FIND = """
 from pipeline.core import checkpoints
@@ -86,8 +93,13 @@ class Cache:
         self.snapshot = self._repository / "snapshots" / COMMIT
 
     def python(self, program: str, *arguments: str) -> list[str]:
-        done = subprocess.run([sys.executable, "-c", program, *arguments], env=self._environment, check=False,
-                              capture_output=True, text=True)
+        done = subprocess.run(
+            [sys.executable, "-c", program, *arguments],
+            env=self._environment,
+            check=False,
+            capture_output=True,
+            text=True,
+        )
         assert done.returncode == 0, done.stderr
         return done.stdout.splitlines()
 
@@ -126,15 +138,19 @@ def test_tokenizer_files_that_are_missing_are_fetched(tmp_path: Path) -> None:
         assert cache.files() == NEEDED
 
 
-@pytest.mark.parametrize(("listed", "fetched", "lacking"), [
-    (True, ["config.json", "*.index.json", SHARDS[1]], f"{SHARDS[0]}, tokenizer.json"),
-    (False, ["config.json", "*.index.json", SHARDS[1]], SHARDS[0]),
-    (True, ["config.json", "tokenizer.json", SHARDS[0]], "model.safetensors.index.json"),
-    (False, ["config.json", "tokenizer.json", SHARDS[0]], "model.safetensors"),
-    (False, ["*.safetensors*"], "config.json"),
-])
-def test_what_cannot_be_completed_is_named_with_what_completes_it(tmp_path: Path, listed: bool, fetched: list[str],
-                                                                  lacking: str) -> None:
+@pytest.mark.parametrize(
+    ("listed", "fetched", "lacking"),
+    [
+        (True, ["config.json", "*.index.json", SHARDS[1]], f"{SHARDS[0]}, tokenizer.json"),
+        (False, ["config.json", "*.index.json", SHARDS[1]], SHARDS[0]),
+        (True, ["config.json", "tokenizer.json", SHARDS[0]], "model.safetensors.index.json"),
+        (False, ["config.json", "tokenizer.json", SHARDS[0]], "model.safetensors"),
+        (False, ["*.safetensors*"], "config.json"),
+    ],
+)
+def test_what_cannot_be_completed_is_named_with_what_completes_it(
+    tmp_path: Path, listed: bool, fetched: list[str], lacking: str
+) -> None:
     with Hub(dict(REPOSITORY)) as hub:
         cache = Cache(hub, tmp_path / "home")
         cache.python(CUT_SHORT, *fetched)
@@ -143,19 +159,28 @@ def test_what_cannot_be_completed_is_named_with_what_completes_it(tmp_path: Path
         cache.forget_the_list()
     assert cache.python(FIND) == 2 * [
         f"checkpoint me/it: {cache.snapshot} lacks {lacking}; where there is internet, this fetches it: hf download "
-        f"me/it --revision {COMMIT}"]
+        f"me/it --revision {COMMIT}"
+    ]
 
 
 SINGLE = {"config.json": b"{}", "tokenizer.json": b"{}", "model.safetensors": b"weights"}
-EXTRAS = {"model.fp16.safetensors": b"half", "rust/model.safetensors": b"rust", "training_args.txt": b"", "sub/1.model":
-          b"", "all_results.json": b"{}"}
+EXTRAS = {
+    "model.fp16.safetensors": b"half",
+    "rust/model.safetensors": b"rust",
+    "training_args.txt": b"",
+    "sub/1.model": b"",
+    "all_results.json": b"{}",
+}
 ODDLY_NAMED = {"config.json": b"{}", "weights.safetensors": b"weights"}
 
 
-@pytest.mark.parametrize(("repository", "listed"), [
-    (REPOSITORY, True), (REPOSITORY, False), (SINGLE | EXTRAS, True), (ODDLY_NAMED, True), (ODDLY_NAMED, False)])
+@pytest.mark.parametrize(
+    ("repository", "listed"),
+    [(REPOSITORY, True), (REPOSITORY, False), (SINGLE | EXTRAS, True), (ODDLY_NAMED, True), (ODDLY_NAMED, False)],
+)
 def test_a_cache_with_all_that_a_model_needs_is_used_without_asking(
-        tmp_path: Path, repository: dict[str, bytes], listed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    tmp_path: Path, repository: dict[str, bytes], listed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     asked: list[str] = []
     with Hub(dict(repository)) as hub:
         cache = Cache(hub, tmp_path / "home")

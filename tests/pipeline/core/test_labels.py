@@ -29,11 +29,14 @@ def test_an_orphan_is_counted_once() -> None:
     assert orphans(["I-PER", "I-PER", "O", "B-PER", "I-LOC", "I-LOC"]) == 2
 
 
-@pytest.mark.parametrize(("scheme", "text"), [
-    ("iob1", "I-PER I-PER B-PER O I-LOC I-PER"),
-    ("bioes", "B-PER E-PER S-PER O S-LOC S-PER"),
-    ("bioes", "B-PER L-PER U-PER O U-LOC U-PER"),
-])
+@pytest.mark.parametrize(
+    ("scheme", "text"),
+    [
+        ("iob1", "I-PER I-PER B-PER O I-LOC I-PER"),
+        ("bioes", "B-PER E-PER S-PER O S-LOC S-PER"),
+        ("bioes", "B-PER L-PER U-PER O U-LOC U-PER"),
+    ],
+)
 def test_other_schemes_become_iob2(scheme: Scheme, text: str) -> None:
     assert to_iob2(text.split(), scheme) == ["B-PER", "I-PER", "B-PER", "O", "B-LOC", "B-PER"]
 

@@ -30,10 +30,15 @@ def test_a_byte_order_mark_and_blank_lines_are_passed_over(tmp_path: Path) -> No
     assert list(read_jsonl(path)) == [{"a": 1}, {"a": 2}]
 
 
-@pytest.mark.parametrize(("content", "message"), [
-    (b'{"a": 1}\n{"a"', r":2: not JSON"), (b'{"a": 1}\n3\n', r":2: expected a JSON object, found int"),
-    (b'\n \r\n{"a"', r":3: not JSON"), (b'{"a": "\xff"}\n', "not UTF-8"),
-])
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b'{"a": 1}\n{"a"', r":2: not JSON"),
+        (b'{"a": 1}\n3\n', r":2: expected a JSON object, found int"),
+        (b'\n \r\n{"a"', r":3: not JSON"),
+        (b'{"a": "\xff"}\n', "not UTF-8"),
+    ],
+)
 def test_bad_lines_are_named(tmp_path: Path, content: bytes, message: str) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_bytes(content)

@@ -30,13 +30,20 @@ def only_file(store: Store) -> Path:
 
 
 def python(code: str, *arguments: str, **environment: str) -> "subprocess.Popen[str]":
-    return subprocess.Popen([sys.executable, "-c", code, *arguments], cwd=ROOT, text=True, stdout=subprocess.PIPE,
-                            stderr=subprocess.PIPE, env={**os.environ, **environment})
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *arguments],
+        cwd=ROOT,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={**os.environ, **environment},
+    )
 
 
 def test_what_was_put_is_got(tmp_path: Path) -> None:
-    values = {name(number): json.dumps([{"text": f"ü {number} \U0001f600"}], ensure_ascii=False)
-              for number in range(2500)}
+    values = {
+        name(number): json.dumps([{"text": f"ü {number} \U0001f600"}], ensure_ascii=False) for number in range(2500)
+    }
     with Store.open(tmp_path) as store:
         assert store.get_many(KEY, list(values)) == {}
         store.put_many(KEY, values)
@@ -118,6 +125,7 @@ def test_two_processes_write_one_store(tmp_path: Path) -> None:
 
 def test_threads_share_a_store(tmp_path: Path) -> None:
     with Store.open(tmp_path) as store:
+
         def work(start: int) -> None:
             for number in range(start, start + 40):
                 store.put_many(KEY, {name(number): str(number)})
@@ -144,8 +152,16 @@ def get_all(folder: Path) -> dict[str, str]:
 
 def test_a_torn_file_is_reported(tmp_path: Path) -> None:
     whole = filled(tmp_path / "whole").read_bytes()
-    for case, damaged in enumerate([whole[:5000], whole[: len(whole) // 2], whole[:-100], b"garbage" * 1000,
-                                    b"\0" * 4096 + whole[4096:], whole[:8192] + b"\xff" * 4096 + whole[12288:]]):
+    for case, damaged in enumerate(
+        [
+            whole[:5000],
+            whole[: len(whole) // 2],
+            whole[:-100],
+            b"garbage" * 1000,
+            b"\0" * 4096 + whole[4096:],
+            whole[:8192] + b"\xff" * 4096 + whole[12288:],
+        ]
+    ):
         path = filled(tmp_path / str(case))
         path.write_bytes(damaged)
         with pytest.raises(UserError, match="delete") as caught:
@@ -157,7 +173,7 @@ def test_a_damaged_value_is_not_believed(tmp_path: Path) -> None:
     path = filled(tmp_path)
     content = path.read_bytes()
     place = content.rindex(b"x" * 100)
-    path.write_bytes(content[:place] + b"y" + content[place + 1:])
+    path.write_bytes(content[:place] + b"y" + content[place + 1 :])
     with pytest.raises(UserError, match="checksum"):
         get_all(tmp_path)
 
@@ -232,8 +248,10 @@ def test_a_second_copy_of_a_stage_waits(tmp_path: Path) -> None:
     assert first.stdout
     assert first.stdout.readline() == "held\n"
     second = python(HOLDER, "ocr", str(tmp_path), "0", **environment)
-    others = [python(HOLDER, "captions", str(tmp_path), "0", **environment),
-              python(HOLDER, "ocr", str(tmp_path / "store"), "0", **environment)]
+    others = [
+        python(HOLDER, "captions", str(tmp_path), "0", **environment),
+        python(HOLDER, "ocr", str(tmp_path / "store"), "0", **environment),
+    ]
     assert [other.communicate()[0] for other in others] == ["held\nleft\n"] * 2, "locks of another stage or folder"
     assert second.stderr
     assert f"process {first.pid}" in second.stderr.readline()
@@ -243,8 +261,9 @@ def test_a_second_copy_of_a_stage_waits(tmp_path: Path) -> None:
     first.communicate()
 
 
-def test_a_stage_lock_is_free_again_after_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-                                                   capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_stage_lock_is_free_again_after_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setenv("SIGHTREAD_STORE", str(tmp_path))
     with pytest.raises(ZeroDivisionError), stage_lock("views"):
         raise ZeroDivisionError

@@ -35,9 +35,14 @@ def test_a_pickle_that_would_run_code_is_not_loaded(tmp_path: Path) -> None:
     assert not (tmp_path / "ran").exists()
 
 
-ARRAYS = {"weight": np.arange(6, dtype=np.float32).reshape(2, 3),
-          "turned": np.asfortranarray(np.arange(6.0).reshape(2, 3)), "steps": np.array(7), "scalar": np.float32(2.5),
-          "big_endian": np.arange(3, dtype=">f4"), "mask": np.array([True, False])}
+ARRAYS = {
+    "weight": np.arange(6, dtype=np.float32).reshape(2, 3),
+    "turned": np.asfortranarray(np.arange(6.0).reshape(2, 3)),
+    "steps": np.array(7),
+    "scalar": np.float32(2.5),
+    "big_endian": np.arange(3, dtype=">f4"),
+    "mask": np.array([True, False]),
+}
 
 
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
@@ -50,7 +55,8 @@ def test_a_pickle_of_arrays_is_converted(tmp_path: Path, protocol: int) -> None:
     [converted] = convert(file)
     found = load_weights(weights_file(str(converted), "detectron2.weights", ""))
     assert {name: tensor.numpy().tolist() for name, tensor in found.items()} == {
-        name: array.tolist() for name, array in ARRAYS.items()}
+        name: array.tolist() for name, array in ARRAYS.items()
+    }
     assert found["weight"].dtype == torch.float32
 
 
@@ -59,14 +65,20 @@ class RunsCode:
         return os.mkdir, ("made-by-a-pickle",)
 
 
-@pytest.mark.parametrize(("content", "reason"), [
-    ({"model": {"weight": RunsCode()}}, r"it names posix\.mkdir"),
-    ({"model": {"weight": np.array([RunsCode()], dtype=object)}}, "array of object"),
-    ({"weight": 3}, "'weight' is a int"), ({"blobs": {"weight": ARRAYS["weight"]}}, "'blobs' is a dict"),
-    ([1], "expected tensors by name, found list"), ({"weight": np.array(["a"])}, "array of <U1"),
-])
-def test_a_pickle_of_anything_else_is_not(tmp_path: Path, content: object, reason: str,
-                                          monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ({"model": {"weight": RunsCode()}}, r"it names posix\.mkdir"),
+        ({"model": {"weight": np.array([RunsCode()], dtype=object)}}, "array of object"),
+        ({"weight": 3}, "'weight' is a int"),
+        ({"blobs": {"weight": ARRAYS["weight"]}}, "'blobs' is a dict"),
+        ([1], "expected tensors by name, found list"),
+        ({"weight": np.array(["a"])}, "array of <U1"),
+    ],
+)
+def test_a_pickle_of_anything_else_is_not(
+    tmp_path: Path, content: object, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "weights.pkl").write_bytes(pickle.dumps(content))
     with pytest.raises(UserError, match=reason):

@@ -21,15 +21,19 @@ def write(folder: Path, text: str, name: str = "posts.txt") -> Path:
     return path
 
 
-@pytest.mark.parametrize("text", [
-    TWO_POSTS,
-    TWO_POSTS.replace("\n", "\r\n"),
-    "\ufeff" + TWO_POSTS,
-    TWO_POSTS.replace("\n\n", "\n\t\n"),
-    TWO_POSTS.replace("\n\n", "\n\n\n\n") + "\n\n",
-    TWO_POSTS.removesuffix("\n"),
-    TWO_POSTS.replace("\tO\n", "\tO\tx\n").replace("PER\n", "PER\tx\n").replace("ORG\n", "ORG\tx\n"),
-], ids=["plain", "crlf", "bom", "tab line", "blank lines", "no last newline", "third column"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        TWO_POSTS,
+        TWO_POSTS.replace("\n", "\r\n"),
+        "\ufeff" + TWO_POSTS,
+        TWO_POSTS.replace("\n\n", "\n\t\n"),
+        TWO_POSTS.replace("\n\n", "\n\n\n\n") + "\n\n",
+        TWO_POSTS.removesuffix("\n"),
+        TWO_POSTS.replace("\tO\n", "\tO\tx\n").replace("PER\n", "PER\tx\n").replace("ORG\n", "ORG\tx\n"),
+    ],
+    ids=["plain", "crlf", "bom", "tab line", "blank lines", "no last newline", "third column"],
+)
 def test_variants_of_the_format_read_alike(tmp_path: Path, text: str) -> None:
     assert read_conll(write(tmp_path, text)) == [
         Post("1", ["RT", "Jordan"], ["O", "B-PER"], "1.jpg"),
@@ -45,22 +49,27 @@ def test_tokens_that_only_look_like_separators_survive(tmp_path: Path) -> None:
 
 def test_a_file_without_ids_or_labels_reads(tmp_path: Path) -> None:
     assert read_conll(write(tmp_path, "Hello\nworld\n\nBye\n")) == [
-        Post("posts-1", ["Hello", "world"], None, None), Post("posts-2", ["Bye"], None, None)]
+        Post("posts-1", ["Hello", "world"], None, None),
+        Post("posts-2", ["Bye"], None, None),
+    ]
 
 
-@pytest.mark.parametrize(("text", "message"), [
-    ("IMGID:1\nJordan\tPERSON\n", r"posts\.txt:2: 'PERSON' is no IOB2 label"),
-    ("IMGID:1\na\tO\nb\n", r"posts\.txt:3: 'b' has no label"),
-    ("IMGID:1\na\nb\tO\n", r"posts\.txt:3: 'b' has a label"),
-    ("IMGID:1\n\tO\n", r"posts\.txt:2: no token"),
-    ("IMGID:1\nJohn B-PER\nruns O\n", r"posts\.txt: every line is parted by spaces, as is 'John B-PER'; expected"),
-    ("John NNP B-NP B-PER\n", r"posts\.txt: every line is parted by spaces"),
-    ("John B-PER NNP \n", r"posts\.txt: every line is parted by spaces"),
-    ("IMGID:1\na\tO\nb O\n", r"posts\.txt:3: 'b O' has no label"),
-    ("IMGID:1\na\tB-total\n", r"posts\.txt:2: 'B-total': .*give the type another name: data\.types: \{total: …\}"),
-    ("IMGID:\na\tO\n", r"posts\.txt:1: IMGID: without an id"),
-    ("IMGID:1\n\nIMGID:2\na\tO\n", r"posts\.txt: post 1 has no tokens"),
-])
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("IMGID:1\nJordan\tPERSON\n", r"posts\.txt:2: 'PERSON' is no IOB2 label"),
+        ("IMGID:1\na\tO\nb\n", r"posts\.txt:3: 'b' has no label"),
+        ("IMGID:1\na\nb\tO\n", r"posts\.txt:3: 'b' has a label"),
+        ("IMGID:1\n\tO\n", r"posts\.txt:2: no token"),
+        ("IMGID:1\nJohn B-PER\nruns O\n", r"posts\.txt: every line is parted by spaces, as is 'John B-PER'; expected"),
+        ("John NNP B-NP B-PER\n", r"posts\.txt: every line is parted by spaces"),
+        ("John B-PER NNP \n", r"posts\.txt: every line is parted by spaces"),
+        ("IMGID:1\na\tO\nb O\n", r"posts\.txt:3: 'b O' has no label"),
+        ("IMGID:1\na\tB-total\n", r"posts\.txt:2: 'B-total': .*give the type another name: data\.types: \{total: …\}"),
+        ("IMGID:\na\tO\n", r"posts\.txt:1: IMGID: without an id"),
+        ("IMGID:1\n\nIMGID:2\na\tO\n", r"posts\.txt: post 1 has no tokens"),
+    ],
+)
 def test_malformed_lines_are_named(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
         read_conll(write(tmp_path, text))
@@ -75,8 +84,11 @@ def test_a_token_with_a_space_is_a_token_where_not_all_lines_look_like_labelled_
 
 @pytest.mark.parametrize("name", RESERVED_TYPES)
 def test_a_type_that_means_something_else_in_counts_is_refused_unless_renamed(tmp_path: Path, name: str) -> None:
-    texts = {"conll": f"IMGID:1\na\tO\nb\tI-{name}\n", "csv": f"id,tokens,labels\n1,a b,O I-{name}\n",
-             "jsonl": json.dumps({"id": "1", "tokens": ["a", "b"], "labels": ["O", f"I-{name}"]})}
+    texts = {
+        "conll": f"IMGID:1\na\tO\nb\tI-{name}\n",
+        "csv": f"id,tokens,labels\n1,a b,O I-{name}\n",
+        "jsonl": json.dumps({"id": "1", "tokens": ["a", "b"], "labels": ["O", f"I-{name}"]}),
+    }
     for form, text in texts.items():
         write(tmp_path, text, f"posts.{form}")
         data = DataParams(root=tmp_path, format=form, train=[f"posts.{form}"], types={name: "OTHER"})
@@ -113,10 +125,17 @@ def test_jsonl_reads_and_names_its_mistakes(tmp_path: Path) -> None:
 def test_a_text_in_jsonl_is_split_and_takes_no_labels(tmp_path: Path) -> None:
     good = write(tmp_path, '{"id": "1", "text": "I love @nike\\u2028:)"}\n', "good.jsonl")
     assert read_posts_jsonl(good) == [Post("1", ["I", "love", "@nike", ":)"], None, "1.jpg")]
-    rows = ['{"id": "1", "text": "a", "labels": ["O"]}', '{"id": "1", "text": "a", "tokens": ["a"]}',
-            '{"id": "1", "text": 3}', '{"id": "1", "text": " "}']
-    for row, message in zip(rows, ("labels: a text has none", "either tokens or text", "text: expected a text, found 3",
-                                   "post 1 has no tokens"), strict=True):
+    rows = [
+        '{"id": "1", "text": "a", "labels": ["O"]}',
+        '{"id": "1", "text": "a", "tokens": ["a"]}',
+        '{"id": "1", "text": 3}',
+        '{"id": "1", "text": " "}',
+    ]
+    for row, message in zip(
+        rows,
+        ("labels: a text has none", "either tokens or text", "text: expected a text, found 3", "post 1 has no tokens"),
+        strict=True,
+    ):
         with pytest.raises(UserError, match=rf"bad\.jsonl.*{message}"):
             read_posts_jsonl(write(tmp_path, row, "bad.jsonl"))
 
@@ -124,39 +143,54 @@ def test_a_text_in_jsonl_is_split_and_takes_no_labels(tmp_path: Path) -> None:
 TWEETS = 'id,created_at,text,image\n790,2016,"Hello, ""world""\n@nike !",790.png\n791,2016,Bye,\n'
 
 
-@pytest.mark.parametrize("text", [TWEETS, "\ufeff" + TWEETS, TWEETS.replace("\n", "\r\n"), TWEETS.removesuffix("\n"),
-                                  TWEETS.replace("\n791", "\n\n791")],
-                         ids=["plain", "bom", "crlf", "no last newline", "blank line"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        TWEETS,
+        "\ufeff" + TWEETS,
+        TWEETS.replace("\n", "\r\n"),
+        TWEETS.removesuffix("\n"),
+        TWEETS.replace("\n791", "\n\n791"),
+    ],
+    ids=["plain", "bom", "crlf", "no last newline", "blank line"],
+)
 def test_csv_of_a_tweet_dump(tmp_path: Path, text: str) -> None:
     assert read_csv(write(tmp_path, text)) == [
-        Post("790", ["Hello", ",", '"', "world", '"', "@nike", "!"], None, "790.png"), Post("791", ["Bye"], None, None)]
+        Post("790", ["Hello", ",", '"', "world", '"', "@nike", "!"], None, "790.png"),
+        Post("791", ["Bye"], None, None),
+    ]
 
 
 def test_csv_of_labelled_tokens(tmp_path: Path) -> None:
     text = "labels,tokens,id\nO B-LOC I-LOC,in  New\u00a0 York,1\n,Bye,2\n"
     assert read_csv(write(tmp_path, text)) == [
-        Post("1", ["in", "New\u00a0", "York"], ["O", "B-LOC", "I-LOC"], "1.jpg"), Post("2", ["Bye"], None, "2.jpg")]
+        Post("1", ["in", "New\u00a0", "York"], ["O", "B-LOC", "I-LOC"], "1.jpg"),
+        Post("2", ["Bye"], None, "2.jpg"),
+    ]
     bioes = write(tmp_path, "id,tokens,labels\n1,New York,B-LOC E-LOC\n")
     assert read_csv(bioes, scheme="bioes", image_name=None) == [Post("1", ["New", "York"], ["B-LOC", "I-LOC"], None)]
 
 
-@pytest.mark.parametrize(("text", "message"), [
-    ("", None),
-    ("id,tokens\n", None),
-    ("id;text\n1;a\n", r"t\.csv:1: expected a header with the columns id, .*found 'id;text'"),
-    ("text\na\n", r"t\.csv:1: expected a header"),
-    ("id,text,tokens\n1,a,a\n", r"t\.csv:1: .*either text or tokens"),
-    ("id,id,text\n1,1,a\n", r"t\.csv:1: expected a header"),
-    ('id,text\n1,"a\nb"\n2,b,c\n', r"t\.csv:4: 3 fields, but the header has 2"),
-    ("id,text\n1,a\n,b\n", r"t\.csv:3: id: expected a text"),
-    ('id,text\n1,"a\nb\n', r"t\.csv:2: not CSV: unexpected end of data"),
-    ('id,text\n1,"a"b\n', r"t\.csv:2: not CSV"),
-    ("id,text,labels\n1,a b,O O\n", r"t\.csv:2: labels: a text has none"),
-    ("id,tokens,labels\n1,a b,O\n", r"t\.csv:2: labels: expected null or 2"),
-    ("id,tokens,labels\n1,a,PER\n", r"t\.csv:2: 'PER' is no IOB2 label"),
-    ("id,text\n1,  \n", r"t\.csv: post 1 has no tokens"),
-    ("id,text\n1," + "x" * 200_000 + "\n", r"t\.csv:2: not CSV: field larger"),
-])
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", None),
+        ("id,tokens\n", None),
+        ("id;text\n1;a\n", r"t\.csv:1: expected a header with the columns id, .*found 'id;text'"),
+        ("text\na\n", r"t\.csv:1: expected a header"),
+        ("id,text,tokens\n1,a,a\n", r"t\.csv:1: .*either text or tokens"),
+        ("id,id,text\n1,1,a\n", r"t\.csv:1: expected a header"),
+        ('id,text\n1,"a\nb"\n2,b,c\n', r"t\.csv:4: 3 fields, but the header has 2"),
+        ("id,text\n1,a\n,b\n", r"t\.csv:3: id: expected a text"),
+        ('id,text\n1,"a\nb\n', r"t\.csv:2: not CSV: unexpected end of data"),
+        ('id,text\n1,"a"b\n', r"t\.csv:2: not CSV"),
+        ("id,text,labels\n1,a b,O O\n", r"t\.csv:2: labels: a text has none"),
+        ("id,tokens,labels\n1,a b,O\n", r"t\.csv:2: labels: expected null or 2"),
+        ("id,tokens,labels\n1,a,PER\n", r"t\.csv:2: 'PER' is no IOB2 label"),
+        ("id,text\n1,  \n", r"t\.csv: post 1 has no tokens"),
+        ("id,text\n1," + "x" * 200_000 + "\n", r"t\.csv:2: not CSV: field larger"),
+    ],
+)
 def test_csv_names_its_mistakes(tmp_path: Path, text: str, message: str | None) -> None:
     path = write(tmp_path, text, "t.csv")
     if message is None:
@@ -181,35 +215,45 @@ def test_a_split_renames_types_and_keeps_posts_that_share_an_id(tmp_path: Path) 
 
 
 TOKEN = st.text(st.characters(exclude_characters="\n\r\t", exclude_categories=["Cs"]), min_size=1, max_size=8).filter(
-    lambda token: not token.startswith("IMGID:"))
+    lambda token: not token.startswith("IMGID:")
+)
 LABEL = st.sampled_from(["O", "B-PER", "I-PER", "B-LOC", "I-MISC"])
 POSTS = st.lists(st.lists(st.tuples(TOKEN, LABEL), min_size=1, max_size=6), min_size=1, max_size=5)
 
 
 @given(POSTS)
-def test_whatever_is_written_is_read_back(tmp_path_factory: pytest.TempPathFactory,
-                                          posts: list[list[tuple[str, str]]]) -> None:
+def test_whatever_is_written_is_read_back(
+    tmp_path_factory: pytest.TempPathFactory, posts: list[list[tuple[str, str]]]
+) -> None:
     folder = tmp_path_factory.mktemp("posts")
-    text = "\n".join(f"IMGID:{index}\n" + "".join(f"{token}\t{label}\n" for token, label in post)
-                     for index, post in enumerate(posts))
+    text = "\n".join(
+        f"IMGID:{index}\n" + "".join(f"{token}\t{label}\n" for token, label in post) for index, post in enumerate(posts)
+    )
     assert [list(zip(post.tokens, post.labels or [], strict=True)) for post in read_conll(write(folder, text))] == posts
-    rows = "".join(json.dumps({"id": str(index), "tokens": [token for token, _ in post],
-                               "labels": [label for _, label in post]}) + "\n" for index, post in enumerate(posts))
+    rows = "".join(
+        json.dumps({"id": str(index), "tokens": [token for token, _ in post], "labels": [label for _, label in post]})
+        + "\n"
+        for index, post in enumerate(posts)
+    )
     assert [post.tokens for post in read_posts_jsonl(write(folder, rows, "posts.jsonl"))] == [
-        [token for token, _ in post] for post in posts]
+        [token for token, _ in post] for post in posts
+    ]
 
 
 @given(st.lists(st.lists(TOKEN.filter(lambda token: " " not in token), min_size=1, max_size=6), max_size=5))
-def test_whatever_is_written_as_csv_is_read_back(tmp_path_factory: pytest.TempPathFactory,
-                                                 posts: list[list[str]]) -> None:
+def test_whatever_is_written_as_csv_is_read_back(
+    tmp_path_factory: pytest.TempPathFactory, posts: list[list[str]]
+) -> None:
     path = tmp_path_factory.mktemp("posts") / "posts.csv"
     with open(path, "w", encoding="utf-8", newline="") as file:
         csv.writer(file).writerows([["id", "tokens"], *([index, " ".join(post)] for index, post in enumerate(posts))])
     assert [post.tokens for post in read_csv(path)] == posts
 
 
-@given(st.binary(max_size=200) | st.text(st.sampled_from('id,textoklabs"\n\r\0;x'), max_size=80).map(
-    lambda text: f"id,text\n{text}".encode()))
+@given(
+    st.binary(max_size=200)
+    | st.text(st.sampled_from('id,textoklabs"\n\r\0;x'), max_size=80).map(lambda text: f"id,text\n{text}".encode())
+)
 def test_any_bytes_as_csv_are_read_or_refused(tmp_path_factory: pytest.TempPathFactory, data: bytes) -> None:
     path = tmp_path_factory.getbasetemp() / "fuzzed.csv"
     path.write_bytes(data)
@@ -221,8 +265,10 @@ def test_any_bytes_as_csv_are_read_or_refused(tmp_path_factory: pytest.TempPathF
     assert all(post.tokens and post.labels is None for post in posts)
 
 
-@pytest.mark.parametrize(("token", "invisible"), [("\u200b", True), ("\ufe0f", True), ("\u00a0", True), ("a", False),
-                                                  ("😀", False), ("😀\ufe0f", False)])
+@pytest.mark.parametrize(
+    ("token", "invisible"),
+    [("\u200b", True), ("\ufe0f", True), ("\u00a0", True), ("a", False), ("😀", False), ("😀\ufe0f", False)],
+)
 def test_invisible_tokens(token: str, invisible: bool) -> None:
     assert is_invisible(token) == invisible
 
@@ -236,5 +282,7 @@ def test_twitter2015_is_counted_to_the_entity(real_data: Path) -> None:
     assert [splits[name]["tokens"] for name in splits] == [64_439, 16_178, 52_822]
     assert [splits[name]["orphan_i"] for name in splits] == [186, 53, 135]
     assert {reading: splits["test"]["entities"][reading]["total"] for reading in ("conlleval", "strict")} == {
-        "conlleval": 5207, "strict": 5072}
+        "conlleval": 5207,
+        "strict": 5072,
+    }
     assert found["shared_texts"] == {"train/dev": 2, "train/test": 4, "dev/test": 3}

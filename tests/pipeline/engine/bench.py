@@ -65,8 +65,15 @@ class Bench:
         self.store = Store.open(place / "store")
 
     def run(self, extractor: Any, **options: Any) -> Summary:
-        return extract("captions", extractor, rows_of(self.folder), self.folder, self.output, self.store,
-                       **{"batch_size": 4, **options})
+        return extract(
+            "captions",
+            extractor,
+            rows_of(self.folder),
+            self.folder,
+            self.output,
+            self.store,
+            **{"batch_size": 4, **options},
+        )
 
     def rows(self) -> dict[str, dict[str, Any]]:
         rows = [json.loads(line) for line in self.output.read_text(encoding="utf-8").splitlines()]

@@ -28,25 +28,36 @@ class Touchy(MeanColour):
         if any(map(reddish, images)):
             self.seen.append(-len(images))
             given = self.failure()
-            return [[Caption("x", given)] if reddish(image) else [Caption(f"version 1: {colour(image)}", 0.5)]  # type: ignore[arg-type]
-                    for image in images]
+            return [
+                [Caption("x", given)] if reddish(image) else [Caption(f"version 1: {colour(image)}", 0.5)]  # type: ignore[arg-type]
+                for image in images
+            ]
         return super().extract(images)
 
 
 def raises(error: Exception) -> Callable[[], object]:
     def fail() -> object:
         raise error
+
     return fail
 
 
-@pytest.mark.parametrize(("failure", "message"), [
-    (raises(ValueError("chokes on\nred")), "ValueError: chokes on red"), (raises(KeyError()), "KeyError"),
-    (raises(MemoryError()), "MemoryError"), (raises(RuntimeError("CUDA out of memory")), "out of memory"),
-    (lambda: float("nan"), "not finite"), (lambda: float("inf"), "not finite"),
-    (raises(ValueError("no \ud83d here")), r"ValueError: no \ud83d here"),
-], ids=["error", "bare error", "MemoryError", "CUDA out of memory", "NaN", "infinity", "half a character"])
-def test_a_picture_that_the_extractor_fails_on_is_a_row(bench: Bench, failure: Callable[[], object], message: str
-                                                        ) -> None:
+@pytest.mark.parametrize(
+    ("failure", "message"),
+    [
+        (raises(ValueError("chokes on\nred")), "ValueError: chokes on red"),
+        (raises(KeyError()), "KeyError"),
+        (raises(MemoryError()), "MemoryError"),
+        (raises(RuntimeError("CUDA out of memory")), "out of memory"),
+        (lambda: float("nan"), "not finite"),
+        (lambda: float("inf"), "not finite"),
+        (raises(ValueError("no \ud83d here")), r"ValueError: no \ud83d here"),
+    ],
+    ids=["error", "bare error", "MemoryError", "CUDA out of memory", "NaN", "infinity", "half a character"],
+)
+def test_a_picture_that_the_extractor_fails_on_is_a_row(
+    bench: Bench, failure: Callable[[], object], message: str
+) -> None:
     for number in (6, 13):
         Image.new("RGB", (9, 9), (255, 0, number)).save(bench.folder / f"0_{number:04}.png")
     assert figures(bench.run(Touchy(failure))) == (18, 0, 2)
@@ -151,8 +162,11 @@ def test_a_run_that_reads_nothing_is_an_error_and_no_rows(broken: type[MeanColou
         bench = Bench(tmp_path / str(count), count)
         (bench.folder / "0_0000.png").write_bytes(b"no picture")
         make_pictures(bench.folder, 1, seed=5)
-        with pytest.raises(UserError, match=rf"^captions: the extractor failed on each of the {count} pictures .* on "
-                                            r"5_0000\.png: RuntimeError: broken\. Nothing was read"):
+        with pytest.raises(
+            UserError,
+            match=rf"^captions: the extractor failed on each of the {count} pictures .* on "
+            r"5_0000\.png: RuntimeError: broken\. Nothing was read",
+        ):
             bench.run(broken())
         assert not bench.output.exists()
 
@@ -174,10 +188,15 @@ def test_failures_are_rows_where_anything_speaks_for_the_extractor(broken: type[
     assert summary.again is None
 
 
-@pytest.mark.parametrize(("result", "message"), [
-    ([[Caption("x")]], "gave 1 results for 4"), ([["x"]] * 4, "expected a list of pipeline.contexts.Caption"),
-    ([None] * 4, "expected a list"), ([[ObjectTag("x")]] * 4, "expected a list of pipeline.contexts.Caption"),
-])
+@pytest.mark.parametrize(
+    ("result", "message"),
+    [
+        ([[Caption("x")]], "gave 1 results for 4"),
+        ([["x"]] * 4, "expected a list of pipeline.contexts.Caption"),
+        ([None] * 4, "expected a list"),
+        ([[ObjectTag("x")]] * 4, "expected a list of pipeline.contexts.Caption"),
+    ],
+)
 def test_an_extractor_that_keeps_no_contract_is_named(bench: Bench, result: Any, message: str) -> None:
     class Wrong(MeanColour):
         def extract(self, images: Sequence[Image.Image]) -> list[list[Caption]]:
@@ -190,9 +209,16 @@ def test_an_extractor_that_keeps_no_contract_is_named(bench: Bench, result: Any,
 HALF = "a dog \ud83d"
 
 
-@pytest.mark.parametrize(("kind", "item"), [
-    ("captions", Caption(HALF)), ("objects", ObjectTag(HALF)), ("objects", ObjectTag("dog", HALF)),
-    ("ocr", TextLine(HALF))], ids=["caption", "label", "attribute", "line"])
+@pytest.mark.parametrize(
+    ("kind", "item"),
+    [
+        ("captions", Caption(HALF)),
+        ("objects", ObjectTag(HALF)),
+        ("objects", ObjectTag("dog", HALF)),
+        ("ocr", TextLine(HALF)),
+    ],
+    ids=["caption", "label", "attribute", "line"],
+)
 def test_half_a_character_costs_its_picture_alone(kind: Kind, item: Item, bench: Bench) -> None:
     """A lone surrogate cannot be written as UTF-8, neither to the store nor to the output."""
     Image.new("RGB", (9, 9), (255, 0, 0)).save(bench.folder / "0_0006.png")
@@ -210,7 +236,8 @@ def test_half_a_character_costs_its_picture_alone(kind: Kind, item: Item, bench:
         assert figures(summary) == (19, 0, 1)
         found = [json.loads(line) for line in bench.output.read_text(encoding="utf-8").splitlines()]
         assert [(row["image"], row["status"], row[kind]) for row in found if row["error"]] == [
-            ("0_0006.png", "failed", [])]
+            ("0_0006.png", "failed", [])
+        ]
         assert "half a character" in found[6]["error"]
 
 
@@ -226,7 +253,9 @@ def test_the_closing_line_says_how_failures_are_tried_again(bench: Bench, tmp_pa
     assert line(MeanColour()) == "20 pictures: 19 read, 0 from the store, 1 failed"
     Image.new("RGB", (9, 9), (255, 0, 0)).save(bench.folder / "0_0002.png")
     broken = Touchy(raises(RuntimeError("a kernel failed")))
-    assert line(broken) == ("20 pictures: 0 read, 18 from the store, 2 failed; to try again what failed here: "
-                            "dvc repro --force --single-item captions")
+    assert line(broken) == (
+        "20 pictures: 0 read, 18 from the store, 2 failed; to try again what failed here: "
+        "dvc repro --force --single-item captions"
+    )
     assert str(bench.run(broken)).endswith("2 failed; to try again what failed here: run the same command once more")
     assert line(MeanColour()) == "20 pictures: 1 read, 18 from the store, 1 failed"

@@ -127,23 +127,42 @@ class Published:
 
 
 def test_looked_up_results_bypass_pictures_and_store(bench: Bench) -> None:
-    rows = [ImageRow("0_0001.png", status="missing", error="gone"), ImageRow("0_0002.png", "ab" * 32, 8, 8, "PNG"),
-            ImageRow("0_0011.png", status="missing", error="gone"), ImageRow("0_0012.png", "cd" * 32, 8, 8, "PNG")]
+    rows = [
+        ImageRow("0_0001.png", status="missing", error="gone"),
+        ImageRow("0_0002.png", "ab" * 32, 8, 8, "PNG"),
+        ImageRow("0_0011.png", status="missing", error="gone"),
+        ImageRow("0_0012.png", "cd" * 32, 8, 8, "PNG"),
+    ]
     summary = extract("ocr", Published(), rows, None, bench.output, bench.store)
     assert figures(summary) == (2, 0, 2)
     found = [json.loads(line) for line in bench.output.read_text().splitlines()]
     assert [(row["status"], row["error"]) for row in found] == [
-        ("ok", None), ("ok", None), ("missing", "gone"), ("missing", "the extractor has no entry for this picture")]
+        ("ok", None),
+        ("ok", None),
+        ("missing", "gone"),
+        ("missing", "the extractor has no entry for this picture"),
+    ]
     assert found[0]["ocr"] == [{"text": "text of 0_0001.png", "score": None, "polygon": None}]
     assert not list((bench.store.folder / "results").glob("*.sqlite3"))
 
 
 def test_a_malformed_manifest_is_named(bench: Bench, tmp_path: Path) -> None:
     path = tmp_path / "images.jsonl"
-    good = {"image": "b", "sha256": None, "width": None, "height": None, "format": None, "status": "missing",
-            "error": "x"}
-    for bad, message in [({"image": "c"}, "no row of the image manifest"), ({**good, "image": "a"}, "sorted"),
-                         ({**good, "image": "b"}, "sorted"), ({**good, "image": "c", "status": "ok"}, "no row")]:
+    good = {
+        "image": "b",
+        "sha256": None,
+        "width": None,
+        "height": None,
+        "format": None,
+        "status": "missing",
+        "error": "x",
+    }
+    for bad, message in [
+        ({"image": "c"}, "no row of the image manifest"),
+        ({**good, "image": "a"}, "sorted"),
+        ({**good, "image": "b"}, "sorted"),
+        ({**good, "image": "c", "status": "ok"}, "no row"),
+    ]:
         path.write_text(json.dumps(good) + "\n" + json.dumps(bad) + "\n")
         with pytest.raises(UserError, match=rf"images\.jsonl:2: .*{message}"):
             extract("captions", MeanColour(), path, bench.folder, bench.output, bench.store)
@@ -196,8 +215,13 @@ print(extract("captions", MeanColour(seconds=seconds), rows, folder, output, Sto
 
 
 def start(bench: Bench, output: Path, seconds: float) -> "subprocess.Popen[str]":
-    process = subprocess.Popen([sys.executable, "-c", RUN, str(bench.folder), str(output), str(bench.store.folder),
-                                str(seconds)], cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process = subprocess.Popen(
+        [sys.executable, "-c", RUN, str(bench.folder), str(output), str(bench.store.folder), str(seconds)],
+        cwd=ROOT,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
     assert process.stdout
     assert process.stdout.readline() == "ready\n"
     return process
@@ -258,8 +282,10 @@ def test_a_full_store_is_passed_through_quickly(tmp_path: Path) -> None:
     count = 20_000
     rows = [ImageRow(f"{number:06}.jpg", f"{number:064x}", 100, 100, "JPEG") for number in range(count)]
     with Store.open(tmp_path / "store") as store:
-        store.put_many(digest(MeanColour().fingerprint()),
-                       {str(row.sha256): '[{"text": "a dog on a beach", "score": 0.5}]' for row in rows})
+        store.put_many(
+            digest(MeanColour().fingerprint()),
+            {str(row.sha256): '[{"text": "a dog on a beach", "score": 0.5}]' for row in rows},
+        )
         summary = extract("captions", MeanColour(), rows, tmp_path, tmp_path / "out.jsonl", store)
     assert figures(summary) == (0, count, 0)
     assert count / summary.seconds > 2_000

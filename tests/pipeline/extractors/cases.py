@@ -14,8 +14,28 @@ from pipeline.settings.params import ExecutionParams, Kind
 
 CPU = ExecutionParams(device="cpu")
 
-WORDS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "red", "blue", "dog", "cat", "ball", "on", "the", "beach",
-         "in", "snow", "runs", "sits", "picture", "of")
+WORDS = (
+    "[PAD]",
+    "[UNK]",
+    "[CLS]",
+    "[SEP]",
+    "[MASK]",
+    "a",
+    "red",
+    "blue",
+    "dog",
+    "cat",
+    "ball",
+    "on",
+    "the",
+    "beach",
+    "in",
+    "snow",
+    "runs",
+    "sits",
+    "picture",
+    "of",
+)
 
 
 def write_blip(folder: Path) -> Path:
@@ -24,12 +44,27 @@ def write_blip(folder: Path) -> Path:
     from transformers import BertTokenizer, BlipConfig, BlipForConditionalGeneration, BlipImageProcessorPil
 
     torch.manual_seed(0)
-    narrow = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 2, "num_hidden_layers": 2,
-              "initializer_range": 0.5, "projection_dim": 16}
+    narrow = {
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_attention_heads": 2,
+        "num_hidden_layers": 2,
+        "initializer_range": 0.5,
+        "projection_dim": 16,
+    }
     config = BlipConfig(
         vision_config={**narrow, "image_size": 32, "patch_size": 8},
-        text_config={**narrow, "encoder_hidden_size": 32, "vocab_size": len(WORDS), "max_position_embeddings": 32,
-                     "bos_token_id": 2, "pad_token_id": 0, "eos_token_id": 3, "sep_token_id": 3})
+        text_config={
+            **narrow,
+            "encoder_hidden_size": 32,
+            "vocab_size": len(WORDS),
+            "max_position_embeddings": 32,
+            "bos_token_id": 2,
+            "pad_token_id": 0,
+            "eos_token_id": 3,
+            "sep_token_id": 3,
+        },
+    )
     model = BlipForConditionalGeneration(config)
     with torch.no_grad():  # it says words, and ends, not other special tokens
         model.text_decoder.cls.predictions.bias[[0, 1, 2, 4]] = -1e4
@@ -56,14 +91,28 @@ def write_blip_2(folder: Path) -> Path:
 
     torch.manual_seed(0)
     narrow = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 2, "num_hidden_layers": 2}
-    text = OPTConfig(vocab_size=len(WORDS) + 1, hidden_size=32, ffn_dim=64, num_attention_heads=2, num_hidden_layers=2,
-                     max_position_embeddings=32, word_embed_proj_dim=32, pad_token_id=0, bos_token_id=2, eos_token_id=3,
-                     init_std=0.5)
+    text = OPTConfig(
+        vocab_size=len(WORDS) + 1,
+        hidden_size=32,
+        ffn_dim=64,
+        num_attention_heads=2,
+        num_hidden_layers=2,
+        max_position_embeddings=32,
+        word_embed_proj_dim=32,
+        pad_token_id=0,
+        bos_token_id=2,
+        eos_token_id=3,
+        init_std=0.5,
+    )
     config = Blip2Config(
         vision_config=Blip2VisionConfig(**narrow, image_size=32, patch_size=8, initializer_range=0.5).to_dict(),
-        qformer_config=Blip2QFormerConfig(**narrow, vocab_size=len(WORDS), encoder_hidden_size=32,
-                                          initializer_range=0.5).to_dict(),
-        text_config=text.to_dict(), num_query_tokens=4, image_token_index=len(WORDS))
+        qformer_config=Blip2QFormerConfig(
+            **narrow, vocab_size=len(WORDS), encoder_hidden_size=32, initializer_range=0.5
+        ).to_dict(),
+        text_config=text.to_dict(),
+        num_query_tokens=4,
+        image_token_index=len(WORDS),
+    )
     model = Blip2ForConditionalGeneration(config)
     with torch.no_grad():  # it says words, and ends: the first number of what it puts out speaks against the others
         decoder = model.language_model.model.decoder
@@ -86,10 +135,22 @@ def write_git(folder: Path) -> Path:
     from transformers import BertTokenizer, CLIPImageProcessorPil, GitConfig, GitForCausalLM
 
     torch.manual_seed(0)
-    narrow = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 2, "num_hidden_layers": 2,
-              "initializer_range": 0.5}
-    config = GitConfig(vision_config={**narrow, "image_size": 32, "patch_size": 8}, **narrow, vocab_size=len(WORDS),
-                       max_position_embeddings=32, pad_token_id=0, bos_token_id=2, eos_token_id=3)
+    narrow = {
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_attention_heads": 2,
+        "num_hidden_layers": 2,
+        "initializer_range": 0.5,
+    }
+    config = GitConfig(
+        vision_config={**narrow, "image_size": 32, "patch_size": 8},
+        **narrow,
+        vocab_size=len(WORDS),
+        max_position_embeddings=32,
+        pad_token_id=0,
+        bos_token_id=2,
+        eos_token_id=3,
+    )
     model = GitForCausalLM(config)
     with torch.no_grad():  # it says words, and ends, not other special tokens
         model.output.bias[[0, 1, 2, 4]] = -1e4
@@ -110,10 +171,17 @@ def write_clip(folder: Path) -> Path:
     vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[MASK]", *WORDS[5:], "photo", "person", "[SEP]"]
     _write_tokenizer(folder, vocabulary)
     narrow = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 2, "num_hidden_layers": 2}
-    text = {**narrow, "vocab_size": len(vocabulary), "max_position_embeddings": 16, "pad_token_id": 0,
-            "bos_token_id": 2, "eos_token_id": len(vocabulary) - 1}
-    model = CLIPModel(CLIPConfig(vision_config={**narrow, "image_size": 32, "patch_size": 8}, text_config=text,
-                                 projection_dim=16))
+    text = {
+        **narrow,
+        "vocab_size": len(vocabulary),
+        "max_position_embeddings": 16,
+        "pad_token_id": 0,
+        "bos_token_id": 2,
+        "eos_token_id": len(vocabulary) - 1,
+    }
+    model = CLIPModel(
+        CLIPConfig(vision_config={**narrow, "image_size": 32, "patch_size": 8}, text_config=text, projection_dim=16)
+    )
     with torch.no_grad():  # words unlike each other
         model.text_model.embeddings.token_embedding.weight.normal_(std=1.0)
         model.vision_model.embeddings.patch_embedding.weight.normal_(std=0.3)
@@ -132,9 +200,12 @@ def write_siglip(folder: Path) -> Path:
     vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[MASK]", *WORDS[5:], "photo", "person", "[SEP]"]
     _write_tokenizer(folder, vocabulary)
     narrow = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 2, "num_hidden_layers": 2}
-    model = SiglipModel(SiglipConfig(
-        vision_config={**narrow, "image_size": 32, "patch_size": 8},
-        text_config={**narrow, "vocab_size": len(vocabulary), "max_position_embeddings": 16, "projection_size": 32}))
+    model = SiglipModel(
+        SiglipConfig(
+            vision_config={**narrow, "image_size": 32, "patch_size": 8},
+            text_config={**narrow, "vocab_size": len(vocabulary), "max_position_embeddings": 16, "projection_size": 32},
+        )
+    )
     with torch.no_grad():
         model.text_model.embeddings.token_embedding.weight.normal_(std=1.0)
         model.vision_model.embeddings.patch_embedding.weight.normal_(std=0.3)
@@ -150,9 +221,18 @@ def write_yolos(folder: Path) -> Path:
     from transformers import YolosConfig, YolosForObjectDetection, YolosImageProcessorPil
 
     torch.manual_seed(0)
-    config = YolosConfig(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64,
-                         image_size=[64, 96], patch_size=16, num_detection_tokens=12, initializer_range=0.5,
-                         id2label={0: "person", 1: "dog", 2: "ball"}, label2id={"person": 0, "dog": 1, "ball": 2})
+    config = YolosConfig(
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=64,
+        image_size=[64, 96],
+        patch_size=16,
+        num_detection_tokens=12,
+        initializer_range=0.5,
+        id2label={0: "person", 1: "dog", 2: "ball"},
+        label2id={"person": 0, "dog": 1, "ball": 2},
+    )
     YolosForObjectDetection(config).save_pretrained(folder)
     YolosImageProcessorPil(size={"shortest_edge": 64, "longest_edge": 96}).save_pretrained(folder)
     return folder
@@ -164,13 +244,30 @@ def write_rt_detr(folder: Path) -> Path:
     from transformers import RTDetrConfig, RTDetrForObjectDetection, RTDetrImageProcessorPil, RTDetrResNetConfig
 
     torch.manual_seed(0)
-    backbone = RTDetrResNetConfig(embedding_size=8, hidden_sizes=[8, 16, 16, 32], depths=[1, 1, 1, 1],
-                                  layer_type="basic", out_features=["stage2", "stage3", "stage4"])
-    config = RTDetrConfig(backbone_config=backbone, encoder_hidden_dim=32, encoder_in_channels=[16, 16, 32],
-                          encoder_ffn_dim=32, encoder_attention_heads=2, d_model=32, decoder_in_channels=[32, 32, 32],
-                          decoder_ffn_dim=32, num_queries=20, decoder_layers=1, decoder_attention_heads=2,
-                          num_denoising=0, initializer_bias_prior_prob=0.3,
-                          id2label={0: "person", 1: "dog", 2: "ball"}, label2id={"person": 0, "dog": 1, "ball": 2})
+    backbone = RTDetrResNetConfig(
+        embedding_size=8,
+        hidden_sizes=[8, 16, 16, 32],
+        depths=[1, 1, 1, 1],
+        layer_type="basic",
+        out_features=["stage2", "stage3", "stage4"],
+    )
+    config = RTDetrConfig(
+        backbone_config=backbone,
+        encoder_hidden_dim=32,
+        encoder_in_channels=[16, 16, 32],
+        encoder_ffn_dim=32,
+        encoder_attention_heads=2,
+        d_model=32,
+        decoder_in_channels=[32, 32, 32],
+        decoder_ffn_dim=32,
+        num_queries=20,
+        decoder_layers=1,
+        decoder_attention_heads=2,
+        num_denoising=0,
+        initializer_bias_prior_prob=0.3,
+        id2label={0: "person", 1: "dog", 2: "ball"},
+        label2id={"person": 0, "dog": 1, "ball": 2},
+    )
     RTDetrForObjectDetection(config).save_pretrained(folder)
     RTDetrImageProcessorPil(size={"height": 64, "width": 64}).save_pretrained(folder)
     return folder
@@ -199,13 +296,37 @@ def write_grounding_dino(folder: Path) -> Path:
     # BERT's numbers for its special tokens, which the model's code has by heart.
     fixed = {0: "[PAD]", 100: "[UNK]", 101: "[CLS]", 102: "[SEP]", 103: "[MASK]", 1012: ".", 1029: "?"}
     _write_tokenizer(folder, [fixed.get(number, f"[unused{number}]") for number in range(1030)] + list(WORDS[5:]))
-    text = BertConfig(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32,
-                      vocab_size=1030 + len(WORDS[5:]), max_position_embeddings=64, initializer_range=0.3)
-    backbone = SwinConfig(image_size=64, embed_dim=8, depths=[1, 1, 1, 1], num_heads=[1, 1, 2, 2], window_size=2,
-                          out_features=["stage2", "stage3", "stage4"])
-    config = GroundingDinoConfig(backbone_config=backbone, text_config=text, num_queries=20, encoder_layers=1,
-                                 decoder_layers=2, d_model=32, encoder_ffn_dim=32, decoder_ffn_dim=32,
-                                 encoder_attention_heads=2, decoder_attention_heads=2, max_text_len=32, init_std=0.3)
+    text = BertConfig(
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=32,
+        vocab_size=1030 + len(WORDS[5:]),
+        max_position_embeddings=64,
+        initializer_range=0.3,
+    )
+    backbone = SwinConfig(
+        image_size=64,
+        embed_dim=8,
+        depths=[1, 1, 1, 1],
+        num_heads=[1, 1, 2, 2],
+        window_size=2,
+        out_features=["stage2", "stage3", "stage4"],
+    )
+    config = GroundingDinoConfig(
+        backbone_config=backbone,
+        text_config=text,
+        num_queries=20,
+        encoder_layers=1,
+        decoder_layers=2,
+        d_model=32,
+        encoder_ffn_dim=32,
+        decoder_ffn_dim=32,
+        encoder_attention_heads=2,
+        decoder_attention_heads=2,
+        max_text_len=32,
+        init_std=0.3,
+    )
     GroundingDinoForObjectDetection(config).save_pretrained(folder)
     GroundingDinoImageProcessorPil(size={"shortest_edge": 96, "longest_edge": 128}).save_pretrained(folder)
     return folder
@@ -220,9 +341,11 @@ def write_owlv2(folder: Path) -> Path:
     vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[MASK]", *WORDS[5:], "photo", "[SEP]"]  # the largest number ends a text
     _write_tokenizer(folder, vocabulary)
     narrow = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 2, "num_hidden_layers": 2}
-    config = Owlv2Config(vision_config={**narrow, "image_size": 64, "patch_size": 16},
-                         text_config={**narrow, "vocab_size": len(vocabulary), "max_position_embeddings": 16},
-                         projection_dim=32)
+    config = Owlv2Config(
+        vision_config={**narrow, "image_size": 64, "patch_size": 16},
+        text_config={**narrow, "vocab_size": len(vocabulary), "max_position_embeddings": 16},
+        projection_dim=32,
+    )
     model = Owlv2ForObjectDetection(config)
     with torch.no_grad():  # labels unlike each other, and boxes of any size
         model.owlv2.text_model.embeddings.token_embedding.weight.normal_(std=1.0)
@@ -251,18 +374,22 @@ def make(section: tuple[Kind, Mapping[str, Any]], execution: ExecutionParams = C
 
 def same(found: Sequence[Sequence[Item]], expected: Sequence[Sequence[Item]]) -> bool:
     """Equal but for the last digits, and for the order of what is equally good."""
+
     def comparable(items: Sequence[Item]) -> list[tuple[str, list[float]]]:
         rows = [item.to_row() for item in items]
         places = [np.ravel(row.get("box") or row.get("polygon") or []).tolist() for row in rows]
-        return sorted((row.get("label") or row["text"], [*place, 1000 * row["score"]])
-                      for row, place in zip(rows, places, strict=True))
+        return sorted(
+            (row.get("label") or row["text"], [*place, 1000 * row["score"]])
+            for row, place in zip(rows, places, strict=True)
+        )
 
     def alike(one: tuple[str, list[float]], other: tuple[str, list[float]]) -> bool:
         return one[0] == other[0] and bool(np.allclose(one[1], other[1], rtol=0, atol=0.2))
 
     return len(found) == len(expected) and all(
         len(one) == len(other) and all(map(alike, comparable(one), comparable(other)))
-        for one, other in zip(found, expected, strict=True))
+        for one, other in zip(found, expected, strict=True)
+    )
 
 
 class Failing:

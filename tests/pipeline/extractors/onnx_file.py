@@ -23,6 +23,7 @@ def _varint(number: int) -> bytes:
 
 def message(fields: Mapping[int, Field]) -> bytes:
     """A message; a list repeats its field."""
+
     def encoded() -> Iterator[bytes]:
         for number, value in fields.items():
             for one in value if isinstance(value, list | tuple) else [value]:
@@ -31,6 +32,7 @@ def message(fields: Mapping[int, Field]) -> bytes:
                 else:
                     raw = one.encode() if isinstance(one, str) else bytes(one)  # type: ignore[arg-type]
                     yield _varint(number << 3 | 2) + _varint(len(raw)) + raw
+
     return b"".join(encoded())
 
 
@@ -40,8 +42,10 @@ def tensor(name: str, values: "np.ndarray[tuple[int, ...], np.dtype[np.generic]]
 
 
 def node(operator: str, inputs: list[str], outputs: list[str], **attributes: int | list[int]) -> bytes:
-    given = [message({1: name, **({3: value, 20: 2} if isinstance(value, int) else {8: value, 20: 7})})
-             for name, value in attributes.items()]
+    given = [
+        message({1: name, **({3: value, 20: 2} if isinstance(value, int) else {8: value, 20: 7})})
+        for name, value in attributes.items()
+    ]
     return message({1: inputs, 2: outputs, 4: operator, 5: given})
 
 
@@ -59,18 +63,37 @@ def write_yolox(path: Path, size: int = 64, classes: int = 3, seed: int = 0, lou
         kernel = rng.normal(0, loudness / stride, (numbers, 3, stride, stride)).astype(np.float32)
         kernel -= kernel.mean(axis=(2, 3), keepdims=True)  # a plain picture gives the biases
         kernel[:5] *= 3
-        weights += [tensor(f"w{stride}", kernel),
-                    tensor(f"b{stride}", np.array([0.5, 0.5, 0.5, 0.5] + [0.0] * (1 + classes), np.float32))]
-        nodes += [node("Conv", ["images", f"w{stride}", f"b{stride}"], [f"c{stride}"], strides=[stride, stride],
-                       kernel_shape=[stride, stride]),
-                  node("Reshape", [f"c{stride}", "flat"], [f"r{stride}"])]
+        weights += [
+            tensor(f"w{stride}", kernel),
+            tensor(f"b{stride}", np.array([0.5, 0.5, 0.5, 0.5] + [0.0] * (1 + classes), np.float32)),
+        ]
+        nodes += [
+            node(
+                "Conv",
+                ["images", f"w{stride}", f"b{stride}"],
+                [f"c{stride}"],
+                strides=[stride, stride],
+                kernel_shape=[stride, stride],
+            ),
+            node("Reshape", [f"c{stride}", "flat"], [f"r{stride}"]),
+        ]
     weights += [tensor("parts", np.array([4, 1 + classes], np.int64))]
-    nodes += [node("Concat", ["r8", "r16", "r32"], ["all"], axis=2),
-              node("Split", ["all", "parts"], ["box", "raw"], axis=1), node("Sigmoid", ["raw"], ["scores"]),
-              node("Concat", ["box", "scores"], ["both"], axis=1),
-              node("Transpose", ["both"], ["output"], perm=[0, 2, 1])]
+    nodes += [
+        node("Concat", ["r8", "r16", "r32"], ["all"], axis=2),
+        node("Split", ["all", "parts"], ["box", "raw"], axis=1),
+        node("Sigmoid", ["raw"], ["scores"]),
+        node("Concat", ["box", "scores"], ["both"], axis=1),
+        node("Transpose", ["both"], ["output"], perm=[0, 2, 1]),
+    ]
     places = sum((size // stride) ** 2 for stride in (8, 16, 32))
-    graph = message({1: nodes, 2: "yolox", 5: weights, 11: value("images", [1, 3, size, size]),
-                     12: value("output", [1, places, numbers])})
+    graph = message(
+        {
+            1: nodes,
+            2: "yolox",
+            5: weights,
+            11: value("images", [1, 3, size, size]),
+            12: value("output", [1, places, numbers]),
+        }
+    )
     path.write_bytes(message({1: 8, 7: graph, 8: message({1: "", 2: 13})}))
     return path

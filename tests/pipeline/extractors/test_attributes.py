@@ -36,8 +36,9 @@ def attributed(model: Path, pictures: Sequence[Image.Image], *tags: ObjectTag, *
 
 
 @pytest.mark.parametrize("name", ["clip", "siglip"])
-def test_each_box_gets_what_the_model_finds_likeliest(name: str, request: pytest.FixtureRequest,
-                                                      pictures: list[Image.Image]) -> None:
+def test_each_box_gets_what_the_model_finds_likeliest(
+    name: str, request: pytest.FixtureRequest, pictures: list[Image.Image]
+) -> None:
     """Against the model's own forward on one crop and all texts."""
     import torch
     from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
@@ -45,8 +46,11 @@ def test_each_box_gets_what_the_model_finds_likeliest(name: str, request: pytest
     folder = request.getfixturevalue(name)
     model, tokenizer = AutoModel.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)
     processor = AutoImageProcessor.from_pretrained(folder)
-    tags = [ObjectTag("dog", None, 0.9, (0, 0, 30, 30)), ObjectTag("ball", None, 0.8, (10.4, 5.2, 29.6, 40.0)),
-            ObjectTag("dog", None, 0.7, (4, 4, 12, 20))]
+    tags = [
+        ObjectTag("dog", None, 0.9, (0, 0, 30, 30)),
+        ObjectTag("ball", None, 0.8, (10.4, 5.2, 29.6, 40.0)),
+        ObjectTag("dog", None, 0.7, (4, 4, 12, 20)),
+    ]
     seen = set()
     for picture, found in zip(pictures[:6], attributed(folder, pictures[:6], *tags), strict=True):
         for tag, result in zip(tags, found, strict=True):
@@ -57,8 +61,9 @@ def test_each_box_gets_what_the_model_finds_likeliest(name: str, request: pytest
             inputs = tokenizer(texts, padding="max_length", max_length=16, return_tensors="pt")
             kept = ("input_ids", "attention_mask") if name == "clip" else ("input_ids",)
             with torch.no_grad():
-                logits = model(**processor(images=crop, return_tensors="pt"),
-                               **{key: inputs[key] for key in kept}).logits_per_image[0]
+                logits = model(
+                    **processor(images=crop, return_tensors="pt"), **{key: inputs[key] for key in kept}
+                ).logits_per_image[0]
             best = int(logits.argmax())
             assert result == ObjectTag(tag.label, [*NAMES, None][best], tag.score, tag.box)
             seen.add(result.attribute)
@@ -66,8 +71,12 @@ def test_each_box_gets_what_the_model_finds_likeliest(name: str, request: pytest
 
 
 def test_a_tag_that_has_one_or_no_box_stays_as_it_is(clip: Path, pictures: list[Image.Image]) -> None:
-    tags = [ObjectTag("dog", "old", 0.9, (0, 0, 30, 30)), ObjectTag("cat"), ObjectTag("ball", None, 0.5, (5, 5, 5, 9)),
-            ObjectTag("ball", None, 0.5, (5, 5, 6, 50))]
+    tags = [
+        ObjectTag("dog", "old", 0.9, (0, 0, 30, 30)),
+        ObjectTag("cat"),
+        ObjectTag("ball", None, 0.5, (5, 5, 5, 9)),
+        ObjectTag("ball", None, 0.5, (5, 5, 6, 50)),
+    ]
     assert attributed(clip, pictures[:2], *tags) == [tags, tags]
 
 
@@ -81,8 +90,14 @@ def test_it_is_off_by_default_and_in_the_fingerprint_when_on(clip: Path, yolox: 
     plain = make(("objects", section)).fingerprint()
     assert make(("objects", {**section, "attributes": {"model": None, "labels": ["red"]}})).fingerprint() == plain
     on = {"model": str(clip), "labels": NAMES}
-    changes: list[dict[str, Any]] = [{}, {"labels": ["red"]}, {"template": "a {}"}, {"threshold": 0.9},
-                                     {"dtype": "bfloat16"}, {"model": str(siglip)}]
+    changes: list[dict[str, Any]] = [
+        {},
+        {"labels": ["red"]},
+        {"template": "a {}"},
+        {"threshold": 0.9},
+        {"dtype": "bfloat16"},
+        {"model": str(siglip)},
+    ]
     found = {digest(make(("objects", {**section, "attributes": {**on, **change}})).fingerprint()) for change in changes}
     assert len(found | {digest(plain)}) == 1 + len(changes)
 

@@ -28,11 +28,23 @@ from pipeline.settings.params import ExecutionParams, ImagesParams
 from tests.conftest import ROOT
 from tests.pipeline.extractors.cases import Failing, make, same
 
-needs_tesseract = pytest.mark.skipif(shutil.which("tesseract") is None,
-                                     reason="tesseract is not installed (apt-get install tesseract-ocr)")
-NAMES = ("blip", "blip_sampling", "blip_2", "git", "yolos", "rt_detr", "grounding_dino", "owlv2", "yolox", "attributes",
-         "rapidocr",
-         pytest.param("tesseract", marks=needs_tesseract))
+needs_tesseract = pytest.mark.skipif(
+    shutil.which("tesseract") is None, reason="tesseract is not installed (apt-get install tesseract-ocr)"
+)
+NAMES = (
+    "blip",
+    "blip_sampling",
+    "blip_2",
+    "git",
+    "yolos",
+    "rt_detr",
+    "grounding_dino",
+    "owlv2",
+    "yolox",
+    "attributes",
+    "rapidocr",
+    pytest.param("tesseract", marks=needs_tesseract),
+)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -43,7 +55,7 @@ def test_results_do_not_depend_on_the_batch(name: str, sections: Any, pictures: 
     assert any(alone), "nothing found, nothing compared"
     assert all(isinstance(item, ITEMS[kind]) for items in alone for item in items)
     for size in (3, 16):
-        found = [items for start in range(0, 16, size) for items in extractor.extract(pictures[start:start + size])]
+        found = [items for start in range(0, 16, size) for items in extractor.extract(pictures[start : start + size])]
         assert same(found, alone), size
     order = np.random.default_rng(1).permutation(16)
     shuffled = extractor.extract([pictures[place] for place in order])
@@ -89,8 +101,9 @@ def test_through_the_engine(name: str, sections: Any, pictures: list[Image.Image
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_memory_that_runs_out_and_a_bad_picture_cost_one_row(name: str, sections: Any, pictures: list[Image.Image],
-                                                             tmp_path: Path) -> None:
+def test_memory_that_runs_out_and_a_bad_picture_cost_one_row(
+    name: str, sections: Any, pictures: list[Image.Image], tmp_path: Path
+) -> None:
     kind, section = sections[name]
     for number, picture in enumerate(pictures):
         picture.save(tmp_path / f"{number:02}.png")
@@ -104,8 +117,9 @@ def test_memory_that_runs_out_and_a_bad_picture_cost_one_row(name: str, sections
     found = list(read_contexts(tmp_path / "out.jsonl", kind))
     assert [(row.image, row.error) for row in found if row.status != "ok"] == [("05.png", "RuntimeError: choked")]
     good = [number for number in range(16) if number != 5]
-    assert same([found[number].items for number in good], make((kind, section)).extract(
-        [pictures[number] for number in good]))
+    assert same(
+        [found[number].items for number in good], make((kind, section)).extract([pictures[number] for number in good])
+    )
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -132,6 +146,7 @@ assert not heavy, heavy
 @pytest.fixture
 def lockless(monkeypatch: pytest.MonkeyPatch) -> None:
     """functools.cached_property as it is from Python 3.12 on, where nothing holds a second thread back."""
+
     def get(self: Any, instance: Any, owner: Any = None) -> Any:
         if instance is None:
             return self
@@ -169,9 +184,13 @@ def loads(monkeypatch: pytest.MonkeyPatch) -> "Counter[tuple[str, str, bool]]":
 
 @pytest.mark.parametrize("name", [name for name in NAMES if isinstance(name, str)])
 @pytest.mark.usefixtures("lockless")
-def test_models_are_loaded_once_however_many_threads_want_them(name: str, sections: Any, pictures: list[Image.Image],
-                                                               loads: "Counter[tuple[str, str, bool]]",
-                                                               monkeypatch: pytest.MonkeyPatch) -> None:
+def test_models_are_loaded_once_however_many_threads_want_them(
+    name: str,
+    sections: Any,
+    pictures: list[Image.Image],
+    loads: "Counter[tuple[str, str, bool]]",
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """As the engine asks for them: pictures are prepared by several threads, and the model splits a batch among more.
 
     Models of torch are loaded by the thread that has the batch: those that it is split among are held to one core, and
@@ -202,38 +221,67 @@ def test_models_are_loaded_once_however_many_threads_want_them(name: str, sectio
 
 
 CHANGES: dict[str, list[dict[str, Any]]] = {
-    "blip": [{"num_captions": 1}, {"num_beams": 4}, {"max_new_tokens": 9}, {"prompt": "a picture of"},
-             {"dtype": "bfloat16"}, {"decoding": "nucleus"}],
-    "blip_sampling": [{"num_captions": 1}, {"max_new_tokens": 9}, {"prompt": "a picture of"}, {"dtype": "bfloat16"},
-                      {"decoding": "beams"}, {"top_p": 0.8}, {"temperature": 0.5}, {"seed": 2}],
+    "blip": [
+        {"num_captions": 1},
+        {"num_beams": 4},
+        {"max_new_tokens": 9},
+        {"prompt": "a picture of"},
+        {"dtype": "bfloat16"},
+        {"decoding": "nucleus"},
+    ],
+    "blip_sampling": [
+        {"num_captions": 1},
+        {"max_new_tokens": 9},
+        {"prompt": "a picture of"},
+        {"dtype": "bfloat16"},
+        {"decoding": "beams"},
+        {"top_p": 0.8},
+        {"temperature": 0.5},
+        {"seed": 2},
+    ],
     "yolos": [{"threshold": 0.6}, {"max_objects": 3}, {"dtype": "bfloat16"}],
     "grounding_dino": [{"labels": ["dog"]}, {"threshold": 0.4}, {"max_objects": 3}, {"dtype": "bfloat16"}],
     "owlv2": [{"labels": ["dog"]}, {"template": "a {}"}, {"threshold": 0.4}, {"max_objects": 3}, {"dtype": "bfloat16"}],
-    "yolox": [{"threshold": 0.6}, {"nms": 0.9}, {"class_agnostic": False}, {"max_objects": 3},
-              {"classes": ["person", "dog", "cat"]}],
-    "rapidocr": [{"limit_type": "min"}, {"limit_side_len": 640}, {"text_score": 0.7}, {"box_thresh": 0.6},
-                 {"unclip_ratio": 2.0}, {"use_cls": True}, {"space_thresh": 0.5}],
+    "yolox": [
+        {"threshold": 0.6},
+        {"nms": 0.9},
+        {"class_agnostic": False},
+        {"max_objects": 3},
+        {"classes": ["person", "dog", "cat"]},
+    ],
+    "rapidocr": [
+        {"limit_type": "min"},
+        {"limit_side_len": 640},
+        {"text_score": 0.7},
+        {"box_thresh": 0.6},
+        {"unclip_ratio": 2.0},
+        {"use_cls": True},
+        {"space_thresh": 0.5},
+    ],
     "tesseract": [{"languages": ["osd"]}, {"page_segmentation": 11}, {"text_score": 0.7}],
 }
 
 
 UNREAD: dict[str, dict[str, Any]] = {
-    "grounding_dino": {"template": "the {}"}, "blip": {"top_p": 0.5, "temperature": 2.0, "seed": 5},
+    "grounding_dino": {"template": "the {}"},
+    "blip": {"top_p": 0.5, "temperature": 2.0, "seed": 5},
     "blip_sampling": {"num_beams": 7},
 }
 """Options that say nothing to this architecture or decoding."""
 
 
-@pytest.mark.parametrize("name", [*(name for name in CHANGES if name != "tesseract"),
-                                  pytest.param("tesseract", marks=needs_tesseract)])
+@pytest.mark.parametrize(
+    "name", [*(name for name in CHANGES if name != "tesseract"), pytest.param("tesseract", marks=needs_tesseract)]
+)
 def test_the_fingerprint_changes_when_the_result_can_and_only_then(name: str, sections: Any, tmp_path: Path) -> None:
     kind, section = sections[name]
     key = section["extractor"]
     first = digest(make((kind, section)).fingerprint())
     assert digest(make((kind, section), ExecutionParams(device="auto", ocr_threads=1)).fingerprint()) == first
     assert isinstance(make((kind, section)).fingerprint()["version"], int)
-    found = [digest(make((kind, {**section, key: {**section[key], **change}})).fingerprint())
-             for change in CHANGES[name]]
+    found = [
+        digest(make((kind, {**section, key: {**section[key], **change}})).fingerprint()) for change in CHANGES[name]
+    ]
     assert len({first, *found}) == 1 + len(found)
     options = set(type(create(kind, section)).Options.model_fields)  # type: ignore[union-attr]
     unread = set(UNREAD.get(name, {}))

@@ -44,7 +44,8 @@ def test_an_extractor_of_ones_own_is_made_as_the_page_says(tmp_path: Path) -> No
     rows = [json.loads(line) for line in (tmp_path / "captions.jsonl").read_text().splitlines()]
     assert [(row["image"], row["status"], row["captions"]) for row in rows] == [
         ("a.png", "ok", [{"text": "a wide, bright picture", "score": 1.0}]),
-        ("b.png", "ok", [{"text": "a tall, dark picture", "score": 1.0}])]
+        ("b.png", "ok", [{"text": "a tall, dark picture", "score": 1.0}]),
+    ]
 
 
 def test_every_extractor_and_option_is_on_the_page() -> None:

@@ -45,20 +45,34 @@ def test_a_caption_file(tmp_path: Path, ends: str) -> None:
 
 ROWS: dict[Kind, tuple[list[dict[str, Any]], list[Any]]] = {
     "captions": ([{"text": "a dog", "score": 0.5}, {"text": "a cat"}], [Caption("a dog", 0.5), Caption("a cat")]),
-    "objects": ([{"label": "dog", "attribute": "black", "score": 0.9, "box": [1, 2, 3, 4]}, {"label": "cat"}],
-                [ObjectTag("dog", "black", 0.9, (1, 2, 3, 4)), ObjectTag("cat")]),
-    "ocr": ([{"text": "OPEN", "score": 0.9, "polygon": [[0, 0], [9, 0], [9, 5], [0, 5]]}, {"text": "9 TO 5"}],
-            [TextLine("OPEN", 0.9, ((0, 0), (9, 0), (9, 5), (0, 5))), TextLine("9 TO 5")]),
+    "objects": (
+        [{"label": "dog", "attribute": "black", "score": 0.9, "box": [1, 2, 3, 4]}, {"label": "cat"}],
+        [ObjectTag("dog", "black", 0.9, (1, 2, 3, 4)), ObjectTag("cat")],
+    ),
+    "ocr": (
+        [{"text": "OPEN", "score": 0.9, "polygon": [[0, 0], [9, 0], [9, 5], [0, 5]]}, {"text": "9 TO 5"}],
+        [TextLine("OPEN", 0.9, ((0, 0), (9, 0), (9, 5), (0, 5))), TextLine("9 TO 5")],
+    ),
 }
 
 
 @pytest.mark.parametrize("kind", ROWS)
 def test_records_of_our_own(kind: Kind, tmp_path: Path) -> None:
     rows, items = ROWS[kind]
-    file = written(tmp_path, "own.data", "\n".join(map(json.dumps, [
-        {"image": "1.jpg", kind: rows},
-        {"image": "2.jpg", "sha256": "00", "status": "ok", "error": None, kind: []},
-        {"image": "3.jpg", "sha256": None, "status": "missing", "error": "no such file", kind: []}])))
+    file = written(
+        tmp_path,
+        "own.data",
+        "\n".join(
+            map(
+                json.dumps,
+                [
+                    {"image": "1.jpg", kind: rows},
+                    {"image": "2.jpg", "sha256": "00", "status": "ok", "error": None, kind: []},
+                    {"image": "3.jpg", "sha256": None, "status": "missing", "error": "no such file", kind: []},
+                ],
+            )
+        ),
+    )
     found = reader(kind, file)
     assert found.lookup("1.jpg") == items
     assert found.lookup("2.jpg") == []
@@ -74,10 +88,24 @@ def test_a_byte_order_mark_and_blank_lines_are_passed_over(kind: Kind, tmp_path:
     assert found.lookup("2.jpg") == []
 
 
-VINVL = [{"rect": [1.5, 2.0, 30.25, 40.0], "bbox_id": 0, "class": "dog", "conf": 0.5,
-          "attributes": ["large", "black", "__no_attribute__"], "attr_scores": [0.2, 0.7, 0.9]},
-         {"rect": [0, 0, 9, 9], "class": "traffic light", "conf": 0.8, "attributes": ["__no_attribute__"],
-          "attr_scores": [0.9], "feature": base64.b64encode(bytes(8216)).decode()}]
+VINVL = [
+    {
+        "rect": [1.5, 2.0, 30.25, 40.0],
+        "bbox_id": 0,
+        "class": "dog",
+        "conf": 0.5,
+        "attributes": ["large", "black", "__no_attribute__"],
+        "attr_scores": [0.2, 0.7, 0.9],
+    },
+    {
+        "rect": [0, 0, 9, 9],
+        "class": "traffic light",
+        "conf": 0.8,
+        "attributes": ["__no_attribute__"],
+        "attr_scores": [0.9],
+        "feature": base64.b64encode(bytes(8216)).decode(),
+    },
+]
 
 
 @pytest.mark.parametrize("payload", [{"objects": VINVL, "relations": None}, VINVL], ids=["predictions", "label"])
@@ -92,25 +120,35 @@ def test_vinvls_tsv(payload: object, tmp_path: Path) -> None:
     assert unsure == [light, ObjectTag("dog", None, 0.5, (1.5, 2, 30.25, 40))]
 
 
-@pytest.mark.parametrize(("kind", "content", "message"), [
-    ("captions", "1.jpg :fine\n2.jpg a dog\n", r"x:2: expected a picture's name.*found '2\.jpg a dog'"),
-    ("captions", "1.jpg :a\n\n1.jpg :b\n", r"x:3: a second entry for 1\.jpg \(the first is on line 1\)"),
-    ("captions", '{"image": "1.jpg", "captions": [{"text": 3}]}', r"x:1: text: expected text, found 3"),
-    ("captions", '{"image": "1.jpg", "objects": []}', r'x:1: expected {"image": name, "captions".*image, objects'),
-    ("captions", '{"image"', "x:1: not JSON"),
-    ("captions", '{"image": "1.jpg", "captions": []}\n\n[]\n', "x:3: expected a JSON object, found list"),
-    ("captions", '{"image": "1.jpg", "captions": ' + "[" * 99_999, "x:1: not JSON that can be read"),
-    ("captions", '{"image": "1.jpg", "captions": []}\n{"image": "2.jpg", "captions": [{"text": "hi \\ud83d"}]}',
-     "x:2: text: holds half a character"),
-    ("captions", '{"image": "\\ud83d.jpg", "captions": []}', "x:1: image: holds half a character"),
-    ("objects", '1\t[{"class": "dog \\udc36"}]\n', "x:1: label: holds half a character"),
-    ("objects", "1\t2054\tAAAA\n", r"x:1: expected a picture's key.*features alone has no tags"),
-    ("objects", '1\t[{"conf": 1}]\n', "x:1: expected an object with class"),
-    ("objects", '1\t[{"class": "dog", "conf": "high"}]\n', "x:1: score: expected a number"),
-    ("objects", '1\t[{"class": "dog", "attributes": ["a"], "attr_scores": []}]', "x:1: 1 attributes but 0 attr_scores"),
-    ("objects", '1\t[{"class": "dog", "attributes": ["a"], "attr_scores": ["b"]}]', "x:1: attr_scores"),
-    ("ocr", "1.jpg :OPEN", "x:1: expected JSON Lines"),
-])
+@pytest.mark.parametrize(
+    ("kind", "content", "message"),
+    [
+        ("captions", "1.jpg :fine\n2.jpg a dog\n", r"x:2: expected a picture's name.*found '2\.jpg a dog'"),
+        ("captions", "1.jpg :a\n\n1.jpg :b\n", r"x:3: a second entry for 1\.jpg \(the first is on line 1\)"),
+        ("captions", '{"image": "1.jpg", "captions": [{"text": 3}]}', r"x:1: text: expected text, found 3"),
+        ("captions", '{"image": "1.jpg", "objects": []}', r'x:1: expected {"image": name, "captions".*image, objects'),
+        ("captions", '{"image"', "x:1: not JSON"),
+        ("captions", '{"image": "1.jpg", "captions": []}\n\n[]\n', "x:3: expected a JSON object, found list"),
+        ("captions", '{"image": "1.jpg", "captions": ' + "[" * 99_999, "x:1: not JSON that can be read"),
+        (
+            "captions",
+            '{"image": "1.jpg", "captions": []}\n{"image": "2.jpg", "captions": [{"text": "hi \\ud83d"}]}',
+            "x:2: text: holds half a character",
+        ),
+        ("captions", '{"image": "\\ud83d.jpg", "captions": []}', "x:1: image: holds half a character"),
+        ("objects", '1\t[{"class": "dog \\udc36"}]\n', "x:1: label: holds half a character"),
+        ("objects", "1\t2054\tAAAA\n", r"x:1: expected a picture's key.*features alone has no tags"),
+        ("objects", '1\t[{"conf": 1}]\n', "x:1: expected an object with class"),
+        ("objects", '1\t[{"class": "dog", "conf": "high"}]\n', "x:1: score: expected a number"),
+        (
+            "objects",
+            '1\t[{"class": "dog", "attributes": ["a"], "attr_scores": []}]',
+            "x:1: 1 attributes but 0 attr_scores",
+        ),
+        ("objects", '1\t[{"class": "dog", "attributes": ["a"], "attr_scores": ["b"]}]', "x:1: attr_scores"),
+        ("ocr", "1.jpg :OPEN", "x:1: expected JSON Lines"),
+    ],
+)
 def test_a_mistake_in_a_file_is_named_with_its_line(kind: Kind, content: str, message: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=message):
         reader(kind, written(tmp_path, "x", content)).lookup("1.jpg")
@@ -138,13 +176,19 @@ def run(file: Path, names: list[str], folder: Path) -> list[tuple[str, str, list
 def test_a_picture_that_is_missing_keeps_its_caption(tmp_path: Path) -> None:
     file = written(tmp_path, "c.txt", "1.jpg :a dog\n2.jpg :\n")
     assert run(file, ["1.jpg", "2.jpg", "3.jpg"], tmp_path) == [
-        ("1.jpg", "ok", [Caption("a dog")]), ("2.jpg", "ok", []), ("3.jpg", "missing", [])]
+        ("1.jpg", "ok", [Caption("a dog")]),
+        ("2.jpg", "ok", []),
+        ("3.jpg", "missing", []),
+    ]
 
 
 def test_a_file_of_another_data_set_is_an_error(tmp_path: Path) -> None:
     file = written(tmp_path, "c.txt", "101.jpg :a dog\n102.jpg :a cat\n")
-    with pytest.raises(UserError, match=r"c\.txt \(with entries for 101\.jpg, 102\.jpg, …\) covers none of the data "
-                                        r"set's 2 pictures, the first of which is 1\.jpg"):
+    with pytest.raises(
+        UserError,
+        match=r"c\.txt \(with entries for 101\.jpg, 102\.jpg, …\) covers none of the data "
+        r"set's 2 pictures, the first of which is 1\.jpg",
+    ):
         run(file, ["1.jpg", "2.jpg"], tmp_path)
     with pytest.raises(UserError, match=r"c\.txt \(empty\) covers none"):
         run(written(tmp_path, "c.txt", ""), ["1.jpg"], tmp_path)
@@ -154,8 +198,11 @@ def test_a_file_of_another_data_set_is_an_error(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_dvc_sees_a_precomputed_file_change(tmp_path: Path) -> None:
     project = Project.make(tmp_path / "project", {"train": 3, "valid": 1, "test": 1})
-    ids = [post.split("\n", 1)[0] for split in ("train", "valid", "test")
-           for post in (project.folder / f"sample/data/{split}.txt").read_text().split("IMGID:")[1:]]
+    ids = [
+        post.split("\n", 1)[0]
+        for split in ("train", "valid", "test")
+        for post in (project.folder / f"sample/data/{split}.txt").read_text().split("IMGID:")[1:]
+    ]
     file = written(project.folder / "sample/data", "captions.txt", "".join(f"{name}.jpg :first\n" for name in ids))
     project.edit(captions={"extractor": "precomputed", "precomputed": {"path": "sample/data/captions.txt"}})
     assert project.repro("captions") == ["posts", "images", "captions"]
@@ -169,14 +216,20 @@ def test_dvc_sees_a_precomputed_file_change(tmp_path: Path) -> None:
 def test_twitter_2015_gets_a_caption_for_every_post_but_two(real_data: Path, tmp_path: Path) -> None:
     project = Project.make(tmp_path / "project", {})
     shutil.copytree(real_data / "twitter2015", project.folder / "twitter2015")
-    project.edit(data={"root": "twitter2015", "images": None, "types": {"OTHER": "MISC"}},
-                 captions={"extractor": "precomputed", "precomputed": {"path": "twitter2015/captions_blip2.txt"}},
-                 views={"kinds": ["captions"]})
+    project.edit(
+        data={"root": "twitter2015", "images": None, "types": {"OTHER": "MISC"}},
+        captions={"extractor": "precomputed", "precomputed": {"path": "twitter2015/captions_blip2.txt"}},
+        views={"kinds": ["captions"]},
+    )
     for stage in ("posts", "images", "captions", "views"):
         project.run("python", "-m", f"stages.{stage}")
     rows = project.rows("data/contexts/captions.jsonl")
     assert {row["status"] for row in rows} == {"ok"}
-    empty = {view["id"] for split in ("train", "dev", "test") for view in project.rows(f"data/views/{split}.jsonl")
-             if not view["context"]}
+    empty = {
+        view["id"]
+        for split in ("train", "dev", "test")
+        for view in project.rows(f"data/views/{split}.jsonl")
+        if not view["context"]
+    }
     assert empty == {"71406", "770560"}
     assert len(rows) == len({row["image"] for row in rows}) > 8000

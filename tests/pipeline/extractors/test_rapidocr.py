@@ -65,8 +65,16 @@ def line(text: str, x: float, y: float, height: float = 20, width: float = 50) -
 
 
 def test_reading_order_goes_by_rows() -> None:
-    lines = [line("1", 10, 10), line("2", 100, 14), line("3", 200, 6), line("4", 10, 40), line("5", 90, 36),
-             line("6", 10, 80, 60), line("7", 80, 95), line("8", 140, 118)]
+    lines = [
+        line("1", 10, 10),
+        line("2", 100, 14),
+        line("3", 200, 6),
+        line("4", 10, 40),
+        line("5", 90, 36),
+        line("6", 10, 80, 60),
+        line("7", 80, 95),
+        line("8", 140, 118),
+    ]
     for seed in range(20):
         random.Random(seed).shuffle(lines)
         assert texts(reading_order(lines)) == ["1", "2", "3", "4", "5", "6", "7", "8"]

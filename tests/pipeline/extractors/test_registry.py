@@ -64,24 +64,40 @@ def test_params_as_shipped_are_valid() -> None:
     assert set(params.objects.model_dump()["attributes"]) == set(AttributesOptions.model_fields)
 
 
-@pytest.mark.parametrize(("kind", "section", "message"), [
-    ("captions", {"extractor": "blip", "blip": {"model": "x", "num_bean": 3}},
-     r"captions\.blip\.num_bean: unknown key; expected one of model, revision, prompt, num_captions, decoding"),
-    ("captions", {"extractor": "blip", "blip": {"model": "x", "num_beams": 0}}, r"captions\.blip\.num_beams: found 0"),
-    ("captions", {"extractor": "blip", "blip": {}}, r"captions\.blip\.model: missing"),
-    ("captions", {"extractor": "blip", "blip": {"model": "x", "num_captions": 5}}, r"num_beams: 3 beams cannot"),
-    ("captions", {"extractor": "blip", "blip": ["x"]}, r"captions\.blip: expected the extractor's options"),
-    ("captions", {"extractor": "blib", "blip": {"model": "x"}},
-     r"captions\.extractor: blib: unknown extractor; expected blip, lavis, precomputed, or package\.module:Class"),
-    ("captions", {"extractor": "blip", "blip": {"model": "x"}, "lavi": {}}, r"captions\.lavi: unknown key"),
-    ("objects", {"extractor": "transformers", "transformers": {"model": "x", "threshold": 1.5}},
-     r"threshold: found 1\.5"),
-    ("objects", {"extractor": "transformers", "transformers": {"model": "x", "dtype": "int8"}}, "dtype"),
-    ("ocr", {"extractor": "rapidocr", "rapidocr": {"limit_side_len": "big"}}, r"ocr\.rapidocr\.limit_side_len"),
-    ("ocr", {"extractor": "nowhere.at_all:Reader"}, "no module nowhere"),
-    ("ocr", {"extractor": "json:Reader"}, "json has no class Reader"),
-    ("ocr", {"extractor": "json:"}, "unknown extractor"),
-])
+@pytest.mark.parametrize(
+    ("kind", "section", "message"),
+    [
+        (
+            "captions",
+            {"extractor": "blip", "blip": {"model": "x", "num_bean": 3}},
+            r"captions\.blip\.num_bean: unknown key; expected one of model, revision, prompt, num_captions, decoding",
+        ),
+        (
+            "captions",
+            {"extractor": "blip", "blip": {"model": "x", "num_beams": 0}},
+            r"captions\.blip\.num_beams: found 0",
+        ),
+        ("captions", {"extractor": "blip", "blip": {}}, r"captions\.blip\.model: missing"),
+        ("captions", {"extractor": "blip", "blip": {"model": "x", "num_captions": 5}}, r"num_beams: 3 beams cannot"),
+        ("captions", {"extractor": "blip", "blip": ["x"]}, r"captions\.blip: expected the extractor's options"),
+        (
+            "captions",
+            {"extractor": "blib", "blip": {"model": "x"}},
+            r"captions\.extractor: blib: unknown extractor; expected blip, lavis, precomputed, or package\.mod",
+        ),
+        ("captions", {"extractor": "blip", "blip": {"model": "x"}, "lavi": {}}, r"captions\.lavi: unknown key"),
+        (
+            "objects",
+            {"extractor": "transformers", "transformers": {"model": "x", "threshold": 1.5}},
+            r"threshold: found 1\.5",
+        ),
+        ("objects", {"extractor": "transformers", "transformers": {"model": "x", "dtype": "int8"}}, "dtype"),
+        ("ocr", {"extractor": "rapidocr", "rapidocr": {"limit_side_len": "big"}}, r"ocr\.rapidocr\.limit_side_len"),
+        ("ocr", {"extractor": "nowhere.at_all:Reader"}, "no module nowhere"),
+        ("ocr", {"extractor": "json:Reader"}, "json has no class Reader"),
+        ("ocr", {"extractor": "json:"}, "unknown extractor"),
+    ],
+)
 def test_a_mistake_in_params_is_named(kind: Kind, section: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         validate(kind, section)

@@ -13,11 +13,16 @@ from tests.project import Project, stages_run
 def test_each_of_the_three_is_swapped_by_one_line_and_back_for_nothing(tmp_path: Path) -> None:
     project = Project.make(tmp_path / "project", {"train": 6, "valid": 2, "test": 2})
     write_yolox(project.folder / "checkpoints" / "yolox.onnx")
-    names = [f"{post.split(chr(10), 1)[0]}.jpg" for split in ("train", "valid", "test")
-             for post in (project.folder / f"sample/data/{split}.txt").read_text().split("IMGID:")[1:]]
+    names = [
+        f"{post.split(chr(10), 1)[0]}.jpg"
+        for split in ("train", "valid", "test")
+        for post in (project.folder / f"sample/data/{split}.txt").read_text().split("IMGID:")[1:]
+    ]
     (project.folder / "sample/data/published.txt").write_text("".join(f"{name} :about {name}\n" for name in names))
-    project.edit(objects={"yolox": {"model": "checkpoints/yolox.onnx", "classes": ["a", "b", "c"]}},
-                 captions={"precomputed": {"path": "sample/data/published.txt"}})
+    project.edit(
+        objects={"yolox": {"model": "checkpoints/yolox.onnx", "classes": ["a", "b", "c"]}},
+        captions={"precomputed": {"path": "sample/data/published.txt"}},
+    )
 
     def run(*changes: str) -> tuple[list[str], str]:
         output = project.run("dvc", "exp", "run", *(part for change in changes for part in ("-S", change)), "views")

@@ -12,8 +12,9 @@ from pipeline.extractors.registry import create, require
 from pipeline.extractors.tesseract import Tesseract, read_tsv
 from tests.pipeline.extractors.cases import written
 
-needs_tesseract = pytest.mark.skipif(shutil.which("tesseract") is None,
-                                     reason="tesseract is not installed (apt-get install tesseract-ocr)")
+needs_tesseract = pytest.mark.skipif(
+    shutil.which("tesseract") is None, reason="tesseract is not installed (apt-get install tesseract-ocr)"
+)
 
 HEADER = "level\tpage_num\tblock_num\tpar_num\tline_num\tword_num\tleft\ttop\twidth\theight\tconf\ttext\n"
 
@@ -29,14 +30,24 @@ def row(level: int, block: int, line: int, word: int, box: tuple[int, int, int, 
 
 
 def test_words_become_lines() -> None:
-    table = HEADER + row(4, 1, 1, 0, (0, 0, 90, 30), "-1", "") + "".join([
-        row(5, 1, 1, 1, (10, 12, 30, 10), "96.5", "OPEN"), row(5, 1, 1, 2, (50, 10, 40, 12), "90.5", "9\tto 5"),
-        row(5, 1, 2, 1, (10, 40, 20, 9), "80.0", "daily"), row(5, 2, 1, 1, (0, 0, 9, 9), "95.0", " "),
-        row(5, 3, 1, 1, (70, 40, 20, 9), "80.0", "beside")])
+    table = (
+        HEADER
+        + row(4, 1, 1, 0, (0, 0, 90, 30), "-1", "")
+        + "".join(
+            [
+                row(5, 1, 1, 1, (10, 12, 30, 10), "96.5", "OPEN"),
+                row(5, 1, 1, 2, (50, 10, 40, 12), "90.5", "9\tto 5"),
+                row(5, 1, 2, 1, (10, 40, 20, 9), "80.0", "daily"),
+                row(5, 2, 1, 1, (0, 0, 9, 9), "95.0", " "),
+                row(5, 3, 1, 1, (70, 40, 20, 9), "80.0", "beside"),
+            ]
+        )
+    )
     assert list(read_tsv(table)) == [
         TextLine("OPEN 9\tto 5", 0.935, ((10, 10), (90, 10), (90, 22), (10, 22))),
         TextLine("daily", 0.8, ((10, 40), (30, 40), (30, 49), (10, 49))),
-        TextLine("beside", 0.8, ((70, 40), (90, 40), (90, 49), (70, 49)))]
+        TextLine("beside", 0.8, ((70, 40), (90, 40), (90, 49), (70, 49))),
+    ]
     assert list(read_tsv(HEADER)) == list(read_tsv("")) == []
 
 

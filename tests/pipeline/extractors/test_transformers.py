@@ -28,8 +28,9 @@ def tags(folder: Path, pictures: list[Image.Image], **options: Any) -> list[list
 
 
 @pytest.mark.parametrize("name", ["yolos", "rt_detr"])
-def test_object_tags_are_those_of_transformers(name: str, request: pytest.FixtureRequest,
-                                               pictures: list[Image.Image]) -> None:
+def test_object_tags_are_those_of_transformers(
+    name: str, request: pytest.FixtureRequest, pictures: list[Image.Image]
+) -> None:
     import torch
     from transformers import AutoImageProcessor, AutoModelForObjectDetection
 
@@ -84,13 +85,22 @@ def captions(folder: Path, pictures: list[Image.Image], **options: Any) -> list[
     return [list(found) for found in make(("captions", section)).extract(pictures)]  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("options", [
-    {"num_beams": 1}, {"num_beams": 3}, {"num_beams": 4, "num_captions": 3}, {"num_beams": 3, "prompt": "a picture of"},
-    {"num_beams": 1, "prompt": "a picture of"}, {"decoding": "nucleus", "num_captions": 3},
-    {"decoding": "nucleus", "temperature": 0.5, "prompt": "a picture of"},
-], ids=str)
-def test_a_captions_score_is_the_geometric_mean_of_its_tokens(blip: Path, options: dict[str, Any],
-                                                              pictures: list[Image.Image]) -> None:
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"num_beams": 1},
+        {"num_beams": 3},
+        {"num_beams": 4, "num_captions": 3},
+        {"num_beams": 3, "prompt": "a picture of"},
+        {"num_beams": 1, "prompt": "a picture of"},
+        {"decoding": "nucleus", "num_captions": 3},
+        {"decoding": "nucleus", "temperature": 0.5, "prompt": "a picture of"},
+    ],
+    ids=str,
+)
+def test_a_captions_score_is_the_geometric_mean_of_its_tokens(
+    blip: Path, options: dict[str, Any], pictures: list[Image.Image]
+) -> None:
     """Against the probabilities that the model gives the caption when it is read back to it, token by token."""
     import torch
     from transformers import AutoImageProcessor, BlipForConditionalGeneration
@@ -112,18 +122,22 @@ def test_a_captions_score_is_the_geometric_mean_of_its_tokens(blip: Path, option
             with torch.no_grad():
                 states = model.vision_model(**processor(images=picture, return_tensors="pt"))[0]
                 logits = model.text_decoder(input_ids=sequence, encoder_hidden_states=states).logits
-            log_probabilities = logits[0, len(prompt):-1].log_softmax(-1)
+            log_probabilities = logits[0, len(prompt) : -1].log_softmax(-1)
             own = log_probabilities[range(len(tokens)), tokens]
             assert caption.score == pytest.approx(float(own.mean().exp()), abs=2e-4)
     assert found == captions(blip, pictures[:4], max_new_tokens=6, **options)
 
 
-@pytest.mark.parametrize("options", [{"num_beams": 1}, {"num_beams": 4, "num_captions": 3},
-                                     {"decoding": "nucleus", "num_captions": 2}], ids=str)
+@pytest.mark.parametrize(
+    "options",
+    [{"num_beams": 1}, {"num_beams": 4, "num_captions": 3}, {"decoding": "nucleus", "num_captions": 2}],
+    ids=str,
+)
 @pytest.mark.parametrize("prompt", [None, "a picture of"])
 @pytest.mark.parametrize("name", ["blip_2", "git"])
-def test_other_captioners_are_scored_alike(name: str, prompt: str | None, options: dict[str, Any],
-                                           request: pytest.FixtureRequest, pictures: list[Image.Image]) -> None:
+def test_other_captioners_are_scored_alike(
+    name: str, prompt: str | None, options: dict[str, Any], request: pytest.FixtureRequest, pictures: list[Image.Image]
+) -> None:
     """Against one forward over picture, prompt and caption."""
     import torch
     from transformers import AutoImageProcessor, AutoModelForImageTextToText, AutoTokenizer
@@ -144,8 +158,9 @@ def test_other_captioners_are_scored_alike(name: str, prompt: str | None, option
             if len(tokens) < 6:  # ended by itself
                 tokens = [*tokens, 3]
             with torch.no_grad():
-                logits = model(**processor(images=picture, return_tensors="pt"),
-                               input_ids=torch.tensor([[*before, *tokens]])).logits[0, -len(tokens) - 1:-1]
+                logits = model(
+                    **processor(images=picture, return_tensors="pt"), input_ids=torch.tensor([[*before, *tokens]])
+                ).logits[0, -len(tokens) - 1 : -1]
             own = logits.log_softmax(-1)[range(len(tokens)), tokens]
             assert caption.score == pytest.approx(float(own.mean().exp()), abs=2e-4)
     assert lengths != {0}
@@ -159,7 +174,8 @@ def test_sampling_draws_from_the_nucleus_as_the_model_weighs_it() -> None:
 
     def shares(**options: Any) -> list[float]:
         drawn = Nucleus(pixels, 1, **{"top_p": 1.0, "temperature": 1.0, "seed": 1, "steps": 1, **options})(
-            torch.zeros(4000, 1), logits.expand(4000, -1))
+            torch.zeros(4000, 1), logits.expand(4000, -1)
+        )
         assert (drawn.isfinite().sum(dim=1) == 1).all()
         return (drawn.argmax(dim=1).bincount(minlength=5) / 4000).tolist()
 
@@ -221,8 +237,9 @@ def test_half_precision_runs(blip: Path, yolos: Path, pictures: list[Image.Image
     assert len(tags(yolos, pictures, dtype="bfloat16")) == 16
 
 
-def test_a_missing_or_wrong_checkpoint_is_one_message(blip: Path, yolos: Path, tmp_path: Path,
-                                                      pictures: list[Image.Image]) -> None:
+def test_a_missing_or_wrong_checkpoint_is_one_message(
+    blip: Path, yolos: Path, tmp_path: Path, pictures: list[Image.Image]
+) -> None:
     with pytest.raises(UserError, match="no such folder"):
         require("captions", {"extractor": "blip", "blip": {"model": "checkpoints/not/here"}})
     with pytest.raises(UserError, match="no such folder"):
@@ -235,8 +252,9 @@ def test_a_missing_or_wrong_checkpoint_is_one_message(blip: Path, yolos: Path, t
     with pytest.raises(UserError, match="checkpoint"):
         captions(yolos, pictures[:1])
     with pytest.raises(UserError, match=r"execution\.device"):
-        create("captions", {"extractor": "blip", "blip": {"model": str(blip)}},
-               ExecutionParams(device="cuda:7")).extract(pictures[:1])  # type: ignore[union-attr]
+        create(
+            "captions", {"extractor": "blip", "blip": {"model": str(blip)}}, ExecutionParams(device="cuda:7")
+        ).extract(pictures[:1])  # type: ignore[union-attr]
 
 
 def weights_of(folder: Path) -> dict[str, Any]:
@@ -264,38 +282,64 @@ def reading(kind: Kind, name: str, folder: Path, options: dict[str, Any]) -> Any
     return make((kind, {"extractor": name, name: {"model": str(folder), **options}}))
 
 
-@pytest.mark.parametrize(("checkpoint", "kind", "extractor", "options", "part", "model"), [
-    ("blip", "captions", "blip", {}, "text_decoder.", "BlipForConditionalGeneration"),
-    ("blip_2", "captions", "blip", {}, "language_projection.", "Blip2ForConditionalGeneration"),
-    ("git", "captions", "blip", {}, "git.encoder.", "GitForCausalLM"),
-    ("yolos", "objects", "transformers", {}, "class_labels_classifier.", "YolosForObjectDetection"),
-    ("rt_detr", "objects", "transformers", {}, "class_embed.", "RTDetrForObjectDetection"),
-    ("grounding_dino", "objects", "zero_shot", {"labels": ["dog"]}, "bbox_embed.", "GroundingDinoForObjectDetection"),
-    ("owlv2", "objects", "zero_shot", {"labels": ["dog"]}, "class_head.", "Owlv2ForObjectDetection"),
-])
+@pytest.mark.parametrize(
+    ("checkpoint", "kind", "extractor", "options", "part", "model"),
+    [
+        ("blip", "captions", "blip", {}, "text_decoder.", "BlipForConditionalGeneration"),
+        ("blip_2", "captions", "blip", {}, "language_projection.", "Blip2ForConditionalGeneration"),
+        ("git", "captions", "blip", {}, "git.encoder.", "GitForCausalLM"),
+        ("yolos", "objects", "transformers", {}, "class_labels_classifier.", "YolosForObjectDetection"),
+        ("rt_detr", "objects", "transformers", {}, "class_embed.", "RTDetrForObjectDetection"),
+        (
+            "grounding_dino",
+            "objects",
+            "zero_shot",
+            {"labels": ["dog"]},
+            "bbox_embed.",
+            "GroundingDinoForObjectDetection",
+        ),
+        ("owlv2", "objects", "zero_shot", {"labels": ["dog"]}, "class_head.", "Owlv2ForObjectDetection"),
+    ],
+)
 def test_a_checkpoint_that_lacks_weights_is_refused(
-        checkpoint: str, kind: Kind, extractor: str, options: dict[str, Any], part: str, model: str,
-        request: pytest.FixtureRequest, tmp_path: Path, pictures: list[Image.Image]) -> None:
+    checkpoint: str,
+    kind: Kind,
+    extractor: str,
+    options: dict[str, Any],
+    part: str,
+    model: str,
+    request: pytest.FixtureRequest,
+    tmp_path: Path,
+    pictures: list[Image.Image],
+) -> None:
     """transformers fills up what is missing with random weights, and what comes of them looks like any result."""
     whole = request.getfixturevalue(checkpoint)
     lacking = rewritten(whole, tmp_path / "lacking", without(part))
     assert (tmp_path / "lacking" / "model.safetensors").stat().st_size < (whole / "model.safetensors").stat().st_size
-    with pytest.raises(UserError, match=rf"^checkpoint {lacking} is no whole {model}: it lacks \d+ weights "
-                                        rf"\(\S*{part}\S+, …\); .*choose another checkpoint$"):
+    with pytest.raises(
+        UserError,
+        match=rf"^checkpoint {lacking} is no whole {model}: it lacks \d+ weights "
+        rf"\(\S*{part}\S+, …\); .*choose another checkpoint$",
+    ):
         reading(kind, extractor, lacking, options).extract(pictures[:1])
 
 
-def test_attributes_of_a_checkpoint_that_lacks_weights_are_refused(clip: Path, yolos: Path, tmp_path: Path,
-                                                                   pictures: list[Image.Image]) -> None:
+def test_attributes_of_a_checkpoint_that_lacks_weights_are_refused(
+    clip: Path, yolos: Path, tmp_path: Path, pictures: list[Image.Image]
+) -> None:
     lacking = rewritten(clip, tmp_path / "lacking", without("text_projection"))
-    section = {"extractor": "transformers", "transformers": {"model": str(yolos), "threshold": 0.0},
-               "attributes": {"model": str(lacking)}}
+    section = {
+        "extractor": "transformers",
+        "transformers": {"model": str(yolos), "threshold": 0.0},
+        "attributes": {"model": str(lacking)},
+    }
     with pytest.raises(UserError, match=r"lacking is no whole CLIPModel: it lacks 1 weights \(text_projection\.weight"):
         make(("objects", section)).extract(pictures[:1])
 
 
-def test_what_batch_normalisation_has_counted_may_be_missing(rt_detr: Path, tmp_path: Path,
-                                                             pictures: list[Image.Image]) -> None:
+def test_what_batch_normalisation_has_counted_may_be_missing(
+    rt_detr: Path, tmp_path: Path, pictures: list[Image.Image]
+) -> None:
     assert any("num_batches_tracked" in name for name in weights_of(rt_detr))
     lacking = rewritten(rt_detr, tmp_path / "lacking", without("num_batches_tracked"))
     assert tags(lacking, pictures, threshold=0.2) == tags(rt_detr, pictures, threshold=0.2)
@@ -314,25 +358,42 @@ def configured(**changes: Any) -> Callable[[Path], None]:
     def configure(folder: Path) -> None:
         config = folder / "config.json"
         config.write_text(json.dumps({**json.loads(config.read_text()), **changes}))
+
     return configure
 
 
-DETR_OF_TIMM = {"architectures": ["DetrForObjectDetection"], "model_type": "detr", "backbone": "resnet50",
-                "use_timm_backbone": True, "use_pretrained_backbone": True}
+DETR_OF_TIMM = {
+    "architectures": ["DetrForObjectDetection"],
+    "model_type": "detr",
+    "backbone": "resnet50",
+    "use_timm_backbone": True,
+    "use_pretrained_backbone": True,
+}
 """The configuration of facebook/detr-resnet-50, as far as it matters here."""
 
 
-@pytest.mark.parametrize(("spoil", "message"), [
-    (pointer, "cannot load it: .*git-LFS has not fetched: fetch the checkpoint again"),
-    (cut_short, "cannot load it: .*are cut short.*fetch the checkpoint again"),
-    (configured(hidden_size=64), r"is no whole YolosForObjectDetection: \d+ of its weights have another shape than its "
-                                 r"config.json says \(\S+ is \[32\], expected \[64\], …\)"),
-    (configured(hidden_size="large"), "cannot load it: .*hidden_size.*large"),
-    pytest.param(configured(**DETR_OF_TIMM), "cannot load it: .*timm", marks=pytest.mark.skipif(
-        find_spec("timm") is not None, reason="timm is installed")),
-], ids=["LFS pointer", "cut short", "wrong shapes", "wrong type", "without timm"])
-def test_a_broken_checkpoint_ends_the_run_with_one_message(spoil: Callable[[Path], None], message: str, yolos: Path,
-                                                           tmp_path: Path, pictures: list[Image.Image]) -> None:
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (pointer, "cannot load it: .*git-LFS has not fetched: fetch the checkpoint again"),
+        (cut_short, "cannot load it: .*are cut short.*fetch the checkpoint again"),
+        (
+            configured(hidden_size=64),
+            r"is no whole YolosForObjectDetection: \d+ of its weights have another shape than its "
+            r"config.json says \(\S+ is \[32\], expected \[64\], …\)",
+        ),
+        (configured(hidden_size="large"), "cannot load it: .*hidden_size.*large"),
+        pytest.param(
+            configured(**DETR_OF_TIMM),
+            "cannot load it: .*timm",
+            marks=pytest.mark.skipif(find_spec("timm") is not None, reason="timm is installed"),
+        ),
+    ],
+    ids=["LFS pointer", "cut short", "wrong shapes", "wrong type", "without timm"],
+)
+def test_a_broken_checkpoint_ends_the_run_with_one_message(
+    spoil: Callable[[Path], None], message: str, yolos: Path, tmp_path: Path, pictures: list[Image.Image]
+) -> None:
     """At the first picture; it is neither that picture's row nor tried once more for each of the others."""
     folder = tmp_path / "model"
     shutil.copytree(yolos, folder)
@@ -363,11 +424,16 @@ def found_by_labels(folder: Path, pictures: list[Image.Image], **options: Any) -
     return [list(found) for found in make(("objects", section)).extract(pictures)]
 
 
-@pytest.mark.parametrize(("labels", "label_of"), [
-    (["dog", "red ball", "cat"], [None, "dog", None, "red ball", "red ball", None, "cat", None, None]),
-    (["dog", "red", "cat"], [None, "dog", None, "red", None, "cat", None, None])])
-def test_grounding_dinos_tags_are_those_of_transformers(labels: list[str], label_of: list[str | None],
-                                                        grounding_dino: Path, pictures: list[Image.Image]) -> None:
+@pytest.mark.parametrize(
+    ("labels", "label_of"),
+    [
+        (["dog", "red ball", "cat"], [None, "dog", None, "red ball", "red ball", None, "cat", None, None]),
+        (["dog", "red", "cat"], [None, "dog", None, "red", None, "cat", None, None]),
+    ],
+)
+def test_grounding_dinos_tags_are_those_of_transformers(
+    labels: list[str], label_of: list[str | None], grounding_dino: Path, pictures: list[Image.Image]
+) -> None:
     """Boxes and the labels' own sub-tokens, against the model's forward on the text as one string."""
     import torch
     from transformers import AutoImageProcessor, AutoModelForZeroShotObjectDetection, AutoTokenizer
@@ -386,8 +452,16 @@ def test_grounding_dinos_tags_are_those_of_transformers(labels: list[str], label
             score, label = max((float(logits[at]), label) for at, label in enumerate(label_of) if label)
             if score > 0.3:
                 corners = (x - width / 2, y - height / 2, x + width / 2, y + height / 2)
-                expected.append((score, label, [max(0.0, min(float(one), 1.0)) * side for one, side in
-                                                zip(corners, picture.size * 2, strict=True)]))
+                expected.append(
+                    (
+                        score,
+                        label,
+                        [
+                            max(0.0, min(float(one), 1.0)) * side
+                            for one, side in zip(corners, picture.size * 2, strict=True)
+                        ],
+                    )
+                )
         expected.sort(reverse=True)
         assert len(found) == len(expected) > 0
         for tag, (score, label, box) in zip(found, expected, strict=True):
@@ -403,8 +477,9 @@ def test_owls_tags_are_those_of_transformers(owlv2: Path, pictures: list[Image.I
     from transformers import AutoImageProcessor, AutoModelForZeroShotObjectDetection, AutoTokenizer
 
     processor = AutoImageProcessor.from_pretrained(owlv2)
-    text = AutoTokenizer.from_pretrained(owlv2)([f"a photo of a {label}" for label in LABELS], padding="max_length",
-                                                max_length=16, return_tensors="pt")
+    text = AutoTokenizer.from_pretrained(owlv2)(
+        [f"a photo of a {label}" for label in LABELS], padding="max_length", max_length=16, return_tensors="pt"
+    )
     text.pop("token_type_ids", None)
     model = AutoModelForZeroShotObjectDetection.from_pretrained(owlv2).eval()
     labels_seen = set()
@@ -424,8 +499,9 @@ def test_owls_tags_are_those_of_transformers(owlv2: Path, pictures: list[Image.I
     assert len(labels_seen) > 1
 
 
-def test_zero_shots_mistakes_are_named(grounding_dino: Path, owlv2: Path, yolos: Path,
-                                       pictures: list[Image.Image]) -> None:
+def test_zero_shots_mistakes_are_named(
+    grounding_dino: Path, owlv2: Path, yolos: Path, pictures: list[Image.Image]
+) -> None:
     with pytest.raises(UserError, match=r"35 sub-tokens.*takes 32; the first 8 labels fit"):
         found_by_labels(grounding_dino, pictures[:1], labels=["red dog runs"] * 4 + ["red dog"] * 5 + ["cat"])
     with pytest.raises(UserError, match=r"red red.* is \d+ sub-tokens, longer than the 16"):

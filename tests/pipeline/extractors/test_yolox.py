@@ -52,8 +52,10 @@ def by_hand(model: Path, picture: Image.Image, threshold: float, limit: float, a
                 x, y, width, height, objectness, *classes = next(rows)
                 centre = ((x + column) * stride, (y + row) * stride)
                 half = (np.exp(width) * stride / 2, np.exp(height) * stride / 2)
-                box = tuple(float(value) / ratio for value in
-                            (centre[0] - half[0], centre[1] - half[1], centre[0] + half[0], centre[1] + half[1]))
+                box = tuple(
+                    float(value) / ratio
+                    for value in (centre[0] - half[0], centre[1] - half[1], centre[0] + half[0], centre[1] + half[1])
+                )
                 scores = [objectness * one for one in classes]
                 for label, score in enumerate(scores):
                     if score >= threshold and (not agnostic or score == max(scores)):
@@ -82,8 +84,11 @@ def test_tags_are_those_that_the_demo_would_find(yolox: Path, agnostic: bool, th
 def alike(tag: ObjectTag, other: ObjectTag, side: int) -> bool:
     assert other.box is not None
     clipped = [min(max(one, 0), side) for one in other.box]
-    return (tag.label == other.label and tag.score == pytest.approx(other.score, abs=1e-4)
-            and tag.box == pytest.approx(clipped, abs=0.11))
+    return (
+        tag.label == other.label
+        and tag.score == pytest.approx(other.score, abs=1e-4)
+        and tag.box == pytest.approx(clipped, abs=0.11)
+    )
 
 
 def test_a_picture_that_is_no_square_is_filled_up_with_grey(yolox: Path) -> None:

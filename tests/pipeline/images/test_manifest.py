@@ -42,11 +42,15 @@ def close(found: object, expected: tuple[int, int, int], tolerance: int = 6) -> 
 
 def png_header_alone(width: int, height: int) -> bytes:
     """A PNG that claims a size and holds next to no pixels."""
+
     def chunk(name: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
 
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)) + chunk(
-        b"IDAT", zlib.compress(b"\0"))
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
+        + chunk(b"IDAT", zlib.compress(b"\0"))
+    )
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "AVIF"])
@@ -58,10 +62,15 @@ def test_every_format_becomes_rgb_and_is_told_by_content(kind: str) -> None:
 
 def test_exif_orientation_is_applied() -> None:
     upright = two_halves()
-    for orientation, back in [(2, Image.Transpose.FLIP_LEFT_RIGHT), (3, Image.Transpose.ROTATE_180),
-                              (4, Image.Transpose.FLIP_TOP_BOTTOM), (5, Image.Transpose.TRANSPOSE),
-                              (6, Image.Transpose.ROTATE_90), (7, Image.Transpose.TRANSVERSE),
-                              (8, Image.Transpose.ROTATE_270)]:
+    for orientation, back in [
+        (2, Image.Transpose.FLIP_LEFT_RIGHT),
+        (3, Image.Transpose.ROTATE_180),
+        (4, Image.Transpose.FLIP_TOP_BOTTOM),
+        (5, Image.Transpose.TRANSPOSE),
+        (6, Image.Transpose.ROTATE_90),
+        (7, Image.Transpose.TRANSVERSE),
+        (8, Image.Transpose.ROTATE_270),
+    ]:
         stored = upright.transpose(back)
         exif = Image.Exif()
         exif[0x0112] = orientation
@@ -87,9 +96,14 @@ def test_transparency_is_laid_on_white() -> None:
     palette.paste(0, (0, 0, 4, 8))
     colour_key = Image.new("RGB", (8, 8), (0, 255, 0))
     colour_key.paste(RED, (0, 0, 4, 8))
-    for data in [encoded(clear, "PNG"), encoded(clear, "WEBP", lossless=True), encoded(grey, "PNG"),
-                 encoded(palette, "PNG", transparency=1), encoded(palette, "GIF", transparency=1),
-                 encoded(colour_key, "PNG", transparency=(0, 255, 0))]:
+    for data in [
+        encoded(clear, "PNG"),
+        encoded(clear, "WEBP", lossless=True),
+        encoded(grey, "PNG"),
+        encoded(palette, "PNG", transparency=1),
+        encoded(palette, "GIF", transparency=1),
+        encoded(colour_key, "PNG", transparency=(0, 255, 0)),
+    ]:
         picture, _ = decode(data, LIMITS)
         assert picture.mode == "RGB"
         assert picture.getpixel((6, 4)) == WHITE
@@ -108,8 +122,10 @@ def test_cmyk_grey_bilevel_and_16_bit_become_rgb() -> None:
         assert [picture.getpixel((x, 0))[0] for x in range(4)] == [0, 0, 1, 255], kind
     wide = Image.fromarray(np.array([[0, 65535, 1 << 20, -5]], np.int32))
     assert [decode(encoded(wide, "TIFF"), LIMITS)[0].getpixel((x, 0))[0] for x in range(4)] == [0, 255, 255, 0]
-    for values, expected in [([[0.0, 0.5, 1.0, np.nan]], [0, 127, 255, 0]),
-                             ([[0.0, 100.0, 300.0, -1]], [0, 100, 255, 0])]:
+    for values, expected in [
+        ([[0.0, 0.5, 1.0, np.nan]], [0, 127, 255, 0]),
+        ([[0.0, 100.0, 300.0, -1]], [0, 100, 255, 0]),
+    ]:
         data = encoded(Image.fromarray(np.array(values, np.float32)), "TIFF")
         assert [decode(data, LIMITS)[0].getpixel((x, 0))[0] for x in range(4)] == expected
 
@@ -134,9 +150,15 @@ def failure(data: bytes, limits: ImagesParams = LIMITS) -> PictureError:
 
 
 def test_what_is_no_picture_is_unreadable() -> None:
-    for data, hint in [(b"", "empty"), (b"not a picture at all", "no picture"), (b"<html>404</html>", "HTML"),
-                       (b"\0\0\0\x18ftypheic\0\0\0\0", "HEIC"), (b"\xff\xd8\xff", ""), (b"%PDF-1.4", "no picture"),
-                       (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 1 1\n", "no picture")]:
+    for data, hint in [
+        (b"", "empty"),
+        (b"not a picture at all", "no picture"),
+        (b"<html>404</html>", "HTML"),
+        (b"\0\0\0\x18ftypheic\0\0\0\0", "HEIC"),
+        (b"\xff\xd8\xff", ""),
+        (b"%PDF-1.4", "no picture"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 1 1\n", "no picture"),
+    ]:
         error = failure(data)
         assert error.status in ("unreadable", "truncated")
         assert hint in str(error)
@@ -203,8 +225,24 @@ def test_names_cannot_leave_the_folder(tmp_path: Path) -> None:
     (folder / "out.png").symlink_to(outside / "a.png")
     (folder / "door").symlink_to(outside)
     (folder / "beside").symlink_to(tmp_path / "images_not")
-    names = ["a.png", "sub/a.png", "in.png", "out.png", "door/a.png", "../secret/a.png", "sub/../../secret/a.png",
-             str(outside / "a.png"), "..", ".", "", "a\0.png", "..\\secret\\a.png", "C:/a.png", "./a.png", "sub//a.png"]
+    names = [
+        "a.png",
+        "sub/a.png",
+        "in.png",
+        "out.png",
+        "door/a.png",
+        "../secret/a.png",
+        "sub/../../secret/a.png",
+        str(outside / "a.png"),
+        "..",
+        ".",
+        "",
+        "a\0.png",
+        "..\\secret\\a.png",
+        "C:/a.png",
+        "./a.png",
+        "sub//a.png",
+    ]
     found = rows(folder, *names)
     inside = {"a.png", "sub/a.png", "in.png"}
     assert {name for name, row in found.items() if row.status == "ok"} == inside
@@ -223,8 +261,19 @@ def test_manifest_rows_are_sorted_unique_and_true(tmp_path: Path) -> None:
     (tmp_path / "big.jpg").write_bytes(b"\0" * 2000)
     (tmp_path / "folder.jpg").mkdir()
     os.mkfifo(tmp_path / "pipe.jpg")
-    names = ["turned.jpg", "png.jpg", "empty.jpg", "text.jpg", "cut.jpg", "big.jpg", "folder.jpg", "pipe.jpg",
-             "nowhere.jpg", "x" * 300, "png.jpg"]
+    names = [
+        "turned.jpg",
+        "png.jpg",
+        "empty.jpg",
+        "text.jpg",
+        "cut.jpg",
+        "big.jpg",
+        "folder.jpg",
+        "pipe.jpg",
+        "nowhere.jpg",
+        "x" * 300,
+        "png.jpg",
+    ]
     found = list(manifest(names, tmp_path, ImagesParams(max_bytes=1999)))
     assert [row.image for row in found] == sorted(set(names))
     by_name = {row.image: row for row in found}
@@ -232,8 +281,15 @@ def test_manifest_rows_are_sorted_unique_and_true(tmp_path: Path) -> None:
     assert (turned.width, turned.height, turned.format, turned.status, turned.error) == (20, 40, "JPEG", "ok", None)
     assert by_name["png.jpg"].format == "PNG"
     assert {name: row.status for name, row in by_name.items() if row.status != "ok"} == {
-        "empty.jpg": "unreadable", "text.jpg": "unreadable", "cut.jpg": "truncated", "big.jpg": "too_large",
-        "folder.jpg": "unreadable", "pipe.jpg": "unreadable", "nowhere.jpg": "missing", "x" * 300: "missing"}
+        "empty.jpg": "unreadable",
+        "text.jpg": "unreadable",
+        "cut.jpg": "truncated",
+        "big.jpg": "too_large",
+        "folder.jpg": "unreadable",
+        "pipe.jpg": "unreadable",
+        "nowhere.jpg": "missing",
+        "x" * 300: "missing",
+    }
     assert all(row.error for row in found if row.status != "ok")
     assert by_name["cut.jpg"].sha256
     assert by_name["cut.jpg"].width is None
@@ -328,8 +384,10 @@ def test_list_pictures(tmp_path: Path) -> None:
 def test_damage_of_any_kind_gives_a_picture_or_a_status() -> None:
     rng = np.random.default_rng(1)
     noise = Image.fromarray(rng.integers(0, 255, (24, 24, 3), dtype=np.uint8))
-    whole: list[Callable[[], bytes]] = [lambda kind=kind: encoded(noise, kind)  # type: ignore[misc]
-                                        for kind in ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF")]
+    whole: list[Callable[[], bytes]] = [
+        lambda kind=kind: encoded(noise, kind)  # type: ignore[misc]
+        for kind in ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF")
+    ]
     for make in whole:
         data = make()
         for _ in range(60):

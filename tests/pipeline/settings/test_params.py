@@ -37,39 +37,62 @@ def test_the_shipped_params_are_valid() -> None:
     assert params.load(ROOT / "params.yaml").train.views == "both"
 
 
-@pytest.mark.parametrize(("old", "new", "message"), [
-    ("  epochs:", "  epoch:", r"params\.yaml:\d+: train\.epoch: unknown key; expected one of trainer, "),
-    ("\nviews:", "\nview:", r"params\.yaml:\d+: view: unknown key; expected one of data, images"),
-    ("word_dropout: 0.1", "word_dropout: 1.5", r"train\.word_dropout: found 1\.5, expected less than 1"),
-    ("kinds: [objects, captions, ocr]", "kinds: [objects, tags]", r"params\.yaml:\d+: views\.kinds\.1: found 'tags'"),
-    ("kinds: [objects, captions, ocr]", "kinds: [ocr, ocr]", "names a kind twice"),
-    ("  dev: [valid.txt]", "  dev: [../valid.txt]", r"data\.dev\.0: found '\.\./valid\.txt', expected a path below"),
-    ("  images: images", "  images: /etc", r"data\.images: found '/etc', expected a path below"),
-    ('"{id}.jpg"', '"{name}.jpg"', r"data\.image_name: found '\{name\}\.jpg'"),
-    ('"{id}.jpg"', '"{id}}.jpg"', r"yaml:\d+: data\.image_name: found '\{id\}\}\.jpg', expected .*no other braces"),
-    ("  types: {}", "  types: {OTHER: ''}", r"params\.yaml:\d+: data\.types\.OTHER: found ''"),
-    ("  types: {}", "  types: {OTHER: none}", r"types\.OTHER: found 'none', expected a name other than micro, none"),
-    ("max_pixels: 50000000", "max_pixels: 178956971", r"found 178956971, expected less than or equal to 178956970"),
-    ("warmup_ratio: 0.1", "warmup_ratio: 1.0", r"train\.warmup_ratio: found 1\.0, expected less than 1"),
-    ("  seed: 1", "  seed: 1\n  seed: 2", r"line \d+: train\.seed: given twice \(first on line \d+\)"),
-    ("  seed: 1", "  seed: [", r"params\.yaml:\d+: not YAML"),
-    ("\ndata:", "\n\ndata:  # \x07", r"params\.yaml:5: not YAML: the character U\+0007 may not stand in it"),
-    ("  types: {}", "  types: &a {x: *a}", r"params\.yaml: nested too deeply, or an alias"),
-    ("device: auto", "device: gpu", r"execution\.device: found 'gpu'"),
-    ("gradient_accumulation: 1", "gradient_accumulation: 3", r"params\.yaml:\d+: train\.batch_size: 16 tweets"),
-    ("  processes: 1", "  processes: 3", r"16 tweets cannot be split evenly among 3 processes"),
-])
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("  epochs:", "  epoch:", r"params\.yaml:\d+: train\.epoch: unknown key; expected one of trainer, "),
+        ("\nviews:", "\nview:", r"params\.yaml:\d+: view: unknown key; expected one of data, images"),
+        ("word_dropout: 0.1", "word_dropout: 1.5", r"train\.word_dropout: found 1\.5, expected less than 1"),
+        (
+            "kinds: [objects, captions, ocr]",
+            "kinds: [objects, tags]",
+            r"params\.yaml:\d+: views\.kinds\.1: found 'tags'",
+        ),
+        ("kinds: [objects, captions, ocr]", "kinds: [ocr, ocr]", "names a kind twice"),
+        (
+            "  dev: [valid.txt]",
+            "  dev: [../valid.txt]",
+            r"data\.dev\.0: found '\.\./valid\.txt', expected a path below",
+        ),
+        ("  images: images", "  images: /etc", r"data\.images: found '/etc', expected a path below"),
+        ('"{id}.jpg"', '"{name}.jpg"', r"data\.image_name: found '\{name\}\.jpg'"),
+        ('"{id}.jpg"', '"{id}}.jpg"', r"yaml:\d+: data\.image_name: found '\{id\}\}\.jpg', expected .*no other braces"),
+        ("  types: {}", "  types: {OTHER: ''}", r"params\.yaml:\d+: data\.types\.OTHER: found ''"),
+        (
+            "  types: {}",
+            "  types: {OTHER: none}",
+            r"types\.OTHER: found 'none', expected a name other than micro, none",
+        ),
+        ("max_pixels: 50000000", "max_pixels: 178956971", r"found 178956971, expected less than or equal to 178956970"),
+        ("warmup_ratio: 0.1", "warmup_ratio: 1.0", r"train\.warmup_ratio: found 1\.0, expected less than 1"),
+        ("  seed: 1", "  seed: 1\n  seed: 2", r"line \d+: train\.seed: given twice \(first on line \d+\)"),
+        ("  seed: 1", "  seed: [", r"params\.yaml:\d+: not YAML"),
+        ("\ndata:", "\n\ndata:  # \x07", r"params\.yaml:5: not YAML: the character U\+0007 may not stand in it"),
+        ("  types: {}", "  types: &a {x: *a}", r"params\.yaml: nested too deeply, or an alias"),
+        ("device: auto", "device: gpu", r"execution\.device: found 'gpu'"),
+        ("gradient_accumulation: 1", "gradient_accumulation: 3", r"params\.yaml:\d+: train\.batch_size: 16 tweets"),
+        ("  processes: 1", "  processes: 3", r"16 tweets cannot be split evenly among 3 processes"),
+    ],
+)
 def test_a_mistake_is_named(edited: Edited, old: str, new: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
         params.load(edited(old, new))
 
 
-@pytest.mark.parametrize(("section", "old", "new", "message"), [
-    ("train", "alignment: marginal", "alignment: sequence", "alignment: found 'sequence', expected marginal or none"),
-    ("train", "alignment_warmup: 0.0", "alignment_warmup: 0.5", "alignment_warmup: found 0.5, expected 0.0"),
-    ("train", "context_dropout: 0.0", "context_dropout: 0.1", "context_dropout: found 0.1, expected 0.0"),
-    ("execution", "processes: 1", "processes: 2", "processes: found 2, but train.trainer: flair runs in 1"),
-])
+@pytest.mark.parametrize(
+    ("section", "old", "new", "message"),
+    [
+        (
+            "train",
+            "alignment: marginal",
+            "alignment: sequence",
+            "alignment: found 'sequence', expected marginal or none",
+        ),
+        ("train", "alignment_warmup: 0.0", "alignment_warmup: 0.5", "alignment_warmup: found 0.5, expected 0.0"),
+        ("train", "context_dropout: 0.0", "context_dropout: 0.1", "context_dropout: found 0.1, expected 0.0"),
+        ("execution", "processes: 1", "processes: 2", "processes: found 2, but train.trainer: flair runs in 1"),
+    ],
+)
 def test_what_flairs_trainer_cannot_do_is_named(edited: Edited, section: str, old: str, new: str, message: str) -> None:
     path = edited("trainer: transformers", "trainer: flair")
     assert params.load(path).train.trainer == "flair"

@@ -96,8 +96,12 @@ def test_the_shipped_params_pass_through_unchanged(path: Path, tmp_path: Path) -
 def test_lists_are_replaced_whole_and_mappings_merged(path: Path, tmp_path: Path) -> None:
     text = "# Own\nviews:\n  kinds: [ocr]\n  objects: {max: 3}\ntrain: {detach_teacher: false, patience: 2}\n"
     changes = preset.apply("own", path, write_preset(tmp_path / "presets", "own", text))
-    assert changes == [("views.kinds", ["objects", "captions", "ocr"], ["ocr"]), ("views.objects.max", 12, 3),
-                       ("train.detach_teacher", True, False), ("train.patience", None, 2)]
+    assert changes == [
+        ("views.kinds", ["objects", "captions", "ocr"], ["ocr"]),
+        ("views.objects.max", 12, 3),
+        ("train.detach_teacher", True, False),
+        ("train.patience", None, 2),
+    ]
     after = yaml.safe_load(path.read_text(encoding="utf-8"))
     assert after["views"]["kinds"] == ["ocr"]
     assert after["views"]["objects"]["separator"] == " "
@@ -108,9 +112,7 @@ def test_extends_lays_one_preset_over_another(tmp_path: Path) -> None:
     write_preset(tmp_path, "a", "# A\ntrain: {epochs: 1, weights: {alignment: 1.0, text_only: 2.0}}\n")
     write_preset(tmp_path, "b", "# B\nextends: a\ntrain: {weights: {alignment: 3.0}}\n")
     write_preset(tmp_path, "c", "# C\nextends: b\ntrain: {epochs: 7}\n")
-    assert preset.read("c", tmp_path) == {
-        "train": {"epochs": 7, "weights": {"alignment": 3.0, "text_only": 2.0}}
-    }
+    assert preset.read("c", tmp_path) == {"train": {"epochs": 7, "weights": {"alignment": 3.0, "text_only": 2.0}}}
     assert preset.summary("c", tmp_path) == "C"
 
 
@@ -123,14 +125,17 @@ def test_options_of_extractors_that_the_file_does_not_list_are_left_out(path: Pa
     assert params.load(path).captions.model_dump() == {"extractor": "my.own:Captions"}
 
 
-@pytest.mark.parametrize(("text", "message"), [
-    ("train: {epochs: 0}", r"with preset bad:\d+: train\.epochs: found 0, expected greater than 0"),
-    ("train: {epoch: 3}", r"with preset bad:\d+: train\.epoch: unknown key"),
-    ("train: {epochs: 0", r"bad\.yaml:\d+: not YAML"),
-    ("- train", r"bad\.yaml: expected sections of params, found CommentedSeq"),
-    ("extends: none", r"preset 'none' \(which bad extends\): there is none of that name; there are: bad"),
-    ("extends: bad", r"preset 'bad': extends itself \(bad → bad\)"),
-])
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("train: {epochs: 0}", r"with preset bad:\d+: train\.epochs: found 0, expected greater than 0"),
+        ("train: {epoch: 3}", r"with preset bad:\d+: train\.epoch: unknown key"),
+        ("train: {epochs: 0", r"bad\.yaml:\d+: not YAML"),
+        ("- train", r"bad\.yaml: expected sections of params, found CommentedSeq"),
+        ("extends: none", r"preset 'none' \(which bad extends\): there is none of that name; there are: bad"),
+        ("extends: bad", r"preset 'bad': extends itself \(bad → bad\)"),
+    ],
+)
 def test_a_bad_preset_leaves_the_file_alone(text: str, message: str, path: Path, tmp_path: Path) -> None:
     before = path.read_bytes()
     folder = write_preset(tmp_path / "presets", "bad", f"# Bad\n{text}\n")
@@ -141,8 +146,13 @@ def test_a_bad_preset_leaves_the_file_alone(text: str, message: str, path: Path,
 
 
 def run(*arguments: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "pipeline.preset", *map(str, arguments)], capture_output=True,
-                          text=True, cwd=ROOT, check=False)
+    return subprocess.run(
+        [sys.executable, "-m", "pipeline.preset", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        check=False,
+    )
 
 
 def test_command_without_a_name_lists_presets_a_line_each() -> None:
@@ -162,8 +172,9 @@ def test_command_shows_what_it_changed(path: Path) -> None:
 def test_command_names_the_presets_when_given_another(path: Path) -> None:
     done = run("ita-twitter2016", "--file", path)
     assert done.returncode == 2
-    assert done.stderr == (f"error: preset 'ita-twitter2016': there is none of that name; there are: "
-                           f"{', '.join(NAMES)}\n")
+    assert done.stderr == (
+        f"error: preset 'ita-twitter2016': there is none of that name; there are: {', '.join(NAMES)}\n"
+    )
 
 
 def test_a_missing_or_invalid_params_file_is_named(tmp_path: Path, path: Path) -> None:

@@ -37,8 +37,13 @@ def predict(file: str, posts: list[list[str]]) -> Entities:
     sentences = [Sentence(tokens) for tokens in posts]
     tagger.predict(sentences)
     assert [len(sentence) for sentence in sentences] == [len(tokens) for tokens in posts]
-    return [[[span.tokens[0].idx - 1, span.tokens[-1].idx, span.get_label("ner").value]
-             for span in sentence.get_spans("ner")] for sentence in sentences]
+    return [
+        [
+            [span.tokens[0].idx - 1, span.tokens[-1].idx, span.get_label("ner").value]
+            for span in sentence.get_spans("ner")
+        ]
+        for sentence in sentences
+    ]
 
 
 def model_card(file: str) -> dict[str, Any]:
@@ -51,9 +56,16 @@ def refusal(file: str, folder: str, changes: dict[str, Any]) -> str:
     of_embeddings = {key: changes.pop(key) for key in ("subtoken_pooling", "layers", "use_context") if key in changes}
     embeddings = tagger.embeddings
     if of_embeddings:
-        embeddings = TransformerWordEmbeddings(**{
-            "model": "", "saved_config": embeddings.model.config, "use_context_separator": False,
-            "layers": "-1", "tokenizer_data": embeddings.to_params()["tokenizer_data"], **of_embeddings})
+        embeddings = TransformerWordEmbeddings(
+            **{
+                "model": "",
+                "saved_config": embeddings.model.config,
+                "use_context_separator": False,
+                "layers": "-1",
+                "tokenizer_data": embeddings.to_params()["tokenizer_data"],
+                **of_embeddings,
+            }
+        )
     dictionary = Dictionary(add_unk=False)
     for label in changes.pop("labels", ["O", "B-PER", "I-PER", "E-PER", "S-PER"]):
         dictionary.add_item(label)
@@ -74,8 +86,8 @@ def loss(folder: str, rows: str, params: dict[str, Any], part: int) -> dict[str,
     model.n_tweets = len(sentences)
     total = 0.0
     for start in range(0, len(sentences), part):
-        value, count = model.forward_loss(sentences[start:start + part])
-        assert count == len(sentences[start:start + part])
+        value, count = model.forward_loss(sentences[start : start + part])
+        assert count == len(sentences[start : start + part])
         value.backward()
         for sentence in sentences:
             sentence.clear_embeddings()
@@ -83,7 +95,8 @@ def loss(folder: str, rows: str, params: dict[str, Any], part: int) -> dict[str,
     n_labels = len(model.label_dictionary) - 2
     start_tag = model.loss_function.start_tag
     return {
-        "loss": total, "terms": model.sums,
+        "loss": total,
+        "terms": model.sums,
         "emission.weight": model.linear.weight.grad[:n_labels].tolist(),
         "crf.transitions": model.crf.transitions.grad[:n_labels, :n_labels].T.tolist(),
         "crf.start": model.crf.transitions.grad[:n_labels, start_tag].tolist(),

@@ -24,8 +24,22 @@ from tests.ner.conftest import small_params
 
 LABELS = ["O", *(f"{prefix}-{kind}" for kind in ("LOC", "PER") for prefix in "BIES")]
 # Tokens of which a tokenizer leaves nothing, and such as spell its special tokens.
-ODD = ["\u200b", "\ufe0f", "\u00a0", "\ufffd", "\ufe0f\u200b", "\u0301", "</s>", "<s>", "<unk>", "<pad>", "[SEP]",
-       "[CLS]", "☃", "日本"]
+ODD = [
+    "\u200b",
+    "\ufe0f",
+    "\u00a0",
+    "\ufffd",
+    "\ufe0f\u200b",
+    "\u0301",
+    "</s>",
+    "<s>",
+    "<unk>",
+    "<pad>",
+    "[SEP]",
+    "[CLS]",
+    "☃",
+    "日本",
+]
 WORDS = ["love", "Jordan", "in", "the", "Paris", "court", "desert", "@#:/", "o'Neil", "x9"]
 
 FlairSide = Callable[..., list[Any]]
@@ -41,8 +55,9 @@ def flair_side(tmp_path_factory: pytest.TempPathFactory) -> FlairSide:
     def run(*plan: list[Any]) -> list[Any]:
         file = tmp_path_factory.mktemp("plan") / "plan.json"
         file.write_text(json.dumps(plan), encoding="utf-8")
-        ran = subprocess.run([wanted.python, "-m", "tests.ner.flair_side", file], cwd=ROOT, check=False,
-                             capture_output=True, text=True)
+        ran = subprocess.run(
+            [wanted.python, "-m", "tests.ner.flair_side", file], cwd=ROOT, check=False, capture_output=True, text=True
+        )
         assert ran.returncode == 0, ran.stderr
         return [json.loads(line) for line in ran.stdout.splitlines()]
 
@@ -73,19 +88,29 @@ def random_tagger(encoder: Path, folder: Path, **changes: object) -> Path:
 
 def posts() -> list[list[str]]:
     around = [[WORDS[(number + step) % len(WORDS)] for step in range(4)] for number in range(len(WORDS))]
-    return [*around, *[[*words[:2], odd, *words[2:]] for words, odd in zip(around * 2, ODD, strict=False)],
-            *[[odd] for odd in ODD]]
+    return [
+        *around,
+        *[[*words[:2], odd, *words[2:]] for words, odd in zip(around * 2, ODD, strict=False)],
+        *[[odd] for odd in ODD],
+    ]
 
 
 def our_entities(folder: Path, tokens: list[list[str]]) -> list[list[list[Any]]]:
     tagger = Tagger.load(folder, "cpu")
-    return [[[one.start, one.end, one.type] for one in prediction.entities]
-            for prediction in tagger.predict([View(str(place), each, None, "") for place, each in enumerate(tokens)])]
+    return [
+        [[one.start, one.end, one.type] for one in prediction.entities]
+        for prediction in tagger.predict([View(str(place), each, None, "") for place, each in enumerate(tokens)])
+    ]
 
 
 def command(*arguments: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "ner.flair_bridge", *map(str, arguments)], cwd=ROOT, check=False,
-                          capture_output=True, text=True)
+    return subprocess.run(
+        [sys.executable, "-m", "ner.flair_bridge", *map(str, arguments)],
+        cwd=ROOT,
+        check=False,
+        capture_output=True,
+        text=True,
+    )
 
 
 def test_flair_finds_the_same_entities_in_any_text(
@@ -96,8 +121,12 @@ def test_flair_finds_the_same_entities_in_any_text(
         folder, file = random_tagger(encoder, tmp_path / name), str(tmp_path / f"{name}.pt")
         wanted[name] = our_entities(folder, posts())
         assert sum(map(len, wanted[name])) > len(posts()) / 2
-        plan += [["export", str(folder), file], ["predict", file, posts()], ["model_card", file],
-                 ["import_", file, str(tmp_path / f"{name} again")]]
+        plan += [
+            ["export", str(folder), file],
+            ["predict", file, posts()],
+            ["model_card", file],
+            ["import_", file, str(tmp_path / f"{name} again")],
+        ]
     answers = flair_side(*plan)
     for place, name in enumerate(wanted):
         _, found, card, _ = answers[4 * place : 4 * place + 4]
@@ -123,12 +152,20 @@ def test_a_file_needs_its_folder_no_more_and_long_posts_get_every_token(
 @pytest.mark.slow
 def test_what_our_tagger_cannot_be_is_refused(bert_folder: Path, tmp_path: Path, flair_side: FlairSide) -> None:
     folder, file, new = random_tagger(bert_folder, tmp_path / "tagger"), str(tmp_path / "t.pt"), str(tmp_path / "new")
-    cases = [({"use_rnn": True}, "an RNN"), ({"reproject_embeddings": True}, "reprojects embeddings"),
-             ({"use_crf": False}, "no CRF"), ({"subtoken_pooling": "mean"}, "pooled by 'mean'"),
-             ({"layers": "-1,-2"}, "layers [-1, -2]"), ({"use_context": True}, "neighbouring sentences"),
-             ({"labels": ["O", "NOUN", "VERB"]}, "labels that are not BIOES"), ({}, "taken")]
-    answers = flair_side(["export", str(folder), file],
-                         *(["refusal", file, f"{new} {place}", changes] for place, (changes, _) in enumerate(cases)))
+    cases = [
+        ({"use_rnn": True}, "an RNN"),
+        ({"reproject_embeddings": True}, "reprojects embeddings"),
+        ({"use_crf": False}, "no CRF"),
+        ({"subtoken_pooling": "mean"}, "pooled by 'mean'"),
+        ({"layers": "-1,-2"}, "layers [-1, -2]"),
+        ({"use_context": True}, "neighbouring sentences"),
+        ({"labels": ["O", "NOUN", "VERB"]}, "labels that are not BIOES"),
+        ({}, "taken"),
+    ]
+    answers = flair_side(
+        ["export", str(folder), file],
+        *(["refusal", file, f"{new} {place}", changes] for place, (changes, _) in enumerate(cases)),
+    )
     for (_, wanted), answer in zip(cases, answers[1:], strict=True):
         assert wanted in answer
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith("new")] == [f"new {len(cases) - 1}"]

@@ -29,8 +29,12 @@ OBJECTIVES: list[dict[str, Any]] = [
     {"views": "text_only"},
     {"views": "both", "alignment": "none"},
     {"views": "both", "alignment": "marginal", "temperature": 2.0},
-    {"views": "both", "alignment": "marginal", "detach_teacher": False,
-     "weights": {"text_only": 0.7, "cross_modal": 0.4, "alignment": 1.5}},
+    {
+        "views": "both",
+        "alignment": "marginal",
+        "detach_teacher": False,
+        "weights": {"text_only": 0.7, "cross_modal": 0.4, "alignment": 1.5},
+    },
 ]
 
 
@@ -51,14 +55,22 @@ def objective_of_ours(params: TrainParams, views: list[View], folder: Path, rows
     write_jsonl(rows, encoded_rows(views, encoder, params))
     names = ("text_only", "cross_modal") if params.views == "both" else (params.views,)
     encoded = {name: encoder.encode(views, with_context=name == "cross_modal") for name in names}
-    examples = [Example({name: encoded[name][place] for name in names},
-                        [labels.index(label) for label in to_bioes(view.labels or [])])
-                for place, view in enumerate(views)]
+    examples = [
+        Example(
+            {name: encoded[name][place] for name in names},
+            [labels.index(label) for label in to_bioes(view.labels or [])],
+        )
+        for place, view in enumerate(views)
+    ]
     found = model.eval()(**collate_examples(examples, encoder.pad_id))
     found["loss"].backward()
-    return {**{name: float(value.detach()) for name, value in found.items()},
-            "emission.weight": model.emission.weight.grad, "crf.transitions": model.crf.transitions.grad,
-            "crf.start": model.crf.start.grad, "words": model.encoder.embeddings.word_embeddings.weight.grad}
+    return {
+        **{name: float(value.detach()) for name, value in found.items()},
+        "emission.weight": model.emission.weight.grad,
+        "crf.transitions": model.crf.transitions.grad,
+        "crf.start": model.crf.start.grad,
+        "words": model.encoder.embeddings.word_embeddings.weight.grad,
+    }
 
 
 def test_flair_has_our_loss_and_our_gradients(bert_folder: Path, tmp_path: Path, flair_side: FlairSide) -> None:
@@ -82,9 +94,17 @@ def test_flair_has_our_loss_and_our_gradients(bert_folder: Path, tmp_path: Path,
 def test_flair_trains_a_tagger_of_ours(xlm_r_folder: Path, tmp_path: Path, flair_side: FlairSide) -> None:
     dev = ambiguous_views(20, seed=2)
     params = small_params(xlm_r_folder, trainer="flair", epochs=3, patience=3, weight_decay=0.0)
-    result = train(params, python=environments.environment("flair").python, encoder=xlm_r_folder,
-                   train=ambiguous_views(60, seed=1), dev=dev, output=tmp_path / "tagger", work=tmp_path / "work",
-                   curves=tmp_path / "curves", device="cpu")
+    result = train(
+        params,
+        python=environments.environment("flair").python,
+        encoder=xlm_r_folder,
+        train=ambiguous_views(60, seed=1),
+        dev=dev,
+        output=tmp_path / "tagger",
+        work=tmp_path / "work",
+        curves=tmp_path / "curves",
+        device="cpu",
+    )
     assert result["epochs"] == 3
     assert not (tmp_path / "work").exists()
     tagger = Tagger.load(tmp_path / "tagger", "cpu")
@@ -101,9 +121,17 @@ def test_flair_trains_a_tagger_of_ours(xlm_r_folder: Path, tmp_path: Path, flair
 def test_a_post_of_several_windows_is_refused(xlm_r_folder: Path, tmp_path: Path) -> None:
     long = View("long one", ["Jordan"] * 60, ["B-PER"] * 60, "")
     with pytest.raises(UserError, match=r"post long one needs \d encoder windows"):
-        train(small_params(xlm_r_folder, views="text_only"), python=Path(sys.executable), encoder=xlm_r_folder,
-              train=[long], dev=ambiguous_views(2, seed=1), output=tmp_path / "tagger", work=tmp_path / "work",
-              curves=None, device="cpu")
+        train(
+            small_params(xlm_r_folder, views="text_only"),
+            python=Path(sys.executable),
+            encoder=xlm_r_folder,
+            train=[long],
+            dev=ambiguous_views(2, seed=1),
+            output=tmp_path / "tagger",
+            work=tmp_path / "work",
+            curves=None,
+            device="cpu",
+        )
     assert not (tmp_path / "tagger").exists()
 
 
@@ -111,8 +139,16 @@ def test_what_ends_badly_in_flairs_interpreter_leaves_no_tagger(
     xlm_r_folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(UserError, match="ended with status 1"):  # the core's interpreter has no flair
-        train(small_params(xlm_r_folder), python=Path(sys.executable), encoder=xlm_r_folder,
-              train=ambiguous_views(4, seed=1), dev=ambiguous_views(2, seed=1), output=tmp_path / "tagger",
-              work=tmp_path / "work", curves=None, device="cpu")
+        train(
+            small_params(xlm_r_folder),
+            python=Path(sys.executable),
+            encoder=xlm_r_folder,
+            train=ambiguous_views(4, seed=1),
+            dev=ambiguous_views(2, seed=1),
+            output=tmp_path / "tagger",
+            work=tmp_path / "work",
+            curves=None,
+            device="cpu",
+        )
     assert "No module named 'flair'" in capfd.readouterr().err
     assert not (tmp_path / "tagger").exists()
