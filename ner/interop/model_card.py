@@ -195,7 +195,7 @@ def _body(
     yield "## Limits"
     yield "\n".join(
         [
-            "- It knows the types above and the language, time and kind of text of its data; it is not tested on others.",
+            "- It knows the types above and the language, time and kind of text of its data; others are untested.",
             "- A wrong picture's context can mislead it; `shuffled` above, where measured, says by how much.",
             "- A confidence is the CRF's own probability; it is not calibrated.",
             f"- The encoder reads at most {params['max_length']} sub-tokens at once, longer tweets in windows.",
