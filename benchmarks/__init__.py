@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from pipeline.core.records import write_json
+from pipeline.core.files import write_json
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,14 +27,14 @@ from PIL import Image
 
 from benchmarks import Ratio, machine, median_seconds, report
 from pipeline.core.errors import UserError, run_cli
-from pipeline.core.records import write_jsonl
+from pipeline.core.files import write_jsonl
+from pipeline.core.records import ImageRow
 from pipeline.core.store import Store, batched, digest
 from pipeline.engine import local as extraction
 from pipeline.extractors import registry
 from pipeline.extractors.base import cores
 from pipeline.extractors.rapidocr import RapidOcrOptions
 from pipeline.images import manifest as images
-from pipeline.images.manifest import ImageRow
 from pipeline.settings.params import ExecutionParams, ImagesParams, Kind
 
 PARTS = ("captions", "objects", "ocr", "store", "images")

@@ -21,7 +21,8 @@ from benchmarks import Ratio, keep_freed_memory, machine, report
 from benchmarks.sides import ROOT, Side, Turn, compare, peaks, serve
 from pipeline.core import environments
 from pipeline.core.errors import UserError, run_cli
-from pipeline.core.records import View, read_views, view_row, write_jsonl
+from pipeline.core.files import write_jsonl
+from pipeline.core.records import View, read_views, view_row
 
 FLAIR_TARGET, ENCODER_TARGET = 1.4, 0.9
 OURS, ONNX, FLAIR, ENCODER, BATCHES = (

@@ -19,7 +19,8 @@ from benchmarks import Ratio, keep_freed_memory, machine, report
 from benchmarks.sides import Side, Turn, compare, peaks, serve
 from pipeline.core import environments
 from pipeline.core.errors import UserError, run_cli
-from pipeline.core.records import read_jsonl, read_views, write_json, write_jsonl
+from pipeline.core.files import read_jsonl, write_json, write_jsonl
+from pipeline.core.records import read_views
 from pipeline.settings.params import TrainParams
 
 STEP_CEILING = {"cpu": 1.20, "cuda": 1.10}

@@ -18,7 +18,7 @@ import yaml
 
 from ner.scoring.f1 import MICRO, READINGS
 from pipeline.core.errors import UserError, run_cli
-from pipeline.core.records import read_jsonl
+from pipeline.core.files import read_jsonl
 from pipeline.settings.params import Split
 from reporting import page
 from reporting.ablation_tables import OUTPUT, Runs, write

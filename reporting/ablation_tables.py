@@ -10,8 +10,8 @@ from pathlib import Path
 
 from ner.scoring.comparison import compare_runs
 from ner.scoring.f1 import READINGS
+from pipeline.core.files import atomic_write, write_json
 from pipeline.core.labels import Reading
-from pipeline.core.records import atomic_write, write_json
 from pipeline.settings.params import Condition
 from reporting import page
 from reporting.grid import Grid

@@ -7,10 +7,9 @@ All of it is drawn from the run's own files; no raster picture is in it, so it i
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.contexts.items import ObjectTag, TextLine
 from pipeline.core.errors import UserError
 from pipeline.core.labels import entities
-from pipeline.corpus.posts import Post
+from pipeline.core.records import ObjectTag, Post, TextLine
 from pipeline.settings.params import Condition, Split
 from reporting.charts import interval_chart
 from reporting.page import environment

@@ -7,9 +7,9 @@ records where there are thousands of them.
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pipeline.contexts.items import Caption, ObjectTag, TextLine
 from pipeline.core.labels import entities
-from pipeline.corpus.posts import Post, is_invisible
+from pipeline.core.records import Caption, ObjectTag, Post, TextLine
+from pipeline.corpus.posts import is_invisible
 from pipeline.settings.params import KINDS
 from reporting.scores import GLOSSES, NAMES
 from reporting.sources import Predicted, Results

@@ -12,7 +12,7 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from pipeline.core.records import atomic_write
+from pipeline.core.files import atomic_write
 from reporting.charts import interval_chart, line_chart
 from reporting.gallery import gallery
 from reporting.scores import GLOSSES, NAMES, entity_types, score_splits

@@ -11,12 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.contexts import items as contexts
-from pipeline.contexts.items import Context
 from pipeline.core.errors import UserError
-from pipeline.core.records import View, read_json, read_jsonl, read_views
+from pipeline.core.files import read_json, read_jsonl
+from pipeline.core.records import Context, Post, View, read_contexts, read_views
 from pipeline.corpus import posts
-from pipeline.corpus.posts import Post
 from pipeline.settings.params import KINDS, SPLITS, Condition, Kind, Params, Split
 
 Scores = Mapping[str, Mapping[str, Mapping[str, Any]]]
@@ -101,8 +99,7 @@ def read(settings: Params, sources: Sources) -> Results:
         report=read_json(sources.posts / "report.json", "posts"),
         images=images,
         contexts={
-            kind: {row.image: row for row in contexts.read_contexts(sources.contexts / f"{kind}.jsonl", kind)}
-            for kind in KINDS
+            kind: {row.image: row for row in read_contexts(sources.contexts / f"{kind}.jsonl", kind)} for kind in KINDS
         },
         views={split: {view.id: view for view in read_views(sources.views / f"{split}.jsonl")} for split in SPLITS},
         predictions=predictions,

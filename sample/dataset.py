@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.core.records import atomic_write
+from pipeline.core.files import atomic_write
 from sample.render import CLASSES, COLOURS, DATA_SPACE, SCENES, SIZES, Spec, Thing, jpeg, render
 from sample.text import Names, Post, ambiguous_post, names_of_test, plain_post
 

@@ -19,8 +19,9 @@ from ner.tagger import Tagger
 from ner.training import run as training
 from pipeline.core import checkpoints
 from pipeline.core.errors import run_cli
+from pipeline.core.files import atomic_write, write_json
 from pipeline.core.labels import Reading
-from pipeline.core.records import View, atomic_write, write_json
+from pipeline.core.records import View
 from pipeline.corpus import posts
 from pipeline.settings import params
 from pipeline.settings.params import KINDS, SPLITS, Params

@@ -26,8 +26,9 @@ from transformers import (
     get_linear_schedule_with_warmup,
 )
 
-from pipeline.contexts.items import Caption, ObjectTag, TextLine, render
-from pipeline.core.records import atomic_write
+from pipeline.contexts.template import render
+from pipeline.core.files import atomic_write
+from pipeline.core.records import Caption, ObjectTag, TextLine
 from pipeline.settings import params
 from pipeline.settings.params import KINDS, ViewsParams
 from sample.dataset import draw, roles

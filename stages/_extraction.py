@@ -7,12 +7,12 @@ from typing import Any
 
 from pipeline.core import environments
 from pipeline.core.errors import UserError, run_cli
+from pipeline.core.records import ImageRow
 from pipeline.core.store import Store, stage_lock
 from pipeline.engine import local as extraction
 from pipeline.extractors import registry
 from pipeline.extractors.base import LookupExtractor
 from pipeline.images import manifest as images
-from pipeline.images.manifest import ImageRow
 from pipeline.settings import params
 from pipeline.settings.params import Kind, Params
 from stages import paths

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
 
-from pipeline.core.records import write_json
+from pipeline.core.files import write_json
 from stages import paths
 
 

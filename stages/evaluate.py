@@ -13,7 +13,8 @@ from ner.scoring import f1 as scoring
 from ner.tagger import Prediction, Tagger, conll_lines, prediction_row
 from pipeline.core import checkpoints
 from pipeline.core.errors import run_cli
-from pipeline.core.records import atomic_write, read_views, write_json, write_jsonl
+from pipeline.core.files import atomic_write, write_json, write_jsonl
+from pipeline.core.records import read_views
 from pipeline.core.store import stage_lock
 from pipeline.settings import params
 from pipeline.settings.params import Split

@@ -4,7 +4,7 @@ from collections import Counter
 from dataclasses import asdict
 
 from pipeline.core.errors import run_cli
-from pipeline.core.records import write_jsonl
+from pipeline.core.files import write_jsonl
 from pipeline.core.store import Store, stage_lock
 from pipeline.corpus import posts
 from pipeline.images import manifest as images

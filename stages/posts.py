@@ -6,7 +6,7 @@ As the first stage it checks all of params.yaml when it runs, so that a mistake 
 
 from pipeline.checks import check
 from pipeline.core.errors import run_cli
-from pipeline.core.records import write_json, write_jsonl
+from pipeline.core.files import write_json, write_jsonl
 from pipeline.core.store import stage_lock
 from pipeline.corpus import posts
 from pipeline.settings.params import SPLITS

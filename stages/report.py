@@ -7,7 +7,7 @@ import argparse
 from pathlib import Path
 
 from pipeline.core.errors import run_cli
-from pipeline.core.records import atomic_write
+from pipeline.core.files import atomic_write
 from pipeline.core.store import Store, stage_lock
 from pipeline.settings import params
 from pipeline.settings.params import Params

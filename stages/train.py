@@ -16,7 +16,8 @@ from ner.training import processes
 from ner.training import run as training
 from pipeline.core import checkpoints, environments
 from pipeline.core.errors import run_cli
-from pipeline.core.records import read_json, read_views
+from pipeline.core.files import read_json
+from pipeline.core.records import read_views
 from pipeline.core.store import Store, digest, stage_lock
 from pipeline.settings import params
 from stages import paths

@@ -7,9 +7,10 @@ What the views were made of stands in sources.json, for the card of a tagger tha
 from collections import defaultdict
 from typing import Any
 
-from pipeline.contexts import items as contexts
+from pipeline.contexts.template import render
 from pipeline.core.errors import run_cli
-from pipeline.core.records import View, portable, view_row, write_json, write_jsonl
+from pipeline.core.files import portable, write_json, write_jsonl
+from pipeline.core.records import View, read_contexts, view_row
 from pipeline.core.store import stage_lock
 from pipeline.corpus import posts
 from pipeline.settings import params
@@ -39,9 +40,9 @@ def render_contexts(template: ViewsParams) -> dict[str, str]:
     """Image → context string, from the files of the kinds that the template names."""
     items: dict[str, dict[str, list[Any]]] = defaultdict(dict)
     for kind in template.kinds:
-        for context in contexts.read_contexts(paths.CONTEXTS / f"{kind}.jsonl", kind):
+        for context in read_contexts(paths.CONTEXTS / f"{kind}.jsonl", kind):
             items[context.image][kind] = context.items
-    return {image: contexts.render(template, **found) for image, found in items.items()}
+    return {image: render(template, **found) for image, found in items.items()}
 
 
 def sources(settings: Params) -> dict[str, Any]:

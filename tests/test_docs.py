@@ -21,7 +21,8 @@ from typing import Any
 import pytest
 import yaml
 
-from pipeline.corpus.posts import Post, read_conll, read_csv, read_posts_jsonl, read_split, report
+from pipeline.core.records import Post
+from pipeline.corpus.posts import read_conll, read_csv, read_posts_jsonl, read_split, report
 from pipeline.extractors import registry
 from pipeline.settings import params
 from pipeline.settings import presets as preset

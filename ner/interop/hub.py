@@ -18,7 +18,7 @@ from ner.interop.model_card import CARD, Evaluation
 from ner.models.ita import ONNX_GRAPH, load_config
 from pipeline.core import checkpoints
 from pipeline.core.errors import UserError
-from pipeline.core.records import atomic_write
+from pipeline.core.files import atomic_write
 
 SENT = (
     "config.json",

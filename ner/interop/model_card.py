@@ -18,8 +18,9 @@ from huggingface_hub import EvalResult, ModelCardData
 
 from ner.scoring.f1 import MICRO, READINGS, Scores
 from pipeline.core.errors import UserError
+from pipeline.core.files import atomic_write, portable, write_json
 from pipeline.core.labels import entities
-from pipeline.core.records import View, atomic_write, portable, write_json
+from pipeline.core.records import View
 from pipeline.settings.params import TrainParams
 
 CARD, FACTS = "README.md", "training.json"

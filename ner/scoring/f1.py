@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from pipeline.core.errors import UserError
 from pipeline.core.labels import Reading, entities
-from pipeline.corpus.posts import Post, unique_ids
+from pipeline.core.records import Post
+from pipeline.corpus.posts import unique_ids
 
 READINGS: tuple[Reading, ...] = ("conlleval", "strict")
 Scores = dict[str, dict[str, dict[str, Any]]]

@@ -21,7 +21,7 @@ from ner.decoding import decode_labels
 from ner.scoring.f1 import score
 from ner.training import processes
 from ner.views import EncodedView, ViewBatch, collate
-from pipeline.core.records import write_json
+from pipeline.core.files import write_json
 from pipeline.settings.params import TrainParams
 
 ViewName = Literal["text_only", "cross_modal"]

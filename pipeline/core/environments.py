@@ -15,7 +15,7 @@ from importlib import metadata
 from pathlib import Path
 
 from pipeline.core.errors import UserError
-from pipeline.core.records import atomic_write
+from pipeline.core.files import atomic_write
 from pipeline.core.store import given_folder, stage_lock
 
 VARIABLE = "SIGHTREAD_VENVS"

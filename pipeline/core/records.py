@@ -1,22 +1,149 @@
-"""JSON Lines on disk: how every stage reads its input and writes its output.
+"""The records that stages pass to each other, as types; they are read and written here alone.
 
-A file is written whole or not at all, so whoever finds one can trust it. What the rows mean is left to the modules
-that own the records (posts, images, contexts); the view record, which both sides of the house read, stands here.
+One input row gives one output row in every stage. How a file gets onto the disk is left to :mod:`pipeline.core.files`.
 """
 
-import errno
-import fcntl
-import glob
-import json
+import math
 import os
-import tempfile
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path, PurePath
-from typing import IO, Any
+from pathlib import Path
+from typing import Any, Literal, Self
 
 from pipeline.core.errors import UserError
+from pipeline.core.files import numbered_jsonl, read_jsonl
+
+Status = Literal["ok", "missing", "unsafe_name", "too_large", "too_slow", "truncated", "unreadable"]
+
+
+@dataclass(frozen=True, slots=True)
+class Post:
+    """A tweet. `labels` are IOB2, or None where nobody labelled it; `image` names a picture in the images folder."""
+
+    id: str
+    tokens: list[str]
+    labels: list[str] | None
+    image: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class ImageRow:
+    """A picture's row in the manifest; `width` and `height` in pixels of the upright picture."""
+
+    image: str
+    sha256: str | None = None
+    width: int | None = None
+    height: int | None = None
+    format: str | None = None
+    status: Status = "ok"
+    error: str | None = None
+
+
+Box = tuple[float, float, float, float]
+Polygon = tuple[tuple[float, float], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectTag:
+    """An object: label, attribute ("black") and score or None, box ``(x0, y0, x1, y1)`` in pixels or None."""
+
+    label: str
+    attribute: str | None = None
+    score: float | None = None
+    box: Box | None = None
+
+    def to_row(self) -> dict[str, Any]:
+        """The JSON object."""
+        return {
+            "label": self.label,
+            "attribute": self.attribute,
+            "score": self.score,
+            "box": None if self.box is None else list(self.box),
+        }
+
+    @classmethod
+    def from_row(cls, row: Mapping[str, Any]) -> Self:
+        """Read the JSON object.
+
+        Raises:
+            ValueError: a key is missing, unknown or of the wrong type, or a text holds half a character.
+        """
+        _expect_keys(row, ("label",), ("attribute", "score", "box"))
+        box = row.get("box")
+        return cls(
+            _text(row, "label"),
+            None if row.get("attribute") is None else _text(row, "attribute"),
+            _score(row),
+            None if box is None else _numbers(box, "box", 4),  # type: ignore[arg-type]
+        )
+
+    def text(self, attributes: bool) -> str:
+        """The tag in words: "black dog", or "dog" without attributes."""
+        return f"{self.attribute} {self.label}" if attributes and self.attribute else self.label
+
+
+@dataclass(frozen=True, slots=True)
+class Caption:
+    """A sentence about the whole picture, with a score of 0 … 1 or None."""
+
+    text: str
+    score: float | None = None
+
+    def to_row(self) -> dict[str, Any]:
+        """The JSON object."""
+        return {"text": self.text, "score": self.score}
+
+    @classmethod
+    def from_row(cls, row: Mapping[str, Any]) -> Self:
+        """Read the JSON object.
+
+        Raises:
+            ValueError: a key is missing, unknown or of the wrong type, or a text holds half a character.
+        """
+        _expect_keys(row, ("text",), ("score",))
+        return cls(_text(row, "text"), _score(row))
+
+
+@dataclass(frozen=True, slots=True)
+class TextLine:
+    """A line of text in the picture; its four corners in pixels, clockwise from the upper left, or None."""
+
+    text: str
+    score: float | None = None
+    polygon: Polygon | None = None
+
+    def to_row(self) -> dict[str, Any]:
+        """The JSON object."""
+        return {
+            "text": self.text,
+            "score": self.score,
+            "polygon": None if self.polygon is None else [list(point) for point in self.polygon],
+        }
+
+    @classmethod
+    def from_row(cls, row: Mapping[str, Any]) -> Self:
+        """Read the JSON object.
+
+        Raises:
+            ValueError: a key is missing, unknown or of the wrong type, or a text holds half a character.
+        """
+        _expect_keys(row, ("text",), ("score", "polygon"))
+        polygon = row.get("polygon")
+        if polygon is not None:
+            if not isinstance(polygon, list) or len(polygon) != 4:
+                raise ValueError(f"polygon: expected 4 points, found {polygon!r}")
+            polygon = tuple(_numbers(point, "polygon", 2) for point in polygon)
+        return cls(_text(row, "text"), _score(row), polygon)
+
+
+Item = ObjectTag | Caption | TextLine
+
+ITEMS: dict[str, type[ObjectTag] | type[Caption] | type[TextLine]] = {
+    "objects": ObjectTag,
+    "captions": Caption,
+    "ocr": TextLine,
+}
+"""What each kind of extractor gives; the kind is also the key of the list in a context record."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,147 +156,87 @@ class View:
     context: str
 
 
-@contextmanager
-def atomic_write(path: str | os.PathLike[str], mode: str = "w") -> Iterator[IO[Any]]:
-    """Open a temporary file beside `path`; on success flush it to disk and rename it over `path`, else remove it.
-
-    What killed writers of the same file left behind is removed first.
+def require_whole(text: str, what: str) -> None:
+    """Check that a text can be written.
 
     Raises:
-        UserError: the folder may not be written, or the disk is full.
-    """
-    path = Path(path)
-    encoding, newline = (None, None) if "b" in mode else ("utf-8", "\n")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _sweep(path)
-        handle, temporary = _claim(path)
-    except OSError as error:
-        raise _unwritten(path, error) from None
-    try:
-        with open(handle, mode, encoding=encoding, newline=newline) as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-            os.chmod(temporary, 0o666 & ~_umask())
-            os.replace(temporary, path)
-    except BaseException as error:
-        with suppress(FileNotFoundError):
-            os.unlink(temporary)
-        if isinstance(error, OSError) and (error.errno in _DISK or error.filename == temporary):
-            raise _unwritten(path, error) from None
-        raise
-
-
-_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
-"""What a write to an open file fails with; anything else that fails in the body of a `with` has its own cause."""
-
-
-def _unwritten(path: Path, error: OSError) -> UserError:
-    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-    remedy = "make room and run again" if full else "see that its folder may be written, and run again"
-    return UserError(f"{path}: cannot be written: {error.strerror}; {remedy}")
-
-
-def _claim(path: Path) -> tuple[int, str]:
-    """A new temporary file for `path`, locked as long as it is open: what tells it from one of a killed writer."""
-    while True:
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:200]}.", suffix=".tmp")
-        with suppress(OSError):  # a file system without locks; nothing is swept there either
-            fcntl.flock(handle, fcntl.LOCK_EX)
-        if os.fstat(handle).st_nlink:
-            return handle, temporary
-        os.close(handle)  # swept by another writer before it was locked
-
-
-def _sweep(path: Path) -> None:
-    for stale in path.parent.glob(f".{glob.escape(path.name[:200])}.*.tmp"):
-        with suppress(OSError), open(stale, "rb") as file:  # another writer's: it holds the lock, or is gone already
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            stale.unlink()
-
-
-def _umask() -> int:
-    current = os.umask(0)
-    os.umask(current)
-    return current
-
-
-def write_jsonl(path: str | os.PathLike[str], rows: Iterable[Mapping[str, Any]]) -> int:
-    """Write one JSON object a line, atomically; return how many."""
-    count = 0
-    with atomic_write(path) as file:
-        for row in rows:
-            file.write(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
-            count += 1
-    return count
-
-
-def write_json(path: str | os.PathLike[str], value: Any) -> None:
-    """Write one JSON document, indented, atomically."""
-    with atomic_write(path) as file:
-        json.dump(value, file, ensure_ascii=False, allow_nan=False, indent=2)
-        file.write("\n")
-
-
-def read_json(path: Path, stage: str) -> dict[str, Any]:
-    """Read the JSON object that a stage has written.
-
-    Raises:
-        UserError: the file is missing or holds something else; the message names the stage.
+        ValueError: it cannot; the message begins with `what`.
     """
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file; run the stage that writes it: dvc repro {stage}") from None
-    except ValueError as error:
-        raise UserError(
-            f"{path}: not JSON ({error}); run the stage that writes it again: dvc repro --force --single-item {stage}"
+        text.encode()
+    except UnicodeEncodeError:
+        raise ValueError(
+            f"{what}: holds half a character (a lone surrogate, such as \\ud83d), which cannot be written as UTF-8"
         ) from None
-    if not isinstance(value, dict):
-        raise UserError(f"{path}: expected an object, found {type(value).__name__}")
-    return value
 
 
-def portable(path: str | PurePath) -> str:
-    """A path below the project as it is; of any other its name alone, for it tells of a machine."""
-    place = PurePath(path)
-    return place.name if place.is_absolute() or place.parts[:1] == ("~",) or ".." in place.parts else str(path)
+def _expect_keys(row: Mapping[str, Any], needed: Sequence[str], others: Sequence[str]) -> None:
+    if not isinstance(row, Mapping):
+        raise ValueError(f"expected an object with {', '.join([*needed, *others])}, found {row!r}")
+    missing = [key for key in needed if key not in row]
+    unknown = sorted(set(row) - {*needed, *others})
+    if missing or unknown:
+        raise ValueError(
+            f"expected the keys {', '.join([*needed, *others])}; "
+            + (f"{missing[0]} is missing" if missing else f"{unknown[0]} is unknown")
+        )
 
 
-def read_jsonl(path: str | os.PathLike[str]) -> Iterator[dict[str, Any]]:
-    """Yield the objects of a JSON Lines file; raises as :func:`numbered_jsonl`."""
-    return (row for _, row in numbered_jsonl(path))
+def _text(row: Mapping[str, Any], key: str) -> str:
+    text = row[key]
+    if not isinstance(text, str):
+        raise ValueError(f"{key}: expected text, found {text!r}")
+    require_whole(text, key)
+    return text
 
 
-def numbered_jsonl(path: str | os.PathLike[str]) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield line numbers and objects of a JSON Lines file, splitting on ``\\n`` alone.
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
-    A byte-order mark and blank lines are passed over.
+
+def _score(row: Mapping[str, Any]) -> float | None:
+    score = row.get("score")
+    if score is None:
+        return None
+    if not _is_number(score):
+        raise ValueError(f"score: expected a number or null, found {score!r}")
+    return float(score)
+
+
+def _numbers(values: object, key: str, count: int) -> tuple[float, ...]:
+    if not isinstance(values, list) or len(values) != count or not all(map(_is_number, values)):
+        raise ValueError(f"{key}: expected {count} numbers, found {values!r}")
+    return tuple(float(value) for value in values)
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """One row of data/contexts/{kind}.jsonl: what was found in a picture, or why nothing could be (`status`)."""
+
+    image: str
+    sha256: str | None
+    status: str
+    error: str | None
+    items: list[Item]
+
+
+def read_contexts(path: Path, kind: str) -> Iterator[Context]:
+    """Read a file of context records.
 
     Raises:
-        UserError: the file is missing, is not UTF-8, or a line is no JSON object; the message names file and line.
+        UserError: a row is no context record of this kind; the message names file and line.
     """
-    number = 0
-    try:
-        with open(path, encoding="utf-8-sig", newline="\n") as file:
-            for number, line in enumerate(file, start=1):
-                if not line.strip():
-                    continue
-                row = json.loads(line)
-                if not isinstance(row, dict):
-                    raise UserError(f"{path}:{number}: expected a JSON object, found {type(row).__name__}")
-                yield number, row
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file; run the stage that writes it (dvc repro)") from None
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path}:{number}: not JSON: {error.msg} at column {error.colno}") from None
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: after line {number}: not UTF-8 (byte {error.start})") from None
-    except (RecursionError, ValueError) as error:  # brackets a thousand deep, a number of 5,000 digits
-        raise UserError(f"{path}:{number}: not JSON that can be read: {error}") from None
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
+    for number, row in enumerate(read_jsonl(path), start=1):
+        try:
+            _expect_keys(row, ("image", "sha256", "status", "error", kind), ())
+            items = row[kind]
+            if not isinstance(items, list):
+                raise ValueError(f"{kind}: expected a list, found {items!r}")
+            yield Context(
+                row["image"], row["sha256"], row["status"], row["error"], [ITEMS[kind].from_row(item) for item in items]
+            )
+        except ValueError as error:
+            raise UserError(f"{path}:{number}: {error}; run dvc repro {kind} to write the file anew") from None
 
 
 def read_views(path: str | os.PathLike[str]) -> list[View]:

@@ -19,6 +19,7 @@ from typing import Any, TypeGuard
 
 from pipeline.core.errors import UserError
 from pipeline.core.labels import Scheme, entities, orphans, split_label, to_iob2
+from pipeline.core.records import Post
 from pipeline.core.tokens import tokenize
 from pipeline.settings.params import RESERVED_TYPES, SPLITS, DataParams, Split
 
@@ -26,16 +27,6 @@ _KEYS = {"id", "tokens", "text", "labels", "image"}  # of a JSON object, and the
 _MAX_REPORTED = 5
 _MAX_MESSAGE = 400  # characters; a token may have a million
 _AS_THEY_ARE: Mapping[str, str] = MappingProxyType({})
-
-
-@dataclass(frozen=True, slots=True)
-class Post:
-    """A tweet. `labels` are IOB2, or None where nobody labelled it; `image` names a picture in the images folder."""
-
-    id: str
-    tokens: list[str]
-    labels: list[str] | None
-    image: str | None
 
 
 @dataclass(frozen=True, slots=True)

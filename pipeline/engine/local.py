@@ -22,9 +22,9 @@ from typing import IO, Any, NamedTuple
 
 from tqdm import tqdm
 
-from pipeline.contexts.items import ITEMS, Item, require_whole
 from pipeline.core.errors import UserError
-from pipeline.core.records import atomic_write, read_jsonl
+from pipeline.core.files import atomic_write, read_jsonl
+from pipeline.core.records import ITEMS, ImageRow, Item, require_whole
 from pipeline.core.store import Store, batched, digest
 from pipeline.extractors.base import (
     BucketingExtractor,
@@ -34,7 +34,6 @@ from pipeline.extractors.base import (
     is_out_of_memory,
 )
 from pipeline.images import manifest as images
-from pipeline.images.manifest import ImageRow
 from pipeline.settings.params import ImagesParams, Kind
 
 _WINDOW = 2048  # rows looked up in the store at a time

@@ -6,7 +6,7 @@ Where boxes and scores come from is each detector's business.
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from pipeline.contexts.items import Box, ObjectTag
+from pipeline.core.records import Box, ObjectTag
 
 if TYPE_CHECKING:
     import numpy as np

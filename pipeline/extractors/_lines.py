@@ -8,7 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 from PIL import Image
 
-from pipeline.contexts.items import TextLine
+from pipeline.core.records import TextLine
 from pipeline.extractors.base import cores, once
 from pipeline.settings.params import ExecutionParams
 

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 from PIL import Image
 from pydantic import Field
 
-from pipeline.contexts.items import ObjectTag
 from pipeline.core import checkpoints
 from pipeline.core.errors import UserError
+from pipeline.core.records import ObjectTag
 from pipeline.extractors import _torch
 from pipeline.extractors.base import BucketingExtractor, Extractor, Options, PreparingExtractor, once
 from pipeline.settings.params import ExecutionParams, Fraction

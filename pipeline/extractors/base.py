@@ -13,7 +13,7 @@ from typing import Any, Generic, Protocol, Self, TypeVar, overload, runtime_chec
 from PIL import Image
 from pydantic import BaseModel, ConfigDict
 
-from pipeline.contexts.items import Item
+from pipeline.core.records import Item
 
 T = TypeVar("T")
 

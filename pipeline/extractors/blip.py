@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from PIL import Image
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
-from pipeline.contexts.items import Caption
 from pipeline.core import checkpoints
 from pipeline.core.errors import UserError
+from pipeline.core.records import Caption
 from pipeline.extractors import _torch
 from pipeline.extractors.base import Options, once
 from pipeline.settings.params import ExecutionParams

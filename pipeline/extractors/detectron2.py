@@ -12,9 +12,9 @@ import yaml
 from PIL import Image
 from pydantic import Field, PositiveInt
 
-from pipeline.contexts.items import ObjectTag
 from pipeline.core import checkpoints, environments
 from pipeline.core.errors import UserError
+from pipeline.core.records import ObjectTag
 from pipeline.core.weights import load_weights, weights_file
 from pipeline.extractors import _boxes, _torch
 from pipeline.extractors.base import Options, once

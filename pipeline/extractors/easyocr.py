@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 from PIL import Image
 from pydantic import AfterValidator, Field, NonNegativeInt, PositiveFloat
 
-from pipeline.contexts.items import TextLine
 from pipeline.core import checkpoints, environments
 from pipeline.core.errors import UserError
+from pipeline.core.records import TextLine
 from pipeline.core.weights import load_weights, weights_file
 from pipeline.extractors import _lines, _torch
 from pipeline.extractors.base import Options, once

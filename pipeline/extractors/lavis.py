@@ -14,9 +14,9 @@ import yaml
 from PIL import Image
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
-from pipeline.contexts.items import Caption
 from pipeline.core import checkpoints, environments
 from pipeline.core.errors import UserError
+from pipeline.core.records import Caption
 from pipeline.core.weights import load_weights, weights_file
 from pipeline.extractors import _torch
 from pipeline.extractors.base import Options, once

@@ -13,9 +13,9 @@ from typing import Any, ClassVar
 
 from pydantic import Field
 
-from pipeline.contexts.items import ITEMS, Caption, Item, ObjectTag, require_whole
 from pipeline.core.errors import UserError
-from pipeline.core.records import numbered_jsonl
+from pipeline.core.files import numbered_jsonl
+from pipeline.core.records import ITEMS, Caption, Item, ObjectTag, require_whole
 from pipeline.extractors.base import Options
 from pipeline.settings.params import ExecutionParams, Fraction, Kind
 

@@ -16,8 +16,8 @@ import numpy as np
 from PIL import Image
 from pydantic import Field, PositiveFloat
 
-from pipeline.contexts.items import TextLine
 from pipeline.core.errors import UserError
+from pipeline.core.records import TextLine
 from pipeline.extractors import _lines
 from pipeline.extractors.base import Options, once
 from pipeline.settings.params import ExecutionParams, Fraction

@@ -18,8 +18,8 @@ from typing import Annotated, Any
 from PIL import Image
 from pydantic import Field
 
-from pipeline.contexts.items import TextLine
 from pipeline.core.errors import UserError
+from pipeline.core.records import TextLine
 from pipeline.extractors import _lines
 from pipeline.extractors.base import Options
 from pipeline.settings.params import ExecutionParams, Fraction

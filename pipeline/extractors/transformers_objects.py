@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 from PIL import Image
 from pydantic import Field, PositiveInt
 
-from pipeline.contexts.items import ObjectTag
 from pipeline.core import checkpoints
+from pipeline.core.records import ObjectTag
 from pipeline.extractors import _boxes, _torch
 from pipeline.extractors.base import Options, once
 from pipeline.settings.params import ExecutionParams, Fraction

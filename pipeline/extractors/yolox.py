@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from PIL import Image
 from pydantic import Field, PositiveInt
 
-from pipeline.contexts.items import ObjectTag
 from pipeline.core.errors import UserError
+from pipeline.core.records import ObjectTag
 from pipeline.extractors import _boxes
 from pipeline.extractors.base import Options, cores, once
 from pipeline.settings.params import ExecutionParams, Fraction

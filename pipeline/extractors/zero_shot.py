@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import AfterValidator, Field
 
-from pipeline.contexts.items import ObjectTag
 from pipeline.core.errors import UserError
+from pipeline.core.records import ObjectTag
 from pipeline.extractors import _boxes, _torch
 from pipeline.extractors.base import once
 from pipeline.extractors.transformers_objects import Detector, DetectorOptions, finite

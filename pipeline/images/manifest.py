@@ -13,7 +13,7 @@ import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from json import dumps, loads
 from pathlib import Path
 from typing import Any
@@ -22,11 +22,12 @@ from PIL import Image
 from tqdm import tqdm
 
 from pipeline.core.errors import UserError
+from pipeline.core.records import ImageRow
 from pipeline.core.store import Store, batched, digest
-from pipeline.images.decoding import DecoderEndedError, Decoders, PictureError, Status, decode
+from pipeline.images.decoding import DecoderEndedError, Decoders, PictureError, decode
 from pipeline.settings.params import ImagesParams
 
-__all__ = ["ImageRow", "PictureError", "decode", "list_pictures", "load", "locate", "manifest", "read_bytes"]
+__all__ = ["PictureError", "decode", "list_pictures", "load", "locate", "manifest", "read_bytes"]
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".webp", ".bmp", ".tif", ".tiff", ".avif")
 """The names that :func:`list_pictures` takes for pictures; elsewhere the content alone decides."""
@@ -40,20 +41,7 @@ _WINDOW = 2048  # names looked up at a time
 _BATCH = 16  # pictures given to a decoding process at a time,
 _BATCH_BYTES = 4_000_000  # or fewer where they are large
 
-_Examined = tuple["ImageRow", str | None]
-
-
-@dataclass(frozen=True, slots=True)
-class ImageRow:
-    """A picture's row in the manifest; `width` and `height` in pixels of the upright picture."""
-
-    image: str
-    sha256: str | None = None
-    width: int | None = None
-    height: int | None = None
-    format: str | None = None
-    status: Status = "ok"
-    error: str | None = None
+_Examined = tuple[ImageRow, str | None]
 
 
 def locate(folder: Path, name: str) -> Path:

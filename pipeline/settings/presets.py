@@ -17,7 +17,7 @@ from ruamel.yaml.nodes import ScalarNode
 from ruamel.yaml.representer import RoundTripRepresenter
 
 from pipeline.core.errors import UserError
-from pipeline.core.records import atomic_write
+from pipeline.core.files import atomic_write
 from pipeline.settings import params
 
 FOLDER = Path(__file__).resolve().parents[2] / "presets"

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from pipeline.contexts.items import ITEMS, TextLine, read_contexts
 from pipeline.core.errors import UserError
+from pipeline.core.records import ITEMS, TextLine, read_contexts
 from pipeline.core.store import Store, digest
 from pipeline.core.weights import convert
 from pipeline.engine.local import extract

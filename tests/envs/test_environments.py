@@ -28,7 +28,7 @@ import sys
 import time
 from pathlib import Path
 
-from pipeline.contexts.items import Caption
+from pipeline.core.records import Caption
 from pipeline.core.errors import UserError
 
 

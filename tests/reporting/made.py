@@ -16,8 +16,9 @@ import yaml
 from PIL import Image
 
 from ner.scoring.f1 import confusion, score
+from pipeline.core.files import write_json, write_jsonl
 from pipeline.core.labels import entities
-from pipeline.core.records import View, read_views, write_json, write_jsonl
+from pipeline.core.records import View, read_views
 from tests.conftest import ROOT
 from tests.project import Project
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from pipeline.contexts.items import Caption
+from pipeline.core.records import Caption
 
 
 class MeanColour:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.core.errors import UserError
-from pipeline.core.records import atomic_write, write_jsonl
+from pipeline.core.files import atomic_write, write_jsonl
 from pipeline.core.store import SCHEMA
 from tests.project import Project
 from tests.robustness.conftest import CAPTIONS, COUNT, use
@@ -191,7 +191,7 @@ def test_a_store_of_a_newer_version_is_left_as_it_is(project: Project) -> None:
 
 WRITE = """
 import sys, time
-from pipeline.core.records import atomic_write
+from pipeline.core.files import atomic_write
 with atomic_write(sys.argv[1]) as file:
     print("open", flush=True)
     time.sleep(60)

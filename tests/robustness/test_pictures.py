@@ -14,8 +14,9 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from pipeline.core.records import ImageRow
 from pipeline.images.decoding import DecoderEndedError, Decoders, PictureError, decode
-from pipeline.images.manifest import ImageRow, list_pictures, manifest
+from pipeline.images.manifest import list_pictures, manifest
 from pipeline.settings.params import ImagesParams
 from tests.conftest import ROOT
 from tests.robustness.conftest import light_project

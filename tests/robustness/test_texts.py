@@ -10,8 +10,9 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from pipeline.core.errors import UserError
-from pipeline.core.records import read_jsonl, read_views, write_jsonl
-from pipeline.corpus.posts import Post, post_row, read_conll, read_posts_jsonl, read_records
+from pipeline.core.files import read_jsonl, write_jsonl
+from pipeline.core.records import Post, read_views
+from pipeline.corpus.posts import post_row, read_conll, read_posts_jsonl, read_records
 from tests.project import Project
 from tests.robustness.conftest import light_project
 from tests.robustness.corpus import texts

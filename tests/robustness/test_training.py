@@ -10,7 +10,8 @@ import pytest
 
 from ner.training.run import last_whole_checkpoint
 from ner.training.trainer import COMPLETE, is_complete
-from pipeline.core.records import view_row, write_json, write_jsonl
+from pipeline.core.files import write_json, write_jsonl
+from pipeline.core.records import view_row
 from tests.ner.conftest import ambiguous_views, small_params, xlm_r_folder
 from tests.project import Project, wait_for
 from tests.robustness.conftest import light_project

@@ -10,7 +10,8 @@ from safetensors.torch import save_file
 
 from pipeline.core import checkpoints
 from pipeline.core.errors import UserError
-from pipeline.core.records import view_row, write_jsonl
+from pipeline.core.files import write_jsonl
+from pipeline.core.records import view_row
 from tests.ner.conftest import ambiguous_views, small_params, xlm_r_folder
 from tests.project import Project
 from tests.robustness.conftest import light_project

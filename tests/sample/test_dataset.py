@@ -7,7 +7,8 @@ import pytest
 from PIL import Image
 
 from pipeline.core.labels import entities, orphans
-from pipeline.corpus.posts import Post, is_invisible, read_conll
+from pipeline.core.records import Post
+from pipeline.corpus.posts import is_invisible, read_conll
 from sample import dataset, render, text
 from sample.dataset import KINDS, OBJECT_CUES, SCENE_CUES, SIGN_CUES, SIZES_OF_SPLITS, Item
 

@@ -28,7 +28,7 @@ from torch import Tensor
 from ner.bioes import allowed_transitions
 from ner.interop.flair.tokenizer import check_framing, read_any_text, tokenizer_archive
 from pipeline.core.errors import UserError
-from pipeline.core.records import write_json
+from pipeline.core.files import write_json
 
 MODEL_TYPE = "sightread-tagger"
 TAG_TYPE = "ner"

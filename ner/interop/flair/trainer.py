@@ -30,8 +30,8 @@ from torch import Tensor
 from ner.interop.flair.bridge import TAG_TYPE, TaggerFolder, quiet_flair, to_flair, weights_from_flair
 from ner.scoring.f1 import score
 from pipeline.core.errors import run_cli
+from pipeline.core.files import read_jsonl
 from pipeline.core.labels import entities
-from pipeline.core.records import read_jsonl
 from pipeline.settings.params import TrainParams
 
 ENCODED, CROSS_MODAL, GOLD = "encoded", "cross_modal", "gold"  # metadata of a Sentence

@@ -20,7 +20,8 @@ from ner.training.run import check_labelled, encode_views, save_best, set_up, su
 from ner.training.trainer import Curves, Progress
 from ner.views import ViewEncoder
 from pipeline.core.errors import UserError
-from pipeline.core.records import View, write_json, write_jsonl
+from pipeline.core.files import write_json, write_jsonl
+from pipeline.core.records import View
 from pipeline.settings.params import TrainParams
 
 

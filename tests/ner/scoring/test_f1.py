@@ -15,7 +15,8 @@ from ner.scoring.comparison import compare, overlap_scores
 from ner.scoring.f1 import align, confusion, score
 from ner.tagger import Prediction, conll_lines
 from pipeline.core.errors import UserError
-from pipeline.corpus.posts import Post, read_conll, read_split
+from pipeline.core.records import Post
+from pipeline.corpus.posts import read_conll, read_split
 from pipeline.settings.params import DataParams
 
 ROOT = Path(__file__).resolve().parents[3]

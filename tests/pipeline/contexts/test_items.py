@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.contexts.items import ITEMS, Caption, ObjectTag, TextLine, read_contexts, render
+from pipeline.contexts.template import render
 from pipeline.core.errors import UserError
+from pipeline.core.records import ITEMS, Caption, ObjectTag, TextLine, read_contexts
 from pipeline.settings.params import ObjectContextParams, TextContextParams, ViewsParams
 
 

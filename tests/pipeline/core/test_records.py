@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from pipeline.core.errors import UserError
-from pipeline.core.records import View, numbered_jsonl, read_jsonl, read_views, view_row, write_jsonl
+from pipeline.core.files import numbered_jsonl, read_jsonl, write_jsonl
+from pipeline.core.records import View, read_views, view_row
 
 
 def test_rows_come_back_as_they_went(tmp_path: Path) -> None:

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.core.errors import UserError
-from pipeline.corpus.posts import Post, is_invisible, read_conll, read_csv, read_posts_jsonl, read_split, report
+from pipeline.core.records import Post
+from pipeline.corpus.posts import is_invisible, read_conll, read_csv, read_posts_jsonl, read_split, report
 from pipeline.settings.params import RESERVED_TYPES, SPLITS, DataParams
 
 TWO_POSTS = "IMGID:1\nRT\tO\nJordan\tB-PER\n\nIMGID:O_2\n\u200b\tO\nNike\tI-ORG\n"

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from pipeline.contexts.items import Caption
+from pipeline.core.records import Caption, ImageRow
 from pipeline.core.store import Store
 from pipeline.engine.local import Summary, extract
-from pipeline.images.manifest import ImageRow, manifest
+from pipeline.images.manifest import manifest
 from pipeline.settings.params import ImagesParams
 
 

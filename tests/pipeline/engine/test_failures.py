@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from pipeline.contexts.items import Caption, Item, ObjectTag, TextLine
 from pipeline.core.errors import UserError
-from pipeline.core.records import write_jsonl
+from pipeline.core.files import write_jsonl
+from pipeline.core.records import Caption, Item, ObjectTag, TextLine
 from pipeline.engine.local import extract
 from pipeline.settings.params import Kind
 from tests.pipeline.engine.bench import Bench, MeanColour, colour, figures, make_pictures, reddish, rows_of

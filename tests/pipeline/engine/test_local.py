@@ -15,13 +15,13 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from pipeline.contexts.items import Caption, TextLine
 from pipeline.core.errors import UserError
-from pipeline.core.records import write_jsonl
+from pipeline.core.files import write_jsonl
+from pipeline.core.records import Caption, ImageRow, TextLine
 from pipeline.core.store import Store, digest
 from pipeline.engine import local as extraction
 from pipeline.engine.local import Job, Summary, extract
-from pipeline.images.manifest import ImageRow, manifest
+from pipeline.images.manifest import manifest
 from pipeline.settings.params import ImagesParams
 from tests.pipeline.engine.bench import Bench, MeanColour, colour, figures, make_pictures, reddish, rows_of
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from pipeline.contexts.items import Item
+from pipeline.core.records import Item
 from pipeline.extractors.base import Extractor
 from pipeline.extractors.registry import create
 from pipeline.settings.params import ExecutionParams, Kind

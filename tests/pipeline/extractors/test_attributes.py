@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from pipeline.contexts.items import ObjectTag
 from pipeline.core.errors import UserError
+from pipeline.core.records import ObjectTag
 from pipeline.core.store import digest
 from pipeline.extractors.attributes import AttributesOptions, WithAttributes
 from pipeline.extractors.registry import create, require, validate

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.contexts.items import ITEMS, read_contexts
+from pipeline.core.records import ITEMS, read_contexts
 from pipeline.core.store import Store, digest
 from pipeline.engine.local import extract
 from pipeline.extractors import _torch

@@ -8,13 +8,12 @@ from typing import Any
 
 import pytest
 
-from pipeline.contexts.items import Caption, ObjectTag, TextLine, read_contexts
 from pipeline.core.errors import UserError
+from pipeline.core.records import Caption, ImageRow, ObjectTag, TextLine, read_contexts
 from pipeline.core.store import Store
 from pipeline.engine.local import extract
 from pipeline.extractors.base import LookupExtractor
 from pipeline.extractors.registry import create, require, validate
-from pipeline.images.manifest import ImageRow
 from pipeline.settings.params import Kind
 from tests.project import Project
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.contexts.items import TextLine
+from pipeline.core.records import TextLine
 from pipeline.extractors._lines import reading_order
 from pipeline.extractors.rapidocr import RapidOcr, SpacingDecoder
 from pipeline.extractors.registry import create

@@ -9,12 +9,13 @@ import pytest
 from PIL import Image
 
 from pipeline.core.errors import UserError
+from pipeline.core.records import ImageRow
 from pipeline.core.store import Store
 from pipeline.engine.local import extract
 from pipeline.extractors.attributes import AttributesOptions
 from pipeline.extractors.base import LookupExtractor, once
 from pipeline.extractors.registry import REGISTRY, create, validate
-from pipeline.images.manifest import ImageRow, manifest
+from pipeline.images.manifest import manifest
 from pipeline.settings.params import ImagesParams, Kind, load
 from tests.conftest import ROOT
 from tests.pipeline.extractors.cases import make
@@ -113,7 +114,7 @@ def test_every_mistake_is_named_with_its_line() -> None:
 
 OWN = '''
 from pydantic import BaseModel
-from pipeline.contexts.items import Caption
+from pipeline.core.records import Caption
 
 class Sizes:
     """Captions a picture with its size."""

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from pipeline.contexts.items import TextLine
 from pipeline.core.errors import UserError
+from pipeline.core.records import TextLine
 from pipeline.extractors.registry import create, require
 from pipeline.extractors.tesseract import Tesseract, read_tsv
 from tests.pipeline.extractors.cases import written

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from pipeline.contexts.items import Caption
 from pipeline.core.errors import UserError
+from pipeline.core.records import Caption
 from pipeline.core.store import Store
 from pipeline.engine.local import extract
 from pipeline.extractors import _torch

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.contexts.items import ObjectTag
 from pipeline.core.errors import UserError
+from pipeline.core.records import ObjectTag
 from pipeline.extractors import _boxes
 from pipeline.extractors.registry import create, require
 from pipeline.extractors.yolox import COCO, Yolox

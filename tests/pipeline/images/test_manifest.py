@@ -14,9 +14,10 @@ import pytest
 from PIL import Image
 
 from pipeline.core.errors import UserError
+from pipeline.core.records import ImageRow
 from pipeline.core.store import Store
 from pipeline.images import manifest as images
-from pipeline.images.manifest import ImageRow, PictureError, decode, list_pictures, manifest
+from pipeline.images.manifest import PictureError, decode, list_pictures, manifest
 from pipeline.settings.params import ImagesParams
 
 LIMITS = ImagesParams()

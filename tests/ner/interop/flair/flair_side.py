@@ -17,7 +17,7 @@ from flair.models import SequenceTagger
 from ner.interop.flair import bridge as flair_bridge
 from ner.interop.flair.trainer import sentences_of, tagger_of
 from pipeline.core.errors import UserError
-from pipeline.core.records import read_jsonl
+from pipeline.core.files import read_jsonl
 from pipeline.settings.params import TrainParams
 
 Entities = list[list[list[Any]]]

@@ -18,7 +18,8 @@ from ner.tagger import Tagger
 from ner.training.trainer import Example, collate_examples
 from pipeline.core import environments
 from pipeline.core.errors import UserError
-from pipeline.core.records import View, write_jsonl
+from pipeline.core.files import write_jsonl
+from pipeline.core.records import View
 from pipeline.settings.params import TrainParams
 from tests.ner.conftest import ambiguous_views, small_params
 from tests.ner.interop.flair.test_bridge import FlairSide, flair_side

@@ -1,0 +1,161 @@
+"""Files that stages write and read: whole or not at all, JSON Lines, JSON.
+
+A file is written whole or not at all, so whoever finds one can trust it. What the rows mean is left to
+:mod:`pipeline.core.records`.
+"""
+
+import errno
+import fcntl
+import glob
+import json
+import os
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path, PurePath
+from typing import IO, Any
+
+from pipeline.core.errors import UserError
+
+
+@contextmanager
+def atomic_write(path: str | os.PathLike[str], mode: str = "w") -> Iterator[IO[Any]]:
+    """Open a temporary file beside `path`; on success flush it to disk and rename it over `path`, else remove it.
+
+    What killed writers of the same file left behind is removed first.
+
+    Raises:
+        UserError: the folder may not be written, or the disk is full.
+    """
+    path = Path(path)
+    encoding, newline = (None, None) if "b" in mode else ("utf-8", "\n")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _sweep(path)
+        handle, temporary = _claim(path)
+    except OSError as error:
+        raise _unwritten(path, error) from None
+    try:
+        with open(handle, mode, encoding=encoding, newline=newline) as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+            os.chmod(temporary, 0o666 & ~_umask())
+            os.replace(temporary, path)
+    except BaseException as error:
+        with suppress(FileNotFoundError):
+            os.unlink(temporary)
+        if isinstance(error, OSError) and (error.errno in _DISK or error.filename == temporary):
+            raise _unwritten(path, error) from None
+        raise
+
+
+_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+"""What a write to an open file fails with; anything else that fails in the body of a `with` has its own cause."""
+
+
+def _unwritten(path: Path, error: OSError) -> UserError:
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    remedy = "make room and run again" if full else "see that its folder may be written, and run again"
+    return UserError(f"{path}: cannot be written: {error.strerror}; {remedy}")
+
+
+def _claim(path: Path) -> tuple[int, str]:
+    """A new temporary file for `path`, locked as long as it is open: what tells it from one of a killed writer."""
+    while True:
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:200]}.", suffix=".tmp")
+        with suppress(OSError):  # a file system without locks; nothing is swept there either
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        if os.fstat(handle).st_nlink:
+            return handle, temporary
+        os.close(handle)  # swept by another writer before it was locked
+
+
+def _sweep(path: Path) -> None:
+    for stale in path.parent.glob(f".{glob.escape(path.name[:200])}.*.tmp"):
+        with suppress(OSError), open(stale, "rb") as file:  # another writer's: it holds the lock, or is gone already
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            stale.unlink()
+
+
+def _umask() -> int:
+    current = os.umask(0)
+    os.umask(current)
+    return current
+
+
+def write_jsonl(path: str | os.PathLike[str], rows: Iterable[Mapping[str, Any]]) -> int:
+    """Write one JSON object a line, atomically; return how many."""
+    count = 0
+    with atomic_write(path) as file:
+        for row in rows:
+            file.write(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
+            count += 1
+    return count
+
+
+def write_json(path: str | os.PathLike[str], value: Any) -> None:
+    """Write one JSON document, indented, atomically."""
+    with atomic_write(path) as file:
+        json.dump(value, file, ensure_ascii=False, allow_nan=False, indent=2)
+        file.write("\n")
+
+
+def read_json(path: Path, stage: str) -> dict[str, Any]:
+    """Read the JSON object that a stage has written.
+
+    Raises:
+        UserError: the file is missing or holds something else; the message names the stage.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; run the stage that writes it: dvc repro {stage}") from None
+    except ValueError as error:
+        raise UserError(
+            f"{path}: not JSON ({error}); run the stage that writes it again: dvc repro --force --single-item {stage}"
+        ) from None
+    if not isinstance(value, dict):
+        raise UserError(f"{path}: expected an object, found {type(value).__name__}")
+    return value
+
+
+def portable(path: str | PurePath) -> str:
+    """A path below the project as it is; of any other its name alone, for it tells of a machine."""
+    place = PurePath(path)
+    return place.name if place.is_absolute() or place.parts[:1] == ("~",) or ".." in place.parts else str(path)
+
+
+def read_jsonl(path: str | os.PathLike[str]) -> Iterator[dict[str, Any]]:
+    """Yield the objects of a JSON Lines file; raises as :func:`numbered_jsonl`."""
+    return (row for _, row in numbered_jsonl(path))
+
+
+def numbered_jsonl(path: str | os.PathLike[str]) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield line numbers and objects of a JSON Lines file, splitting on ``\\n`` alone.
+
+    A byte-order mark and blank lines are passed over.
+
+    Raises:
+        UserError: the file is missing, is not UTF-8, or a line is no JSON object; the message names file and line.
+    """
+    number = 0
+    try:
+        with open(path, encoding="utf-8-sig", newline="\n") as file:
+            for number, line in enumerate(file, start=1):
+                if not line.strip():
+                    continue
+                row = json.loads(line)
+                if not isinstance(row, dict):
+                    raise UserError(f"{path}:{number}: expected a JSON object, found {type(row).__name__}")
+                yield number, row
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; run the stage that writes it (dvc repro)") from None
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path}:{number}: not JSON: {error.msg} at column {error.colno}") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: after line {number}: not UTF-8 (byte {error.start})") from None
+    except (RecursionError, ValueError) as error:  # brackets a thousand deep, a number of 5,000 digits
+        raise UserError(f"{path}:{number}: not JSON that can be read: {error}") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
