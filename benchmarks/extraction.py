@@ -35,7 +35,7 @@ from pipeline.extractors import registry
 from pipeline.extractors.base import cores
 from pipeline.extractors.rapidocr import RapidOcrOptions
 from pipeline.images import manifest as images
-from pipeline.settings.params import ExecutionParams, ImagesParams, Kind
+from pipeline.settings.params import ExecutionParams, ImagesParams
 
 PARTS = ("captions", "objects", "ocr", "store", "images")
 LIMITS = ImagesParams()
@@ -91,10 +91,10 @@ def write_rt_detr(folder: Path) -> Path:
     return folder
 
 
-def write_models(folder: Path) -> dict[Kind, Path]:
+def write_models(folder: Path) -> dict[str, Path]:
     """Both checkpoints below `folder`, written where they are not there."""
-    writers: dict[Kind, Callable[[Path], Path]] = {"captions": write_blip, "objects": write_rt_detr}
-    found: dict[Kind, Path] = {}
+    writers: dict[str, Callable[[Path], Path]] = {"captions": write_blip, "objects": write_rt_detr}
+    found: dict[str, Path] = {}
     for kind, write in writers.items():
         target = folder / kind
         if not (target / "preprocessor_config.json").exists():
@@ -104,7 +104,7 @@ def write_models(folder: Path) -> dict[Kind, Path]:
     return found
 
 
-def adapter(kind: Kind, model: Path, device: str, dtype: str) -> Any:
+def adapter(kind: str, model: Path, device: str, dtype: str) -> Any:
     """The adapter as a stage makes it."""
     options: dict[str, Any] = {"model": str(model), "dtype": dtype}
     if kind == "captions":
@@ -114,7 +114,7 @@ def adapter(kind: Kind, model: Path, device: str, dtype: str) -> Any:
     return registry.create(kind, section, ExecutionParams(device=device))
 
 
-def run_engine(kind: Kind, extractor: Any, pictures: Pictures, batch_size: int, workers: int) -> str:
+def run_engine(kind: str, extractor: Any, pictures: Pictures, batch_size: int, workers: int) -> str:
     """All pictures through the engine, with a store that holds nothing yet; what it wrote."""
     with tempfile.TemporaryDirectory() as scratch, Store.open(scratch) as store:
         output = Path(scratch) / "rows.jsonl"
@@ -162,7 +162,7 @@ def _one_by_one(
     return found
 
 
-def compare_model(kind: Kind, pictures: Pictures, model: Path, arguments: argparse.Namespace) -> Iterator[Ratio]:
+def compare_model(kind: str, pictures: Pictures, model: Path, arguments: argparse.Namespace) -> Iterator[Ratio]:
     """Engine over model alone, each at its best batch size; engine over loop."""
     device, dtype = arguments.device, arguments.dtype
     place = "cuda" if device.startswith("cuda") else "cpu"
@@ -420,7 +420,7 @@ def measure(parts: Sequence[str], arguments: argparse.Namespace, scratch: Path) 
         pictures = Pictures(arguments.images, arguments.count)
         if {"captions", "objects"} & set(parts):
             models = write_models(arguments.models or scratch)
-            kinds: tuple[Kind, ...] = ("captions", "objects")
+            kinds: tuple[str, ...] = ("captions", "objects")
             for kind in kinds:
                 if kind in parts:
                     yield from compare_model(kind, pictures, models[kind], arguments)

@@ -19,10 +19,9 @@ import torch
 
 from benchmarks import Ratio, keep_freed_memory, machine, report
 from benchmarks.sides import ROOT, Side, Turn, compare, peaks, serve
-from pipeline.core import environments
+from pipeline.core import environments, records
 from pipeline.core.errors import UserError, run_cli
-from pipeline.core.files import write_jsonl
-from pipeline.core.records import View, read_views, view_row
+from pipeline.core.records import View
 
 FLAIR_TARGET, ENCODER_TARGET = 1.4, 0.9
 OURS, ONNX, FLAIR, ENCODER, BATCHES = (
@@ -43,7 +42,7 @@ def ours(folder: Path, scratch: Path, batch_size: int) -> tuple[Callable[[], flo
     """:meth:`ner.predict.Tagger.predict`, from tokens to entities with confidences."""
     from ner.tagger import Tagger
 
-    tagger, views = Tagger.load(folder, "cpu"), read_views(scratch / "views.jsonl")
+    tagger, views = Tagger.load(folder, "cpu"), list(records.read(scratch / "views.jsonl", View, "views"))
 
     def turn() -> float:
         begin = time.perf_counter()
@@ -64,7 +63,7 @@ def encoder_alone(scratch: Path, batch_size: int, *, tokenizing: bool) -> Callab
 
     with quietly():
         model, encoder = load_tagger(_tagger_folder(scratch))
-    views = read_views(scratch / "views.jsonl")
+    views = list(records.read(scratch / "views.jsonl", View, "views"))
 
     def batches() -> list[Any]:
         encoded = encoder.encode(views, with_context=False)
@@ -96,7 +95,7 @@ def flair_predict(scratch: Path, batch_size: int) -> tuple[Callable[[], float], 
     flair.device = torch.device("cpu")
     quiet_flair()
     tagger = SequenceTagger.load(scratch / "tagger.pt")
-    views = read_views(scratch / "views.jsonl")
+    views = list(records.read(scratch / "views.jsonl", View, "views"))
     sentences = [Sentence(view.tokens) for view in views]
 
     def turn() -> float:
@@ -189,8 +188,8 @@ def main() -> None:
     names = [OURS, ONNX, ENCODER, BATCHES, *([FLAIR] if problem is None else [])]
     with tempfile.TemporaryDirectory() as folder:
         scratch = Path(folder)
-        views = read_views(arguments.views)[: arguments.posts]
-        write_jsonl(scratch / "views.jsonl", (view_row(View(view.id, view.tokens, None, "")) for view in views))
+        views = list(records.read(arguments.views, View, "views"))[: arguments.posts]
+        records.write(scratch / "views.jsonl", [View(view.id, view.tokens, None, "") for view in views])
         (scratch / "tagger.txt").write_text(str(arguments.tagger.absolute()), encoding="utf-8")
         with quietly():
             export(arguments.tagger, scratch / "onnx")

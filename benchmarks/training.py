@@ -17,10 +17,10 @@ import torch
 
 from benchmarks import Ratio, keep_freed_memory, machine, report
 from benchmarks.sides import Side, Turn, compare, peaks, serve
-from pipeline.core import environments
+from pipeline.core import environments, records
 from pipeline.core.errors import UserError, run_cli
 from pipeline.core.files import read_jsonl, write_json, write_jsonl
-from pipeline.core.records import read_views
+from pipeline.core.records import View
 from pipeline.settings.params import TrainParams
 
 STEP_CEILING = {"cpu": 1.20, "cuda": 1.10}
@@ -50,7 +50,9 @@ def prepare(encoder: Path, views: Path, scratch: Path, batch_size: int, n_batche
     from ner.models.ita import CrossViewTagger, load_tokenizer, quietly, view_encoder
     from ner.training.trainer import LengthGroupedSampler
 
-    posts = [view for view in read_views(views) if view.labels and view.context][: batch_size * n_batches]
+    posts = [view for view in list(records.read(views, View, "views")) if view.labels and view.context][
+        : batch_size * n_batches
+    ]
     if len(posts) < batch_size * n_batches:
         raise UserError(f"{views}: {len(posts)} labelled posts with a context, expected {batch_size * n_batches}")
     params = TrainParams(encoder=str(encoder), batch_size=batch_size)

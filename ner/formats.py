@@ -1,115 +1,71 @@
 """What the prediction command reads: plain text, CoNLL-like files, JSON Lines; each as a stream of views.
 
-Text is split by :mod:`pipeline.core.tokens`, so that entities can be pointed at in it. Training data is read by
-:mod:`pipeline.corpus.posts`, which checks whole files; here a line is enough.
+Text is split by :mod:`pipeline.core.tokens`, so that entities can be pointed at in it. CoNLL-like files are read as
+the stages read them, by :mod:`pipeline.corpus.conll`.
 """
 
-import json
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from pipeline.core.errors import UserError
+from pipeline.core.files import decoded_lines, parse_object
 from pipeline.core.records import View
 from pipeline.core.tokens import tokenize
+from pipeline.corpus import conll
+from pipeline.corpus.reading import has_unpaired_surrogate
 
 FORMATS = ("text", "conll", "jsonl")
 
 
-def read_input(path: str, format_name: str) -> Iterator[tuple[View, list[int] | None]]:
+def read_input(path: str, format_name: str, label_column: int = 2) -> Iterator[tuple[View, list[int] | None]]:
     """Yield views, and for text where each token starts in its line; ``-`` is stdin.
+
+    Args:
+        path: the file.
+        format_name: one of FORMATS.
+        label_column: which column of a CoNLL-like file holds the label, where there is one.
 
     Raises:
         UserError: no such file, not UTF-8, or a malformed line; the message names file and line.
     """
-    readers = {"text": _read_text, "conll": _read_conll, "jsonl": _read_jsonl}
     with _lines(path) as (name, lines):
-        yield from readers[format_name](name, lines)
+        if format_name == "conll":
+            for post in conll.stream(lines, name, label_column):
+                yield View(post.id, post.tokens, post.labels, ""), None
+        else:
+            yield from (_read_text if format_name == "text" else _read_jsonl)(name, lines)
 
 
 @contextmanager
-def _lines(path: str) -> Iterator[tuple[str, Iterator[str]]]:
-    name = "stdin" if path == "-" else path
-
-    def without_ends(file: IO[bytes]) -> Iterator[str]:
-        # Bytes, so that lines end at \n alone and an error knows its line.
-        for number, raw in enumerate(file, start=1):
-            try:
-                line = raw.decode("utf-8-sig" if number == 1 else "utf-8")
-            except UnicodeDecodeError as error:
-                raise UserError(
-                    f"{name}:{number}: not UTF-8 (byte {error.start} of the line); convert it first "
-                    "(iconv -f latin1 -t utf-8)"
-                ) from None
-            yield line.removesuffix("\n").removesuffix("\r")
-
+def _lines(path: str) -> Iterator[tuple[str, Iterator[tuple[int, str]]]]:
     if path == "-":
-        yield name, without_ends(sys.stdin.buffer)
+        yield "stdin", decoded_lines(sys.stdin.buffer, "stdin")
         return
     if not Path(path).is_file():
         raise UserError(f"{path}: no such file; expected a file to tag, or - for stdin")
     with open(path, "rb") as file:
-        yield name, without_ends(file)
+        yield path, decoded_lines(file, path)
 
 
-def _read_text(name: str, lines: Iterable[str]) -> Iterator[tuple[View, list[int]]]:
+def _read_text(_name: str, lines: Iterable[tuple[int, str]]) -> Iterator[tuple[View, list[int]]]:
     """A post a line; an empty line is a post without tokens, so that output lines match input lines."""
-    for number, line in enumerate(lines, start=1):
+    for number, line in lines:
         tokens = tokenize(line)
         yield View(str(number), [token for token, _ in tokens], None, ""), [start for _, start in tokens]
 
 
-def _read_conll(name: str, lines: Iterable[str]) -> Iterator[tuple[View, None]]:
-    """``IMGID:`` lines, token lines (what stands behind a tab is kept as label), blank lines between posts."""
-    identifier: str | None = None
-    rows: list[list[str]] = []
-    count = 0
-
-    def post() -> View:
-        labelled = all(len(row) > 1 for row in rows)
-        return View(
-            identifier or str(count), [row[0] for row in rows], [row[-1] for row in rows] if labelled else None, ""
-        )
-
-    for number, line in enumerate(lines, start=1):
-        if line.strip("\t") and not line.startswith("IMGID:"):
-            rows.append(line.split("\t"))
-            if not rows[-1][0]:
-                raise UserError(f"{name}:{number}: no token before the first tab; expected token or token<TAB>label")
-            continue
-        if rows:
-            count += 1
-            yield post(), None
-            rows, identifier = [], None
-        if line.startswith("IMGID:"):
-            identifier = line.removeprefix("IMGID:")
-    if rows:
-        count += 1
-        yield post(), None
-
-
-def _read_jsonl(name: str, lines: Iterable[str]) -> Iterator[tuple[View, list[int] | None]]:
+def _read_jsonl(name: str, lines: Iterable[tuple[int, str]]) -> Iterator[tuple[View, list[int] | None]]:
     """Objects with `tokens` (a post or a view, its `context` used) or with `text`; `id`, `labels` where there."""
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-            json.dumps(row, ensure_ascii=False).encode()
-        except json.JSONDecodeError as error:
-            raise UserError(f"{name}:{number}: not JSON: {error.msg} at column {error.colno}") from None
-        except UnicodeEncodeError:
-            raise UserError(
-                f"{name}:{number}: an escape such as \\ud83d stands alone: half of a surrogate pair is no "
-                "character; expected both halves"
-            ) from None
-        yield _view_of(row, f"{name}:{number}", number)
+    for number, line in lines:
+        if line.strip():
+            yield _view_of(parse_object(line, f"{name}:{number}"), f"{name}:{number}", number)
 
 
-def _view_of(row: Any, place: str, number: int) -> tuple[View, list[int] | None]:
-    if not isinstance(row, dict) or ("tokens" not in row) == ("text" not in row):
+def _view_of(row: dict[str, Any], place: str, number: int) -> tuple[View, list[int] | None]:
+    if ("tokens" not in row) == ("text" not in row):
         raise UserError(f"{place}: expected an object with either `tokens` or `text`")
     identifier = str(number if row.get("id") is None else row["id"])
     context, labels = row.get("context") or "", row.get("labels")
@@ -131,4 +87,10 @@ def _view_of(row: Any, place: str, number: int) -> tuple[View, list[int] | None]
         or not all(isinstance(label, str) for label in labels)
     ):
         raise UserError(f"{place}: labels: expected null or {len(tokens)} labels, one a token")
+    if any("\t" in token or "\n" in token for token in tokens) or "\n" in identifier or "\r" in identifier:
+        raise UserError(
+            f"{place}: the id holds a line break, or a token one or a tab; CoNLL files end a token or a line there"
+        )
+    if any(map(has_unpaired_surrogate, (identifier, context, *tokens, *(labels or ())))):
+        raise UserError(f"{place}: holds an unpaired surrogate (such as \\ud83d), which cannot be written as UTF-8")
     return View(identifier, tokens, labels, context), starts

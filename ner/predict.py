@@ -13,7 +13,8 @@ from typing import IO
 from tqdm import tqdm
 
 from ner.formats import FORMATS, read_input
-from ner.tagger import Tagger, conll_lines, prediction_row
+from ner.tagger import Tagger, conll_lines
+from pipeline.core import records
 from pipeline.core.errors import UserError, run_cli
 from pipeline.core.records import View
 
@@ -45,7 +46,7 @@ def write_output(
         if format_name == "conll":
             file.write(conll_lines(prediction))
             continue
-        row = prediction_row(prediction)
+        row = records.row(prediction)
         if starts is not None:
             for entity in row["entities"]:
                 last = entity["end"] - 1
@@ -67,6 +68,9 @@ def main() -> None:
         default="text",
         help="text: a post a line; conll: token lines; jsonl: posts or views [%(default)s]",
     )
+    parser.add_argument(
+        "--label-column", type=int, default=2, metavar="N", help="conll: which column holds labels [%(default)s]"
+    )
     parser.add_argument("--output-format", choices=("jsonl", "conll"), help="[conll for conll, else jsonl]")
     parser.add_argument("--revision", help="commit, branch or tag of a tagger on the hub")
     parser.add_argument(
@@ -79,7 +83,9 @@ def main() -> None:
         raise UserError(f"--batch-size: expected at least 1, found {arguments.batch_size}")
     tagger = Tagger.load(arguments.model, arguments.device, arguments.revision)
     output_format = arguments.output_format or ("conll" if arguments.format == "conll" else "jsonl")
-    posts = tqdm(read_input(arguments.file, arguments.format), unit="post", disable=None)  # None: quiet if no terminal
+    posts = tqdm(
+        read_input(arguments.file, arguments.format, arguments.label_column), unit="post", disable=None
+    )  # None: quiet if no terminal
     try:
         write_output(
             posts, tagger, arguments.batch_size, output_format, sys.stdout, with_context=not arguments.text_only

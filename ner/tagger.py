@@ -7,9 +7,8 @@ views become tensors is left to :mod:`ner.views`, reading text and files to :mod
 
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -20,41 +19,13 @@ from ner.views import EncodedView, ViewEncoder
 from pipeline.core import checkpoints
 from pipeline.core.errors import UserError
 from pipeline.core.labels import entities
-from pipeline.core.records import View
+from pipeline.core.records import FoundEntity, Prediction, View
 from pipeline.core.tokens import tokenize
 
 if TYPE_CHECKING:
     from ner.interop.onnx import OnnxTagger
 
 CHUNK_BATCHES = 16  # so many batches of views are sorted by length together; all that a stream keeps in memory
-
-
-@dataclass(frozen=True, slots=True)
-class FoundEntity:
-    """Tokens `start` up to, not including, `end`; `text` joins them by spaces."""
-
-    start: int
-    end: int
-    type: str
-    text: str
-    confidence: float  # probability of exactly this entity under the CRF, 0 to 1
-
-
-@dataclass(frozen=True, slots=True)
-class Prediction:
-    """What data/predictions holds of a post; `labels` are gold (or None), `predicted` the tagger's, both IOB2."""
-
-    id: str
-    tokens: list[str]
-    labels: list[str] | None
-    predicted: list[str]
-    entities: list[FoundEntity]
-    context_used: str
-
-
-def prediction_row(prediction: Prediction) -> dict[str, Any]:
-    """The JSON object of a prediction."""
-    return asdict(prediction)
 
 
 class Tagger:

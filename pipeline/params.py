@@ -5,8 +5,8 @@ from pathlib import Path
 
 from pipeline.checks.check import check
 from pipeline.core.errors import run_cli
+from pipeline.core.kinds import KINDS
 from pipeline.extractors.registry import option_models
-from pipeline.settings.params import KINDS
 from pipeline.settings.reference import reference
 
 

@@ -65,27 +65,24 @@ def draw(results: Results, wanted: str | None = None) -> str:
     wanted_spans = {entity[:3] for entity in gold}
     lines = [_line("gold", post, gold, types, None)]
     for condition, row in rows.items():
-        found = [
-            (entity["start"], entity["end"], entity["type"], f"{entity['confidence']:.2f}")
-            for entity in row["entities"]
-        ]
+        found = [(entity.start, entity.end, entity.type, f"{entity.confidence:.2f}") for entity in row.entities]
         lines.append(_line(NAMES[condition], post, found, types, wanted_spans))
-    picture = results.images[post.image or ""]
+    picture = results.images[post.images[0]]
     return (
         environment()
         .get_template("figure.svg.j2")
         .render(
             lines=lines,
-            context=visible(rows["cross_modal"]["context_used"], 70),
+            context=visible(rows["cross_modal"].context_used, 70),
             picture=picture,
             boxes=[
                 item
-                for item in results.contexts["objects"][picture["image"]].items
+                for item in results.contexts["objects"][picture.image].items
                 if isinstance(item, ObjectTag) and item.box
             ],
             polygons=[
                 item
-                for item in results.contexts["ocr"][picture["image"]].items
+                for item in results.contexts["ocr"][picture.image].items
                 if isinstance(item, TextLine) and item.polygon
             ],
             chart=chart,
@@ -121,21 +118,21 @@ def _choose(results: Results, wanted: str | None) -> Post:
 
 def _can_be_drawn(results: Results, post: Post) -> bool:
     """Whether the post has a picture of known size; one that is not there may have contexts, computed elsewhere."""
-    return post.image is not None and results.images[post.image]["status"] == "ok"
+    return bool(post.images) and results.images[post.images[0]].status == "ok"
 
 
 def _worth(results: Results, post: Post) -> float | None:
     """How sure the tagger is with the picture where it errs without; None where the picture decides nothing."""
-    if post.labels is None or post.image is None or len(" ".join(post.tokens)) > LONGEST:
+    if post.labels is None or not post.images or len(" ".join(post.tokens)) > LONGEST:
         return None
-    if not all(results.contexts[kind][post.image].items for kind in results.settings.views.kinds):
+    if not all(results.contexts[kind][post.images[0]].items for kind in results.settings.views.kinds):
         return None
     rows = [results.predictions[SPLIT][condition].rows[post.id] for condition in SHOWN]
     gold = set(entities(post.labels, "strict"))
-    cross, text = (set(entities(row["predicted"], "strict")) == gold for row in rows)
-    if not gold or not cross or text or not rows[1]["entities"]:
+    cross, text = (set(entities(row.predicted, "strict")) == gold for row in rows)
+    if not gold or not cross or text or not rows[1].entities:
         return None
-    return min(float(entity["confidence"]) for entity in rows[0]["entities"])
+    return min(entity.confidence for entity in rows[0].entities)
 
 
 def _line(

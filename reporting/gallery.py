@@ -7,10 +7,10 @@ records where there are thousands of them.
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from pipeline.core.kinds import KINDS, Kind
 from pipeline.core.labels import entities
-from pipeline.core.records import Caption, ObjectTag, Post, TextLine
-from pipeline.corpus.posts import is_invisible
-from pipeline.settings.params import KINDS
+from pipeline.core.records import Post, Prediction
+from pipeline.corpus.report import is_invisible
 from reporting.scores import GLOSSES, NAMES
 from reporting.sources import Predicted, Results
 from reporting.text import visible, visible_token
@@ -23,13 +23,14 @@ def gallery(results: Results, types: Sequence[str], thumbnails: Mapping[str, str
     """The value that the script reads.
 
     Returns:
-        ``{"types", "conditions": [{"key", "name", "gloss"}], "kinds", "splits", "posts", "pictures"}``.
+        ``{"types", "conditions": [{"key", "name", "gloss"}], "kinds": [{"key", "name", "used", "off"}], "splits",
+        "posts", "pictures"}``.
         A post is ``{"id", "split", "tokens", "gold": [[start, end, type, orphan]] | null, "predicted": [[[start, end,
-        type, confidence, orphan]] | null], "context", "used": [str | null], "picture": index | null}``: `type` indexes
+        type, confidence, orphan]] | null], "context", "used": [str | null], "pictures": [index]}``: `type` indexes
         `types`, `orphan` is 1 where the entity opens with `I-` and the strict scorer sees none, `predicted` and `used`
         have a place for each condition, and `used` is null where the tagger read the whole context.
-        A picture is ``{"name", "status", "error", "width", "height", "thumbnail", "objects": [[text, score, box]],
-        "captions": [[text, score]], "ocr": [[text, score, polygon]], "more": {kind: n}, "failed": {kind: error}}``.
+        A picture is ``{"name", "status", "error", "width", "height", "thumbnail", "found": {kind: [[text, score,
+        outline]]}, "more": {kind: n}, "failed": {kind: error}}``.
     """
     conditions = results.settings.evaluate.conditions
     index = {name: place for place, name in enumerate(types)}
@@ -38,8 +39,8 @@ def gallery(results: Results, types: Sequence[str], thumbnails: Mapping[str, str
     for split in results.settings.report.splits:
         predictions = results.predictions.get(split, {})
         for post in results.posts[split]:
-            if post.image is not None:
-                pictures.setdefault(post.image, len(pictures))
+            for image in post.images:
+                pictures.setdefault(image, len(pictures))
             view = results.views[split].get(post.id)
             context = view.context if view else ""
             rows = [_prediction(predictions.get(condition), post) for condition in conditions]
@@ -59,35 +60,43 @@ def gallery(results: Results, types: Sequence[str], thumbnails: Mapping[str, str
                         if row is None
                         else [
                             [
-                                entity["start"],
-                                entity["end"],
-                                index[entity["type"]],
-                                round(entity["confidence"], 3),
-                                _orphan(row["predicted"], entity["start"]),
+                                entity.start,
+                                entity.end,
+                                index[entity.type],
+                                round(entity.confidence, 3),
+                                _orphan(row.predicted, entity.start),
                             ]
-                            for entity in row["entities"]
+                            for entity in row.entities
                         ]
                         for row in rows
                     ],
                     "context": visible(context),
                     "used": [
-                        None if row is None or row["context_used"] == context else visible(row["context_used"])
+                        None if row is None or row.context_used == context else visible(row.context_used)
                         for row in rows
                     ],
-                    "picture": None if post.image is None else pictures[post.image],
+                    "pictures": [pictures[image] for image in post.images],
                 }
             )
     return {
         "types": [visible(name, 40) for name in types],
         "conditions": [{"key": key, "name": NAMES[key], "gloss": GLOSSES[key]} for key in conditions],
-        "kinds": list(results.settings.views.kinds),
+        "kinds": [
+            {
+                "key": key,
+                "name": kind.called,
+                "used": key in results.settings.views.kinds,
+                "off": results.runs[key].extractor is None,
+            }
+            for key, kind in KINDS.items()
+        ],
         "splits": list(results.settings.report.splits),
         "posts": posts,
         "pictures": [_picture(results, name, thumbnails.get(name)) for name in pictures],
     }
 
 
-def _prediction(predicted: Predicted | None, post: Post) -> dict[str, Any] | None:
+def _prediction(predicted: Predicted | None, post: Post) -> Prediction | None:
     return None if predicted is None else predicted.rows.get(post.id)
 
 
@@ -99,28 +108,27 @@ def _picture(results: Results, name: str, thumbnail: str | None) -> dict[str, An
     row = results.images[name]
     picture: dict[str, Any] = {
         "name": visible(name, 120),
-        "status": row["status"],
-        "error": visible(row["error"] or "", 300),
-        "width": row["width"],
-        "height": row["height"],
+        "status": row.status,
+        "error": visible(row.error or "", 300),
+        "width": row.width,
+        "height": row.height,
         "thumbnail": thumbnail,
+        "found": {},
         "more": {},
         "failed": {},
     }
-    for kind in KINDS:
+    for kind, entry in KINDS.items():
         context = results.contexts[kind].get(name)
         items = context.items if context else []
-        picture[kind] = [_item(item) for item in items[:SHOWN]]
+        picture["found"][kind] = [_item(entry, item) for item in items[:SHOWN]]
         if len(items) > SHOWN:
             picture["more"][kind] = len(items) - SHOWN
-        if context and context.status != "ok" and row["status"] == "ok":
+        if context and context.status != "ok" and row.status == "ok":
             picture["failed"][kind] = visible(f"{context.status}: {context.error or ''}", 300)
     return picture
 
 
-def _item(item: ObjectTag | Caption | TextLine) -> list[Any]:
-    if isinstance(item, ObjectTag):
-        return [visible(item.text(attributes=True), 200), item.score, item.box]
-    if isinstance(item, Caption):
-        return [visible(item.text, 1000), item.score]
-    return [visible(item.text, 500), item.score, item.polygon]
+def _item(kind: Kind, item: Any) -> list[Any]:
+    """Text, score and outline: a box ``[x0, y0, x1, y1]``, a polygon of points, or null."""
+    words = kind.words(item, kind.template(max=1))
+    return [visible(words, 1000), item.score, getattr(item, "box", None) or getattr(item, "polygon", None)]

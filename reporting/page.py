@@ -13,6 +13,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from pipeline.core.files import atomic_write
+from pipeline.core.kinds import KINDS
 from reporting.charts import interval_chart, line_chart
 from reporting.gallery import gallery
 from reporting.scores import GLOSSES, NAMES, entity_types, score_splits
@@ -86,6 +87,7 @@ def write(results: Results, thumbnails: Mapping[str, str], output: Path) -> None
             intervals=interval_chart(headline, "strict") if headline else None,
             charts=[chart for chart in charts if chart],
             n_posts=len(data["posts"]),
+            drawn=[kind for kind in KINDS.values() if kind.drawn],
         )
     )
     write_assets(output / "assets")

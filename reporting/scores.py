@@ -78,7 +78,7 @@ def entity_types(results: Results) -> list[str]:
         counts.update({name: n for name, n in split["entities"]["conlleval"].items() if name != "total"})
     for conditions in results.predictions.values():
         for predicted in conditions.values():
-            counts.update({entity["type"]: 0 for row in predicted.rows.values() for entity in row["entities"]})
+            counts.update({entity.type: 0 for row in predicted.rows.values() for entity in row.entities})
     return sorted(counts, key=lambda name: (_USUAL.index(name) if name in _USUAL else len(_USUAL), -counts[name], name))
 
 
@@ -139,16 +139,16 @@ def _differences(results: Results, split: Split) -> list[Difference]:
     if not settings.bootstrap_samples or "cross_modal" not in predicted:
         return []
     rows = list(predicted["cross_modal"].rows.values())
-    if any(row["labels"] is None for row in rows):
+    if any(row.labels is None for row in rows):
         return []
     found: list[Difference] = []
     for other in NAMES:
         if other == "cross_modal" or other not in predicted:
             continue
         pairs = compare(
-            [row["labels"] for row in rows],
-            [predicted[other].rows[row["id"]]["predicted"] for row in rows],
-            [row["predicted"] for row in rows],
+            [row.labels or [] for row in rows],
+            [predicted[other].rows[row.id].predicted for row in rows],
+            [row.predicted for row in rows],
             samples=settings.bootstrap_samples,
             confidence=settings.confidence,
             seed=settings.shuffle_seed,

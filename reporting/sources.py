@@ -6,19 +6,18 @@ the modules that show it say so; what should be there and is not stops the stage
 
 import csv
 from collections import Counter
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pipeline.core import records
 from pipeline.core.errors import UserError
-from pipeline.core.files import read_json, read_jsonl
-from pipeline.core.records import Context, Post, View, read_contexts, read_views
-from pipeline.corpus import posts
-from pipeline.settings.params import KINDS, SPLITS, Condition, Kind, Params, Split
+from pipeline.core.files import read_json
+from pipeline.core.kinds import KINDS
+from pipeline.core.records import Context, Evaluation, ImageRow, Post, Prediction, RunRecord, View
+from pipeline.settings.params import SPLITS, Condition, Params, Split
 
-Scores = Mapping[str, Mapping[str, Mapping[str, Any]]]
-STAGES = ("posts", "images", "objects", "captions", "ocr", "views", "train", "evaluate")
+STAGES = ("posts", "images", *KINDS, "views", "train", "evaluate")
 """The stages that leave a record of their run, in order."""
 
 
@@ -41,7 +40,7 @@ class Sources:
 class Predicted:
     """One condition's predictions of a split: rows of data/predictions, by post id."""
 
-    rows: dict[str, dict[str, Any]]
+    rows: dict[str, Prediction]
     confusion: Counter[tuple[str, str]]
 
 
@@ -63,12 +62,12 @@ class Results:
     settings: Params
     posts: dict[Split, list[Post]]
     report: dict[str, Any]
-    images: dict[str, dict[str, Any]]
-    contexts: dict[Kind, dict[str, Context]]
+    images: dict[str, ImageRow]
+    contexts: dict[str, dict[str, Context]]
     views: dict[Split, dict[str, View]]
     predictions: dict[Split, dict[Condition, Predicted]]
-    scores: dict[str, dict[str, Scores]]
-    runs: dict[str, dict[str, Any]]
+    scores: Evaluation
+    runs: dict[str, RunRecord]
     curves: dict[str, list[tuple[float, float]]]
 
 
@@ -84,54 +83,38 @@ def read(settings: Params, sources: Sources) -> Results:
             path = sources.predictions / f"{split}.{condition}.jsonl"
             if path.exists():
                 confusion = sources.confusion / f"{split}.{condition}.csv"
-                predictions.setdefault(split, {})[condition] = Predicted(_predictions(path), _confusion(confusion))
-    evaluation = read_json(sources.evaluation, "evaluate")
-    read_posts = {split: posts.read_records(sources.posts / f"{split}.jsonl") for split in SPLITS}
-    images = {row["image"]: row for row in read_jsonl(sources.images)}
+                predictions.setdefault(split, {})[condition] = Predicted(
+                    {row.id: row for row in records.read(path, Prediction, "evaluate")}, _confusion(confusion)
+                )
+    evaluation: Evaluation = records.read_one(sources.evaluation, Evaluation, "evaluate")
+    read_posts = {split: list(records.read(sources.posts / f"{split}.jsonl", Post, "posts")) for split in SPLITS}
+    images = {row.image: row for row in records.read(sources.images, ImageRow, "images")}
     for post in (post for split in SPLITS for post in read_posts[split]):
-        if post.image is not None and post.image not in images:
-            raise UserError(
-                f"{sources.images}: no row for {post.image}, the picture of post {post.id}; run dvc repro images"
-            )
+        for image in post.images:
+            if image not in images:
+                raise UserError(f"{sources.images}: no row for {image}, of post {post.id}; run dvc repro images")
     return Results(
         settings=settings,
         posts=read_posts,
         report=read_json(sources.posts / "report.json", "posts"),
         images=images,
         contexts={
-            kind: {row.image: row for row in read_contexts(sources.contexts / f"{kind}.jsonl", kind)} for kind in KINDS
+            name: {row.image: row for row in kind.read(sources.contexts / f"{name}.jsonl")}
+            for name, kind in KINDS.items()
         },
-        views={split: {view.id: view for view in read_views(sources.views / f"{split}.jsonl")} for split in SPLITS},
+        views={
+            split: {view.id: view for view in records.read(sources.views / f"{split}.jsonl", View, "views")}
+            for split in SPLITS
+        },
         predictions=predictions,
         scores={
             split: {name: scores for name, scores in conditions.items() if scores}
             for split, conditions in evaluation.items()
             if conditions and any(conditions.values())
         },
-        runs={stage: read_json(sources.runs / f"{stage}.json", stage) for stage in STAGES},
+        runs={stage: records.read_one(sources.runs / f"{stage}.json", RunRecord, stage) for stage in STAGES},
         curves=_curves(sources.curves),
     )
-
-
-def _predictions(path: Path) -> dict[str, dict[str, Any]]:
-    rows = {}
-    for number, row in enumerate(read_jsonl(path), start=1):
-        try:
-            length = len(row["tokens"])
-            labels = row["labels"]
-            whole = len(row["predicted"]) == length and (labels is None or len(labels) == length)
-            inside = all(
-                0 <= entity["start"] < entity["end"] <= length
-                and 0 <= entity["confidence"] <= 1.001
-                and isinstance(entity["type"], str)
-                for entity in row["entities"]
-            )
-            if not (whole and inside and isinstance(row["context_used"], str)):
-                raise ValueError
-            rows[row["id"]] = row
-        except (KeyError, TypeError, ValueError):
-            raise UserError(f"{path}:{number}: no prediction record; run dvc repro evaluate to write it anew") from None
-    return rows
 
 
 def _confusion(path: Path) -> Counter[tuple[str, str]]:

@@ -9,8 +9,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from pipeline.core.kinds import KINDS
+from pipeline.core.records import Change, Machine, RunRecord
 from pipeline.core.store import digest
-from pipeline.settings.params import KINDS, SPLITS, Change, Kind, Split, changed
+from pipeline.settings.params import SPLITS, Split, changed
 from reporting.sources import STAGES, Results
 
 LISTED = 500
@@ -44,7 +46,7 @@ class ExtractorRow:
     """What read one kind of thing off the pictures, and how much it found; without a fingerprint where it looks up what
     others have read."""
 
-    kind: Kind
+    kind: str
     name: str
     used: bool
     fingerprint: str | None
@@ -86,7 +88,7 @@ class Summary:
     total_seconds: float
     machines: list[str]
     finished: str
-    training: dict[str, Any]
+    training: RunRecord
 
 
 def summarise(results: Results, types: list[str]) -> Summary:
@@ -107,9 +109,9 @@ def summarise(results: Results, types: list[str]) -> Summary:
         changes=list(_changes(results)),
         seeds=list(_seeds(results)),
         times=[_time_row(results.runs[stage]) for stage in STAGES],
-        total_seconds=sum(run["seconds"] for run in results.runs.values()),
-        machines=list(dict.fromkeys(_machine(run["machine"]) for run in results.runs.values())),
-        finished=max(run["finished"] for run in results.runs.values()),
+        total_seconds=sum(run.seconds for run in results.runs.values()),
+        machines=list(dict.fromkeys(_machine(run.machine) for run in results.runs.values())),
+        finished=max(run.finished for run in results.runs.values()),
         training=results.runs["train"],
     )
 
@@ -122,26 +124,28 @@ def count(number: int, one: str, many: str | None = None) -> str:
 def _split_row(results: Results, split: Split, types: list[str]) -> SplitRow:
     counts = results.report["splits"][split]
     pictures = Counter(
-        NO_PICTURE if post.image is None else results.images[post.image]["status"] for post in results.posts[split]
+        results.images[image].status if image else NO_PICTURE
+        for post in results.posts[split]
+        for image in post.images or [""]
     )
     return SplitRow(split, counts, [counts["entities"]["conlleval"].get(name, 0) for name in types], dict(pictures))
 
 
 def _broken(results: Results) -> Iterator[BrokenPicture]:
     for row in results.images.values():
-        if row["status"] != "ok":
-            yield BrokenPicture(row["image"], "images", row["status"], row["error"] or "")
+        if row.status != "ok":
+            yield BrokenPicture(row.image, "images", row.status, row.error or "")
     for kind, rows in results.contexts.items():
         for context in rows.values():
             manifest = results.images.get(context.image)
-            if context.status != "ok" and manifest is not None and manifest["status"] == "ok":
+            if context.status != "ok" and manifest is not None and manifest.status == "ok":
                 yield BrokenPicture(context.image, kind, context.status, context.error or "")
 
 
 def _missing(results: Results) -> Iterator[str]:
     """What a reader might look for and not find, and why."""
     settings, n_posts = results.settings, sum(map(len, results.posts.values()))
-    readable = sum(row["status"] == "ok" for row in results.images.values())
+    readable = sum(row.status == "ok" for row in results.images.values())
     if settings.data.images is None:
         yield "The data set has no pictures (data.images is null)."
     elif not readable:
@@ -186,7 +190,10 @@ def _oddities(results: Results) -> Iterator[str]:
     totals: Counter[str] = Counter()
     for counts in results.report["splits"].values():
         totals.update(
-            {key: counts[key] for key in ("orphan_i", "invisible_tokens", "without_image", "sharing_an_image")}
+            {
+                key: counts[key]
+                for key in ("orphan_i", "invisible_tokens", "without_image", "several_images", "sharing_an_image")
+            }
         )
     if totals["orphan_i"]:
         yield (
@@ -195,6 +202,8 @@ def _oddities(results: Results) -> Iterator[str]:
         )
     if totals["invisible_tokens"]:
         yield f"{count(totals['invisible_tokens'], 'token')} that cannot be seen; here their codes stand for them."
+    if totals["several_images"]:
+        yield f"{count(totals['several_images'], 'post')} with more than one picture."
     if totals["sharing_an_image"]:
         yield f"{count(totals['sharing_an_image'], 'post')} with a picture that another post of the split has, too."
     for pair, shared in results.report["shared_texts"].items():
@@ -203,12 +212,12 @@ def _oddities(results: Results) -> Iterator[str]:
             yield f"{count(shared, 'text')} of {one} {'stands' if shared == 1 else 'stand'} in {other} again."
 
 
-def _extractor_row(results: Results, kind: Kind) -> ExtractorRow:
+def _extractor_row(results: Results, kind: str) -> ExtractorRow:
     run, rows = results.runs[kind], results.contexts[kind].values()
-    fingerprint = run.get("fingerprint")
+    fingerprint = run.fingerprint
     return ExtractorRow(
         kind=kind,
-        name=run["extractor"],
+        name=run.extractor or "off",
         used=kind in results.settings.views.kinds,
         fingerprint=None if fingerprint is None else digest(fingerprint),
         details="" if fingerprint is None else json.dumps(fingerprint, indent=2, sort_keys=True),
@@ -224,9 +233,8 @@ def _changes(results: Results) -> Iterator[Change]:
     for section in ("data", "images"):
         yield from changed(getattr(settings, section), f"{section}.")
     for kind in KINDS:
-        yield Change(f"{kind}.extractor", results.runs[kind]["extractor"], None, True)
-        for change in results.runs[kind]["changed"]:
-            yield Change(**change)
+        yield Change(f"{kind}.extractor", results.runs[kind].extractor, None, True)
+        yield from results.runs[kind].changed
     for section in ("views", "train", "evaluate", "report"):
         yield from changed(getattr(settings, section), f"{section}.")
 
@@ -236,26 +244,25 @@ def _seeds(results: Results) -> Iterator[tuple[str, int, str]]:
     yield "train.seed", settings.train.seed, "initial weights, order of the tweets, dropout"
     yield "evaluate.shuffle_seed", settings.evaluate.shuffle_seed, "whose context a post gets when shuffled; bootstrap"
     for kind in KINDS:
-        seed = (results.runs[kind].get("fingerprint") or {}).get("seed")
+        seed = (results.runs[kind].fingerprint or {}).get("seed")
         if isinstance(seed, int):
-            yield f"{kind}.{results.runs[kind]['extractor']}.seed", seed, f"sampling of {kind}"
+            yield f"{kind}.{results.runs[kind].extractor}.seed", seed, f"sampling of {kind}"
 
 
-def _time_row(run: dict[str, Any]) -> TimeRow:
-    items, seconds = run.get("items"), run["seconds"]
+def _time_row(run: RunRecord) -> TimeRow:
     notes = []
-    if run.get("from_store"):
-        notes.append(f"{run['from_store']:,} more from the store, read by an earlier run")
-    if run.get("failed"):
-        notes.append(f"{run['failed']:,} without a result")
-    if run.get("resumed"):
+    if run.from_store:
+        notes.append(f"{run.from_store:,} more from the store, read by an earlier run")
+    if run.failed:
+        notes.append(f"{run.failed:,} without a result")
+    if run.resumed:
         notes.append("resumed: the time of its last part alone")
-    if run["stage"] == "train":
-        notes.append(f"{count(run['epochs'], 'epoch')}, the best was number {run['best_epoch']}")
-    rate = items / seconds if items and seconds else None
-    return TimeRow(run["stage"], seconds, items, run["unit"], rate, "; ".join(notes))
+    if run.epochs is not None:
+        notes.append(f"{count(run.epochs, 'epoch')}, the best was number {run.best_epoch}")
+    rate = run.items / run.seconds if run.items and run.seconds else None
+    return TimeRow(run.stage, run.seconds, run.items, run.unit, rate, "; ".join(notes))
 
 
-def _machine(machine: dict[str, Any]) -> str:
-    gpu = f", {machine['gpu']}" if machine["gpu"] else ", no GPU in use"
-    return f"{machine['system']}, {count(machine['cores'], 'core')}{gpu}, Python {machine['python']}"
+def _machine(machine: Machine) -> str:
+    gpu = f", {machine.gpu}" if machine.gpu else ", no GPU in use"
+    return f"{machine.system}, {count(machine.cores, 'core')}{gpu}, Python {machine.python}"

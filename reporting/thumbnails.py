@@ -6,16 +6,16 @@ safely is pipeline/images/manifest.py's business.
 
 import base64
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 from pathlib import Path
-from typing import Any
 
 from PIL import Image
 from tqdm import tqdm
 
 from pipeline.core.errors import UserError
+from pipeline.core.records import ImageRow
 from pipeline.core.store import Store, batched, digest
 from pipeline.images import manifest as images
 from pipeline.images.manifest import PictureError
@@ -29,7 +29,7 @@ _WINDOW = 256  # pictures decoded, and stored, at a time
 
 
 def write(
-    rows: Iterable[Mapping[str, Any]],
+    rows: Iterable[ImageRow],
     folder: Path | None,
     output: Path,
     side: int,
@@ -55,16 +55,16 @@ def write(
         UserError: the disk is full, or the folder may not be written.
     """
     key = digest({"thumbnail": VERSION, "side": side, "quality": _QUALITY})
-    readable = [row for row in rows if row["status"] == "ok"]
+    readable = [row for row in rows if row.status == "ok"]
     written: dict[str, str] = {}
     output.mkdir(parents=True, exist_ok=True)
     place = None if folder is None else folder.resolve()
 
-    def make(row: Mapping[str, Any]) -> bytes | None:
+    def make(row: ImageRow) -> bytes | None:
         if place is None:
             return None
         try:
-            return thumbnail(images.load(place, dict(row), limits), side)
+            return thumbnail(images.load(place, row, limits), side)
         except PictureError:
             return None  # it was readable when the manifest was made: shown as a picture that is not there
 
@@ -73,17 +73,17 @@ def write(
         tqdm(total=len(readable), desc="thumbnails", unit="picture", disable=None) as progress,
     ):
         for window in batched(readable, _WINDOW):
-            kept = store.get_many(key, [row["sha256"] for row in window])
+            kept = store.get_many(key, [str(row.sha256) for row in window])
             found = {sha256: base64.b64decode(json.loads(text)) for sha256, text in kept.items()}
-            lacking = list({row["sha256"]: row for row in window if row["sha256"] not in found}.values())
-            made = {row["sha256"]: data for row, data in zip(lacking, pool.map(make, lacking), strict=True) if data}
+            lacking = list({str(row.sha256): row for row in window if str(row.sha256) not in found}.values())
+            made = {str(row.sha256): data for row, data in zip(lacking, pool.map(make, lacking), strict=True) if data}
             store.put_many(key, {sha256: json.dumps(base64.b64encode(data).decode()) for sha256, data in made.items()})
             found |= made
             for row in window:
-                if row["sha256"] in found:
-                    name = f"{row['sha256'][:20]}.webp"
-                    _write(output / name, found[row["sha256"]])
-                    written[row["image"]] = name
+                if str(row.sha256) in found:
+                    name = f"{str(row.sha256)[:20]}.webp"
+                    _write(output / name, found[str(row.sha256)])
+                    written[row.image] = name
             progress.update(len(window))
     for stale in set(output.glob("*.webp")) - {output / name for name in written.values()}:
         stale.unlink()

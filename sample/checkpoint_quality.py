@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from pipeline.core.errors import run_cli
+from pipeline.core.kinds import KINDS
 from pipeline.extractors import registry
 from pipeline.extractors.base import Extractor
 from pipeline.settings import params
@@ -59,7 +60,7 @@ def sign_scores(found: Sequence[str], expected: Sequence[str | None]) -> dict[st
     }
 
 
-def read(kind: params.Kind, section: Mapping[str, Any], pictures: Sequence[Picture]
+def read(kind: str, section: Mapping[str, Any], pictures: Sequence[Picture]
          ) -> tuple[list[Any], float]:  # fmt: skip
     """What an extractor says of each picture, and the seconds a picture took, model loading left out."""
     extractor = registry.create(kind, section, params.ExecutionParams(device="cpu", ocr_threads=1))
@@ -74,7 +75,7 @@ def read(kind: params.Kind, section: Mapping[str, Any], pictures: Sequence[Pictu
     return items, (time.perf_counter() - began) / len(images)
 
 
-def measure(sections: Mapping[params.Kind, Mapping[str, Any]], count: int) -> dict[str, dict[str, float]]:
+def measure(sections: Mapping[str, Mapping[str, Any]], count: int) -> dict[str, dict[str, float]]:
     """Measure the extractors of the given params sections on the first `count` held-out pictures."""
     pictures = list(training_pictures.pictures(render.HELD_OUT_SPACE, count))
     results: dict[str, dict[str, float]] = {}
@@ -104,7 +105,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     settings = params.load(options.params)
-    sections = {kind: getattr(settings, kind).model_dump() for kind in params.KINDS}
+    sections = {kind: getattr(settings, kind).model_dump() for kind in KINDS}
     results = measure(sections, options.pictures)
     for kind, scores in results.items():
         print(kind)

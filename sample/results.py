@@ -17,17 +17,17 @@ from ner.scoring import evaluation
 from ner.scoring import f1 as scoring
 from ner.tagger import Tagger
 from ner.training import run as training
-from pipeline.core import checkpoints
+from pipeline.core import checkpoints, records
 from pipeline.core.errors import run_cli
 from pipeline.core.files import atomic_write, write_json
+from pipeline.core.kinds import KINDS
 from pipeline.core.labels import Reading
-from pipeline.core.records import View
-from pipeline.corpus import posts
+from pipeline.core.records import Post, View
 from pipeline.settings import params
-from pipeline.settings.params import KINDS, SPLITS, Params
+from pipeline.settings.params import SPLITS, Params
 from sample.dataset import read_decides
 from stages import paths
-from stages.views import render_contexts
+from stages.views import make_views, read_contexts
 
 READING: Reading = "strict"
 SYSTEMS: dict[str, tuple[str, dict[str, str]]] = {
@@ -42,12 +42,9 @@ Table = dict[str, dict[str, list[float]]]
 def split_views(settings: Params, left_out: str | None) -> dict[str, list[View]]:
     """The views of every split from posts and contexts, with one kind left out of the template, or none."""
     template = settings.views.model_copy(update={"kinds": [kind for kind in settings.views.kinds if kind != left_out]})
-    rendered = render_contexts(template)
+    found = read_contexts(template)
     return {
-        split: [
-            View(post.id, post.tokens, post.labels, rendered.get(post.image or "", ""))
-            for post in posts.read_records(paths.POSTS / f"{split}.jsonl")
-        ]
+        split: list(make_views(records.read(paths.POSTS / f"{split}.jsonl", Post, "posts"), template, found))
         for split in SPLITS
     }
 

@@ -28,9 +28,10 @@ from transformers import (
 
 from pipeline.contexts.template import render
 from pipeline.core.files import atomic_write
+from pipeline.core.kinds import KINDS
 from pipeline.core.records import Caption, ObjectTag, TextLine
 from pipeline.settings import params
-from pipeline.settings.params import KINDS, ViewsParams
+from pipeline.settings.params import ViewsParams
 from sample.dataset import draw, roles
 from sample.render import HELD_OUT_SPACE, TRAINING_SPACE, Spec, caption, random_sign
 from sample.text import Names
@@ -69,9 +70,9 @@ def pairs(space: int, count: int) -> Iterator[tuple[str, str]]:
     names = Names(rng, invented=0.15, known=0.65)
     for position, role in enumerate(roles(count, rng)):
         if role == "unrelated" and rng.random() < 0.5:
-            role = rng.choice(KINDS)
+            role = rng.choice(list(KINDS))
         post, spec = draw(names, role, (space, position))
-        kinds = [role] if role in KINDS and rng.random() < 2 / 3 else KINDS
+        kinds = [role] if role in KINDS and rng.random() < 2 / 3 else list(KINDS)
         shown = template.model_copy(update={"kinds": list(kinds)})
         context = context_of(spec, shown, np.random.default_rng([space, position, 1])) if spec else ""
         yield " ".join(post.tokens), context
@@ -84,7 +85,9 @@ def context_of(spec: Spec, template: ViewsParams, rng: np.random.Generator) -> s
     sign = spec.sign
     if sign is None and rng.random() < 0.2:
         sign = random_sign(rng)  # any words at all, for the vocabulary
-    return render(template, tags, [Caption(caption(spec))], [TextLine(sign)] if sign else [])
+    return render(
+        template, {"objects": tags, "captions": [Caption(caption(spec))], "ocr": [TextLine(sign)] if sign else []}
+    )
 
 
 def train_tokenizer(texts: Sequence[str], folder: Path) -> None:

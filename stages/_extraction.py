@@ -14,17 +14,17 @@ from pipeline.extractors import registry
 from pipeline.extractors.base import LookupExtractor
 from pipeline.images import manifest as images
 from pipeline.settings import params
-from pipeline.settings.params import Kind, Params
+from pipeline.settings.params import Params
 from stages import paths
 from stages._record import recorded
 
 
-def run(kind: Kind) -> None:
+def run(kind: str) -> None:
     """Run the stage, or with ``--images`` and ``--output`` read a folder of pictures without DVC."""
     run_cli(lambda: _main(kind))
 
 
-def _main(kind: Kind) -> None:
+def _main(kind: str) -> None:
     parser = argparse.ArgumentParser(
         prog=f"python -m stages.{kind}", description=f"Read {kind} off pictures: the pipeline's, or those of a folder."
     )
@@ -52,7 +52,7 @@ def _main(kind: Kind) -> None:
 
 
 def _extract(
-    kind: Kind, settings: Params, manifest: Path | Iterable[ImageRow], folder: Path | None, output: Path, store: Store
+    kind: str, settings: Params, manifest: Path | Iterable[ImageRow], folder: Path | None, output: Path, store: Store
 ) -> dict[str, Any]:
     """Run the engine; return what the report says of it."""
     section = getattr(settings, kind).model_dump()
@@ -78,5 +78,5 @@ def _extract(
         "failed": summary.failed,
         "extractor": section["extractor"],
         "fingerprint": fingerprint,
-        "changed": [change._asdict() for change in registry.changed_options(kind, section)],
+        "changed": registry.changed_options(kind, section),
     }

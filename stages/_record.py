@@ -13,7 +13,8 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
 
-from pipeline.core.files import write_json
+from pipeline.core import records
+from pipeline.core.records import Machine, RunRecord
 from stages import paths
 
 
@@ -22,30 +23,18 @@ def recorded(stage: str) -> Iterator[dict[str, Any]]:
     """Time the body of a `with` and, where it ends well, write metrics/runs/{stage}.json.
 
     Yields:
-        What else the record shall hold, to be filled in: `items` (how many of `unit` were worked on), and whatever the
-        report shows of this stage.
+        The other fields of :class:`pipeline.core.records.RunRecord`, to be filled in.
     """
     started = time.monotonic()
     notes: dict[str, Any] = {}
     yield notes
-    write_json(
-        paths.RUNS / f"{stage}.json",
-        {
-            "stage": stage,
-            "seconds": round(time.monotonic() - started, 3),
-            "finished": datetime.now(UTC).isoformat(timespec="seconds"),
-            "machine": _machine(),
-            **notes,
-        },
-    )
+    finished = datetime.now(UTC).isoformat(timespec="seconds")
+    seconds = round(time.monotonic() - started, 3)
+    records.write_one(paths.RUNS / f"{stage}.json", RunRecord(stage, seconds, finished, _machine(), **notes))
 
 
-def _machine() -> dict[str, Any]:
+def _machine() -> Machine:
     torch = sys.modules.get("torch")  # where the stage has not loaded it, it has used no GPU
     gpu = torch.cuda.get_device_name() if torch is not None and torch.cuda.is_initialized() else None
-    return {
-        "system": f"{platform.system()} {platform.machine()}",
-        "python": platform.python_version(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-        "gpu": gpu,
-    }
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return Machine(f"{platform.system()} {platform.machine()}", platform.python_version(), cores, gpu)

@@ -10,11 +10,11 @@ from tqdm import tqdm
 
 from ner.scoring import evaluation
 from ner.scoring import f1 as scoring
-from ner.tagger import Prediction, Tagger, conll_lines, prediction_row
-from pipeline.core import checkpoints
+from ner.tagger import Tagger, conll_lines
+from pipeline.core import checkpoints, records
 from pipeline.core.errors import run_cli
-from pipeline.core.files import atomic_write, write_json, write_jsonl
-from pipeline.core.records import read_views
+from pipeline.core.files import atomic_write
+from pipeline.core.records import Evaluation, Prediction, View
 from pipeline.core.store import stage_lock
 from pipeline.settings import params
 from pipeline.settings.params import Split
@@ -27,12 +27,12 @@ SPLITS: tuple[Split, ...] = ("dev", "test")
 def main() -> None:
     """Run the stage."""
     settings = params.load(paths.PARAMS)
-    metrics: dict[str, dict[str, scoring.Scores]] = {}
+    metrics: Evaluation = {}
     with stage_lock("evaluate"), recorded("evaluate") as record:
         record |= {"items": 0, "unit": "tweets", "tagger": checkpoints.digest(paths.TAGGER)}
         tagger = Tagger.load(paths.TAGGER, settings.execution.device)
         for split in SPLITS:
-            views = read_views(paths.VIEWS / f"{split}.jsonl")
+            views = list(records.read(paths.VIEWS / f"{split}.jsonl", View, "views"))
             results = evaluation.evaluate(
                 tagger, views, settings.evaluate, progress=_bar, batch_size=settings.execution.predict_batch_size
             )
@@ -40,7 +40,7 @@ def main() -> None:
             for condition, (_, predictions) in results.items():
                 _write(f"{split}.{condition}", predictions)
                 record["items"] += len(predictions)
-        write_json(paths.EVALUATION, metrics)
+        records.write_one(paths.EVALUATION, metrics, Evaluation)
     for name, conditions in metrics.items():
         if conditions:
             print(
@@ -60,7 +60,7 @@ def _bar(predictions: Iterator[Prediction], total: int, condition: str) -> Itera
 
 
 def _write(name: str, predictions: Sequence[Prediction]) -> None:
-    write_jsonl(paths.PREDICTIONS / f"{name}.jsonl", map(prediction_row, predictions))
+    records.write(paths.PREDICTIONS / f"{name}.jsonl", predictions)
     with atomic_write(paths.PREDICTIONS / f"{name}.conll") as file:
         file.writelines(map(conll_lines, predictions))
     with atomic_write(paths.CONFUSION / f"{name}.csv") as file:

@@ -1,12 +1,11 @@
 """Stage `images`: every picture that a post names → data/images.jsonl, one row each with its hash, size and status."""
 
 from collections import Counter
-from dataclasses import asdict
 
+from pipeline.core import records
 from pipeline.core.errors import run_cli
-from pipeline.core.files import write_jsonl
+from pipeline.core.records import Post
 from pipeline.core.store import Store, stage_lock
-from pipeline.corpus import posts
 from pipeline.images import manifest as images
 from pipeline.settings import params
 from pipeline.settings.params import SPLITS
@@ -19,13 +18,13 @@ def main() -> None:
     settings = params.load(paths.PARAMS)
     with stage_lock("images"), Store.open() as store, recorded("images") as record:
         names = {
-            post.image
+            image
             for split in SPLITS
-            for post in posts.read_records(paths.POSTS / f"{split}.jsonl")
-            if post.image is not None
+            for post in records.read(paths.POSTS / f"{split}.jsonl", Post, "posts")
+            for image in post.images
         }
         rows = list(images.manifest(names, settings.data.images_folder, settings.images, store))
-        write_jsonl(paths.IMAGES, map(asdict, rows))
+        records.write(paths.IMAGES, rows)
         record |= {"items": len(rows), "unit": "pictures"}
     statuses = Counter(row.status for row in rows)
     summary = ", ".join(f"{count:,} {status}" for status, count in sorted(statuses.items()))

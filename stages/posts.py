@@ -5,10 +5,12 @@ As the first stage it checks all of params.yaml when it runs, so that a mistake 
 """
 
 from pipeline.checks import check
+from pipeline.core import records
 from pipeline.core.errors import run_cli
-from pipeline.core.files import write_json, write_jsonl
+from pipeline.core.files import write_json
 from pipeline.core.store import stage_lock
-from pipeline.corpus import posts
+from pipeline.corpus.dataset import read_split
+from pipeline.corpus.report import report as report_on
 from pipeline.settings.params import SPLITS
 from stages import paths
 from stages._record import recorded
@@ -18,11 +20,10 @@ def main() -> None:
     """Run the stage."""
     with stage_lock("posts"), recorded("posts") as record:
         settings = check.check(paths.PARAMS)
-        splits = {split: posts.read_split(settings.data, split) for split in SPLITS}
+        splits = {split: read_split(settings.data, split) for split in SPLITS}
         for split, rows in splits.items():
-            by_id = sorted(rows, key=lambda post: post.id)
-            write_jsonl(paths.POSTS / f"{split}.jsonl", map(posts.post_row, by_id))
-        report = posts.report(splits)
+            records.write(paths.POSTS / f"{split}.jsonl", sorted(rows, key=lambda post: post.id))
+        report = report_on(splits)
         write_json(paths.POSTS_REPORT, report)
         record |= {"items": sum(map(len, splits.values())), "unit": "posts"}
     for split, counts in report["splits"].items():

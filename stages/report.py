@@ -48,7 +48,7 @@ def main() -> None:
 def _write(settings: Params) -> None:
     with stage_lock("report"), Store.open() as store:
         results = sources.read(settings, SOURCES)
-        shown = {post.image for split in settings.report.splits for post in results.posts[split]}
+        shown = {image for split in settings.report.splits for post in results.posts[split] for image in post.images}
         rows = [row for name, row in sorted(results.images.items()) if name in shown]
         written = thumbnails.write(
             rows,

@@ -14,10 +14,9 @@ from ner.interop import model_card
 from ner.interop.flair import training as flair_training
 from ner.training import processes
 from ner.training import run as training
-from pipeline.core import checkpoints, environments
+from pipeline.core import checkpoints, environments, records
 from pipeline.core.errors import run_cli
-from pipeline.core.files import read_json
-from pipeline.core.records import read_views
+from pipeline.core.records import View, ViewSources
 from pipeline.core.store import Store, digest, stage_lock
 from pipeline.settings import params
 from stages import paths
@@ -43,8 +42,8 @@ def main() -> None:
         if processes.is_first():
             stack.enter_context(stage_lock("train"))
             record = stack.enter_context(recorded("train"))
-        views = {split: read_views(path) for split, path in files.items()}
-        sources = read_json(paths.SOURCES, "views")
+        views = {split: list(records.read(path, View, "views")) for split, path in files.items()}
+        sources: ViewSources = records.read_one(paths.SOURCES, ViewSources, "views")
         hashes = {split: hashlib.sha256(path.read_bytes()).hexdigest() for split, path in files.items()}
         key = digest({"train": settings.train.model_dump(mode="json"), "encoder": encoder.identity, "views": hashes})
         work = store.work_folder("training", key)

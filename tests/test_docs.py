@@ -21,12 +21,14 @@ from typing import Any
 import pytest
 import yaml
 
+from pipeline.core.kinds import KINDS
 from pipeline.core.records import Post
-from pipeline.corpus.posts import read_conll, read_csv, read_posts_jsonl, read_split, report
+from pipeline.corpus import conll, csv, jsonl
+from pipeline.corpus.dataset import read_split
+from pipeline.corpus.report import report
 from pipeline.extractors import registry
 from pipeline.settings import params
 from pipeline.settings import presets as preset
-from pipeline.settings.params import KINDS
 from tests.conftest import ROOT
 from tests.project import Project
 from tests.test_imports import is_main_block
@@ -237,11 +239,11 @@ def test_the_check_finds_what_is_not_there() -> None:
 YOUR_DATA = ROOT / "docs" / "your-data.md"
 
 
-@pytest.mark.parametrize(("language", "reader"), [("conll", read_conll), ("json", read_posts_jsonl), ("csv", read_csv)])
+@pytest.mark.parametrize(("language", "reader"), [("conll", conll.read), ("json", jsonl.read), ("csv", csv.read)])
 def test_an_example_of_a_format_is_read(tmp_path: Path, language: str, reader: Callable[[Path], list[Post]]) -> None:
     [block] = [block for block in blocks(YOUR_DATA) if block.language == language]
     (tmp_path / "example").write_text(block.code, encoding="utf-8")
-    assert reader(tmp_path / "example")[0] == Post("790", ["Finally", "Jordan", "!"], ["O", "B-LOC", "O"], "790.jpg")
+    assert reader(tmp_path / "example")[0] == Post("790", ["Finally", "Jordan", "!"], ["O", "B-LOC", "O"], ["790.jpg"])
 
 
 def test_what_the_sample_is_said_to_hold() -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pipeline.settings.params import Params
+from pipeline.settings.params import PARAMS
 from tests.conftest import ROOT
 from tests.test_imports import NAMES, imported, name_of
 
@@ -66,9 +66,9 @@ def test_a_stage_is_its_module(stage: str) -> None:
 def test_params_exist_and_execution_is_no_ones(stage: str) -> None:
     for key in STAGES[stage]["params"]:
         section, _, rest = key.partition(".")
-        assert section in Params.model_fields
+        assert section in PARAMS.model_fields
         assert section != "execution"
-        assert not rest or rest in Params.model_fields[section].annotation.model_fields  # type: ignore[union-attr]
+        assert not rest or rest in PARAMS.model_fields[section].annotation.model_fields  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize(

@@ -33,7 +33,7 @@ def test_one_row_in_is_one_row_out(finished: Project) -> None:
     posts = {split: finished.rows(f"data/posts/{split}.jsonl") for split in ("train", "dev", "test")}
     assert [len(posts[split]) for split in posts] == [30, 10, 12]
     images = [row["image"] for row in finished.rows("data/images.jsonl")]
-    assert images == sorted({post["image"] for rows in posts.values() for post in rows})
+    assert images == sorted({image for rows in posts.values() for post in rows for image in post["images"]})
     for kind in EXTRACTED:
         assert [row["image"] for row in finished.rows(f"data/contexts/{kind}.jsonl")] == images
     for split, rows in posts.items():

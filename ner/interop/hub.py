@@ -14,11 +14,12 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from huggingface_hub.errors import HTTPError as ConnectionFailure  # type: ignore[attr-defined]  # its HTTP library's
 from huggingface_hub.utils._validators import validate_repo_id
 
-from ner.interop.model_card import CARD, Evaluation
+from ner.interop.model_card import CARD
 from ner.models.ita import ONNX_GRAPH, load_config
 from pipeline.core import checkpoints
 from pipeline.core.errors import UserError
 from pipeline.core.files import atomic_write
+from pipeline.core.records import Evaluation
 
 SENT = (
     "config.json",

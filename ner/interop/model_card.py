@@ -16,11 +16,11 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
 
-from ner.scoring.f1 import MICRO, READINGS, Scores
+from ner.scoring.f1 import MICRO, READINGS
 from pipeline.core.errors import UserError
 from pipeline.core.files import atomic_write, portable, write_json
 from pipeline.core.labels import entities
-from pipeline.core.records import View
+from pipeline.core.records import Evaluation, View, ViewSources
 from pipeline.settings.params import TrainParams
 
 CARD, FACTS = "README.md", "training.json"
@@ -31,13 +31,11 @@ _TRAINED = {
 }
 # Whatever Markdown may take for more than itself in the midst of a line; a _ inside a word is but a _.
 _MARKS = re.compile(r"[!#$&*+:;<=>?@\[\\\]^`{|}~]|\b_|_\b|(?<=www)\.", re.IGNORECASE)
-Evaluation = Mapping[str, Mapping[str, Scores]]
-"""metrics/evaluation.json: scores by split and condition."""
 
 
 def facts(
     settings: TrainParams,
-    sources: Mapping[str, Any],
+    sources: ViewSources,
     encoder: str,
     views: Mapping[str, Sequence[View]],
     result: Mapping[str, Any],
@@ -46,16 +44,16 @@ def facts(
 
     Args:
         settings: the section `train` of params.yaml as it was.
-        sources: data/views/sources.json, what the views are made of: `data` and, by kind of context, `contexts`.
+        sources: what the views are made of.
         encoder: the identity of the encoder's checkpoint.
         views: by split, what was trained on and chosen by.
         result: what :func:`ner.training.run.train` returned.
     """
     name = portable(settings.encoder)
     return {
-        "data": sources["data"],
+        "data": sources.data,
         "splits": {split: _counts(rows) for split, rows in views.items()},
-        "contexts": dict(sources["contexts"]),
+        "contexts": dict(sources.contexts),
         "encoder": {"name": name, "identity": encoder},
         "params": {**settings.model_dump(mode="json"), "encoder": name},
         "result": dict(result),

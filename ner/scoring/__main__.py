@@ -9,7 +9,7 @@ from typing import Any
 from ner.scoring.comparison import compare, overlap_scores
 from ner.scoring.f1 import align, score
 from pipeline.core.errors import UserError, run_cli
-from pipeline.corpus.posts import read_conll
+from pipeline.corpus import conll
 
 
 def table(scores: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str:
@@ -47,6 +47,9 @@ def main() -> None:
     parser.add_argument("gold", type=Path, metavar="GOLD", help="token<TAB>label lines, blank line between posts")
     parser.add_argument("predicted", type=Path, metavar="PREDICTED", help="the same posts with predicted labels")
     parser.add_argument("other", type=Path, metavar="OTHER", nargs="?", help="and as another system predicted them")
+    parser.add_argument(
+        "--label-column", type=int, default=2, metavar="N", help="which column holds the labels [%(default)s]"
+    )
     parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
     parser.add_argument("--bootstrap-samples", type=int, default=1000, metavar="N", help="0: no interval [%(default)s]")
     parser.add_argument("--confidence", type=float, default=0.95, help="of the intervals [%(default)s]")
@@ -57,13 +60,13 @@ def main() -> None:
         raise UserError("--bootstrap-samples and --seed must be at least 0 and --confidence between 0 and 1")
     if arguments.other is not None and not samples:
         raise UserError("--bootstrap-samples 0: testing two systems against each other takes at least one sample")
-    posts = read_conll(arguments.gold)
+    posts = conll.read(arguments.gold, label_column=arguments.label_column)
     if not posts:
         raise UserError(f"{arguments.gold}: no posts; expected token<TAB>label lines")
     gold = [post.labels or [] for post in posts]
     systems: list[list[list[str]]] = []
     for path in filter(None, (arguments.predicted, arguments.other)):
-        aligned = align(posts, read_conll(path), str(arguments.gold), str(path))
+        aligned = align(posts, conll.read(path, label_column=arguments.label_column), str(arguments.gold), str(path))
         systems.append([post.labels or [] for post in aligned])
     scores = [
         score(gold, system, bootstrap_samples=samples, confidence=confidence, seed=seed) | overlap_scores(gold, system)

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 from nervaluate import Evaluator
 
-from ner.scoring.f1 import MICRO, READINGS, Scores, count, interval, resampled_f1
+from ner.scoring.f1 import MICRO, READINGS, count, interval, resampled_f1
 from pipeline.core.labels import entities
+from pipeline.core.records import Score, Scores
 
 Labels = Sequence[Sequence[str]]
 # Our names of nervaluate's measures, so that nobody takes their figures for F1 of whole entities.
@@ -39,9 +40,9 @@ def overlap_scores(gold: Labels, predicted: Labels) -> Scores:
     found = Evaluator(*sides, tags=types, loader="dict").evaluate()
     support = {name: sum(entity["label"] == name for post in sides[0] for entity in post) for name in types}
 
-    def row(result: Any, n_gold: int) -> dict[str, Any]:
-        figures = {key: float(getattr(result, key, 0.0)) for key in ("precision", "recall", "f1")}
-        return {**figures, "support": n_gold, "f1_ci": None}
+    def row(result: Any, n_gold: int) -> Score:
+        precision, recall, f1 = (float(getattr(result, key, 0.0)) for key in ("precision", "recall", "f1"))
+        return {"precision": precision, "recall": recall, "f1": f1, "support": n_gold, "f1_ci": None}
 
     return {
         ours: {

@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
-from ner.scoring.f1 import Scores, score
-from ner.tagger import Prediction, Tagger
+from ner.scoring.f1 import score
+from ner.tagger import Tagger
 from pipeline.core.errors import UserError
-from pipeline.core.records import View
+from pipeline.core.records import Prediction, Scores, View
 from pipeline.settings.params import EvaluateParams
 
 

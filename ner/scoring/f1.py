@@ -13,11 +13,10 @@ from numpy.typing import NDArray
 
 from pipeline.core.errors import UserError
 from pipeline.core.labels import Reading, entities
-from pipeline.core.records import Post
-from pipeline.corpus.posts import unique_ids
+from pipeline.core.records import Post, Score, Scores
+from pipeline.corpus.reading import unique_ids
 
 READINGS: tuple[Reading, ...] = ("conlleval", "strict")
-Scores = dict[str, dict[str, dict[str, Any]]]
 MICRO = "micro"
 _BLOCK = 1000  # bootstrap samples computed at once
 
@@ -87,9 +86,7 @@ def confusion(gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]])
     return pairs
 
 
-def _score(
-    types: list[str], counts: NDArray[np.int64], samples: int, confidence: float, seed: int
-) -> dict[str, dict[str, Any]]:
+def _score(types: list[str], counts: NDArray[np.int64], samples: int, confidence: float, seed: int) -> dict[str, Score]:
     counts = np.concatenate([counts.sum(1, keepdims=True), counts], axis=1)  # micro first
     right, found, wanted = np.moveaxis(counts.sum(0), -1, 0)
     precision, recall = _ratio(right, found), _ratio(right, wanted)
@@ -154,7 +151,7 @@ def align(gold: Sequence[Post], predicted: Sequence[Post], gold_name: str, predi
     Raises:
         UserError: a post is missing, one too many, without labels, or has other tokens.
     """
-    if all(post.image is not None for post in [*gold, *predicted]):  # only an IMGID line names a picture
+    if all(post.images for post in [*gold, *predicted]):  # only an IMGID line names a picture
         gold_keys, predicted_keys = ([post.id for post in unique_ids(side)] for side in (gold, predicted))
         by_key = dict(zip(predicted_keys, predicted, strict=True))
         missing = [key for key in gold_keys if key not in by_key]

@@ -11,9 +11,10 @@ from pathlib import Path
 
 from pipeline.core import checkpoints, environments, store
 from pipeline.core.errors import UserError
+from pipeline.core.kinds import KINDS
 from pipeline.extractors import registry
 from pipeline.settings import params
-from pipeline.settings.params import KINDS, SPLITS, Params
+from pipeline.settings.params import SPLITS, Params
 
 _NEEDED_BYTES = 500_000_000  # of DVC's copies of outs, the tagger and its training checkpoints for a small encoder
 

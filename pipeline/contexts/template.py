@@ -1,57 +1,58 @@
-"""The template that turns what was read off a picture into the context string of a view.
+"""The template that turns what was read off a post's pictures into the context string of a view.
 
 Finding it is left to the extractors, and cutting the context to the encoder's room to ner/views.py.
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from pipeline.core.records import Caption, ObjectTag, TextLine
-from pipeline.settings.params import TextContextParams, ViewsParams
+from pipeline.core.kinds import KINDS, TextTemplate
+from pipeline.settings.params import ViewsParams
 
 # Characters that would end the line or are no text: C0 and C1 controls, line and paragraph separators, byte-order
 # marks, halves of surrogate pairs. Joiners stay: emoji are made with them.
 _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ufeff\ud800-\udfff]")
 
 
-def _clean(text: str) -> str:
-    return " ".join(_UNPRINTABLE.sub(" ", text).split())
+def render_post(views: ViewsParams, pictures: Sequence[Mapping[str, Sequence[Any]]]) -> str:
+    """The context string of a post: those of its pictures in their order, the first `max_images` that have one."""
+    texts = [text for text in (render(views, found) for found in pictures) if text]
+    return _UNPRINTABLE.sub(" ", views.image_separator.join(texts[: views.max_images])).strip()
 
 
-def render(
-    views: ViewsParams,
-    objects: Sequence[ObjectTag] = (),
-    captions: Sequence[Caption] = (),
-    ocr: Sequence[TextLine] = (),
-) -> str:
+def render(views: ViewsParams, found: Mapping[str, Sequence[Any]]) -> str:
     """The context string of a picture, on one line; empty where nothing was found.
 
     Each kind in ``views.kinds``, in that order, gives the texts of its items in the order the extractor gave them
     (tags and captions best first, OCR in reading order): those scored below ``min_score`` are left out (an item
     without a score stays), repeated texts are dropped, counted ("2 dog") or kept, and of what remains the first
     ``max`` stand. Texts are the same when they differ in case alone.
+
+    Args:
+        views: the template.
+        found: kind → items; a kind that is missing found nothing.
     """
-    texts: dict[str, list[str]] = {
-        "objects": [tag.text(views.objects.attributes) for tag in _passing(objects, views.objects)],
-        "captions": [caption.text for caption in _passing(captions, views.captions)],
-        "ocr": [line.text for line in _passing(ocr, views.ocr)],
-    }
     parts = []
     for kind in views.kinds:
-        template: TextContextParams = getattr(views, kind)
-        part = template.separator.join(_settle_duplicates(texts[kind], template)[: template.max])
+        template = views.template(kind)
+        texts = [KINDS[kind].words(item, template) for item in _passing(found.get(kind, ()), template)]
+        part = template.separator.join(_settle_duplicates(texts, template)[: template.max])
         if part:
             parts.append(part)
     return _UNPRINTABLE.sub(" ", views.separator.join(parts)).strip()
 
 
-def _passing(items: Sequence[Any], template: TextContextParams) -> Iterator[Any]:
+def _passing(items: Sequence[Any], template: TextTemplate) -> Iterator[Any]:
     least = template.min_score
     return (item for item in items if least is None or item.score is None or item.score >= least)
 
 
-def _settle_duplicates(texts: Sequence[str], template: TextContextParams) -> list[str]:
+def _clean(text: str) -> str:
+    return " ".join(_UNPRINTABLE.sub(" ", text).split())
+
+
+def _settle_duplicates(texts: Sequence[str], template: TextTemplate) -> list[str]:
     cleaned = [text for text in map(_clean, texts) if text]
     if template.duplicates == "keep":
         return cleaned

@@ -126,36 +126,66 @@ def portable(path: str | PurePath) -> str:
     return place.name if place.is_absolute() or place.parts[:1] == ("~",) or ".." in place.parts else str(path)
 
 
+def numbered_lines(path: str | os.PathLike[str]) -> Iterator[tuple[int, str]]:
+    """Lines of a text file with their numbers from 1, without their ends; blank ones too.
+
+    Lines end at LF or CRLF alone: U+2028, U+0085 and their like are part of a token. A byte-order mark is skipped.
+
+    Raises:
+        UserError: the file is missing, is no file, cannot be read or is not UTF-8; the message names file and line.
+    """
+    try:
+        with open(path, "rb") as file:
+            yield from decoded_lines(file, str(path))
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file") from None
+    except IsADirectoryError:
+        raise UserError(f"{path}: a folder; expected a file") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
+
+
+def decoded_lines(file: Iterable[bytes], name: str) -> Iterator[tuple[int, str]]:
+    """As :func:`numbered_lines`, of an open file (stdin, say); `name` stands for it in messages."""
+    for number, raw in enumerate(file, start=1):
+        try:
+            line = raw.decode("utf-8-sig" if number == 1 else "utf-8")
+        except UnicodeDecodeError as error:
+            raise UserError(
+                f"{name}:{number}: not UTF-8 (byte 0x{error.object[error.start]:02x} at place {error.start} of the "
+                f"line: {error.reason}); convert it: iconv -f latin1 -t utf-8"
+            ) from None
+        yield number, line.removesuffix("\n").removesuffix("\r")
+
+
 def read_jsonl(path: str | os.PathLike[str]) -> Iterator[dict[str, Any]]:
     """Yield the objects of a JSON Lines file; raises as :func:`numbered_jsonl`."""
     return (row for _, row in numbered_jsonl(path))
 
 
 def numbered_jsonl(path: str | os.PathLike[str]) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield line numbers and objects of a JSON Lines file, splitting on ``\\n`` alone.
-
-    A byte-order mark and blank lines are passed over.
+    """Yield line numbers and objects of a JSON Lines file; blank lines are passed over.
 
     Raises:
-        UserError: the file is missing, is not UTF-8, or a line is no JSON object; the message names file and line.
+        UserError: as :func:`numbered_lines`, or a line holds no JSON object.
     """
-    number = 0
+    for number, line in numbered_lines(path):
+        if line.strip():
+            yield number, parse_object(line, f"{path}:{number}")
+
+
+def parse_object(line: str, place: str) -> dict[str, Any]:
+    """The JSON object of a line.
+
+    Raises:
+        UserError: it holds none; the message begins with `place`.
+    """
     try:
-        with open(path, encoding="utf-8-sig", newline="\n") as file:
-            for number, line in enumerate(file, start=1):
-                if not line.strip():
-                    continue
-                row = json.loads(line)
-                if not isinstance(row, dict):
-                    raise UserError(f"{path}:{number}: expected a JSON object, found {type(row).__name__}")
-                yield number, row
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file; run the stage that writes it (dvc repro)") from None
+        row = json.loads(line)
     except json.JSONDecodeError as error:
-        raise UserError(f"{path}:{number}: not JSON: {error.msg} at column {error.colno}") from None
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: after line {number}: not UTF-8 (byte {error.start})") from None
+        raise UserError(f"{place}: not JSON: {error.msg} at column {error.colno}") from None
     except (RecursionError, ValueError) as error:  # brackets a thousand deep, a number of 5,000 digits
-        raise UserError(f"{path}:{number}: not JSON that can be read: {error}") from None
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
+        raise UserError(f"{place}: not JSON that can be read: {error}") from None
+    if not isinstance(row, dict):
+        raise UserError(f"{place}: expected a JSON object, found {type(row).__name__}")
+    return row

@@ -1,81 +1,108 @@
 """The records that stages pass to each other, as types; they are read and written here alone.
 
-One input row gives one output row in every stage. How a file gets onto the disk is left to :mod:`pipeline.core.files`.
+One input row gives one output row in every stage. Records are plain dataclasses; pydantic holds them to their types
+where they come from a file or go to one. What a kind of context adds to them stands in :mod:`pipeline.core.kinds`,
+how a file gets onto the disk in :mod:`pipeline.core.files`.
 """
 
-import math
+import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
+
+from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
+from typing_extensions import TypedDict  # pydantic asks for this one before Python 3.12
 
 from pipeline.core.errors import UserError
-from pipeline.core.files import numbered_jsonl, read_jsonl
+from pipeline.core.files import atomic_write, numbered_lines, write_json
+
+T = TypeVar("T")
 
 Status = Literal["ok", "missing", "unsafe_name", "too_large", "too_slow", "truncated", "unreadable"]
+"""What became of a picture."""
+
+STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, revalidate_instances="always")
+
+
+def _one_line(value: str) -> str:
+    if "\n" in value or "\r" in value:
+        raise ValueError("holds a line break, which ends a line of CoNLL files")
+    return value
+
+
+def _token(value: str) -> str:
+    if not value:
+        raise ValueError("expected texts that are not empty")
+    if "\t" in value or "\n" in value:
+        raise ValueError("a token holds a tab or a line break, which ends a token in CoNLL files")
+    return value
+
+
+Id = Annotated[str, Field(min_length=1), AfterValidator(_one_line)]
+Token = Annotated[str, AfterValidator(_token)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Box = tuple[float, float, float, float]
+Polygon = Annotated[tuple[tuple[float, float], ...], Field(min_length=4, max_length=4)]
+
+
+def _check_lengths(tokens: Sequence[str], labels: Sequence[str] | None) -> None:
+    if labels is not None and len(labels) != len(tokens):
+        raise ValueError(f"{len(tokens)} tokens but {len(labels)} labels")
 
 
 @dataclass(frozen=True, slots=True)
 class Post:
-    """A tweet. `labels` are IOB2, or None where nobody labelled it; `image` names a picture in the images folder."""
+    """A tweet, with up to four pictures.
 
-    id: str
-    tokens: list[str]
+    Attributes:
+        id: unique within its split.
+        tokens: none of them empty.
+        labels: IOB2, one a token; None where nobody labelled it.
+        images: names in the images folder, in the tweet's order; a picture is named once.
+    """
+
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
+
+    id: Id
+    tokens: list[Token]
     labels: list[str] | None
-    image: str | None
+    images: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        _check_lengths(self.tokens, self.labels)
 
 
 @dataclass(frozen=True, slots=True)
 class ImageRow:
     """A picture's row in the manifest; `width` and `height` in pixels of the upright picture."""
 
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
+
     image: str
-    sha256: str | None = None
+    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
     width: int | None = None
     height: int | None = None
     format: str | None = None
     status: Status = "ok"
     error: str | None = None
 
-
-Box = tuple[float, float, float, float]
-Polygon = tuple[tuple[float, float], ...]
+    def __post_init__(self) -> None:
+        if self.status == "ok" and None in (self.sha256, self.width, self.height):
+            raise ValueError("a picture whose status is ok needs sha256, width and height")
 
 
 @dataclass(frozen=True, slots=True)
 class ObjectTag:
     """An object: label, attribute ("black") and score or None, box ``(x0, y0, x1, y1)`` in pixels or None."""
 
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
+
     label: str
     attribute: str | None = None
     score: float | None = None
     box: Box | None = None
-
-    def to_row(self) -> dict[str, Any]:
-        """The JSON object."""
-        return {
-            "label": self.label,
-            "attribute": self.attribute,
-            "score": self.score,
-            "box": None if self.box is None else list(self.box),
-        }
-
-    @classmethod
-    def from_row(cls, row: Mapping[str, Any]) -> Self:
-        """Read the JSON object.
-
-        Raises:
-            ValueError: a key is missing, unknown or of the wrong type, or a text holds half a character.
-        """
-        _expect_keys(row, ("label",), ("attribute", "score", "box"))
-        box = row.get("box")
-        return cls(
-            _text(row, "label"),
-            None if row.get("attribute") is None else _text(row, "attribute"),
-            _score(row),
-            None if box is None else _numbers(box, "box", 4),  # type: ignore[arg-type]
-        )
 
     def text(self, attributes: bool) -> str:
         """The tag in words: "black dog", or "dog" without attributes."""
@@ -86,127 +113,24 @@ class ObjectTag:
 class Caption:
     """A sentence about the whole picture, with a score of 0 … 1 or None."""
 
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
+
     text: str
     score: float | None = None
-
-    def to_row(self) -> dict[str, Any]:
-        """The JSON object."""
-        return {"text": self.text, "score": self.score}
-
-    @classmethod
-    def from_row(cls, row: Mapping[str, Any]) -> Self:
-        """Read the JSON object.
-
-        Raises:
-            ValueError: a key is missing, unknown or of the wrong type, or a text holds half a character.
-        """
-        _expect_keys(row, ("text",), ("score",))
-        return cls(_text(row, "text"), _score(row))
 
 
 @dataclass(frozen=True, slots=True)
 class TextLine:
     """A line of text in the picture; its four corners in pixels, clockwise from the upper left, or None."""
 
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
+
     text: str
     score: float | None = None
     polygon: Polygon | None = None
 
-    def to_row(self) -> dict[str, Any]:
-        """The JSON object."""
-        return {
-            "text": self.text,
-            "score": self.score,
-            "polygon": None if self.polygon is None else [list(point) for point in self.polygon],
-        }
-
-    @classmethod
-    def from_row(cls, row: Mapping[str, Any]) -> Self:
-        """Read the JSON object.
-
-        Raises:
-            ValueError: a key is missing, unknown or of the wrong type, or a text holds half a character.
-        """
-        _expect_keys(row, ("text",), ("score", "polygon"))
-        polygon = row.get("polygon")
-        if polygon is not None:
-            if not isinstance(polygon, list) or len(polygon) != 4:
-                raise ValueError(f"polygon: expected 4 points, found {polygon!r}")
-            polygon = tuple(_numbers(point, "polygon", 2) for point in polygon)
-        return cls(_text(row, "text"), _score(row), polygon)
-
 
 Item = ObjectTag | Caption | TextLine
-
-ITEMS: dict[str, type[ObjectTag] | type[Caption] | type[TextLine]] = {
-    "objects": ObjectTag,
-    "captions": Caption,
-    "ocr": TextLine,
-}
-"""What each kind of extractor gives; the kind is also the key of the list in a context record."""
-
-
-@dataclass(frozen=True, slots=True)
-class View:
-    """A tweet and the visual context behind it, in words. An empty context makes a text-only example."""
-
-    id: str
-    tokens: list[str]
-    labels: list[str] | None
-    context: str
-
-
-def require_whole(text: str, what: str) -> None:
-    """Check that a text can be written.
-
-    Raises:
-        ValueError: it cannot; the message begins with `what`.
-    """
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise ValueError(
-            f"{what}: holds half a character (a lone surrogate, such as \\ud83d), which cannot be written as UTF-8"
-        ) from None
-
-
-def _expect_keys(row: Mapping[str, Any], needed: Sequence[str], others: Sequence[str]) -> None:
-    if not isinstance(row, Mapping):
-        raise ValueError(f"expected an object with {', '.join([*needed, *others])}, found {row!r}")
-    missing = [key for key in needed if key not in row]
-    unknown = sorted(set(row) - {*needed, *others})
-    if missing or unknown:
-        raise ValueError(
-            f"expected the keys {', '.join([*needed, *others])}; "
-            + (f"{missing[0]} is missing" if missing else f"{unknown[0]} is unknown")
-        )
-
-
-def _text(row: Mapping[str, Any], key: str) -> str:
-    text = row[key]
-    if not isinstance(text, str):
-        raise ValueError(f"{key}: expected text, found {text!r}")
-    require_whole(text, key)
-    return text
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _score(row: Mapping[str, Any]) -> float | None:
-    score = row.get("score")
-    if score is None:
-        return None
-    if not _is_number(score):
-        raise ValueError(f"score: expected a number or null, found {score!r}")
-    return float(score)
-
-
-def _numbers(values: object, key: str, count: int) -> tuple[float, ...]:
-    if not isinstance(values, list) or len(values) != count or not all(map(_is_number, values)):
-        raise ValueError(f"{key}: expected {count} numbers, found {values!r}")
-    return tuple(float(value) for value in values)
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,57 +141,253 @@ class Context:
     sha256: str | None
     status: str
     error: str | None
-    items: list[Item]
+    items: list[Any]
 
 
-def read_contexts(path: Path, kind: str) -> Iterator[Context]:
-    """Read a file of context records.
+@dataclass(frozen=True, slots=True)
+class View:
+    """A tweet and the visual context behind it, in words. An empty context makes a text-only example."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
+
+    id: Id
+    tokens: list[Token]
+    labels: list[str] | None
+    context: str
+    images: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        _check_lengths(self.tokens, self.labels)
+
+
+@dataclass(frozen=True, slots=True)
+class FoundEntity:
+    """Tokens `start` up to, not including, `end`; `text` joins them by spaces.
+
+    Attributes:
+        confidence: probability of exactly this entity under the CRF, 0 to 1, not calibrated.
+    """
+
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
+
+    start: Annotated[int, Field(ge=0)]
+    end: int
+    type: str
+    text: str
+    confidence: Annotated[float, Field(ge=0, le=1.001)]  # a hair of rounding above 1
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """What data/predictions holds of a post; `labels` are gold (or None), `predicted` the tagger's, both IOB2."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
+
+    id: Id
+    tokens: list[Token]
+    labels: list[str] | None
+    predicted: list[str]
+    entities: list[FoundEntity]
+    context_used: str
+
+    def __post_init__(self) -> None:
+        _check_lengths(self.tokens, self.labels)
+        _check_lengths(self.tokens, self.predicted)
+        if any(not entity.start < entity.end <= len(self.tokens) for entity in self.entities):
+            raise ValueError("an entity ends before it starts, or behind the last token")
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """Where a stage ran; `gpu` is None where none was used."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
+
+    system: str
+    python: str
+    cores: int
+    gpu: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A setting that is not its default; `default` is None too where there is none (`required`)."""
+
+    key: str
+    value: Any
+    default: Any
+    required: bool
+
+
+@dataclass(frozen=True, slots=True)
+class RunRecord:
+    """What a stage writes of its own run to metrics/runs/{stage}.json, for the report.
+
+    Attributes:
+        seconds: of the whole stage, on the clock.
+        finished: time of day, ISO 8601, UTC.
+        items: how many of `unit` were worked on; None where that says nothing.
+        extractor, fingerprint, from_store, failed, changed: of a stage that reads pictures. `extractor` is None where
+            the kind is switched off, `fingerprint` where it looks up what others computed.
+        tagger: digest of the tagger that was scored.
+        resumed, encoder, epochs, best_epoch, dev: of a training.
+    """
+
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
+
+    stage: str
+    seconds: float
+    finished: str
+    machine: Machine
+    items: int | None = None
+    unit: str = ""
+    extractor: str | None = None
+    fingerprint: dict[str, Any] | None = None
+    from_store: int = 0
+    failed: int = 0
+    changed: list[Change] = field(default_factory=list)
+    tagger: str | None = None
+    resumed: bool = False
+    encoder: str | None = None
+    epochs: int | None = None
+    best_epoch: int | None = None
+    dev: dict[str, float] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ViewSources:
+    """data/views/sources.json: what the views are made of, without a path outside the project.
+
+    Attributes:
+        data: the data set's folder.
+        contexts: kind → what read it, with the model's name.
+    """
+
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
+
+    data: str
+    contexts: dict[str, str]
+
+
+class Score(TypedDict):
+    """Scores of one type or of all; fractions of 1. `support` counts gold entities, `f1_ci` is [low, high] or None."""
+
+    precision: Fraction
+    recall: Fraction
+    f1: Fraction
+    support: Annotated[int, Field(ge=0)]
+    f1_ci: Annotated[list[Fraction], Field(min_length=2, max_length=2)] | None
+
+
+Scores = dict[str, dict[str, Score]]
+"""Scorer → "micro" or type → score."""
+
+Evaluation = dict[str, dict[str, Scores]]
+"""metrics/evaluation.json: split → condition → scores. A split without labels has none."""
+
+
+_ADAPTERS: dict[Any, TypeAdapter[Any]] = {}
+
+
+def adapter(record: Any) -> TypeAdapter[Any]:
+    """What pydantic holds a record to its type with; made once."""
+    if record not in _ADAPTERS:
+        _ADAPTERS[record] = TypeAdapter(record)
+    return _ADAPTERS[record]
+
+
+def mistakes(error: ValidationError) -> str:
+    """What pydantic found wrong, on one line: where, what was expected, what was found."""
+    found = []
+    for mistake in error.errors(include_url=False, include_context=False):
+        where = ".".join(str(part) for part in mistake["loc"])
+        message = mistake["msg"].removeprefix("Value error, ").replace("Input should be", "expected")
+        if mistake["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
+            message = "unknown key"
+        elif mistake["type"] in ("missing", "missing_argument"):
+            message = "missing"
+        elif not isinstance(mistake["input"], list | dict) and mistake["type"] not in ("value_error", "json_invalid"):
+            message += f", found {mistake['input']!r:.80}"
+        found.append(f"{where}: {message}" if where else message)
+    return "; ".join(found[:3])
+
+
+def read(path: str | os.PathLike[str], record: type[T], stage: str) -> Iterator[T]:
+    """Read the records that `stage` has written, one a line.
 
     Raises:
-        UserError: a row is no context record of this kind; the message names file and line.
+        UserError: the file is missing, or a line is no such record; the message names file, line and stage.
     """
-    for number, row in enumerate(read_jsonl(path), start=1):
+    if not os.path.exists(path):
+        raise UserError(f"{path}: no such file; run the stage that writes it: dvc repro {stage}")
+    parse = adapter(record).validate_json
+    for number, line in numbered_lines(path):
         try:
-            _expect_keys(row, ("image", "sha256", "status", "error", kind), ())
-            items = row[kind]
-            if not isinstance(items, list):
-                raise ValueError(f"{kind}: expected a list, found {items!r}")
-            yield Context(
-                row["image"], row["sha256"], row["status"], row["error"], [ITEMS[kind].from_row(item) for item in items]
-            )
-        except ValueError as error:
-            raise UserError(f"{path}:{number}: {error}; run dvc repro {kind} to write the file anew") from None
-
-
-def read_views(path: str | os.PathLike[str]) -> list[View]:
-    """Read data/views/{split}.jsonl.
-
-    Raises:
-        UserError: a row lacks a key of the record, has one too many, or has labels of another length than its tokens.
-    """
-    views = []
-    for number, row in numbered_jsonl(path):
-        try:
-            view = View(**row)
-        except TypeError:
-            found = ", ".join(row)
-            raise UserError(f"{path}:{number}: expected the keys id, tokens, labels, context; found {found}") from None
-        lists = [view.tokens] if view.labels is None else [view.tokens, view.labels]
-        if not (
-            isinstance(view.id, str)
-            and isinstance(view.context, str)
-            and all(isinstance(texts, list) and all(isinstance(text, str) for text in texts) for texts in lists)
-        ):
+            yield parse(line)
+        except ValidationError as error:
             raise UserError(
-                f"{path}:{number}: expected texts as id and context, and lists of texts as tokens and "
-                "labels; run dvc repro views"
-            )
-        if view.labels is not None and len(view.labels) != len(view.tokens):
-            raise UserError(f"{path}:{number}: {len(view.tokens)} tokens but {len(view.labels)} labels")
-        views.append(view)
-    return views
+                f"{path}:{number}: {mistakes(error)}; to write the file again: dvc repro --force --single-item {stage}"
+            ) from None
 
 
-def view_row(view: View) -> dict[str, Any]:
-    """The JSON object of a view."""
-    return asdict(view)
+def row(record: Any) -> Any:
+    """The JSON value of a record.
+
+    Raises:
+        ValueError: it is not what its type says, such as a number that is not finite or an unpaired surrogate.
+    """
+    kind = adapter(type(record))
+    try:
+        return kind.dump_python(kind.validate_python(record), mode="json")
+    except ValidationError as error:
+        raise ValueError(mistakes(error)) from None
+
+
+def as_json(value: Any) -> str:
+    """A JSON value as text on one line.
+
+    Raises:
+        ValueError: a number is not finite, or a text holds an unpaired surrogate.
+    """
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ValueError("an unpaired surrogate (such as \\ud83d), which cannot be written as UTF-8") from None
+    return text
+
+
+def write(path: str | os.PathLike[str], records: Iterable[Any]) -> int:
+    """Write records, one a line, atomically; return how many. Raises as :func:`row`."""
+    count = 0
+    with atomic_write(path) as file:
+        for record in records:
+            file.write(as_json(row(record)) + "\n")
+            count += 1
+    return count
+
+
+def read_one(path: Path, record: Any, stage: str) -> Any:
+    """Read the one record of a JSON file that `stage` has written.
+
+    Raises:
+        UserError: the file is missing, or holds something else.
+    """
+    try:
+        return adapter(record).validate_json(path.read_bytes())
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; run the stage that writes it: dvc repro {stage}") from None
+    except ValidationError as error:
+        raise UserError(
+            f"{path}: {mistakes(error)}; to write the file again: dvc repro --force --single-item {stage}"
+        ) from None
+
+
+def write_one(path: Path, record: Any, type_: Any = None) -> None:
+    """Write one record as a JSON file, atomically; `type_` is its type where it is no class of its own."""
+    kind = adapter(type_ or type(record))
+    try:
+        value = kind.dump_python(kind.validate_python(record), mode="json")
+    except ValidationError as error:
+        raise ValueError(mistakes(error)) from None
+    write_json(path, value)

@@ -5,8 +5,6 @@ is in the store is not read again, whatever happened to the run that read it. Wh
 extractor's business, what is done with the rows that of stages/views.py.
 """
 
-import json
-import math
 import signal
 import sys
 import threading
@@ -24,7 +22,8 @@ from tqdm import tqdm
 
 from pipeline.core.errors import UserError
 from pipeline.core.files import atomic_write, read_jsonl
-from pipeline.core.records import ITEMS, ImageRow, Item, require_whole
+from pipeline.core.kinds import KINDS
+from pipeline.core.records import ImageRow, Item
 from pipeline.core.store import Store, batched, digest
 from pipeline.extractors.base import (
     BucketingExtractor,
@@ -34,7 +33,7 @@ from pipeline.extractors.base import (
     is_out_of_memory,
 )
 from pipeline.images import manifest as images
-from pipeline.settings.params import ImagesParams, Kind
+from pipeline.settings.params import ImagesParams
 
 _WINDOW = 2048  # rows looked up in the store at a time
 _AHEAD = 2  # batches decoded, or being decoded, while one is with the model
@@ -77,7 +76,7 @@ class Job(NamedTuple):
 
 
 def extract(
-    kind: Kind,
+    kind: str,
     extractor: Extractor | LookupExtractor,
     manifest: Path | Iterable[ImageRow | Mapping[str, Any]],
     folder: Path | None,
@@ -186,20 +185,8 @@ def _leaving_on_sigterm() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _text(value: object) -> str:
-    return json.dumps(value, ensure_ascii=False)
-
-
-def _line(row: Mapping[str, Any], status: str, error: str | None, kind: Kind, items: str) -> str:
-    """The context record of a manifest's row; `items` is the JSON list of what was found."""
-    return (
-        f'{{"image": {_text(row["image"])}, "sha256": {_text(row["sha256"])}, "status": {_text(status)}, '
-        f'"error": {_text(error)}, "{kind}": {items}}}\n'
-    )
-
-
 def _write(
-    file: IO[str], kind: Kind, rows: Rows, start: int, store: Store, key: str, failures: Mapping[str, str] | None
+    file: IO[str], kind: str, rows: Rows, start: int, store: Store, key: str, failures: Mapping[str, str] | None
 ) -> tuple[int | None, int, int]:
     """Write context rows from the store, from row `start` on.
 
@@ -225,13 +212,13 @@ def _write(
                 else:
                     status, error = "failed", (failures or {})[sha256]
             failed += status != "ok"
-            lines.append(_line(row, status, error, kind, items))
+            lines.append(KINDS[kind].line(row, status, error, items.encode()))
         file.writelines(lines)
         position += len(window)
     return None, stored, failed
 
 
-def _write_looked_up(file: IO[str], kind: Kind, extractor: LookupExtractor, rows: Rows) -> tuple[int, int, int]:
+def _write_looked_up(file: IO[str], kind: str, extractor: LookupExtractor, rows: Rows) -> tuple[int, int, int]:
     """Write the rows of an extractor that reads other people's results; a hit counts, whatever the picture's status.
 
     Raises:
@@ -242,7 +229,7 @@ def _write_looked_up(file: IO[str], kind: Kind, extractor: LookupExtractor, rows
         items = extractor.lookup(row["image"])
         status, error, text = _looked_up(kind, extractor, row, items)
         total, entries, read = total + 1, entries + (items is not None), read + (status == "ok")
-        file.write(_line(row, status, error, kind, text))
+        file.write(KINDS[kind].line(row, status, error, text.encode()))
     if total and not entries:
         first = next(rows())["image"]
         source = getattr(extractor, "source", type(extractor).__name__)
@@ -254,7 +241,7 @@ def _write_looked_up(file: IO[str], kind: Kind, extractor: LookupExtractor, rows
 
 
 def _looked_up(
-    kind: Kind, extractor: LookupExtractor, row: Mapping[str, Any], items: Sequence[Item] | None
+    kind: str, extractor: LookupExtractor, row: Mapping[str, Any], items: Sequence[Item] | None
 ) -> tuple[str, str | None, str]:
     """Status, error and JSON list of a picture that `items` were found for, or None where there is no entry."""
     if items is None:
@@ -308,7 +295,7 @@ class _Reading:
     Of these, the extractor failed on `broken`, the picture was unfit in the others. `count` were read.
     """
 
-    kind: Kind
+    kind: str
     extractor: Extractor
     folder: Path | None
     store: Store
@@ -466,7 +453,7 @@ class _Reading:
             if len(results) != len(jobs):
                 raise UserError(
                     f"{self.kind}: {type(self.extractor).__name__} gave {len(results)} results for "
-                    f"{len(jobs)} pictures; expected one list of {ITEMS[self.kind].__name__} for each"
+                    f"{len(jobs)} pictures; expected one list of {KINDS[self.kind].item.__name__} for each"
                 )
             texts = [_as_json(self.kind, self.extractor, items) for items in results]
         except UserError:
@@ -488,24 +475,17 @@ class _Reading:
             self._writes.popleft().result()
 
 
-def _as_json(kind: Kind, extractor: object, items: Sequence[Item]) -> str:
+def _as_json(kind: str, extractor: object, items: Sequence[Item]) -> str:
     """The list of a context record.
 
     Raises:
-        ValueError: a number is not finite, or a text holds half a character.
+        ValueError: a number is not finite, or a text holds an unpaired surrogate.
         UserError: it is no list of this kind's items.
     """
-    if not isinstance(items, list | tuple) or not all(isinstance(item, ITEMS[kind]) for item in items):
-        raise UserError(
-            f"{kind}: {type(extractor).__name__} gave {type(items).__name__} {str(items)[:80]!r} for a "
-            f"picture; expected a list of pipeline.contexts.{ITEMS[kind].__name__}"
-        )
-    rows = [item.to_row() for item in items]
-    if any(isinstance(row["score"], float) and not math.isfinite(row["score"]) for row in rows):
-        raise ValueError("the extractor gave a score that is not finite")
-    text = json.dumps(rows, ensure_ascii=False, allow_nan=False)
-    require_whole(text, "what the extractor gave")
-    return text
+    try:
+        return KINDS[kind].dump(items).decode()
+    except TypeError as error:
+        raise UserError(f"{kind}: {type(extractor).__name__} gave {error}") from None
 
 
 def _described(error: BaseException) -> str:

@@ -15,9 +15,10 @@ from pydantic import Field
 
 from pipeline.core.errors import UserError
 from pipeline.core.files import numbered_jsonl
-from pipeline.core.records import ITEMS, Caption, Item, ObjectTag, require_whole
+from pipeline.core.kinds import KINDS
+from pipeline.core.records import Caption, Item, ObjectTag
 from pipeline.extractors.base import Options
-from pipeline.settings.params import ExecutionParams, Fraction, Kind
+from pipeline.settings.params import ExecutionParams, Fraction
 
 _NO_ATTRIBUTE = "__no_attribute__"  # what VinVL's label map calls it
 Entry = tuple[int, str, list[Item]]
@@ -61,7 +62,7 @@ class _Precomputed:
     An entry is found by the picture's name as it is, else by the name without its extension. An entry may be empty.
     """
 
-    KIND: ClassVar[Kind]
+    KIND: ClassVar[str]
     Options: ClassVar[type[PrecomputedOptions]] = PrecomputedOptions
 
     def __init__(self, options: PrecomputedOptions, execution: ExecutionParams) -> None:
@@ -108,8 +109,7 @@ class _Precomputed:
                     f"{', '.join(row) or '(none)'}"
                 )
             try:
-                require_whole(name, "image")
-                found: list[Item] = [ITEMS[self.KIND].from_row(item) for item in items]
+                found: list[Item] = KINDS[self.KIND].load(items)
             except ValueError as error:
                 raise UserError(f"{file}:{line}: {error}") from None
             if row.get("status", "ok") == "ok":
@@ -175,9 +175,14 @@ class PrecomputedObjects(_Precomputed):
     def _tag(self, row: Any) -> ObjectTag:
         if not isinstance(row, Mapping) or "class" not in row:
             raise ValueError(f"expected an object with class, conf and rect, found {str(row)[:60]}")
-        return ObjectTag.from_row(
-            {"label": row["class"], "attribute": self._attribute(row), "score": row.get("conf"), "box": row.get("rect")}
-        )
+        tag = {
+            "label": row["class"],
+            "attribute": self._attribute(row),
+            "score": row.get("conf"),
+            "box": row.get("rect"),
+        }
+        [found] = KINDS[self.KIND].load([tag])
+        return found
 
     def _attribute(self, row: Mapping[str, Any]) -> str | None:
         names, scores = row.get("attributes") or [], row.get("attr_scores")

@@ -12,11 +12,12 @@ from pydantic import BaseModel, ValidationError
 
 from pipeline.core import environments
 from pipeline.core.errors import UserError
+from pipeline.core.records import Change
 from pipeline.extractors.base import Extractor, LookupExtractor, Options
 from pipeline.settings import params
-from pipeline.settings.params import ExecutionParams, Kind
+from pipeline.settings.params import ExecutionParams
 
-REGISTRY: dict[Kind, dict[str, str]] = {
+REGISTRY: dict[str, dict[str, str]] = {
     "objects": {
         "transformers": "pipeline.extractors.transformers_objects:TransformersObjects",
         "zero_shot": "pipeline.extractors.zero_shot:ZeroShot",
@@ -43,7 +44,7 @@ ATTRIBUTES = "attributes"
 
 
 def validate(
-    kind: Kind, section: Mapping[str, Any], source: str = "params.yaml", lines: Mapping[str, int] | None = None
+    kind: str, section: Mapping[str, Any], source: str = "params.yaml", lines: Mapping[str, int] | None = None
 ) -> None:
     """Check an extraction section: every extractor's options, and that the one in use is there.
 
@@ -82,7 +83,7 @@ def validate(
         raise UserError("\n".join(mistakes))
 
 
-def require(kind: Kind, section: Mapping[str, Any]) -> None:
+def require(kind: str, section: Mapping[str, Any]) -> None:
     """Check that what the extractor in use needs is there (interpreter, checkpoint, models), without loading it.
 
     Raises:
@@ -104,14 +105,14 @@ def require(kind: Kind, section: Mapping[str, Any]) -> None:
         raise UserError("\n".join(mistakes))
 
 
-def interpreter(kind: Kind, section: Mapping[str, Any]) -> str | None:
+def interpreter(kind: str, section: Mapping[str, Any]) -> str | None:
     """The isolated interpreter that the extractor in use runs in, or None: its class says so as `INTERPRETER`."""
     name: str | None = getattr(_chosen(kind, section)[0], "INTERPRETER", None)
     return name
 
 
 def create(
-    kind: Kind, section: Mapping[str, Any], execution: ExecutionParams | None = None
+    kind: str, section: Mapping[str, Any], execution: ExecutionParams | None = None
 ) -> "Extractor | LookupExtractor":
     """The extractor that a section of params names. Its model is loaded when the first picture comes.
 
@@ -144,20 +145,20 @@ def create(
     raise UserError(f"{where}: no extractor; expected a class with fingerprint() and extract(images), or lookup(name)")
 
 
-def changed_options(kind: Kind, section: Mapping[str, Any]) -> list[params.Change]:
+def changed_options(kind: str, section: Mapping[str, Any]) -> list[Change]:
     """The options of the extractor in use that are not its defaults; all that are given where it types none."""
     name, options = section["extractor"], _chosen(kind, section)[1]
-    found: list[params.Change] = []
+    found: list[Change] = []
     if isinstance(options, BaseModel):
         found += params.changed(options, f"{kind}.{name}.")
     else:
-        found += [params.Change(f"{kind}.{name}.{key}", value, None, True) for key, value in options.items()]
+        found += [Change(f"{kind}.{name}.{key}", value, None, True) for key, value in options.items()]
     if kind == "objects" and (attributes := _attributes_options(section)).model is not None:
         found += params.changed(attributes, f"{kind}.{ATTRIBUTES}.")
     return found
 
 
-def option_models(kind: Kind) -> dict[str, type[BaseModel]]:
+def option_models(kind: str) -> dict[str, type[BaseModel]]:
     """The typed options of the extractors that ship, and of `attributes`, by their key in params."""
     models = {name: _class(kind, name).Options for name in REGISTRY[kind]}
     if kind == "objects":
@@ -167,7 +168,7 @@ def option_models(kind: Kind) -> dict[str, type[BaseModel]]:
     return models
 
 
-def _chosen(kind: Kind, section: Mapping[str, Any]) -> tuple[Any, Any]:
+def _chosen(kind: str, section: Mapping[str, Any]) -> tuple[Any, Any]:
     name = str(section.get("extractor"))
     cls = _class(kind, name)
     return cls, _options(kind, name, cls, section.get(name) or {})
@@ -186,7 +187,7 @@ def _where(source: str, lines: Mapping[str, int] | None, key: str) -> str:
     return f"{source}:{line}: {key}" if line else f"{source}: {key}"
 
 
-def _class(kind: Kind, name: str, source: str = "params.yaml", lines: Mapping[str, int] | None = None) -> Any:
+def _class(kind: str, name: str, source: str = "params.yaml", lines: Mapping[str, int] | None = None) -> Any:
     """The class called `name` in params."""
     where = f"{_where(source, lines, f'{kind}.extractor')}: {name}"
     target = REGISTRY[kind].get(name, name)
@@ -212,7 +213,7 @@ def _class(kind: Kind, name: str, source: str = "params.yaml", lines: Mapping[st
 
 
 def _options(
-    kind: Kind, name: str, cls: Any, options: Any, source: str = "params.yaml", lines: Mapping[str, int] | None = None
+    kind: str, name: str, cls: Any, options: Any, source: str = "params.yaml", lines: Mapping[str, int] | None = None
 ) -> Any:
     """The options below `name`, typed where the class says how; plain values otherwise."""
     key = f"{kind}.{name}"

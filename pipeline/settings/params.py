@@ -5,9 +5,9 @@ options of an extractor are typed beside that extractor.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 from pydantic import (
@@ -20,21 +20,24 @@ from pydantic import (
     PositiveFloat,
     PositiveInt,
     ValidationError,
+    WithJsonSchema,
+    create_model,
     model_validator,
 )
 from pydantic_core import to_jsonable_python
 
 from pipeline.core.errors import UserError
+from pipeline.core.kinds import KINDS, Kind, TextTemplate
+from pipeline.core.records import Change
 
-Kind = Literal["objects", "captions", "ocr"]
+S = TypeVar("S", bound="Section")
+
 Split = Literal["train", "dev", "test"]
 Condition = Literal["cross_modal", "text_only", "shuffled"]
-Duplicates = Literal["drop", "count", "keep"]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 LessThanOne = Annotated[float, Field(ge=0, lt=1)]
 
 SPLITS: tuple[Split, ...] = ("train", "dev", "test")
-KINDS: tuple[Kind, ...] = ("objects", "captions", "ocr")
 RESERVED_TYPES = ("micro", "none", "total")
 """No names for entity types: in scores, confusion and counts they stand beside those, for all types or for none."""
 MOST_PIXELS = 178_956_970
@@ -90,6 +93,13 @@ def _no_reserved_type(value: str) -> str:
     return value
 
 
+def _known_kind(value: str) -> str:
+    if value not in KINDS:
+        raise ValueError(f"expected one of {', '.join(KINDS)}")
+    return value
+
+
+KnownKind = Annotated[str, AfterValidator(_known_kind), WithJsonSchema({"enum": list(KINDS)})]
 RelativePath = Annotated[str, AfterValidator(_below_root)]
 EntityType = Annotated[str, Field(min_length=1), AfterValidator(_no_reserved_type)]
 
@@ -140,35 +150,24 @@ class ExtractorParams(BaseModel):
     extractor: Annotated[str, Field(min_length=1)]
 
 
-class TextContextParams(Section):
-    """How captions or OCR lines are rendered."""
-
-    max: PositiveInt
-    min_score: Fraction | None = None
-    duplicates: Duplicates = "drop"
-    separator: str = " "
-
-
-class ObjectContextParams(TextContextParams):
-    """How object tags are rendered."""
-
-    attributes: bool = True
-
-
 class ViewsParams(Section):
-    """The template of the context string."""
+    """The template of the context string; each kind of context has a section of its own below it."""
 
-    kinds: list[Kind]
+    kinds: list[KnownKind]
     separator: str
-    objects: ObjectContextParams
-    captions: TextContextParams
-    ocr: TextContextParams
+    max_images: PositiveInt = 4
+    image_separator: str = " . "
 
     @model_validator(mode="after")
     def _kinds_once(self) -> "ViewsParams":
         if len(set(self.kinds)) != len(self.kinds):
             raise ValueError("kinds: names a kind twice")
         return self
+
+    def template(self, kind: str) -> TextTemplate:
+        """How items of a kind are rendered."""
+        found: TextTemplate = getattr(self, kind)
+        return found
 
 
 class LossWeights(Section):
@@ -274,11 +273,7 @@ class ReportParams(Section):
 
 
 class BatchSizes(Section):
-    """Pictures a batch, by stage."""
-
-    objects: PositiveInt = 16
-    captions: PositiveInt = 16
-    ocr: PositiveInt = 8
+    """Pictures per batch, by stage."""
 
 
 class ExecutionParams(Section):
@@ -293,13 +288,10 @@ class ExecutionParams(Section):
 
 
 class Params(Section):
-    """The whole of params.yaml."""
+    """The whole of params.yaml; each kind of context has a section of its own (:meth:`extraction`)."""
 
     data: DataParams
     images: ImagesParams = ImagesParams()
-    objects: ExtractorParams
-    captions: ExtractorParams
-    ocr: ExtractorParams
     views: ViewsParams
     train: TrainParams
     evaluate: EvaluateParams
@@ -314,14 +306,29 @@ class Params(Section):
         train.require_divisible(n_processes)
         return self
 
+    def extraction(self, kind: str) -> dict[str, Any]:
+        """The section of a kind: which extractor, and every extractor's options."""
+        section: ExtractorParams = getattr(self, kind)
+        return section.model_dump()
 
-class Change(NamedTuple):
-    """A setting that is not its default; `default` is None too where there is none (`required`)."""
 
-    key: str
-    value: Any
-    default: Any
-    required: bool
+def _with_kinds(model: type[S], of_kind: Callable[[Kind], Any], **others: Any) -> type[S]:
+    """A model of params with a field for each kind of context."""
+    fields: dict[str, Any] = {name: of_kind(kind) for name, kind in KINDS.items()}
+    return create_model(model.__name__, __base__=model, __doc__=model.__doc__, **fields, **others)
+
+
+VIEWS = _with_kinds(ViewsParams, lambda kind: (kind.template, ...))
+"""The type of the section `views`, with the kinds that there are."""
+
+_EXECUTION = create_model(
+    "ExecutionParams",
+    __base__=ExecutionParams,
+    __doc__=ExecutionParams.__doc__,
+    batch_size=(sizes := _with_kinds(BatchSizes, lambda kind: (PositiveInt, kind.batch_size)), sizes()),
+)
+PARAMS = _with_kinds(Params, lambda _: (ExtractorParams, ...), views=(VIEWS, ...), execution=(_EXECUTION, _EXECUTION()))
+"""The type of params.yaml, with the kinds that there are."""
 
 
 def changed(model: BaseModel, prefix: str = "") -> Iterator[Change]:
@@ -388,12 +395,12 @@ def parse(text: str, source: str) -> Params:
             f"{source}: nested too deeply, or an alias (*name) holds itself; expected sections with their options"
         ) from None
     if not isinstance(values, dict):
-        expected = ", ".join(Params.model_fields)
+        expected = ", ".join(PARAMS.model_fields)
         raise UserError(f"{source}: expected sections ({expected}), found {type(values).__name__}")
     try:
-        return Params.model_validate(values)
+        return PARAMS.model_validate(values)
     except ValidationError as error:
-        raise UserError("\n".join(describe(error, Params, source, lines))) from None
+        raise UserError("\n".join(describe(error, PARAMS, source, lines))) from None
 
 
 def describe(

@@ -18,6 +18,7 @@ from ruamel.yaml.representer import RoundTripRepresenter
 
 from pipeline.core.errors import UserError
 from pipeline.core.files import atomic_write
+from pipeline.core.kinds import KINDS
 from pipeline.settings import params
 
 FOLDER = Path(__file__).resolve().parents[2] / "presets"
@@ -119,7 +120,7 @@ def apply(name: str, path: Path, folder: Path = FOLDER) -> list[tuple[str, Any, 
 
 def _drop_absent_extractors(settings: MutableMapping[str, Any], document: Mapping[str, Any]) -> None:
     """Leave out the options of extractors that the file has none for: a few of them would be no whole set."""
-    for kind in params.KINDS:
+    for kind in KINDS:
         for key in [key for key, value in settings.get(kind, {}).items() if isinstance(value, Mapping)]:
             if key not in document[kind]:
                 del settings[kind][key]

@@ -12,8 +12,8 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from pipeline.core.kinds import KINDS
 from pipeline.settings import params
-from pipeline.settings.params import KINDS, Kind, Params
 
 _TITLE = """# Params
 
@@ -24,7 +24,7 @@ yours, with its lines.
 """
 
 
-def reference(path: Path, options: Mapping[Kind, Mapping[str, type[BaseModel]]]) -> str:
+def reference(path: Path, options: Mapping[str, Mapping[str, type[BaseModel]]]) -> str:
     """The page, in Markdown.
 
     Args:
@@ -38,7 +38,7 @@ def reference(path: Path, options: Mapping[Kind, Mapping[str, type[BaseModel]]])
     values = settings.model_dump(mode="json")
     comments = _comments(path.read_text(encoding="utf-8"), params.key_lines(path))
     parts = [_TITLE]
-    for section in Params.model_fields:
+    for section in dict.fromkeys(key.partition(".")[0] for key in params.key_lines(path)):
         model = type(getattr(settings, section))
         parts.append(f"## {section}\n\n{model.__doc__}\n")
         parts.append(_table(model, f"{section}.", values[section], comments))

@@ -8,7 +8,7 @@
   const CROSS = data.conditions.findIndex((condition) => condition.key === "cross_modal");
   const TEXT = data.conditions.findIndex((condition) => condition.key === "text_only");
   const DEFAULTS = { q: "", show: "all", by: data.conditions[0].key, type: "", picture: "", split: "", sort: "",
-    scorer: "strict", size: "20", objects: "", ocr: "", page: "1" };
+    scorer: "strict", size: "20", page: "1", ...Object.fromEntries(data.kinds.map((kind) => [kind.key, ""])) };
   const state = { ...DEFAULTS };
   const form = document.getElementById("filters");
 
@@ -32,7 +32,7 @@
   };
   const number = (value) => value.toLocaleString("en");
   const plural = (value, one, many = `${one}s`) => `${number(value)} ${value === 1 ? one : many}`;
-  const picture = (post) => (post.picture === null ? null : data.pictures[post.picture]);
+  const pictures = (post) => post.pictures.map((index) => data.pictures[index]);
 
   // Which predictions are right, by the scorer and type that are chosen
 
@@ -80,9 +80,10 @@
   const haystack = (index) => {
     if (haystacks === null) {
       haystacks = data.posts.map((post) => {
-        const shown = picture(post);
         const parts = [post.id, post.tokens.join(" "), post.context];
-        if (shown) parts.push(shown.name, ...data.kinds.flatMap((kind) => shown[kind].map((item) => item[0])));
+        for (const shown of pictures(post)) {
+          parts.push(shown.name, ...data.kinds.flatMap((kind) => shown.found[kind.key].map((item) => item[0])));
+        }
         return fold(parts.join("\n"));
       });
     }
@@ -91,9 +92,10 @@
 
   // Choosing and sorting
 
+  // Of several pictures, what is wrong with the first that something is wrong with
   const pictureStatus = (post) => {
-    const shown = picture(post);
-    return shown ? shown.status : "none";
+    const statuses = pictures(post).map((shown) => shown.status);
+    return statuses.find((status) => status !== "ok") ?? statuses[0] ?? "none";
   };
 
   const choose = () => {
@@ -223,18 +225,19 @@
     const [text, , geometry] = item;
     if (!geometry) return null;
     const group = svg("g", { class: `shape ${kind}` });
-    const points = kind === "objects"
+    const isBox = !Array.isArray(geometry[0]);
+    const points = isBox
       ? [[geometry[0], geometry[1]], [geometry[2], geometry[1]], [geometry[2], geometry[3]], [geometry[0], geometry[3]]]
       : geometry;
     group.append(svg("polygon", { points: points.map((point) => point.join(",")).join(" "), class: "under" }));
     group.append(svg("polygon", { points: points.map((point) => point.join(",")).join(" ") }));
-    // Names of objects stand above their box, words below theirs, so that they keep out of each other's way.
+    // The words of a box stand above it, those of a polygon below it, so that they keep out of each other's way.
     const left = Math.min(...points.map((point) => point[0]));
     const top = Math.min(...points.map((point) => point[1]));
     const bottom = Math.max(...points.map((point) => point[1]));
-    const below = kind === "ocr" ? bottom + 16 * scale <= height : top < 14 * scale;
-    const y = kind === "ocr" ? (below ? bottom + 13 * scale : top - 4 * scale) : (below ? top + 13 * scale : top - 4 * scale);
-    group.append(svg("text", { x: Math.max(2 * scale, left + (kind === "objects" && below ? 4 : 0) * scale), y,
+    const below = !isBox ? bottom + 16 * scale <= height : top < 14 * scale;
+    const y = !isBox ? (below ? bottom + 13 * scale : top - 4 * scale) : (below ? top + 13 * scale : top - 4 * scale);
+    group.append(svg("text", { x: Math.max(2 * scale, left + (isBox && below ? 4 : 0) * scale), y,
       "font-size": 12 * scale, "stroke-width": 3.5 * scale }, text.length > 40 ? `${text.slice(0, 39)}…` : text));
     return group;
   };
@@ -242,9 +245,9 @@
   // Items of one kind as buttons that draw their shape, behind one that draws all
   const items = (kind, shown, overlay, scale) => {
     if (shown.failed[kind]) return el("p", { class: "absent", text: shown.failed[kind] });
-    if (!shown[kind].length) return el("p", { class: "absent", text: "nothing found" });
+    if (!shown.found[kind].length) return el("p", { class: "absent", text: "nothing found" });
     const list = el("ul", { class: "items" });
-    for (const item of shown[kind]) {
+    for (const item of shown.found[kind]) {
       const drawn = overlay ? shape(kind, item, scale, shown.height) : null;
       const text = el("span", { class: "words", dir: "auto", text: item[0] });
       if (!drawn) {
@@ -268,16 +271,15 @@
   const STATUS = { missing: "missing", unsafe_name: "unsafe name", too_large: "too large", too_slow: "too slow",
     truncated: "truncated", unreadable: "unreadable" };
 
-  const card = (index) => {
-    const post = data.posts[index];
-    const shown = picture(post);
+  // A picture, or what became of it, and the layer that outlines are drawn on
+  const figureOf = (shown) => {
     const figure = el("figure");
     let overlay = null;
     // As wide as its column, but no tall picture a screen high and no small one blown up.
     const width = shown && shown.width ? Math.min(300, 400 * shown.width / shown.height, Math.max(shown.width, 160)) : 0;
     const scale = width ? shown.width / width : 1; // of the picture's pixels to the screen's
     if (shown && shown.thumbnail) {
-      const first = shown.captions[0];
+      const first = shown.found.captions?.[0];
       overlay = svg("svg", { viewBox: `0 0 ${shown.width} ${shown.height}`, class: "overlay", "aria-hidden": "true" });
       const image = el("img", { src: `assets/thumbnails/${shown.thumbnail}`, alt: first ? `Picture; caption: ${first[0]}` : "Picture of the post",
         width: shown.width, height: shown.height, loading: "lazy", decoding: "async" });
@@ -290,7 +292,13 @@
         ...(shown && shown.error ? [el("p", { class: "hint", text: shown.error })] : [])));
     }
     if (shown) figure.append(el("figcaption", {}, el("code", { text: shown.name }), shown.width ? ` ${shown.width} × ${shown.height}` : ""));
+    return { figure, overlay, scale };
+  };
 
+  const card = (index) => {
+    const post = data.posts[index];
+    const all = pictures(post);
+    const side = el("div", { class: "pictures" });
     const title = el("h3", { id: `post-${index}` }, el("span", { class: "id", text: post.id }));
     title.append(" ", el("span", { class: "badge", text: post.split }));
     const found = effect(index);
@@ -300,15 +308,19 @@
     const body = el("div", { class: "body" }, title, readings(post, index));
     const facts = el("dl", { class: "facts" });
     facts.append(...labelled("context", contextOf(post)));
-    if (shown && (shown.thumbnail || ["objects", "captions", "ocr"].some((kind) => shown[kind].length))) {
-      const names = { objects: "objects", captions: "captions", ocr: "words" };
-      for (const kind of ["objects", "captions", "ocr"]) {
-        const unused = data.kinds.includes(kind) ? "" : " (not in the context)";
-        facts.append(...labelled(names[kind] + unused, items(kind, shown, overlay, scale)));
+    (all.length ? all : [null]).forEach((shown, place) => {
+      const { figure, overlay, scale } = figureOf(shown);
+      side.append(figure);
+      if (!shown || !(shown.thumbnail || data.kinds.some((kind) => shown.found[kind.key].length))) return;
+      for (const kind of data.kinds) {
+        if (kind.off) continue;
+        const which = all.length > 1 ? ` of picture ${place + 1}` : "";
+        const unused = kind.used ? "" : " (not in the context)";
+        facts.append(...labelled(kind.name + which + unused, items(kind.key, shown, overlay, scale)));
       }
-    }
+    });
     body.append(facts);
-    return el("article", { class: "card", "aria-labelledby": `post-${index}` }, figure, body);
+    return el("article", { class: "card", "aria-labelledby": `post-${index}` }, side, body);
   };
 
   // Pages

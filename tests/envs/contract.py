@@ -16,7 +16,8 @@ import numpy as np
 from PIL import Image
 
 from pipeline.core.errors import UserError
-from pipeline.core.records import ITEMS, TextLine, read_contexts
+from pipeline.core.kinds import KINDS
+from pipeline.core.records import TextLine
 from pipeline.core.store import Store, digest
 from pipeline.core.weights import convert
 from pipeline.engine.local import extract
@@ -24,11 +25,11 @@ from pipeline.extractors import _boxes
 from pipeline.extractors.base import PreparingExtractor
 from pipeline.extractors.registry import create, require, validate
 from pipeline.images.manifest import list_pictures, manifest
-from pipeline.settings.params import ExecutionParams, ImagesParams, Kind
+from pipeline.settings.params import ExecutionParams, ImagesParams
 from tests.envs import models
 from tests.pipeline.extractors.cases import Failing, make, same, write_clip
 
-Section = tuple[Kind, dict[str, Any]]
+Section = tuple[str, dict[str, Any]]
 Pictures = Sequence[Image.Image]
 Check = Callable[[Section, Pictures], None]
 
@@ -105,7 +106,7 @@ def check_batches(section: Section, pictures: Pictures) -> None:
     alone = [extractor.extract([picture])[0] for picture in pictures]
     assert sum(map(bool, alone)) > len(alone) / 2, "too little found to compare"
     assert len({str(items) for items in alone}) > len(alone) / 2, "the pictures are told apart"
-    assert all(isinstance(item, ITEMS[section[0]]) for items in alone for item in items)
+    assert all(isinstance(item, KINDS[section[0]].item) for items in alone for item in items)
     for size in (3, 16):
         found = [items for start in range(0, 16, size) for items in extractor.extract(pictures[start : start + size])]
         assert same(found, alone), size
@@ -138,7 +139,7 @@ def check_engine(section: Section, pictures: Pictures) -> None:
         assert (summary.read, summary.failed) == (15, 1), summary
         assert failing.sizes[0] == 16
         assert failing.sizes.count(8) == 1, "the half that failed is not tried again"
-        found = list(read_contexts(Path(place) / "out.jsonl", kind))
+        found = list(KINDS[kind].read(Path(place) / "out.jsonl"))
     assert [(row.image, row.error) for row in found if row.status != "ok"] == [("05.png", "RuntimeError: choked")]
     good = [number for number in range(16) if number != 5]
     assert same([found[number].items for number in good], make(section).extract([pictures[number] for number in good]))

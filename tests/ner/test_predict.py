@@ -182,7 +182,7 @@ def test_command_reads_conll_and_jsonl_to_the_same_labels(
         ('{"id": "1"}', "posts.jsonl:2: expected an object with either `tokens` or `text`"),
         ('{"tokens": ["a", 3]}', "posts.jsonl:2: tokens: expected a list of strings"),
         ('{"tokens": ["a"], "labels": [3]}', "posts.jsonl:2: labels: expected null or 1 labels"),
-        ('{"text": "\\ud83d"}', "posts.jsonl:2: an escape such as"),
+        ('{"text": "\\ud83d"}', "posts.jsonl:2: holds an unpaired surrogate"),
         ('{"text": 5}', "posts.jsonl:2: text: expected a string, found int"),
         ('{"tokens": ["a"], "labels": []}', "posts.jsonl:2: labels: expected null or 1 labels"),
     ],

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.settings.params import Kind
 from tests.pipeline.engine.bench import Bench
 from tests.pipeline.extractors import cases as extractor_cases
 from tests.pipeline.extractors.cases import written
@@ -94,7 +93,7 @@ def sections(
     owlv2: Path,
     clip: Path,
     yolox: Path,
-) -> dict[str, tuple[Kind, dict[str, Any]]]:
+) -> dict[str, tuple[str, dict[str, Any]]]:
     """One section of params for every extractor that ships, and each architecture it is tried with."""
 
     def section(name: str, model: Path, **options: Any) -> dict[str, Any]:

@@ -16,9 +16,10 @@ import yaml
 from PIL import Image
 
 from ner.scoring.f1 import confusion, score
+from pipeline.core import records
 from pipeline.core.files import write_json, write_jsonl
 from pipeline.core.labels import entities
-from pipeline.core.records import View, read_views
+from pipeline.core.records import View
 from tests.conftest import ROOT
 from tests.project import Project
 
@@ -126,7 +127,7 @@ def finish(made: Project, *, seed: int = 0, scored: Sequence[str] = ("dev", "tes
     metrics: dict[str, dict[str, Any]] = {}
     types = ["PER", "LOC", "ORG", "MISC"]
     for split in ("dev", "test"):
-        views = read_views(made.folder / f"data/views/{split}.jsonl")
+        views = list(records.read(made.folder / f"data/views/{split}.jsonl", View, "views"))
         for condition in conditions:
             rows = [predicted(view, condition, types, rng) for view in views]
             write_jsonl(made.folder / f"data/predictions/{split}.{condition}.jsonl", rows)

@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline.core.records import Change
 from pipeline.core.store import Store
-from pipeline.settings.params import Change, TrainParams, changed
+from pipeline.settings.params import TrainParams, changed
 from reporting import thumbnails
 from reporting.charts import line_chart, spread, ticks
 from reporting.page import duration, script

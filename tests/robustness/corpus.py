@@ -267,7 +267,7 @@ def texts() -> Iterator[tuple[str, str, bytes, str]]:
         ("spaces_for_tabs", "IMGID:1\na O\nb\tO\n\n", "has a label"),
         ("label_is_million", "IMGID:1\na\t" + "y" * 10**6 + "\n", "y"),
         ("nul_label", "IMGID:1\na\tO\0\n\n", "O"),
-        ("cr_alone", "IMGID:1\ra\tO\r\r", "no tokens"),
+        ("cr_alone", "IMGID:1\ra\tO\r\r", "carriage return"),
         ("many_bad", "IMGID:1\n" + "a\tZ\n" * 50_000, "more in"),
     ]:
         yield f"bad_{name}.txt", "conll", text.encode(), message if message != "2columns" else "has no label"

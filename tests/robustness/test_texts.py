@@ -9,10 +9,11 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from pipeline.core import records
 from pipeline.core.errors import UserError
-from pipeline.core.files import read_jsonl, write_jsonl
-from pipeline.core.records import Post, read_views
-from pipeline.corpus.posts import post_row, read_conll, read_posts_jsonl, read_records
+from pipeline.core.files import read_jsonl
+from pipeline.core.records import Post, View
+from pipeline.corpus import conll, jsonl
 from tests.project import Project
 from tests.robustness.conftest import light_project
 from tests.robustness.corpus import texts
@@ -20,8 +21,16 @@ from tests.robustness.corpus import texts
 QUIET = settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
 
 
+def read_posts(path: Path) -> list[Post]:
+    return list(records.read(path, Post, "posts"))
+
+
+def read_views(path: Path) -> list[View]:
+    return list(records.read(path, View, "views"))
+
+
 def read(path: Path) -> list[Post]:
-    return read_conll(path) if path.suffix == ".txt" else read_posts_jsonl(path)
+    return conll.read(path) if path.suffix == ".txt" else jsonl.read(path)
 
 
 def test_there_are_enough() -> None:
@@ -47,8 +56,8 @@ def test_a_malformed_file_is_read_or_refused(tmp_path: Path, name: str, data: by
         assert len(message) < 3000
     else:
         assert expected in ("ok", "any") or (expected == "no posts" and posts == [])
-        write_jsonl(tmp_path / "posts.jsonl", map(post_row, posts))
-        assert read_records(tmp_path / "posts.jsonl") == posts, "what was read can be written and read again"
+        records.write(tmp_path / "posts.jsonl", posts)
+        assert read_posts(tmp_path / "posts.jsonl") == posts, "what was read can be written and read again"
     assert time.monotonic() - started < 20
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
@@ -71,7 +80,7 @@ def test_the_posts_stage_gives_rows_or_one_error(tmp_path: Path) -> None:
         else:
             assert expected in ("ok", "no posts", "any"), (name, output)
             project.run("python", "-m", "stages.images")
-            images = {post["image"] for post in project.rows("data/posts/train.jsonl")} - {None}
+            images = {image for post in project.rows("data/posts/train.jsonl") for image in post["images"]}
             assert {row["image"] for row in project.rows("data/images.jsonl")} == images
     assert not (project.folder.parent / "x").exists()
 
@@ -93,7 +102,7 @@ def conll_outcome(folder: Path, data: bytes) -> None:
     path = folder / "fuzzed.txt"
     path.write_bytes(data)
     try:
-        posts = read_conll(path)
+        posts = conll.read(path)
     except UserError as error:
         assert str(path) in str(error)  # noqa: PT017  (either outcome is right)
         return
@@ -101,8 +110,8 @@ def conll_outcome(folder: Path, data: bytes) -> None:
         assert post.tokens
         assert all(token and "\t" not in token and "\n" not in token for token in post.tokens)
         assert post.labels is None or len(post.labels) == len(post.tokens)
-    write_jsonl(folder / "out.jsonl", map(post_row, posts))
-    assert read_records(folder / "out.jsonl") == posts
+    records.write(folder / "out.jsonl", posts)
+    assert read_posts(folder / "out.jsonl") == posts
 
 
 LINES = st.lists(
@@ -174,15 +183,15 @@ ROWS = st.dictionaries(
 def test_hypothesis_rows_of_json(tmp_path_factory: pytest.TempPathFactory, row: object) -> None:
     path = tmp_path_factory.getbasetemp() / "fuzzed.jsonl"
     path.write_text(json.dumps(row) + "\n", encoding="utf-8")
-    for reader in (read_posts_jsonl, read_views, lambda path: list(read_jsonl(path))):
+    for reader in (jsonl.read, read_views, lambda path: list(read_jsonl(path))):
         try:
             found = reader(path)
         except UserError as error:
             assert f"{path}" in str(error)  # noqa: PT017  (either outcome is right)
             continue
-        if reader is read_posts_jsonl:
-            write_jsonl(path.with_name("out.jsonl"), map(post_row, found))
-            assert read_records(path.with_name("out.jsonl")) == found
+        if reader is jsonl.read:
+            records.write(path.with_name("out.jsonl"), found)
+            assert read_posts(path.with_name("out.jsonl")) == found
 
 
 @QUIET
@@ -195,7 +204,7 @@ def test_hypothesis_rows_of_json(tmp_path_factory: pytest.TempPathFactory, row: 
 def test_hypothesis_bytes_as_json_lines(tmp_path_factory: pytest.TempPathFactory, data: bytes) -> None:
     path = tmp_path_factory.getbasetemp() / "fuzzed.jsonl"
     path.write_bytes(data)
-    for reader in (read_posts_jsonl, read_views, lambda path: list(read_jsonl(path))):
+    for reader in (jsonl.read, read_views, lambda path: list(read_jsonl(path))):
         try:
             reader(path)
         except UserError as error:

@@ -10,8 +10,8 @@ import pytest
 
 from ner.training.run import last_whole_checkpoint
 from ner.training.trainer import COMPLETE, is_complete
-from pipeline.core.files import write_json, write_jsonl
-from pipeline.core.records import view_row
+from pipeline.core import records
+from pipeline.core.files import write_json
 from tests.ner.conftest import ambiguous_views, small_params, xlm_r_folder
 from tests.project import Project, wait_for
 from tests.robustness.conftest import light_project
@@ -27,7 +27,7 @@ def training_project(folder: Path, encoder: Path) -> Project:
     project.edit(train=settings, execution={"device": "cpu"})
     project.environment = {"OMP_NUM_THREADS": "1"}
     for split, count, seed in (("train", 300, 0), ("dev", 16, 1)):
-        write_jsonl(folder / "data/views" / f"{split}.jsonl", map(view_row, ambiguous_views(count, seed)))
+        records.write(folder / "data/views" / f"{split}.jsonl", ambiguous_views(count, seed))
     write_json(folder / "data/views/sources.json", {"data": "set", "contexts": {}})
     return project
 

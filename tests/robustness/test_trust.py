@@ -8,10 +8,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from pipeline.core import checkpoints
+from pipeline.core import checkpoints, records
 from pipeline.core.errors import UserError
-from pipeline.core.files import write_jsonl
-from pipeline.core.records import view_row
 from tests.ner.conftest import ambiguous_views, small_params, xlm_r_folder
 from tests.project import Project
 from tests.robustness.conftest import light_project
@@ -78,7 +76,7 @@ def test_a_stage_refuses_a_checkpoint_that_needs_its_own_code(tmp_path: Path, se
     project = project_with(tmp_path / "project", model)
     if section == "train":
         for split in ("train", "dev"):
-            write_jsonl(project.folder / f"data/views/{split}.jsonl", map(view_row, ambiguous_views(4, 0)))
+            records.write(project.folder / f"data/views/{split}.jsonl", ambiguous_views(4, 0))
         assert_refused(project.run("python", "-m", "stages.train", expect=2), model)
     else:
         output = str(tmp_path / "out.jsonl")

@@ -8,7 +8,8 @@ from PIL import Image
 
 from pipeline.core.labels import entities, orphans
 from pipeline.core.records import Post
-from pipeline.corpus.posts import is_invisible, read_conll
+from pipeline.corpus import conll
+from pipeline.corpus.report import is_invisible
 from sample import dataset, render, text
 from sample.dataset import KINDS, OBJECT_CUES, SCENE_CUES, SIGN_CUES, SIZES_OF_SPLITS, Item
 
@@ -30,7 +31,7 @@ def items() -> dict[str, list[Item]]:
 
 @pytest.fixture(scope="module")
 def posts() -> dict[str, list[Post]]:
-    return {split: read_conll(DATA / f"{split}.txt") for split in SIZES_OF_SPLITS}
+    return {split: conll.read(DATA / f"{split}.txt") for split in SIZES_OF_SPLITS}
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,8 @@ from ner.scoring.f1 import align, confusion, score
 from ner.tagger import Prediction, conll_lines
 from pipeline.core.errors import UserError
 from pipeline.core.records import Post
-from pipeline.corpus.posts import read_conll, read_split
+from pipeline.corpus import conll
+from pipeline.corpus.dataset import read_split
 from pipeline.settings.params import DataParams
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -182,7 +183,7 @@ def test_bootstrap_depends_on_its_seed_alone() -> None:
 
 @pytest.mark.real_data
 def test_twitter2015_has_the_entities_its_readme_counts(real_data: Path) -> None:
-    labels = [post.labels or [] for post in read_conll(real_data / "twitter2015" / "test.txt")]
+    labels = [post.labels or [] for post in conll.read(real_data / "twitter2015" / "test.txt")]
     found = score(labels, labels)
     assert found["conlleval"]["micro"]["support"] == 5207
     assert found["strict"]["micro"]["support"] == 5072
@@ -248,7 +249,7 @@ def test_command_names_the_first_differing_token_without_a_traceback(tmp_path: P
 
 
 def posts(*ids: str, image: str | None = "x.jpg") -> list[Post]:
-    return [Post(name, ["a"], ["O"], image) for name in ids]
+    return [Post(name, ["a"], ["O"], [image] if image else []) for name in ids]
 
 
 def test_posts_missing_or_too_many_are_named() -> None:
@@ -261,13 +262,13 @@ def test_posts_missing_or_too_many_are_named() -> None:
 
 
 def test_an_id_given_twice_is_aligned_by_its_turn() -> None:
-    gold = [Post("1", ["a"], ["O"], "1.jpg"), Post("1", ["b"], ["O"], "1.jpg")]
+    gold = [Post("1", ["a"], ["O"], ["1.jpg"]), Post("1", ["b"], ["O"], ["1.jpg"])]
     assert align(gold, list(gold), "g", "p") == gold
 
 
 def test_the_second_of_a_double_id_is_found_under_the_name_that_predictions_give_it() -> None:
-    gold = [Post("1", ["a"], ["O"], "1.jpg"), Post("2", ["c"], ["O"], "2.jpg"), Post("1", ["b"], ["O"], "1.jpg")]
-    named = [Post("1#2", ["b"], ["O"], "x"), Post("1", ["a"], ["O"], "x"), Post("2", ["c"], ["O"], "x")]
+    gold = [Post("1", ["a"], ["O"], ["1.jpg"]), Post("2", ["c"], ["O"], ["2.jpg"]), Post("1", ["b"], ["O"], ["1.jpg"])]
+    named = [Post("1#2", ["b"], ["O"], ["x"]), Post("1", ["a"], ["O"], ["x"]), Post("2", ["c"], ["O"], ["x"])]
     assert [post.tokens for post in align(gold, named, "g", "p")] == [["a"], ["c"], ["b"]]
     assert [post.tokens for post in align(named, gold, "g", "p")] == [["b"], ["a"], ["c"]]
     with pytest.raises(UserError, match="p: lacks post IMGID:1#2, unlike g"):

@@ -4,9 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.core import records
 from pipeline.core.errors import UserError
 from pipeline.core.files import numbered_jsonl, read_jsonl, write_jsonl
-from pipeline.core.records import View, read_views, view_row
+from pipeline.core.records import View
 
 
 def test_rows_come_back_as_they_went(tmp_path: Path) -> None:
@@ -50,11 +51,11 @@ def test_bad_lines_are_named(tmp_path: Path, content: bytes, message: str) -> No
 def test_views_are_checked(tmp_path: Path) -> None:
     view = View("1", ["a", "b"], ["O", "O"], "a dog")
     path = tmp_path / "views.jsonl"
-    write_jsonl(path, [view_row(view)])
-    assert read_views(path) == [view]
-    write_jsonl(path, [{**view_row(view), "labels": ["O"]}])
+    records.write(path, [view])
+    assert list(records.read(path, View, "views")) == [view]
+    write_jsonl(path, [{**records.row(view), "labels": ["O"]}])
     with pytest.raises(UserError, match="2 tokens but 1 labels"):
-        read_views(path)
+        list(records.read(path, View, "views"))
     write_jsonl(path, [{"id": "1"}])
-    with pytest.raises(UserError, match="expected the keys id, tokens, labels, context"):
-        read_views(path)
+    with pytest.raises(UserError, match=r"views.jsonl:1: tokens: missing; labels: missing"):
+        list(records.read(path, View, "views"))

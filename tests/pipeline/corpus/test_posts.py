@@ -2,6 +2,7 @@
 
 import csv
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,11 @@ from hypothesis import strategies as st
 
 from pipeline.core.errors import UserError
 from pipeline.core.records import Post
-from pipeline.corpus.posts import is_invisible, read_conll, read_csv, read_posts_jsonl, read_split, report
+from pipeline.corpus import conll, jsonl
+from pipeline.corpus.csv import read as read_csv
+from pipeline.corpus.dataset import read_split
+from pipeline.corpus.reading import unique_ids
+from pipeline.corpus.report import is_invisible, report
 from pipeline.settings.params import RESERVED_TYPES, SPLITS, DataParams
 
 TWO_POSTS = "IMGID:1\nRT\tO\nJordan\tB-PER\n\nIMGID:O_2\n\u200b\tO\nNike\tI-ORG\n"
@@ -36,22 +41,22 @@ def write(folder: Path, text: str, name: str = "posts.txt") -> Path:
     ids=["plain", "crlf", "bom", "tab line", "blank lines", "no last newline", "third column"],
 )
 def test_variants_of_the_format_read_alike(tmp_path: Path, text: str) -> None:
-    assert read_conll(write(tmp_path, text)) == [
-        Post("1", ["RT", "Jordan"], ["O", "B-PER"], "1.jpg"),
-        Post("O_2", ["\u200b", "Nike"], ["O", "I-ORG"], "O_2.jpg"),
+    assert conll.read(write(tmp_path, text)) == [
+        Post("1", ["RT", "Jordan"], ["O", "B-PER"], ["1.jpg"]),
+        Post("O_2", ["\u200b", "Nike"], ["O", "I-ORG"], ["O_2.jpg"]),
     ]
 
 
 def test_tokens_that_only_look_like_separators_survive(tmp_path: Path) -> None:
     tokens = ["\u00a0", "\u2028", "\u0085", "\x0b", " ", "\ufeff", "\ufe0f"]
     text = "IMGID:1\n" + "".join(f"{token}\tO\n" for token in tokens)
-    assert read_conll(write(tmp_path, text))[0].tokens == tokens
+    assert conll.read(write(tmp_path, text))[0].tokens == tokens
 
 
 def test_a_file_without_ids_or_labels_reads(tmp_path: Path) -> None:
-    assert read_conll(write(tmp_path, "Hello\nworld\n\nBye\n")) == [
-        Post("posts-1", ["Hello", "world"], None, None),
-        Post("posts-2", ["Bye"], None, None),
+    assert conll.read(write(tmp_path, "Hello\nworld\n\nBye\n")) == [
+        Post("posts-1", ["Hello", "world"], None),
+        Post("posts-2", ["Bye"], None),
     ]
 
 
@@ -62,9 +67,12 @@ def test_a_file_without_ids_or_labels_reads(tmp_path: Path) -> None:
         ("IMGID:1\na\tO\nb\n", r"posts\.txt:3: 'b' has no label"),
         ("IMGID:1\na\nb\tO\n", r"posts\.txt:3: 'b' has a label"),
         ("IMGID:1\n\tO\n", r"posts\.txt:2: no token"),
-        ("IMGID:1\nJohn B-PER\nruns O\n", r"posts\.txt: every line is parted by spaces, as is 'John B-PER'; expected"),
-        ("John NNP B-NP B-PER\n", r"posts\.txt: every line is parted by spaces"),
-        ("John B-PER NNP \n", r"posts\.txt: every line is parted by spaces"),
+        (
+            "IMGID:1\nJohn B-PER\nruns O\n",
+            r"posts\.txt: every line is separated by spaces, as is 'John B-PER'; expected",
+        ),
+        ("John NNP B-NP B-PER\n", r"posts\.txt: every line is separated by spaces"),
+        ("John B-PER NNP \n", r"posts\.txt: every line is separated by spaces"),
         ("IMGID:1\na\tO\nb O\n", r"posts\.txt:3: 'b O' has no label"),
         ("IMGID:1\na\tB-total\n", r"posts\.txt:2: 'B-total': .*give the type another name: data\.types: \{total: …\}"),
         ("IMGID:\na\tO\n", r"posts\.txt:1: IMGID: without an id"),
@@ -73,14 +81,14 @@ def test_a_file_without_ids_or_labels_reads(tmp_path: Path) -> None:
 )
 def test_malformed_lines_are_named(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
-        read_conll(write(tmp_path, text))
+        conll.read(write(tmp_path, text))
 
 
 def test_a_token_with_a_space_is_a_token_where_not_all_lines_look_like_labelled_ones(tmp_path: Path) -> None:
     tokens = ["New York", " ", "a ", "B-PER", "O", "x B-", "Jean\u00a0O", "Jackie O"]
-    assert read_conll(write(tmp_path, "\n".join(tokens)))[0].tokens == tokens
+    assert conll.read(write(tmp_path, "\n".join(tokens)))[0].tokens == tokens
     labelled = "".join(f"{token} O\tO\n" for token in tokens)
-    assert read_conll(write(tmp_path, labelled))[0].tokens == [f"{token} O" for token in tokens]
+    assert conll.read(write(tmp_path, labelled))[0].tokens == [f"{token} O" for token in tokens]
 
 
 @pytest.mark.parametrize("name", RESERVED_TYPES)
@@ -100,7 +108,7 @@ def test_a_type_that_means_something_else_in_counts_is_refused_unless_renamed(tm
 
 def test_many_malformed_lines_make_one_short_message(tmp_path: Path) -> None:
     with pytest.raises(UserError) as error:
-        read_conll(write(tmp_path, "IMGID:1\n" + "x\tQ\n" * 100))
+        conll.read(write(tmp_path, "IMGID:1\n" + "x\tQ\n" * 100))
     assert str(error.value).count("\n") == 5
     assert "95 more" in str(error.value)
 
@@ -108,24 +116,24 @@ def test_many_malformed_lines_make_one_short_message(tmp_path: Path) -> None:
 def test_bytes_that_are_not_utf8_are_an_error_with_a_remedy(tmp_path: Path) -> None:
     path = tmp_path / "latin1.txt"
     path.write_bytes("IMGID:1\ncafé\tO\n".encode("latin1"))
-    with pytest.raises(UserError, match=r"latin1\.txt: not UTF-8 .*iconv"):
-        read_conll(path)
+    with pytest.raises(UserError, match=r"latin1\.txt:2: not UTF-8 .*iconv"):
+        conll.read(path)
 
 
 def test_jsonl_reads_and_names_its_mistakes(tmp_path: Path) -> None:
     rows = ['{"id": 7, "tokens": ["a"], "labels": ["O"]}', "", '{"id": "x", "tokens": ["b"], "image": null}', ""]
     good = write(tmp_path, "\n".join(rows))
-    assert read_posts_jsonl(good) == [Post("7", ["a"], ["O"], "7.jpg"), Post("x", ["b"], None, None)]
+    assert jsonl.read(good) == [Post("7", ["a"], ["O"], ["7.jpg"]), Post("x", ["b"], None)]
     bad = write(tmp_path, '{"id": "1", "tokens": ["a"], "labels": ["O", "O"]}\n[]\n{"id": "1"}\n{', "bad.jsonl")
     with pytest.raises(UserError) as error:
-        read_posts_jsonl(bad)
+        jsonl.read(bad)
     message = str(error.value)
     assert [f"bad.jsonl:{line}:" in message for line in (1, 2, 3, 4)] == [True] * 4
 
 
 def test_a_text_in_jsonl_is_split_and_takes_no_labels(tmp_path: Path) -> None:
     good = write(tmp_path, '{"id": "1", "text": "I love @nike\\u2028:)"}\n', "good.jsonl")
-    assert read_posts_jsonl(good) == [Post("1", ["I", "love", "@nike", ":)"], None, "1.jpg")]
+    assert jsonl.read(good) == [Post("1", ["I", "love", "@nike", ":)"], None, ["1.jpg"])]
     rows = [
         '{"id": "1", "text": "a", "labels": ["O"]}',
         '{"id": "1", "text": "a", "tokens": ["a"]}',
@@ -138,7 +146,7 @@ def test_a_text_in_jsonl_is_split_and_takes_no_labels(tmp_path: Path) -> None:
         strict=True,
     ):
         with pytest.raises(UserError, match=rf"bad\.jsonl.*{message}"):
-            read_posts_jsonl(write(tmp_path, row, "bad.jsonl"))
+            jsonl.read(write(tmp_path, row, "bad.jsonl"))
 
 
 TWEETS = 'id,created_at,text,image\n790,2016,"Hello, ""world""\n@nike !",790.png\n791,2016,Bye,\n'
@@ -157,19 +165,19 @@ TWEETS = 'id,created_at,text,image\n790,2016,"Hello, ""world""\n@nike !",790.png
 )
 def test_csv_of_a_tweet_dump(tmp_path: Path, text: str) -> None:
     assert read_csv(write(tmp_path, text)) == [
-        Post("790", ["Hello", ",", '"', "world", '"', "@nike", "!"], None, "790.png"),
-        Post("791", ["Bye"], None, None),
+        Post("790", ["Hello", ",", '"', "world", '"', "@nike", "!"], None, ["790.png"]),
+        Post("791", ["Bye"], None),
     ]
 
 
 def test_csv_of_labelled_tokens(tmp_path: Path) -> None:
     text = "labels,tokens,id\nO B-LOC I-LOC,in  New\u00a0 York,1\n,Bye,2\n"
     assert read_csv(write(tmp_path, text)) == [
-        Post("1", ["in", "New\u00a0", "York"], ["O", "B-LOC", "I-LOC"], "1.jpg"),
-        Post("2", ["Bye"], None, "2.jpg"),
+        Post("1", ["in", "New\u00a0", "York"], ["O", "B-LOC", "I-LOC"], ["1.jpg"]),
+        Post("2", ["Bye"], None, ["2.jpg"]),
     ]
     bioes = write(tmp_path, "id,tokens,labels\n1,New York,B-LOC E-LOC\n")
-    assert read_csv(bioes, scheme="bioes", image_name=None) == [Post("1", ["New", "York"], ["B-LOC", "I-LOC"], None)]
+    assert read_csv(bioes, scheme="bioes", image_name=None) == [Post("1", ["New", "York"], ["B-LOC", "I-LOC"])]
 
 
 @pytest.mark.parametrize(
@@ -204,7 +212,7 @@ def test_csv_names_its_mistakes(tmp_path: Path, text: str, message: str | None) 
 def test_the_format_chooses_the_reader(tmp_path: Path) -> None:
     write(tmp_path, "id,tokens,labels\n1,x,B-OTHER\n1,y,O\n", "a.csv")
     data = DataParams(root=tmp_path, format="csv", test=["a.csv"], image_name="{id}.png", types={"OTHER": "MISC"})
-    assert read_split(data, "test") == [Post("1", ["x"], ["B-MISC"], "1.png"), Post("1#2", ["y"], ["O"], "1.png")]
+    assert read_split(data, "test") == [Post("1", ["x"], ["B-MISC"], ["1.png"]), Post("1#2", ["y"], ["O"], ["1.png"])]
     assert read_split(data, "train") == []
 
 
@@ -212,7 +220,7 @@ def test_a_split_renames_types_and_keeps_posts_that_share_an_id(tmp_path: Path) 
     write(tmp_path, "IMGID:1\nx\tB-OTHER\n", "a.txt")
     write(tmp_path, "IMGID:1\ny\tI-OTHER\n", "b.txt")
     posts = read_split(DataParams(root=tmp_path, train=["a.txt", "b.txt"], types={"OTHER": "MISC"}), "train")
-    assert posts == [Post("1", ["x"], ["B-MISC"], "1.jpg"), Post("1#2", ["y"], ["I-MISC"], "1.jpg")]
+    assert posts == [Post("1", ["x"], ["B-MISC"], ["1.jpg"]), Post("1#2", ["y"], ["I-MISC"], ["1.jpg"])]
 
 
 TOKEN = st.text(st.characters(exclude_characters="\n\r\t", exclude_categories=["Cs"]), min_size=1, max_size=8).filter(
@@ -230,13 +238,13 @@ def test_whatever_is_written_is_read_back(
     text = "\n".join(
         f"IMGID:{index}\n" + "".join(f"{token}\t{label}\n" for token, label in post) for index, post in enumerate(posts)
     )
-    assert [list(zip(post.tokens, post.labels or [], strict=True)) for post in read_conll(write(folder, text))] == posts
+    assert [list(zip(post.tokens, post.labels or [], strict=True)) for post in conll.read(write(folder, text))] == posts
     rows = "".join(
         json.dumps({"id": str(index), "tokens": [token for token, _ in post], "labels": [label for _, label in post]})
         + "\n"
         for index, post in enumerate(posts)
     )
-    assert [post.tokens for post in read_posts_jsonl(write(folder, rows, "posts.jsonl"))] == [
+    assert [post.tokens for post in jsonl.read(write(folder, rows, "posts.jsonl"))] == [
         [token for token, _ in post] for post in posts
     ]
 
@@ -287,3 +295,49 @@ def test_twitter2015_is_counted_to_the_entity(real_data: Path) -> None:
         "strict": 5072,
     }
     assert found["shared_texts"] == {"train/dev": 2, "train/test": 4, "dev/test": 3}
+
+
+def test_several_pictures_of_a_post_are_read_from_every_format(tmp_path: Path) -> None:
+    text = "IMGID:1_1\nIMGID:1_2\nIMGID:1_1\nHi\tO\n\nIMGID:2\nHo\tO\n"
+    expected = [Post("1_1", ["Hi"], ["O"], ["1_1.jpg", "1_2.jpg"]), Post("2", ["Ho"], ["O"], ["2.jpg"])]
+    assert conll.read(write(tmp_path, text)) == expected, "a picture that is named twice is one"
+    rows = (
+        '{"id": "1", "tokens": ["Hi"], "images": ["a.jpg", "b.png"]}\n{"id": "2", "tokens": ["Ho"], "images": []}\n'
+        '{"id": "3", "tokens": ["Ha"], "images": null}\n'
+    )
+    assert [post.images for post in jsonl.read(write(tmp_path, rows, "a.jsonl"))] == [["a.jpg", "b.png"], [], []]
+    table = "id,text,images\n1,Hi,a.jpg b.png\n2,Ho,a.jpg;c.jpg\n3,Ha,\n"
+    images = [post.images for post in read_csv(write(tmp_path, table, "a.csv"))]
+    assert images == [["a.jpg", "b.png"], ["a.jpg", "c.jpg"], []]
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ('{"id": "1", "tokens": ["a"], "images": "a.jpg"}', "images: expected null or a list"),
+        ('{"id": "1", "tokens": ["a"], "images": [], "image": "a.jpg"}', "expected the keys"),
+        ('{"id": "a\\nb", "tokens": ["a"]}', "id: expected a text on one line"),
+    ],
+)
+def test_pictures_and_ids_that_cannot_be_are_refused(tmp_path: Path, row: str, message: str) -> None:
+    with pytest.raises(UserError, match=rf"a\.jsonl:1: {message}"):
+        jsonl.read(write(tmp_path, row, "a.jsonl"))
+
+
+def test_a_blank_line_between_ids_leaves_a_post_without_tokens(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="post 1 has no tokens"):
+        conll.read(write(tmp_path, "IMGID:1\n\nIMGID:2\nHo\tO\n"))
+
+
+def test_an_invalid_label_is_named_with_its_own_line_alone(tmp_path: Path) -> None:
+    with pytest.raises(UserError) as error:
+        conll.read(write(tmp_path, "a\tQ-X\nb\tO\nc\tR\nd\tB-LOC\n"))
+    assert [line.split(":")[1] for line in str(error.value).splitlines()] == ["1", "3"]
+
+
+def test_a_hundred_thousand_posts_of_one_id_take_seconds() -> None:
+    started = time.monotonic()
+    named = [post.id for post in unique_ids(Post("1", ["a"], None) for _ in range(100_000))]
+    assert time.monotonic() - started < 10
+    assert named[:2] == ["1", "1#2"]
+    assert len(set(named)) == 100_000

@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw, ImageFont
 from pipeline.core.records import Item
 from pipeline.extractors.base import Extractor
 from pipeline.extractors.registry import create
-from pipeline.settings.params import ExecutionParams, Kind
+from pipeline.settings.params import ExecutionParams
 
 CPU = ExecutionParams(device="cpu")
 
@@ -366,7 +366,7 @@ def written(text: str, width: int = 320, height: int = 120, size: int = 32) -> I
     return picture
 
 
-def make(section: tuple[Kind, Mapping[str, Any]], execution: ExecutionParams = CPU) -> Extractor:
+def make(section: tuple[str, Mapping[str, Any]], execution: ExecutionParams = CPU) -> Extractor:
     extractor = create(*section, execution)
     assert isinstance(extractor, Extractor)
     return extractor

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.core.records import ITEMS, read_contexts
+from pipeline.core.kinds import KINDS
 from pipeline.core.store import Store, digest
 from pipeline.engine.local import extract
 from pipeline.extractors import _torch
@@ -53,7 +53,7 @@ def test_results_do_not_depend_on_the_batch(name: str, sections: Any, pictures: 
     alone = [extractor.extract([picture])[0] for picture in pictures]
     kind = sections[name][0]
     assert any(alone), "nothing found, nothing compared"
-    assert all(isinstance(item, ITEMS[kind]) for items in alone for item in items)
+    assert all(isinstance(item, KINDS[kind].item) for items in alone for item in items)
     for size in (3, 16):
         found = [items for start in range(0, 16, size) for items in extractor.extract(pictures[start : start + size])]
         assert same(found, alone), size
@@ -114,7 +114,7 @@ def test_memory_that_runs_out_and_a_bad_picture_cost_one_row(
     assert (summary.read, summary.failed) == (15, 1)
     assert failing.sizes[0] == 16
     assert failing.sizes.count(8) == 1, "the half that failed is not tried again"
-    found = list(read_contexts(tmp_path / "out.jsonl", kind))
+    found = list(KINDS[kind].read(tmp_path / "out.jsonl"))
     assert [(row.image, row.error) for row in found if row.status != "ok"] == [("05.png", "RuntimeError: choked")]
     good = [number for number in range(16) if number != 5]
     assert same(

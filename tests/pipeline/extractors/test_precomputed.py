@@ -9,16 +9,16 @@ from typing import Any
 import pytest
 
 from pipeline.core.errors import UserError
-from pipeline.core.records import Caption, ImageRow, ObjectTag, TextLine, read_contexts
+from pipeline.core.kinds import KINDS
+from pipeline.core.records import Caption, ImageRow, ObjectTag, TextLine
 from pipeline.core.store import Store
 from pipeline.engine.local import extract
 from pipeline.extractors.base import LookupExtractor
 from pipeline.extractors.registry import create, require, validate
-from pipeline.settings.params import Kind
 from tests.project import Project
 
 
-def reader(kind: Kind, path: Path | str | None, **options: Any) -> LookupExtractor:
+def reader(kind: str, path: Path | str | None, **options: Any) -> LookupExtractor:
     section = {"extractor": "precomputed", "precomputed": {"path": None if path is None else str(path), **options}}
     validate(kind, section)
     extractor = create(kind, section)
@@ -42,7 +42,7 @@ def test_a_caption_file(tmp_path: Path, ends: str) -> None:
     assert captions.lookup("10.jpg") is None
 
 
-ROWS: dict[Kind, tuple[list[dict[str, Any]], list[Any]]] = {
+ROWS: dict[str, tuple[list[dict[str, Any]], list[Any]]] = {
     "captions": ([{"text": "a dog", "score": 0.5}, {"text": "a cat"}], [Caption("a dog", 0.5), Caption("a cat")]),
     "objects": (
         [{"label": "dog", "attribute": "black", "score": 0.9, "box": [1, 2, 3, 4]}, {"label": "cat"}],
@@ -56,7 +56,7 @@ ROWS: dict[Kind, tuple[list[dict[str, Any]], list[Any]]] = {
 
 
 @pytest.mark.parametrize("kind", ROWS)
-def test_records_of_our_own(kind: Kind, tmp_path: Path) -> None:
+def test_records_of_our_own(kind: str, tmp_path: Path) -> None:
     rows, items = ROWS[kind]
     file = written(
         tmp_path,
@@ -79,7 +79,7 @@ def test_records_of_our_own(kind: Kind, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ROWS)
-def test_a_byte_order_mark_and_blank_lines_are_passed_over(kind: Kind, tmp_path: Path) -> None:
+def test_a_byte_order_mark_and_blank_lines_are_passed_over(kind: str, tmp_path: Path) -> None:
     rows, items = ROWS[kind]
     lines = [json.dumps({"image": "1.jpg", kind: rows}), "", " ", json.dumps({"image": "2.jpg", kind: []}), "", ""]
     found = reader(kind, written(tmp_path, "own.data", "\ufeff" + "\r\n".join(lines)))
@@ -148,7 +148,7 @@ def test_vinvls_tsv(payload: object, tmp_path: Path) -> None:
         ("ocr", "1.jpg :OPEN", "x:1: expected JSON Lines"),
     ],
 )
-def test_a_mistake_in_a_file_is_named_with_its_line(kind: Kind, content: str, message: str, tmp_path: Path) -> None:
+def test_a_mistake_in_a_file_is_named_with_its_line(kind: str, content: str, message: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=message):
         reader(kind, written(tmp_path, "x", content)).lookup("1.jpg")
 
@@ -169,7 +169,7 @@ def run(file: Path, names: list[str], folder: Path) -> list[tuple[str, str, list
     rows = [ImageRow(name, status="missing", error="no such file") for name in names]
     with Store.open(folder / "store") as store:
         extract("captions", reader("captions", file), rows, None, folder / "out.jsonl", store)
-    return [(row.image, row.status, row.items) for row in read_contexts(folder / "out.jsonl", "captions")]
+    return [(row.image, row.status, row.items) for row in KINDS["captions"].read(folder / "out.jsonl")]
 
 
 def test_a_picture_that_is_missing_keeps_its_caption(tmp_path: Path) -> None:

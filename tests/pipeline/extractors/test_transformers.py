@@ -18,7 +18,7 @@ from pipeline.extractors import _torch
 from pipeline.extractors.blip import Nucleus
 from pipeline.extractors.registry import create, require
 from pipeline.images.manifest import manifest
-from pipeline.settings.params import ExecutionParams, ImagesParams, Kind
+from pipeline.settings.params import ExecutionParams, ImagesParams
 from tests.pipeline.extractors.cases import WORDS, make
 
 
@@ -277,7 +277,7 @@ def without(*parts: str) -> Callable[[dict[str, Any]], dict[str, Any]]:
     return lambda weights: {name: value for name, value in weights.items() if not any(part in name for part in parts)}
 
 
-def reading(kind: Kind, name: str, folder: Path, options: dict[str, Any]) -> Any:
+def reading(kind: str, name: str, folder: Path, options: dict[str, Any]) -> Any:
     """The extractor `name` on the checkpoint in `folder`."""
     return make((kind, {"extractor": name, name: {"model": str(folder), **options}}))
 
@@ -303,7 +303,7 @@ def reading(kind: Kind, name: str, folder: Path, options: dict[str, Any]) -> Any
 )
 def test_a_checkpoint_that_lacks_weights_is_refused(
     checkpoint: str,
-    kind: Kind,
+    kind: str,
     extractor: str,
     options: dict[str, Any],
     part: str,

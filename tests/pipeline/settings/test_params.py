@@ -8,11 +8,15 @@ from PIL import Image
 
 from ner.scoring.f1 import MICRO
 from pipeline.core.errors import UserError
-from pipeline.corpus import posts
+from pipeline.core.kinds import KINDS
+from pipeline.corpus.report import report
+from pipeline.extractors.registry import option_models
 from pipeline.settings import params
 from pipeline.settings.reference import reference
 from reporting.scores import NOTHING
 from tests.conftest import ROOT
+
+OPTIONS = {kind: option_models(kind) for kind in KINDS}
 
 
 @pytest.fixture
@@ -114,7 +118,7 @@ def test_as_many_pixels_as_pillow_opens_are_accepted(edited: Edited) -> None:
 
 def test_reserved_types_are_the_keys_that_stand_beside_types() -> None:
     assert set(params.RESERVED_TYPES) == {MICRO, NOTHING, "total"}
-    assert "total" in posts.report({"train": [], "dev": [], "test": []})["splits"]["train"]["entities"]["strict"]
+    assert "total" in report({"train": [], "dev": [], "test": []})["splits"]["train"]["entities"]["strict"]
 
 
 def test_all_mistakes_are_named_at_once(edited: Edited) -> None:
@@ -137,7 +141,7 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 
 def test_the_reference_is_up_to_date_and_has_every_option() -> None:
     page = (ROOT / "docs" / "params.md").read_text(encoding="utf-8")
-    assert page == reference(ROOT / "params.yaml"), "python -m pipeline.params reference > docs/params.md"
+    assert page == reference(ROOT / "params.yaml", OPTIONS), "python -m pipeline.params reference > docs/params.md"
     keys = {key for key in params.key_lines(ROOT / "params.yaml") if not key.rpartition(".")[2].isdigit()}
     leaves = {key for key in keys if not any(other.startswith(f"{key}.") for other in keys)}
     assert len(leaves) > 100
@@ -145,7 +149,7 @@ def test_the_reference_is_up_to_date_and_has_every_option() -> None:
 
 
 def test_the_reference_says_what_is_allowed_and_why(edited: Edited) -> None:
-    page = reference(edited("  seed: 1", "  seed: 7   # a | lucky <one>"))
+    page = reference(edited("  seed: 1", "  seed: 7   # a | lucky <one>"), OPTIONS)
     assert "| `train.seed` | integer ≥ 0 | `1` | `7` | a \\| lucky \\<one> |" in page
     assert '| `captions.blip.decoding` | `"beams"`, `"nucleus"` | `"beams"` |  | beams, or nucleus: sampled |' in page
     assert "| `captions.blip.model` | text | required |" in page

@@ -204,9 +204,9 @@ def test_the_command_goes_on_in_flairs_interpreter(bert_folder: Path, tmp_path: 
 def test_every_post_of_twitter_2015s_test_split(
     real_data: Path, xlm_r_folder: Path, bert_folder: Path, tmp_path: Path, flair_side: FlairSide
 ) -> None:
-    from pipeline.corpus.posts import read_conll
+    from pipeline.corpus import conll
 
-    tokens = [post.tokens for post in read_conll(real_data / "twitter2015" / "test.txt")]
+    tokens = [post.tokens for post in conll.read(real_data / "twitter2015" / "test.txt")]
     for name, encoder in (("xlm-r", xlm_r_folder), ("bert", bert_folder)):
         wide = with_long_windows(encoder, tmp_path / f"{name} wide")
         folder, file = random_tagger(wide, tmp_path / name, max_length=400), str(tmp_path / f"{name}.pt")

@@ -1,0 +1,182 @@
+"""CoNLL-like files, the one reader of them: for the stages, for prediction and for scoring.
+
+`IMGID:<id>` lines, then a token a line with its label behind a tab, then a blank line.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pipeline.core.errors import UserError
+from pipeline.core.files import numbered_lines
+from pipeline.core.labels import Scheme
+from pipeline.core.records import Post
+from pipeline.corpus.reading import AS_THEY_ARE, Labels, finish, images_of
+
+_IMAGE = "IMGID:"
+
+
+def read(
+    path: str | Path,
+    *,
+    label_column: int = 2,
+    scheme: Scheme = "iob2",
+    image_name: str | None = "{id}.jpg",
+    types: Mapping[str, str] = AS_THEY_ARE,
+) -> list[Post]:
+    """Read a CoNLL-like file.
+
+    Lines end in LF or CRLF, a byte-order mark is skipped, a line of nothing but tabs counts as blank. Several `IMGID`
+    lines in a row name several pictures of one post, whose id is the first. A post without an `IMGID` line is called
+    `{file}-{number}` and has no picture. A file of tokens alone gives posts without labels.
+
+    Args:
+        path: the file.
+        label_column: which column holds the label, from 1.
+        scheme: what the labels are written in; they become IOB2.
+        image_name: how an id names its picture, or None for no picture.
+        types: new names of entity types; types it does not name stay.
+
+    Raises:
+        UserError: the file is missing, not UTF-8, or has malformed lines; the first few are named.
+    """
+    path, known = Path(path), Labels(scheme, types)
+    problems: list[str] = []
+    posts = list(
+        parse(
+            numbered_lines(path),
+            lambda number, problem: problems.append(f"{path}:{number}: {problem}"),
+            known,
+            label_column,
+            image_name,
+            lambda count: f"{path.stem}-{count}",
+        )
+    )
+    if not problems and posts and all(_is_separated_by_spaces(post, known) for post in posts):
+        problems.append(
+            f"{path}: every line is separated by spaces, as is {posts[0].tokens[0]!r}; expected token<TAB>label"
+        )
+    return finish(path, posts, problems, known)
+
+
+def stream(lines: Iterable[tuple[int, str]], name: str, label_column: int = 2) -> Iterator[Post]:
+    """Posts as they come, called by their number where they have no `IMGID` line; for prediction.
+
+    Args:
+        lines: numbered, without their ends.
+        name: what stands for the file in messages.
+        label_column: which column holds the label, where there is one.
+
+    Raises:
+        UserError: a line is malformed, with its number.
+    """
+    known = Labels()
+
+    def refuse(number: int, problem: str) -> None:
+        raise UserError(f"{name}:{number}: {problem}")
+
+    for post in parse(lines, refuse, known, label_column, None, str):
+        if _is_separated_by_spaces(post, known):
+            raise UserError(
+                f"{name}: every line of post {post.id} is separated by spaces, as is {post.tokens[0]!r}; expected "
+                "token<TAB>label"
+            )
+        yield post
+
+
+def parse(
+    lines: Iterable[tuple[int, str]],
+    report: Callable[[int, str], None],
+    known: Labels,
+    label_column: int,
+    image_name: str | None,
+    name_post: Callable[[int], str],
+) -> Iterator[Post]:
+    """Yield the posts of numbered lines, their labels as they stand; a malformed line is reported and left out.
+
+    Args:
+        lines: numbered, without their ends.
+        report: is told the number of each malformed line, and what is wrong with it.
+        known: what the labels are written in.
+        label_column: which column holds the label, from 1.
+        image_name: how an id names its picture, or None for no picture.
+        name_post: the id of a post without one, by its place from 1.
+    """
+    current: _Draft | None = None
+    count = 0
+    after_blank = False
+    for number, line in lines:
+        if line.startswith(_IMAGE):
+            identifier = line.removeprefix(_IMAGE)
+            if not identifier or "\r" in identifier:
+                report(number, "IMGID: without an id" if not identifier else "the id holds a carriage return")
+            if current is not None and not current.tokens and current.ids and not after_blank:
+                current.ids.append(identifier)
+                continue
+            if current is not None:
+                count += 1
+                yield current.finish(name_post(count), image_name)
+            current = _Draft([identifier])
+        elif not line.strip("\t"):
+            if current is not None and current.tokens:
+                count += 1
+                yield current.finish(name_post(count), image_name)
+                current = None
+            after_blank = True
+            continue
+        else:
+            current = current or _Draft()
+            problem = current.add(line.split("\t"), label_column, known)
+            if problem:
+                report(number, problem)
+        after_blank = False
+    if current is not None:
+        yield current.finish(name_post(count + 1), image_name)
+
+
+def _is_separated_by_spaces(post: Post, known: Labels) -> bool:
+    """Whether a post without labels has one behind a space in each of its lines."""
+    return post.labels is None and bool(post.tokens) and all(known.among(token.split(" ")[1:]) for token in post.tokens)
+
+
+@dataclass(slots=True)
+class _Draft:
+    """A post that is being read; whether it is labelled, its first line says."""
+
+    ids: list[str] = field(default_factory=list)
+    tokens: list[str] = field(default_factory=list)
+    labels: list[str] = field(default_factory=list)
+    labelled: bool | None = None
+
+    def add(self, columns: list[str], label_column: int, known: Labels) -> str | None:
+        """Take one line's columns; return what is wrong with them, if anything is."""
+        if not columns[0]:
+            return "no token before the first tab"
+        has_label = len(columns) > 1
+        if self.labelled is None:
+            self.labelled = has_label
+        if has_label != self.labelled:
+            if has_label:
+                return (
+                    f"{columns[0]!r} has a label, but the tokens before it do not; expected token<TAB>label throughout"
+                )
+            return f"{columns[0]!r} has no label, but the tokens before it do; expected token<TAB>label"
+        if has_label:
+            if len(columns) < label_column:
+                return f"{len(columns)} columns, but the label is expected in column {label_column} (data.label_column)"
+            label = columns[label_column - 1]
+            try:
+                known.check(label)
+            except ValueError as error:
+                return str(error)
+            self.labels.append(label)
+        self.tokens.append(columns[0])
+        return None
+
+    def finish(self, default_id: str, image_name: str | None) -> Post:
+        return Post(
+            self.ids[0] if self.ids and self.ids[0] else default_id,
+            self.tokens,
+            self.labels if self.labelled else None,
+            images_of(self.ids, image_name),
+        )

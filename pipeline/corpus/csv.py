@@ -1,0 +1,86 @@
+"""CSV files, a post a row, as spreadsheets and tweet dumps have them."""
+
+import csv
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pipeline.core.files import numbered_lines
+from pipeline.core.labels import Scheme
+from pipeline.core.records import Post
+from pipeline.corpus.reading import AS_THEY_ARE, KEYS, Labels, finish, from_row
+
+
+def read(
+    path: str | Path,
+    *,
+    scheme: Scheme = "iob2",
+    image_name: str | None = "{id}.jpg",
+    types: Mapping[str, str] = AS_THEY_ARE,
+) -> list[Post]:
+    """Read posts from a CSV file: a header, then a row a post, fields with commas or line breaks in double quotes.
+
+    Columns, in any order: `id`; `text`, or `tokens` separated by spaces; perhaps `labels`, separated by spaces, for
+    `tokens` alone; perhaps `images`, separated by spaces or semicolons, or `image` (else `image_name` names it). An
+    empty field of labels or pictures is null. Other columns, such as those of a tweet dump, are left out.
+
+    Args:
+        path: the file.
+        scheme: what the labels are written in; they become IOB2.
+        image_name: how an id names its picture, or None for no picture.
+        types: new names of entity types; types it does not name stay.
+
+    Raises:
+        UserError: the file is missing, not UTF-8, or has malformed rows; the number is that of a row's first line.
+    """
+    path, known = Path(path), Labels(scheme, types)
+    rows = csv.reader((f"{line}\n" for _, line in numbered_lines(path)), strict=True)
+    posts: list[Post] = []
+    problems: list[str] = []
+    header: list[str] | None = None
+    while True:
+        number = rows.line_num + 1
+        try:
+            fields = next(rows, None)
+            if fields is None:
+                break
+            if not fields:  # a blank line
+                continue
+            if header is None:
+                header = _header(fields)
+            elif len(fields) != len(header):
+                problems.append(
+                    f"{path}:{number}: {len(fields)} fields, but the header has {len(header)}; a text with "
+                    "a comma stands in double quotes, a double quote in it is doubled"
+                )
+            else:
+                posts.append(from_row(_row(dict(zip(header, fields, strict=True))), known, image_name))
+        except csv.Error as error:  # the reader has lost its place
+            problems.append(f"{path}:{number}: not CSV: {error}")
+            break
+        except ValueError as error:
+            problems.append(f"{path}:{number}: {error}")
+            if header is None:
+                break
+    return finish(path, posts, problems, known)
+
+
+def _header(fields: list[str]) -> list[str]:
+    known = [name for name in fields if name in KEYS]
+    if "id" not in known or ("text" in known) == ("tokens" in known) or len(set(known)) < len(known):
+        found = ", ".join(map(repr, fields[:12]))
+        raise ValueError(
+            "expected a header with the columns id, either text or tokens, and perhaps labels and images, separated by "
+            f"commas; found {found}"
+        )
+    return fields
+
+
+def _row(fields: dict[str, str]) -> dict[str, Any]:
+    """The object that the fields of a row stand for; an empty one, as a spreadsheet writes it, is null."""
+    row: dict[str, Any] = {name: value for name, value in fields.items() if name in KEYS}
+    for name, separator in (("tokens", "[ \t\r\n]+"), ("labels", "[ \t\r\n]+"), ("images", "[; \t\r\n]+")):
+        if name in row:
+            row[name] = [part for part in re.split(separator, row[name]) if part]
+    return row | {name: row[name] or None for name in ("labels", "image") if name in row}

@@ -1,0 +1,43 @@
+"""JSON Lines, a post a line: `id`, `tokens` or `text`, and perhaps `labels` and `images`."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from pipeline.core.files import numbered_lines
+from pipeline.core.labels import Scheme
+from pipeline.core.records import Post
+from pipeline.corpus.reading import AS_THEY_ARE, Labels, finish, from_row
+
+
+def read(
+    path: str | Path,
+    *,
+    scheme: Scheme = "iob2",
+    image_name: str | None = "{id}.jpg",
+    types: Mapping[str, str] = AS_THEY_ARE,
+) -> list[Post]:
+    """Read posts from JSON Lines.
+
+    `images` is a list of file names, `image` one; without either, `image_name` says how the id names the picture. A
+    `text` is split by :func:`pipeline.core.tokens.tokenize` and takes no labels, which go with tokens.
+
+    Args:
+        path: the file.
+        scheme: what the labels are written in; they become IOB2.
+        image_name: how an id names its picture, or None for no picture.
+        types: new names of entity types; types it does not name stay.
+
+    Raises:
+        UserError: the file is missing, not UTF-8, or has malformed lines; the first few are named.
+    """
+    path, known = Path(path), Labels(scheme, types)
+    posts, problems = [], []
+    for number, line in numbered_lines(path):
+        if not line.strip():
+            continue
+        try:
+            posts.append(from_row(json.loads(line), known, image_name))
+        except (ValueError, RecursionError) as error:  # a JSONDecodeError is a ValueError
+            problems.append(f"{path}:{number}: {error}")
+    return finish(path, posts, problems, known)

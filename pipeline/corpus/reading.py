@@ -1,0 +1,175 @@
+"""What the readers of people's files share: labels of several schemes, problems with their lines, posts out of rows.
+
+Readers lose nothing and repair nothing silently: a malformed line stops the run with its file and number, and what
+is merely odd (orphan `I-`, invisible tokens, ids given twice) is kept and counted (:mod:`pipeline.corpus.report`).
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from pipeline.core.errors import UserError
+from pipeline.core.labels import Scheme, split_label, to_iob2
+from pipeline.core.records import Post
+from pipeline.core.tokens import tokenize
+from pipeline.settings.params import RESERVED_TYPES
+
+AS_THEY_ARE: Mapping[str, str] = MappingProxyType({})
+KEYS = {"id", "tokens", "text", "labels", "image", "images"}
+"""Of a JSON object, and the columns of a CSV file."""
+
+_MAX_REPORTED = 5
+_MAX_MESSAGE = 400  # characters; a token may have a million
+
+
+@dataclass(frozen=True, slots=True)
+class Labels:
+    """What the labels of a file are written in, and what its entity types are to be called."""
+
+    scheme: Scheme = "iob2"
+    types: Mapping[str, str] = field(default_factory=dict)
+
+    def check(self, label: str) -> None:
+        """Raise ValueError for an invalid label, or one whose type has a name that no type may have."""
+        _, entity_type = split_label(label, self.scheme)
+        if self.types.get(entity_type, entity_type) in RESERVED_TYPES:
+            raise ValueError(
+                f"{label!r}: {', '.join(RESERVED_TYPES)} mean something else in scores and counts; give "
+                f"the type another name: data.types: {{{entity_type}: …}}"
+            )
+
+    def among(self, pieces: Iterable[str]) -> bool:
+        """Whether one of the pieces is a label."""
+        for piece in pieces:
+            try:
+                split_label(piece, self.scheme)
+            except ValueError:
+                continue
+            return True
+        return False
+
+    def final(self, post: Post) -> Post:
+        """The post with IOB2 labels of the final types."""
+        if self.scheme != "iob2" and post.labels is not None:
+            post = replace(post, labels=to_iob2(post.labels, self.scheme))
+        return rename_types(post, self.types)
+
+
+def rename_types(post: Post, types: Mapping[str, str]) -> Post:
+    """A post whose entity types are renamed by `types`; types it does not name stay."""
+    if post.labels is None or not types:
+        return post
+    labels = []
+    for label in post.labels:
+        prefix, entity_type = split_label(label)
+        labels.append(label if prefix == "O" else f"{prefix}-{types.get(entity_type, entity_type)}")
+    return replace(post, labels=labels)
+
+
+def unique_ids(posts: Iterable[Post]) -> Iterator[Post]:
+    """The posts, an id that was there before made `id#2`, `id#3`, …; ids that are unique stay."""
+    seen: set[str] = set()
+    tried: dict[str, int] = {}  # how far the numbers of an id are known to be taken
+    for post in posts:
+        name = post.id
+        while name in seen:
+            tried[post.id] = tried.get(post.id, 1) + 1
+            name = f"{post.id}#{tried[post.id]}"
+        seen.add(name)
+        yield post if name == post.id else replace(post, id=name)
+
+
+def images_of(ids: Sequence[str], image_name: str | None) -> list[str]:
+    """How ids name pictures; none where `image_name` is None. A picture named twice is one."""
+    return [] if image_name is None else list(dict.fromkeys(image_name.format(id=each) for each in ids))
+
+
+def from_row(row: Any, known: Labels, image_name: str | None) -> Post:
+    """The post that a JSON object or a row of a table stands for.
+
+    Raises:
+        ValueError: it stands for none.
+    """
+    if not isinstance(row, dict):
+        raise ValueError(f"expected a JSON object, found {type(row).__name__}")
+    if (
+        row.keys() - KEYS
+        or "id" not in row
+        or ("tokens" in row) == ("text" in row)
+        or {"image", "images"} <= row.keys()
+    ):
+        raise ValueError(
+            "expected the keys id, either tokens or text, and perhaps labels and images (or image); found "
+            f"{', '.join(sorted(row))}"
+        )
+    identifier, labels = row["id"], row.get("labels")
+    if isinstance(identifier, int) and not isinstance(identifier, bool):
+        identifier = str(identifier)
+    if not isinstance(identifier, str) or not identifier or "\n" in identifier or "\r" in identifier:
+        raise ValueError(f"id: expected a text on one line, found {identifier!r}")
+    tokens = row["tokens"] if "tokens" in row else _split(row["text"], labels)
+    if not _is_texts(tokens) or not all(tokens):
+        raise ValueError("tokens: expected a list of texts, none of them empty")
+    if any("\t" in token or "\n" in token for token in tokens):
+        raise ValueError("tokens: a token holds a tab or a line break, which ends a token in CoNLL files")
+    if labels is not None:
+        if not _is_texts(labels) or len(labels) != len(tokens):
+            raise ValueError(f"labels: expected null or {len(tokens)} texts, one a token")
+        for label in labels:
+            known.check(label)
+    images = _images(row)
+    if any(map(has_unpaired_surrogate, (identifier, *tokens, *(labels or ()), *(images or ())))):
+        raise ValueError("holds an unpaired surrogate (such as \\ud83d), which cannot be written as UTF-8")
+    return Post(identifier, tokens, labels, images_of([identifier], image_name) if images is None else images)
+
+
+def _images(row: Mapping[str, Any]) -> list[str] | None:
+    """The pictures that a row names, each once, or None where it leaves that to the id."""
+    if "images" in row:
+        images = row["images"]
+        if images is not None and not _is_texts(images):
+            raise ValueError(f"images: expected null or a list of file names, found {images!r}")
+        return list(dict.fromkeys(filter(None, images or [])))
+    if "image" in row:
+        if row["image"] is not None and not isinstance(row["image"], str):
+            raise ValueError(f"image: expected null or a file name, found {row['image']!r}")
+        return [row["image"]] if row["image"] else []
+    return None
+
+
+def _split(text: Any, labels: Any) -> list[str]:
+    if not isinstance(text, str):
+        raise ValueError(f"text: expected a text, found {text!r}")
+    if labels is not None:
+        raise ValueError("labels: a text has none, as it is split here; expected them beside tokens, one a token")
+    return [token for token, _ in tokenize(text)]
+
+
+def has_unpaired_surrogate(text: str) -> bool:
+    """Whether a text cannot be written as UTF-8."""
+    return not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text)
+
+
+def _is_texts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(item, str) for item in value)
+
+
+def finish(path: Path, posts: list[Post], problems: list[str], known: Labels) -> list[Post]:
+    """The posts of a file with their final labels.
+
+    Raises:
+        UserError: there are problems, the first few of which are named, or a post has no tokens.
+    """
+    problems = problems or [
+        f"{path}: post {post.id if post.id.isprintable() else repr(post.id)} has no tokens"
+        for post in posts
+        if not post.tokens
+    ]
+    if problems:
+        rest = len(problems) - _MAX_REPORTED
+        more = [f"… and {rest} more in {path}"] if rest > 0 else []
+        shown = [text if len(text) <= _MAX_MESSAGE else text[:_MAX_MESSAGE] + " …" for text in problems[:_MAX_REPORTED]]
+        raise UserError("\n".join(shown + more))
+    return [known.final(post) for post in posts]
