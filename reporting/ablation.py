@@ -14,11 +14,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-import yaml
-
 from ner.scoring.f1 import MICRO, READINGS
 from pipeline.core.errors import UserError, run_cli
 from pipeline.core.files import read_jsonl
+from pipeline.settings import yaml
 from pipeline.settings.params import Split
 from reporting import page
 from reporting.ablation_tables import OUTPUT, Runs, write
@@ -61,7 +60,7 @@ def run(grid: Grid, name: str) -> dict[str, Runs]:
 def _collect(runs: Runs, split: Split) -> list[list[str]]:
     """Note what the cell in the workspace scored; return its gold labels."""
     scores = json.loads(EVALUATION.read_text(encoding="utf-8"))[split]
-    trained_on_text = yaml.safe_load(PARAMS.read_text(encoding="utf-8"))["train"]["views"] == "text_only"
+    trained_on_text = yaml.load(PARAMS).values["train"]["views"] == "text_only"
     for reading in READINGS:
         for condition in NAMES:
             if condition in scores and not (trained_on_text and condition != "text_only"):

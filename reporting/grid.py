@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from pipeline.core.errors import UserError
+from pipeline.settings import yaml
+from pipeline.settings.mistakes import describe
 from pipeline.settings.params import Split
 
 GRID = Path("ablation.yaml")
@@ -53,17 +54,13 @@ def read_grid(path: Path) -> Grid:
     Raises:
         UserError: there is no such file, or it is not as :class:`Grid` says.
     """
+    if not path.is_file():
+        raise UserError(f"{path}: no grid to read; see {GRID} for one")
+    values, lines = yaml.load(path)
     try:
-        return Grid.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
-    except OSError as error:
-        raise UserError(f"{path}: no grid to read ({error.strerror}); see {GRID} for one") from error
-    except yaml.YAMLError as error:
-        raise UserError(f"{path}: not YAML: {error}") from error
+        return Grid.model_validate(values)
     except ValidationError as error:
-        first = error.errors()[0]
-        place = "".join(f"{part}." for part in first["loc"])[:-1]
-        what = first["msg"].removeprefix("Value error, ")
-        raise UserError(": ".join(filter(None, [str(path), place, what]))) from error
+        raise UserError("\n".join(describe(error, Grid, str(path), lines))) from None
 
 
 def override(key: str, value: Value) -> str:

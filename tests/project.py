@@ -15,8 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from pipeline.settings import yaml
 from tests.conftest import ROOT
 
 STAGES = ("posts", "images", "objects", "captions", "ocr", "views", "train", "evaluate", "report")
@@ -67,14 +66,14 @@ class Project:
     def edit(self, **sections: Mapping[str, Any]) -> None:
         """Change keys of params.yaml, section by section; a mapping changes the keys of a mapping."""
         path = self.folder / "params.yaml"
-        params = yaml.safe_load(path.read_text(encoding="utf-8"))
+        params = yaml.load(path).values
         for section, changes in sections.items():
             for key, value in changes.items():
                 if isinstance(value, Mapping):
                     params[section][key].update(value)
                 else:
                     params[section][key] = value
-        path.write_text(yaml.safe_dump(params, sort_keys=False), encoding="utf-8")
+        path.write_text(yaml.dump(params), encoding="utf-8")
 
     def command(self, *arguments: str) -> tuple[list[str], dict[str, Any]]:
         """Arguments and environment of a command in the project: `dvc …`, or `python …`."""

@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from pipeline.core.kinds import KINDS
 from pipeline.core.records import Post
@@ -27,7 +26,7 @@ from pipeline.corpus import conll, csv, jsonl
 from pipeline.corpus.dataset import read_split
 from pipeline.corpus.report import report
 from pipeline.extractors import registry
-from pipeline.settings import params
+from pipeline.settings import params, yaml
 from pipeline.settings import presets as preset
 from tests.conftest import ROOT
 from tests.project import Project
@@ -131,7 +130,7 @@ def problems(command: list[str]) -> Iterator[str]:
             if module == "pipeline.preset" and arguments and arguments[0] not in preset.names():
                 yield f"no preset {arguments[0]}"
         case ["dvc", "repro", *arguments]:
-            stages = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
+            stages = yaml.load(ROOT / "dvc.yaml").values["stages"]
             yield from (f"no stage {word}" for word in arguments if not word.startswith("-") and word not in stages)
         case ["dvc", "exp", "run", *arguments]:
             changes = [
@@ -143,7 +142,7 @@ def problems(command: list[str]) -> Iterator[str]:
                 section = settings
                 for parent in parents:
                     section = section[parent]
-                section[name] = yaml.safe_load(value)
+                section[name] = yaml.parse(value, "the command").values
             yield from invalid(settings)
         case ["make", *targets]:
             makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
@@ -166,7 +165,7 @@ def shipped() -> dict[str, Any]:
 
 def invalid(settings: dict[str, Any]) -> Iterator[str]:
     try:
-        params.parse(yaml.safe_dump(settings), "the block")
+        params.parse(yaml.dump(settings), "the block")
         for kind in KINDS:
             section = settings[kind]
             named = section["extractor"]
@@ -186,7 +185,7 @@ def test_what_a_command_names_is_there(block: Block) -> None:
 @pytest.mark.parametrize("block", [block for block in ALL if block.language == "yaml"], ids=str)
 def test_params_of_a_block_are_valid(block: Block) -> None:
     settings = shipped()
-    list(preset.merge(settings, yaml.safe_load(block.code)))
+    list(preset.merge(settings, yaml.parse(block.code, "the block").values))
     assert list(invalid(settings)) == []
 
 

@@ -7,13 +7,13 @@ import sys
 from pathlib import Path
 
 import pytest
-import yaml
 
+from pipeline.settings import yaml
 from pipeline.settings.params import PARAMS
 from tests.conftest import ROOT
 from tests.test_imports import NAMES, imported, name_of
 
-STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
+STAGES = yaml.load(ROOT / "dvc.yaml").values["stages"]
 FILES = {
     name_of(path): path
     for room in ("pipeline", "ner", "reporting", "stages")

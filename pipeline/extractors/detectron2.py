@@ -8,9 +8,12 @@ from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import yaml
 from PIL import Image
 from pydantic import Field, PositiveInt
+from ruamel.yaml import YAML
+from ruamel.yaml.constructor import SafeConstructor
+from ruamel.yaml.error import YAMLError
+from ruamel.yaml.nodes import MappingNode, SequenceNode
 
 from pipeline.core import checkpoints, environments
 from pipeline.core.errors import UserError
@@ -89,16 +92,27 @@ def _zoo() -> Path | None:
 def _base(file: Path) -> str | None:
     """What a configuration builds upon, read without making anything else of its YAML."""
     try:
-        root = yaml.compose(file.read_text(encoding="utf-8"), yaml.SafeLoader)
+        root = YAML(typ="safe", pure=True).compose(file.read_text(encoding="utf-8"))
     except OSError:
         raise UserError(
             f"detectron2.model: {file}: no such file; expected a configuration of detectron2's model zoo, "
             "such as COCO-Detection/faster_rcnn_R_50_FPN_3x.yaml, or a file of your own"
         ) from None
-    except yaml.YAMLError as error:
+    except YAMLError as error:
         raise UserError(f"detectron2.model: {file}: no YAML: {error}") from None
-    pairs = root.value if isinstance(root, yaml.MappingNode) else []
+    pairs = root.value if isinstance(root, MappingNode) else []
     return next((str(value.value) for key, value in pairs if key.value == "_BASE_"), None)
+
+
+class _ZooConstructor(SafeConstructor):
+    """Evaluates the expressions in the installed package's own files: RetinaNet's computes its anchors' sizes."""
+
+    def evaluated(self, node: SequenceNode) -> Any:
+        """The value of ``!!python/object/apply:eval ["expression"]``."""
+        return eval(node.value[0].value, {"__builtins__": {}})  # noqa: S307  (part of the installed package)
+
+
+_ZooConstructor.add_constructor("tag:yaml.org,2002:python/object/apply:eval", _ZooConstructor.evaluated)
 
 
 def _settings(file: Path) -> dict[str, Any]:
@@ -109,11 +123,11 @@ def _settings(file: Path) -> dict[str, Any]:
     """
     text, zoo = file.read_text(encoding="utf-8"), _zoo()
     try:
+        reader = YAML(typ="safe", pure=True)
         if zoo is not None and file.resolve().is_relative_to(zoo.resolve()):
-            found = yaml.unsafe_load(text)  # part of the installed package; RetinaNet's computes its anchors' sizes
-        else:
-            found = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+            reader.Constructor = _ZooConstructor
+        found = reader.load(text)
+    except YAMLError as error:
         raise UserError(f"detectron2.model: {file}: no plain YAML: {error}") from None
     return {key: value for key, value in (found or {}).items() if key != "_BASE_"}
 

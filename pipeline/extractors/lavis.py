@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import yaml
 from PIL import Image
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
@@ -21,6 +20,7 @@ from pipeline.core.weights import load_weights, weights_file
 from pipeline.extractors import _torch
 from pipeline.extractors.base import Options, once
 from pipeline.extractors.blip import Nucleus
+from pipeline.settings import yaml
 from pipeline.settings.params import ExecutionParams
 
 if TYPE_CHECKING:
@@ -224,8 +224,8 @@ class Lavis:
             else library / "configs" / "models" / f"blip_caption_{self._options.model_type}.yaml"
         )
         try:
-            decoder = library / yaml.safe_load(file.read_text(encoding="utf-8"))["model"]["med_config_path"]
-        except (KeyError, TypeError, OSError, yaml.YAMLError) as error:
+            decoder = library / yaml.load(file).values["model"]["med_config_path"]
+        except (KeyError, TypeError, UserError) as error:
             raise UserError(
                 f"lavis.config: {file}: no model of LAVIS ({type(error).__name__}: {error}); expected its "
                 "YAML, with model.med_config_path"

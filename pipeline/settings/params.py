@@ -1,18 +1,17 @@
 """params.yaml as typed objects: one model a section, read once, every mistake named with its key and line.
 
-Whether the things that params name exist (folders, checkpoints, disk space) is pipeline/checks/check.py's business; the
-options of an extractor are typed beside that extractor.
+The options of an extractor are typed beside that extractor; whether what params name exists (folders, checkpoints) is
+checked in :mod:`pipeline.checks.check`.
 """
 
-import re
 from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal, TypeVar
 
-import yaml
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     NonNegativeFloat,
@@ -29,6 +28,8 @@ from pydantic_core import to_jsonable_python
 from pipeline.core.errors import UserError
 from pipeline.core.kinds import KINDS, Kind, TextTemplate
 from pipeline.core.records import Change
+from pipeline.settings import flair, yaml
+from pipeline.settings.mistakes import describe as describe
 
 S = TypeVar("S", bound="Section")
 
@@ -40,36 +41,10 @@ LessThanOne = Annotated[float, Field(ge=0, lt=1)]
 SPLITS: tuple[Split, ...] = ("train", "dev", "test")
 RESERVED_TYPES = ("micro", "none", "total")
 """No names for entity types: in scores, confusion and counts they stand beside those, for all types or for none."""
+MOST_SEED = 2**32 - 1
+"""What NumPy and transformers take as a seed at most."""
 MOST_PIXELS = 178_956_970
 """Twice ``PIL.Image.MAX_IMAGE_PIXELS``: Pillow opens no picture with more."""
-# Options of `train` that flair's trainer honours. It would pass over the others in silence, so they must be at their
-# defaults.
-_FLAIR_HONOURS = {
-    "trainer",
-    "encoder",
-    "revision",
-    "views",
-    "alignment",
-    "temperature",
-    "weights",
-    "detach_teacher",
-    "epochs",
-    "batch_size",
-    "gradient_accumulation",
-    "learning_rate",
-    "crf_learning_rate",
-    "warmup_ratio",
-    "weight_decay",
-    "max_grad_norm",
-    "word_dropout",
-    "max_length",
-    "max_context",
-    "stride",
-    "precision",
-    "seed",
-    "patience",
-}
-_FLAIR_ALIGNMENTS = ("marginal", "none")
 
 
 def _below_root(value: str) -> str:
@@ -82,6 +57,15 @@ def _below_root(value: str) -> str:
 def _names_id(value: str) -> str:
     if value.count("{id}") != 1 or set(value.replace("{id}", "")) & set("{}"):
         raise ValueError('expected a file name with {id} in it once and no other braces, as in "{id}.jpg"')
+    return value
+
+
+def _not_mps(value: Any) -> Any:
+    if value == "mps":
+        raise ValueError(
+            "expected auto, cpu or cuda: the CRF computes in float64, which Apple's GPUs do not have, so that "
+            "training would fail; auto is the CPU there"
+        )
     return value
 
 
@@ -204,7 +188,7 @@ class TrainParams(Section):
     max_context: NonNegativeInt = 256
     stride: NonNegativeInt = 128
     precision: Literal["float32", "bfloat16"] = "float32"
-    seed: NonNegativeInt = 1
+    seed: Annotated[int, Field(ge=0, le=MOST_SEED)] = 1
     patience: PositiveInt | None = None
 
     @model_validator(mode="after")
@@ -226,21 +210,8 @@ class TrainParams(Section):
 
     @model_validator(mode="after")
     def _flair_can(self) -> "TrainParams":
-        if self.trainer != "flair":
-            return self
-        problems = [
-            f"{name}: found {getattr(self, name)!r}, expected {field.default!r}"
-            for name, field in type(self).model_fields.items()
-            if name not in _FLAIR_HONOURS and getattr(self, name) != field.default
-        ]
-        if self.views == "both" and self.alignment not in _FLAIR_ALIGNMENTS:
-            problems.append(f"alignment: found {self.alignment!r}, expected {' or '.join(_FLAIR_ALIGNMENTS)}")
-        if problems:
-            raise ValueError(
-                "; ".join(
-                    [*problems, "that is what flair's trainer can do, and trainer: transformers can do all of it"]
-                )
-            )
+        if self.trainer == "flair" and (problems := flair.unsupported(self)):
+            raise ValueError(problems)
         return self
 
     def require_divisible(self, n_processes: int) -> None:
@@ -279,7 +250,7 @@ class BatchSizes(Section):
 class ExecutionParams(Section):
     """How a run uses the machine; no stage depends on it."""
 
-    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?|mps)$")] = "auto"
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$"), BeforeValidator(_not_mps)] = "auto"
     decode_workers: PositiveInt = 2
     batch_size: BatchSizes = BatchSizes()
     ocr_threads: NonNegativeInt = 0
@@ -344,15 +315,6 @@ def changed(model: BaseModel, prefix: str = "") -> Iterator[Change]:
             yield Change(key, to_jsonable_python(value), to_jsonable_python(default), required)
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML's safe loader, with YAML 1.2's numbers: `5e-4` is a number, as whoever writes it means."""
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
-)
-
-
 def load(path: str | Path = "params.yaml") -> Params:
     """Read and validate params.
 
@@ -360,14 +322,9 @@ def load(path: str | Path = "params.yaml") -> Params:
         UserError: the file is missing or no YAML, or a key is unknown, missing, given twice or has a bad value; all
             the mistakes of the file are in the one message.
     """
-    path = Path(path)
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file; run from the folder that holds params.yaml") from None
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 (byte {error.start})") from None
-    return parse(text, str(path))
+    if not Path(path).exists():
+        raise UserError(f"{path}: no such file; run from the folder that holds params.yaml")
+    return parse(yaml.text_of(path), str(path))
 
 
 def parse(text: str, source: str) -> Params:
@@ -376,24 +333,16 @@ def parse(text: str, source: str) -> Params:
     Raises:
         UserError: as :func:`load`.
     """
-    try:
-        root = yaml.compose(text, _Loader)
-        lines = dict(_key_lines(root)) if root is not None else {}
-        values = yaml.load(text, _Loader)  # noqa: S506  (a SafeLoader)
-    except yaml.MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise UserError(f"{source}:{line}: not YAML: {error.problem}") from None
-    except yaml.reader.ReaderError as error:
-        line = text.count("\n", 0, error.position) + 1
-        raise UserError(
-            f"{source}:{line}: not YAML: the character U+{error.character:04X} may not stand in it; remove it"
-        ) from None
-    except ValueError as error:
-        raise UserError(f"{source}: {error}") from None
-    except RecursionError:
-        raise UserError(
-            f"{source}: nested too deeply, or an alias (*name) holds itself; expected sections with their options"
-        ) from None
+    return validated(yaml.parse(text, source), source)
+
+
+def validated(document: yaml.Document, source: str) -> Params:
+    """Validate params that have been read as YAML.
+
+    Raises:
+        UserError: as :func:`load`.
+    """
+    values, lines = document
     if not isinstance(values, dict):
         expected = ", ".join(PARAMS.model_fields)
         raise UserError(f"{source}: expected sections ({expected}), found {type(values).__name__}")
@@ -403,77 +352,10 @@ def parse(text: str, source: str) -> Params:
         raise UserError("\n".join(describe(error, PARAMS, source, lines))) from None
 
 
-def describe(
-    error: ValidationError, model: type[BaseModel], source: str, lines: dict[str, int], prefix: str = ""
-) -> Iterator[str]:
-    """One line for each mistake that pydantic found: where, what was found, what was expected.
-
-    Args:
-        error: what pydantic raised.
-        model: the model it was raised for, to name the keys that are allowed.
-        source: the file, to stand in front.
-        lines: dotted key → line in that file.
-        prefix: dotted key of the part that was validated, with a dot behind; empty for the whole file.
-    """
-    for mistake in error.errors(include_url=False):
-        parents, key = [str(part) for part in mistake["loc"][:-1]], ".".join(str(part) for part in mistake["loc"])
-        full = (prefix + key).rstrip(".")
-        message = mistake["msg"].removeprefix("Value error, ").replace("Input should be", "expected")
-        named, _, rest = message.partition(": ")
-        if (inner := f"{full}.{named}".lstrip(".")) in lines:  # what a section says of one of its keys
-            full, message = inner, rest
-        line = next((lines[known] for known in _ancestors(full) if known in lines), None)
-        where = ": ".join(filter(None, [f"{source}:{line}" if line else source, full]))
-        if mistake["type"] == "extra_forbidden":
-            fields = _fields(model, parents)
-            yield f"{where}: unknown key; expected one of {', '.join(fields)}"
-        elif mistake["type"] == "missing":
-            yield f"{where}: missing"
-        else:
-            given = mistake["input"]
-            found = "" if isinstance(given, dict) else f"found {given!r}, "
-            yield f"{where}: {found}{message}"
-
-
-def _ancestors(key: str) -> Iterator[str]:
-    while key:
-        yield key
-        key = key.rpartition(".")[0]
-
-
-def _fields(model: type[BaseModel], parents: list[str]) -> list[str]:
-    """The keys allowed below `parents`, following nested sections."""
-    for name in parents:
-        inner = model.model_fields[name].annotation
-        if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
-            break
-        model = inner
-    return list(model.model_fields)
-
-
-def _key_lines(node: yaml.Node, prefix: str = "") -> Iterator[tuple[str, int]]:
-    """Yield (dotted key, line) for every key of a composed document.
+def key_lines(path: str | Path) -> dict[str, int]:
+    """Dotted key → line of a YAML file.
 
     Raises:
-        ValueError: a key stands twice in one mapping (YAML would silently take the last).
+        UserError: the file is missing or no YAML.
     """
-    if isinstance(node, yaml.SequenceNode):
-        for index, item in enumerate(node.value):
-            yield f"{prefix}{index}", item.start_mark.line + 1
-            yield from _key_lines(item, f"{prefix}{index}.")
-    if not isinstance(node, yaml.MappingNode):
-        return
-    seen: dict[str, int] = {}
-    for key_node, value_node in node.value:
-        key, line = f"{prefix}{key_node.value}", key_node.start_mark.line + 1
-        if key in seen:
-            raise ValueError(f"line {line}: {key}: given twice (first on line {seen[key]})")
-        seen[key] = line
-        yield key, line
-        yield from _key_lines(value_node, f"{key}.")
-
-
-def key_lines(path: str | Path) -> dict[str, int]:
-    """Dotted key → line of a YAML file that :func:`load` has accepted."""
-    root = yaml.compose(Path(path).read_text(encoding="utf-8"), _Loader)
-    return {} if root is None else dict(_key_lines(root))
+    return yaml.load(path).lines

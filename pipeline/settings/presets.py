@@ -1,39 +1,22 @@
-"""`python -m pipeline.preset NAME`: settings that go together, as of a published set-up, merged into params.yaml.
+"""Presets: settings that go together, such as those of a published set-up, merged into params.yaml.
 
-A preset is a partial params.yaml in presets/, its first comment line what it is; `extends` names another one to start
-from. The file's comments, its order and whatever the preset does not name stay as they are. What the settings mean is
-pipeline/settings/params.py's business.
+A preset is a partial params.yaml in presets/. Its first comment line says what it is; `extends` names another one to
+start from. The file's comments, its order and whatever the preset does not name stay as they are.
 """
 
-import io
 from collections.abc import Iterator, Mapping, MutableMapping
 from pathlib import Path
 from typing import Any
 
-from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap
-from ruamel.yaml.error import MarkedYAMLError
-from ruamel.yaml.nodes import ScalarNode
-from ruamel.yaml.representer import RoundTripRepresenter
 
 from pipeline.core.errors import UserError
 from pipeline.core.files import atomic_write
 from pipeline.core.kinds import KINDS
-from pipeline.settings import params
+from pipeline.settings import params, yaml
 
 FOLDER = Path(__file__).resolve().parents[2] / "presets"
 _MISSING = object()
-
-
-class _Representer(RoundTripRepresenter):
-    """Writes null as `null`, where ruamel leaves an empty place."""
-
-
-def _null(representer: RoundTripRepresenter, _value: None) -> ScalarNode:
-    return representer.represent_scalar("tag:yaml.org,2002:null", "null")
-
-
-_Representer.add_representer(type(None), _null)
 
 
 def names(folder: Path = FOLDER) -> list[str]:
@@ -64,7 +47,7 @@ def read(name: str, folder: Path = FOLDER) -> CommentedMap:
             raise UserError(f"preset {name!r}: extends itself ({' → '.join([*chain, current])})")
         chain.append(current)
         path = folder / f"{current}.yaml"
-        settings = _load(path.read_text(encoding="utf-8"), str(path))
+        settings = _load(yaml.text_of(path), str(path))
         parent = settings.pop("extends", None)
         waiting += [] if parent is None else [str(parent)]
         layers.append(settings)
@@ -89,9 +72,9 @@ def merge(
         elif isinstance(old, bool) != isinstance(value, bool) or old != value:  # True == 1, but not in params
             before = None if old is _MISSING else _plain(old)
             if isinstance(value, list) and isinstance(old, list):
-                old[:] = value  # the comment behind a list hangs on the list
+                old[:] = _plain(value)  # the comment behind a list hangs on the list
             else:
-                target[key] = value
+                target[key] = _plain(value)  # in the file's own style, not in the preset's
             yield f"{prefix}{key}", before, _plain(value)
 
 
@@ -106,15 +89,14 @@ def apply(name: str, path: Path, folder: Path = FOLDER) -> list[tuple[str, Any, 
     """
     settings = read(name, folder)
     params.load(path)
-    document = _load(path.read_text(encoding="utf-8"), str(path))
+    document = _load(yaml.text_of(path), str(path))
     _drop_absent_extractors(settings, document)
     changes = list(merge(document, settings))
     if changes:
-        buffer = io.StringIO()
-        _yaml().dump(document, buffer)
-        params.parse(buffer.getvalue(), f"{path} with preset {name}")
+        text = yaml.dump(document)
+        params.parse(text, f"{path} with preset {name}")
         with atomic_write(path) as file:
-            file.write(buffer.getvalue())
+            file.write(text)
     return changes
 
 
@@ -126,20 +108,8 @@ def _drop_absent_extractors(settings: MutableMapping[str, Any], document: Mappin
                 del settings[kind][key]
 
 
-def _yaml() -> YAML:
-    yaml = YAML()
-    yaml.preserve_quotes = True
-    yaml.width = 10_000  # lines are never broken anew
-    yaml.Representer = _Representer
-    return yaml
-
-
 def _load(text: str, source: str) -> CommentedMap:
-    try:
-        document = _yaml().load(text)
-    except MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise UserError(f"{source}:{line}: not YAML: {error.problem}") from None
+    document = yaml.editable(text, source).values
     if not isinstance(document, CommentedMap):
         raise UserError(f"{source}: expected sections of params, found {type(document).__name__}")
     return document

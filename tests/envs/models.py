@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 from PIL import Image
 
+from pipeline.settings import yaml
 from tests.pipeline.extractors.cases import WORDS
 
 
@@ -52,7 +52,7 @@ def write_lavis(folder: Path) -> dict[str, Any]:
         "prompt": "a picture of ",
     }
     config = folder / "captioner.yaml"
-    config.write_text(yaml.safe_dump({"model": model}))
+    config.write_text(yaml.dump({"model": model}))
     read = OmegaConf.load(config).model
     vision, text = VisionTransformerEncoder.from_config(read), XBertLMHeadDecoder.from_config(read)
     with torch.no_grad():
@@ -101,7 +101,7 @@ def write_detectron2(folder: Path, zoo: str, classes: Sequence[str] | None) -> d
         "INPUT": {"MIN_SIZE_TEST": 64, "MAX_SIZE_TEST": 160},
     }
     config = folder / "detector.yaml"
-    config.write_text(yaml.safe_dump(own))
+    config.write_text(yaml.dump(own))
     read = get_cfg()
     read.merge_from_file(str(config))
     torch.manual_seed(0)

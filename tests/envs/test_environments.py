@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from PIL import Image
 
 from pipeline.core import environments
 from pipeline.core.errors import UserError
+from pipeline.settings import yaml
 from tests.conftest import ROOT
 
 EXTRACTOR = '''
@@ -72,10 +72,10 @@ class Tiny:
 
     def set(self, **options: Any) -> None:
         """Options of the extractor, in params.yaml."""
-        params = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+        params = yaml.load(ROOT / "params.yaml").values
         params["captions"] |= {"extractor": "where:Where", "where:Where": options}
         params["data"] |= {"root": ".", "images": "pictures"}
-        (self.folder / "params.yaml").write_text(yaml.safe_dump(params))
+        (self.folder / "params.yaml").write_text(yaml.dump(params))
 
     def start(self, *arguments: str, **environment: str) -> "subprocess.Popen[str]":
         settings = {**os.environ, "SIGHTREAD_STORE": str(self.folder / "store"), "UV_OFFLINE": "1", **environment}
@@ -202,7 +202,7 @@ def test_an_experiment_in_a_folder_of_its_own_finds_it(built: Tiny) -> None:
     """`dvc exp run --temp` copies what git tracks, which the interpreters are not."""
     built.set()
     (built.folder / "dvc.yaml").write_text(
-        yaml.safe_dump(
+        yaml.dump(
             {
                 "stages": {
                     "captions": {

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 from PIL import Image
 
 from ner.scoring.f1 import confusion, score
@@ -20,6 +19,7 @@ from pipeline.core import records
 from pipeline.core.files import write_json, write_jsonl
 from pipeline.core.labels import entities
 from pipeline.core.records import View
+from pipeline.settings import yaml
 from tests.conftest import ROOT
 from tests.project import Project
 
@@ -120,7 +120,7 @@ def project(folder: Path, posts: Mapping[str, Sequence[MadePost]], **sections: M
 
 def finish(made: Project, *, seed: int = 0, scored: Sequence[str] = ("dev", "test")) -> Project:
     """Write what train and evaluate would have written, and run the report stage."""
-    settings = yaml.safe_load((made.folder / "params.yaml").read_text(encoding="utf-8"))
+    settings = yaml.load(made.folder / "params.yaml").values
     conditions = settings["evaluate"]["conditions"]
     samples = settings["evaluate"]["bootstrap_samples"]
     rng = random.Random(seed)
@@ -152,7 +152,7 @@ def finish(made: Project, *, seed: int = 0, scored: Sequence[str] = ("dev", "tes
         lines = [f"{step}\t{value}\n" for step, value in enumerate(values, start=1)]
         path.write_text(f"step\t{path.stem}\n{''.join(lines)}", encoding="utf-8")
     written = made.folder / "metrics/runs"
-    template = yaml.safe_load((written / "posts.json").read_text(encoding="utf-8"))
+    template = yaml.load(written / "posts.json").values
     write_json(
         written / "train.json",
         template

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-import yaml
 from PIL import Image
 
+from pipeline.settings import yaml
 from tests.conftest import ROOT
 from tests.project import Project
 
@@ -54,10 +54,10 @@ def use(project: Project, extractor: str, **options: Any) -> None:
     name = f"faulty:{extractor}"
     project.edit(captions={"extractor": name})
     path = project.folder / "params.yaml"
-    params = yaml.safe_load(path.read_text(encoding="utf-8"))
+    params = yaml.load(path).values
     params["captions"] = {key: value for key, value in params["captions"].items() if not key.startswith("faulty:")}
     params["captions"] |= {"extractor": name, name: options}
-    path.write_text(yaml.safe_dump(params, sort_keys=False), encoding="utf-8")
+    path.write_text(yaml.dump(params), encoding="utf-8")
 
 
 def redden(project: Project, *numbers: int) -> list[str]:

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from markdown_it import MarkdownIt
 
 from ner.interop import hub as publish
@@ -20,7 +19,7 @@ from ner.tagger import Tagger
 from pipeline.core import checkpoints
 from pipeline.core.errors import UserError, run_cli
 from pipeline.core.records import View
-from pipeline.settings import params
+from pipeline.settings import params, yaml
 from stages.views import sources
 from tests.conftest import ROOT
 from tests.ner.conftest import ambiguous_views
@@ -65,7 +64,7 @@ def tagger(tagger_folder: Path, tmp_path: Path) -> Path:
 def header(card: str) -> dict[str, Any]:
     before, text, _ = card.split("---\n", 2)
     assert before == ""
-    found = yaml.safe_load(text)
+    found = yaml.parse(text, "the card").values
     assert isinstance(found, dict)
     return found
 

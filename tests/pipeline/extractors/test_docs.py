@@ -6,10 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-import yaml
 from PIL import Image
 
 from pipeline.extractors.registry import REGISTRY, create
+from pipeline.settings import yaml
 from tests.conftest import ROOT
 
 PAGE = (ROOT / "docs" / "extractors.md").read_text(encoding="utf-8")
@@ -23,14 +23,14 @@ def block(language: str, section: str) -> str:
 
 
 def test_an_extractor_of_ones_own_is_made_as_the_page_says(tmp_path: Path) -> None:
-    code, change = block("python", "Your own"), yaml.safe_load(block("yaml", "Your own"))
+    code, change = block("python", "Your own"), yaml.parse(block("yaml", "Your own"), "the block").values
     module = tmp_path / re.findall(r"Save this as `(.*?)`", PAGE)[0]
     module.parent.mkdir()
     module.write_text(code)
     assert len([line for line in code.split("class ")[1].splitlines() if line.strip()]) < 20
-    params = yaml.safe_load((ROOT / "params.yaml").read_text())
+    params = yaml.load(ROOT / "params.yaml").values
     params["captions"].update(change["captions"])
-    (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
+    (tmp_path / "params.yaml").write_text(yaml.dump(params))
     (tmp_path / "pictures").mkdir()
     Image.new("RGB", (20, 10), (110, 110, 110)).save(tmp_path / "pictures" / "a.png")
     Image.new("RGB", (10, 20), (90, 90, 90)).save(tmp_path / "pictures" / "b.png")
@@ -49,7 +49,7 @@ def test_an_extractor_of_ones_own_is_made_as_the_page_says(tmp_path: Path) -> No
 
 
 def test_every_extractor_and_option_is_on_the_page() -> None:
-    params = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+    params = yaml.load(ROOT / "params.yaml").values
     for kind, extractors in REGISTRY.items():
         for name in extractors:
             assert f"`{kind}.extractor: {name}`" in PAGE

@@ -1,6 +1,7 @@
 """A mistake in params.yaml is one line: file, line, key, what was found, what was expected."""
 
 import re
+import time
 from pathlib import Path
 
 import pytest
@@ -48,19 +49,19 @@ def test_the_shipped_params_are_valid() -> None:
         ("\nviews:", "\nview:", r"params\.yaml:\d+: view: unknown key; expected one of data, images"),
         ("word_dropout: 0.1", "word_dropout: 1.5", r"train\.word_dropout: found 1\.5, expected less than 1"),
         (
-            "kinds: [objects, captions, ocr]",
-            "kinds: [objects, tags]",
+            "  - captions\n",
+            "  - tags\n",
             r"params\.yaml:\d+: views\.kinds\.1: found 'tags'",
         ),
-        ("kinds: [objects, captions, ocr]", "kinds: [ocr, ocr]", "names a kind twice"),
+        ("  - captions\n", "  - ocr\n", r"params\.yaml:\d+: views\.kinds: names a kind twice"),
         (
-            "  dev: [valid.txt]",
-            "  dev: [../valid.txt]",
+            "  - valid.txt",
+            "  - ../valid.txt",
             r"data\.dev\.0: found '\.\./valid\.txt', expected a path below",
         ),
         ("  images: images", "  images: /etc", r"data\.images: found '/etc', expected a path below"),
-        ('"{id}.jpg"', '"{name}.jpg"', r"data\.image_name: found '\{name\}\.jpg'"),
-        ('"{id}.jpg"', '"{id}}.jpg"', r"yaml:\d+: data\.image_name: found '\{id\}\}\.jpg', expected .*no other braces"),
+        ("{id}.jpg", "{name}.jpg", r"data\.image_name: found '\{name\}\.jpg'"),
+        ("{id}.jpg", "{id}}.jpg", r"yaml:\d+: data\.image_name: found '\{id\}\}\.jpg', expected .*no other braces"),
         ("  types: {}", "  types: {OTHER: ''}", r"params\.yaml:\d+: data\.types\.OTHER: found ''"),
         (
             "  types: {}",
@@ -71,9 +72,17 @@ def test_the_shipped_params_are_valid() -> None:
         ("warmup_ratio: 0.1", "warmup_ratio: 1.0", r"train\.warmup_ratio: found 1\.0, expected less than 1"),
         ("  seed: 1", "  seed: 1\n  seed: 2", r"line \d+: train\.seed: given twice \(first on line \d+\)"),
         ("  seed: 1", "  seed: [", r"params\.yaml:\d+: not YAML"),
-        ("\ndata:", "\n\ndata:  # \x07", r"params\.yaml:5: not YAML: the character U\+0007 may not stand in it"),
+        ("\ndata:", "\n\ndata:  # \x07", r"params\.yaml:6: not YAML: the character U\+0007 is not allowed; remove it"),
         ("  types: {}", "  types: &a {x: *a}", r"params\.yaml: nested too deeply, or an alias"),
         ("device: auto", "device: gpu", r"execution\.device: found 'gpu'"),
+        ("device: auto", "device: mps", r"yaml:\d+: execution\.device: found 'mps', expected auto, .* float64"),
+        (
+            "  seed: 1",
+            "  seed: 4294967296",
+            r"yaml:\d+: train\.seed: found 4294967296, expected less than or equal",
+        ),
+        ("  seed: 1", "  seed: -1", r"yaml:\d+: train\.seed: found -1, expected greater than or equal to 0"),
+        ("  types: {}", "  types: {? [a]\n: b}", r"params\.yaml: line \d+: a list or a mapping is no key"),
         ("gradient_accumulation: 1", "gradient_accumulation: 3", r"params\.yaml:\d+: train\.batch_size: 16 tweets"),
         ("  processes: 1", "  processes: 3", r"16 tweets cannot be split evenly among 3 processes"),
     ],
@@ -108,6 +117,23 @@ def test_what_flairs_trainer_cannot_do_is_named(edited: Edited, section: str, ol
 def test_brackets_without_end_are_one_message(edited: Edited) -> None:
     with pytest.raises(UserError, match=r"params\.yaml: nested too deeply"):
         params.load(edited("  types: {}", f"  types: {'[' * 3000}{']' * 3000}"))
+
+
+def test_aliases_that_repeat_each_other_end_in_one_message_at_once(edited: Edited) -> None:
+    """Ten aliases in ten, nine times over: a billion values, where they are followed."""
+    levels = "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]\n" for n in range(1, 10))
+    path = edited("# Every knob", f"a0: &a0 x\n{levels}# Every knob")
+    began = time.monotonic()
+    with pytest.raises(UserError, match=r"params\.yaml: more than 20,000 keys and values, .* aliases"):
+        params.load(path)
+    assert time.monotonic() - began < 5
+
+
+def test_an_alias_stands_for_what_it_names(edited: Edited) -> None:
+    path = edited("  types: {}", "  types: &t {A: B}")
+    path.write_text(path.read_text().replace("weights: {text_only: 1.0,", "weights: {text_only: *w,"))
+    path.write_text(path.read_text().replace("temperature: 4.0", "temperature: &w 4.0"))
+    assert params.load(path).train.weights.text_only == 4.0
 
 
 def test_as_many_pixels_as_pillow_opens_are_accepted(edited: Edited) -> None:
@@ -150,7 +176,7 @@ def test_the_reference_is_up_to_date_and_has_every_option() -> None:
 
 def test_the_reference_says_what_is_allowed_and_why(edited: Edited) -> None:
     page = reference(edited("  seed: 1", "  seed: 7   # a | lucky <one>"), OPTIONS)
-    assert "| `train.seed` | integer ≥ 0 | `1` | `7` | a \\| lucky \\<one> |" in page
+    assert "| `train.seed` | integer ≥ 0, ≤ 4294967295 | `1` | `7` | a \\| lucky \\<one> |" in page
     assert '| `captions.blip.decoding` | `"beams"`, `"nucleus"` | `"beams"` |  | beams, or nucleus: sampled |' in page
     assert "| `captions.blip.model` | text | required |" in page
     assert '| `objects.yolox.classes` | `"coco"` or one or more of: text |' in page
