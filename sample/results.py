@@ -26,7 +26,7 @@ from pipeline.core.records import Post, View
 from pipeline.settings import params
 from pipeline.settings.params import SPLITS, Params
 from sample.dataset import read_decides
-from stages import paths
+from stages.shared import paths
 from stages.views import make_views, read_contexts
 
 READING: Reading = "strict"

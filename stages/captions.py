@@ -1,6 +1,6 @@
 """Stage `captions`: pictures → data/contexts/captions.jsonl, or --images DIR → --output FILE."""
 
-from stages import _extraction
+from stages.shared import extraction
 
 if __name__ == "__main__":
-    _extraction.run("captions")
+    extraction.run("captions")

@@ -1,6 +1,7 @@
-"""Stage `evaluate`: the tagger under every condition → metrics/evaluation.json, data/predictions/, plots/confusion/.
+"""Stage `evaluate`: the tagger under every condition → metrics/, data/predictions/, plots/confusion/.
 
-A split without labels is predicted, and has no scores.
+metrics/evaluation.json has all scores, metrics/scores/ micro-F1 alone, in a file for each split and condition, which
+`dvc metrics show` makes a row of. A split without labels is predicted, and has no scores.
 """
 
 import csv
@@ -13,13 +14,13 @@ from ner.scoring import f1 as scoring
 from ner.tagger import Tagger, conll_lines
 from pipeline.core import checkpoints, records
 from pipeline.core.errors import run_cli
-from pipeline.core.files import atomic_write
+from pipeline.core.files import atomic_write, write_json
 from pipeline.core.records import Evaluation, Prediction, View
 from pipeline.core.store import stage_lock
 from pipeline.settings import params
 from pipeline.settings.params import Split
-from stages import paths
-from stages._record import recorded
+from stages.shared import paths
+from stages.shared.record import recorded
 
 SPLITS: tuple[Split, ...] = ("dev", "test")
 
@@ -41,6 +42,7 @@ def main() -> None:
                 _write(f"{split}.{condition}", predictions)
                 record["items"] += len(predictions)
         records.write_one(paths.EVALUATION, metrics, Evaluation)
+        _write_micro(metrics)
     for name, conditions in metrics.items():
         if conditions:
             print(
@@ -57,6 +59,15 @@ def main() -> None:
 
 def _bar(predictions: Iterator[Prediction], total: int, condition: str) -> Iterator[Prediction]:
     return iter(tqdm(predictions, total=total, desc=condition, unit="post", disable=None))
+
+
+def _write_micro(metrics: Evaluation) -> None:
+    """Micro-F1 in percent by scorer, a file for each split and condition."""
+    paths.SCORES.mkdir(parents=True, exist_ok=True)  # also where no split has labels: it is an out of the stage
+    for split, conditions in metrics.items():
+        for condition, scores in conditions.items():
+            by_scorer = {scorer: round(100 * found[scoring.MICRO]["f1"], 2) for scorer, found in scores.items()}
+            write_json(paths.SCORES / f"{split}.{condition}.json", by_scorer)
 
 
 def _write(name: str, predictions: Sequence[Prediction]) -> None:

@@ -9,8 +9,8 @@ from pipeline.core.store import Store, stage_lock
 from pipeline.images import manifest as images
 from pipeline.settings import params
 from pipeline.settings.params import SPLITS
-from stages import paths
-from stages._record import recorded
+from stages.shared import paths
+from stages.shared.record import recorded
 
 
 def main() -> None:

@@ -1,6 +1,6 @@
 """Stage `objects`: pictures → data/contexts/objects.jsonl, or --images DIR → --output FILE."""
 
-from stages import _extraction
+from stages.shared import extraction
 
 if __name__ == "__main__":
-    _extraction.run("objects")
+    extraction.run("objects")

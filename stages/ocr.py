@@ -1,6 +1,6 @@
 """Stage `ocr`: pictures → data/contexts/ocr.jsonl, or --images DIR → --output FILE."""
 
-from stages import _extraction
+from stages.shared import extraction
 
 if __name__ == "__main__":
-    _extraction.run("ocr")
+    extraction.run("ocr")

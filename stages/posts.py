@@ -1,25 +1,21 @@
-"""Stage `posts`: a data set's text files → data/posts/{train,dev,test}.jsonl and a report of what is in them.
+"""Stage `posts`: a data set's text files → data/posts/{train,dev,test}.jsonl and a report of what is in them."""
 
-As the first stage it checks all of params.yaml when it runs, so that a mistake shows before any work is done;
-`python -m pipeline.params check` does so at any time.
-"""
-
-from pipeline.checks import check
 from pipeline.core import records
 from pipeline.core.errors import run_cli
 from pipeline.core.files import write_json
 from pipeline.core.store import stage_lock
 from pipeline.corpus.dataset import read_split
 from pipeline.corpus.report import report as report_on
+from pipeline.settings import params
 from pipeline.settings.params import SPLITS
-from stages import paths
-from stages._record import recorded
+from stages.shared import paths
+from stages.shared.record import recorded
 
 
 def main() -> None:
     """Run the stage."""
+    settings = params.load(paths.PARAMS)
     with stage_lock("posts"), recorded("posts") as record:
-        settings = check.check(paths.PARAMS)
         splits = {split: read_split(settings.data, split) for split in SPLITS}
         for split, rows in splits.items():
             records.write(paths.POSTS / f"{split}.jsonl", sorted(rows, key=lambda post: post.id))

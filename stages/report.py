@@ -13,7 +13,7 @@ from pipeline.settings import params
 from pipeline.settings.params import Params
 from reporting import figure, page, sources, thumbnails
 from reporting.sources import Sources
-from stages import paths
+from stages.shared import paths
 
 SOURCES = Sources(
     posts=paths.POSTS,

@@ -19,8 +19,8 @@ from pipeline.core.errors import run_cli
 from pipeline.core.records import View, ViewSources
 from pipeline.core.store import Store, digest, stage_lock
 from pipeline.settings import params
-from stages import paths
-from stages._record import recorded
+from stages.shared import paths
+from stages.shared.record import recorded
 
 
 def main() -> None:

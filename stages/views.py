@@ -17,8 +17,8 @@ from pipeline.core.records import Post, View, ViewSources
 from pipeline.core.store import stage_lock
 from pipeline.settings import params
 from pipeline.settings.params import SPLITS, Params, ViewsParams
-from stages import paths
-from stages._record import recorded
+from stages.shared import paths
+from stages.shared.record import recorded
 
 Found = Mapping[str, Mapping[str, Sequence[Any]]]
 """Picture → kind → items."""

@@ -1,4 +1,4 @@
-"""dvc.yaml names, for every stage, just what that stage reads: its modules, its params, its data."""
+"""dvc.yaml names, for every stage, just what that stage reads: its rooms of code, its params, its data."""
 
 import ast
 import os
@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.checks.identities import STAGES as CHECKED
 from pipeline.settings import yaml
 from pipeline.settings.params import PARAMS
 from tests.conftest import ROOT
@@ -19,8 +20,16 @@ FILES = {
     for room in ("pipeline", "ner", "reporting", "stages")
     for path in (found.relative_to(ROOT) for found in (ROOT / room).rglob("*.py"))
 }
-# Packages that a stage depends on as a whole: their modules are found by name, or read files that lie beside them.
-WHOLE = [Path("pipeline/extractors"), Path("reporting")]
+PACKAGES = ("pipeline", "ner", "reporting", "stages")
+
+# (Stage, module that it can load though no room of its deps has it): each goes when the code has moved.
+KNOWN: set[tuple[str, str]] = {
+    ("train", "ner.interop.model_card"),  # a card is to be written by a stage that a reworded card does not retrain
+    ("train", "ner.interop.onnx"),
+    ("train", "pipeline.corpus.reading"),  # by way of ner.scoring.f1, see tests/test_imports.py
+    ("evaluate", "ner.interop.onnx"),
+    ("evaluate", "pipeline.corpus.reading"),
+}
 
 
 def modules_behind(name: str) -> set[str]:
@@ -33,26 +42,40 @@ def modules_behind(name: str) -> set[str]:
             waiting += [other for other in imported(FILES[module]) if other in NAMES]
             if module == "pipeline.extractors.registry":  # it loads the others by name
                 waiting += [other for other in FILES if other.startswith("pipeline.extractors.")]
-            if module == "ner.interop.flair.training":  # runs this one in flair's interpreter
+            if module == "ner.interop.flair.training":  # runs this one in flair's environment
                 waiting.append("ner.interop.flair.trainer")
     return found
-
-
-def expected_code(stage: str) -> set[str]:
-    """The code deps of a stage: files, or a folder where all of a package can be loaded by name."""
-    paths = {FILES[module] for module in modules_behind(f"stages.{stage}")}
-    return {(path.parent if path.parent in WHOLE else path).as_posix() for path in paths}
 
 
 def dep_name(dep: str | dict[str, object]) -> str:
     return dep if isinstance(dep, str) else next(iter(dep))
 
 
+def code_deps(stage: str) -> set[Path]:
+    return {Path(name) for name in map(dep_name, STAGES[stage]["deps"]) if name.split("/")[0] in PACKAGES}
+
+
+def test_the_pipeline_is_read_in_a_sitting() -> None:
+    assert len((ROOT / "dvc.yaml").read_text(encoding="utf-8").splitlines()) <= 130
+
+
 @pytest.mark.parametrize("stage", STAGES)
-def test_a_stage_depends_on_the_modules_it_loads(stage: str) -> None:
-    rooms = ("pipeline", "ner", "reporting", "stages")
-    code = {name for name in map(dep_name, STAGES[stage]["deps"]) if name.split("/")[0] in rooms}
-    assert code == expected_code(stage)
+def test_a_stage_loads_nothing_from_outside_the_rooms_it_depends_on(stage: str) -> None:
+    rooms = code_deps(stage)
+    missing = {
+        module
+        for module in modules_behind(f"stages.{stage}")
+        if not any(FILES[module].is_relative_to(room) for room in rooms) and (stage, module) not in KNOWN
+    }
+    assert missing == set()
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_loads_something_from_every_room_it_depends_on(stage: str) -> None:
+    loaded = {FILES[module] for module in modules_behind(f"stages.{stage}")}
+    rooms = code_deps(stage)
+    assert {room for room in rooms if not any(path.is_relative_to(room) for path in loaded)} == set()
+    assert all((ROOT / room).exists() for room in rooms)
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -71,11 +94,21 @@ def test_params_exist_and_execution_is_no_ones(stage: str) -> None:
         assert not rest or rest in PARAMS.model_fields[section].annotation.model_fields  # type: ignore[union-attr]
 
 
-@pytest.mark.parametrize(
-    ("stage", "interpreter"), [("objects", "detectron2"), ("captions", "lavis"), ("ocr", "easyocr"), ("train", "flair")]
-)
-def test_a_stage_depends_on_the_interpreter_that_it_may_run_in(stage: str, interpreter: str) -> None:
-    assert f"envs/{interpreter}.txt" in map(dep_name, STAGES[stage]["deps"])
+def test_check_comes_first_and_reads_all_but_execution() -> None:
+    assert set(STAGES["check"]["params"]) == set(PARAMS.model_fields) - {"execution"}
+    assert {"checkpoints", "envs"} <= set(STAGES["check"]["deps"])
+    assert ["check", *CHECKED] == list(STAGES)
+
+
+@pytest.mark.parametrize("stage", CHECKED)
+def test_a_stage_depends_on_its_file_of_check_alone(stage: str) -> None:
+    deps = [dep for dep in STAGES[stage]["deps"] if dep.split("/")[0] in ("checkpoints", "envs")]
+    assert deps == []
+    assert [dep for dep in STAGES[stage]["deps"] if "data/checked" in dep] == [f"data/checked/{stage}.json"]
+
+
+def test_the_artifact_is_what_train_writes() -> None:
+    assert yaml.load(ROOT / "dvc.yaml").values["artifacts"]["tagger"]["path"] in STAGES["train"]["outs"]
 
 
 def test_a_stage_that_takes_no_arguments_says_so_and_does_nothing_else(tmp_path: Path) -> None:

@@ -1,14 +1,16 @@
-"""`python -m pipeline.params check`: whether what params.yaml names is there, before hours are spent on it.
+"""Whether params.yaml is right and what it names is there, before hours are spent on it.
 
 The types of params are in pipeline/settings/params.py, the options of an extractor beside it; here all of them come
 together with the disk: data files, checkpoints, free space. Every problem found is in the one message.
 """
 
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
+from pipeline.checks.slips import slips
 from pipeline.core import checkpoints, environments, store
 from pipeline.core.errors import UserError
 from pipeline.core.kinds import KINDS
@@ -20,22 +22,25 @@ _NEEDED_BYTES = 500_000_000  # of DVC's copies of outs, the tagger and its train
 
 
 def check(path: str | Path = "params.yaml") -> Params:
-    """Load params and check what they name.
+    """Load params and check what they name. What looks like a slip is a warning on stderr.
 
     Raises:
         UserError: with a line for every problem.
     """
-    settings = params.load(path)
-    problems = list(_problems(settings, str(path), params.key_lines(path)))
+    settings, lines = params.load(path), params.key_lines(path)
+
+    def at(key: str) -> str:
+        return f"{path}:{lines[key]}: {key}: " if key in lines else f"{path}: {key}: "
+
+    for key, slip in slips(settings):
+        print(f"warning: {at(key)}{slip}", file=sys.stderr)
+    problems = list(_problems(settings, str(path), lines, at))
     if problems:
         raise UserError("\n".join(problems))
     return settings
 
 
-def _problems(settings: Params, path: str, lines: dict[str, int]) -> Iterator[str]:
-    def at(key: str) -> str:
-        return f"{path}:{lines[key]}: {key}: " if key in lines else f"{path}: {key}: "
-
+def _problems(settings: Params, path: str, lines: dict[str, int], at: Callable[[str], str]) -> Iterator[str]:
     for key, problem in _data_problems(settings):
         yield at(key) + problem
     for kind in KINDS:

@@ -67,6 +67,17 @@ def resolve(model: str, revision: str | None = None) -> Checkpoint:
     return Checkpoint(snapshot, f"{model}@{snapshot.name}")
 
 
+def cached_identity(model: str, revision: str | None = None) -> str:
+    """The identity that :func:`resolve` gives a hub repository, as far as the local cache tells; downloads nothing.
+
+    Returns:
+        ``name@commit``; where the cache has nothing of it, ``name@revision``, or the name alone without a revision.
+    """
+    cached = _cached(model, revision)
+    known = revision if cached is None else cached.name
+    return f"{model}@{known}" if known else model
+
+
 def require(model: str, revision: str | None = None) -> None:
     """Check that :func:`resolve` would find the checkpoint, without downloading or hashing its weights.
 

@@ -1,4 +1,4 @@
-"""detectron2's configurations are read as data: what they build upon, and expressions of the installed package alone."""
+"""detectron2's configurations are read as data; expressions are evaluated in the installed package's alone."""
 
 from pathlib import Path
 

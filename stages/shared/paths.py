@@ -3,6 +3,7 @@
 from pathlib import Path
 
 PARAMS = Path("params.yaml")
+CHECKED = Path("data/checked")
 POSTS = Path("data/posts")
 POSTS_REPORT = POSTS / "report.json"
 IMAGES = Path("data/images.jsonl")
@@ -12,6 +13,7 @@ SOURCES = VIEWS / "sources.json"
 PREDICTIONS = Path("data/predictions")
 TAGGER = Path("models/tagger")
 EVALUATION = Path("metrics/evaluation.json")
+SCORES = Path("metrics/scores")
 RUNS = Path("metrics/runs")
 CURVES = Path("plots/training")
 CONFUSION = Path("plots/confusion")

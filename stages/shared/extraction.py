@@ -15,8 +15,8 @@ from pipeline.extractors.base import LookupExtractor
 from pipeline.images import manifest as images
 from pipeline.settings import params
 from pipeline.settings.params import Params
-from stages import paths
-from stages._record import recorded
+from stages.shared import paths
+from stages.shared.record import recorded
 
 
 def run(kind: str) -> None:

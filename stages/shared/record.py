@@ -15,7 +15,7 @@ from typing import Any
 
 from pipeline.core import records
 from pipeline.core.records import Machine, RunRecord
-from stages import paths
+from stages.shared import paths
 
 
 @contextmanager

@@ -1,0 +1,83 @@
+"""The identity of everything that params name and a stage loads: checkpoints, and the pins of separate environments.
+
+A local file or folder is called by the digest of its content, a repository of the hub by its name and the commit that
+the local cache holds. Nothing is downloaded and no model is loaded.
+"""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, TypedDict
+
+from pipeline.core import checkpoints, environments
+from pipeline.core.kinds import KINDS
+from pipeline.extractors import registry
+from pipeline.settings.params import Params
+
+STAGES = ("posts", "images", *KINDS, "views", "train", "evaluate", "report")
+"""The stages that depend on a file of `check`, in the pipeline's order."""
+
+_NAMED = {"config", "encoder", "model", "models", "path", "tokenizer", "weights"}
+"""Keys whose values are files, folders or names on the hub. Under any other, a value with a / may be a file as well."""
+
+
+class Identity(TypedDict):
+    """What a stage loads, as JSON."""
+
+    checkpoints: dict[str, str]
+    """Dotted key in params.yaml → identity of the checkpoint named there."""
+    environment: dict[str, str] | None
+    """Name and digest of the pins (``pins``) of the separate environment that the stage runs in."""
+
+
+def identities(settings: Params) -> dict[str, Identity]:
+    """Stage → what it loads, for every stage; an empty one for stages that load nothing.
+
+    Raises:
+        UserError: what params name is not there; the message says how to get it.
+    """
+    found: dict[str, Identity] = {stage: {"checkpoints": {}, "environment": None} for stage in STAGES}
+    for kind in KINDS:
+        section = settings.extraction(kind)
+        for name, options in _in_use(kind, section).items():
+            found[kind]["checkpoints"] |= dict(_checkpoints(options, f"{kind}.{name}.", settings.data.root))
+        if (environment := registry.interpreter(kind, section)) is not None:
+            found[kind]["environment"] = _environment(environment)
+    train = settings.train
+    found["train"]["checkpoints"] = dict(_checkpoints(train.model_dump(mode="json"), "train.", settings.data.root))
+    if train.trainer == "flair":
+        found["train"]["environment"] = _environment("flair")
+    return found
+
+
+def _in_use(kind: str, section: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """The options that the stage reads, by their name in the section, with the defaults of those left out."""
+    models = registry.option_models(kind)
+    used = [section["extractor"], *([registry.ATTRIBUTES] if kind == "objects" else [])]
+    given = {name: section.get(name) or {} for name in used}
+    return {
+        name: models[name].model_validate(options).model_dump(mode="json") if name in models else dict(options)
+        for name, options in given.items()
+    }
+
+
+def _checkpoints(options: Mapping[str, Any], prefix: str, data: Path) -> Iterator[tuple[str, str]]:
+    """(Dotted key, identity) of every option that names a file, a folder or a repository of the hub.
+
+    What lies below the data set's folder `data` is left out: stages depend on that folder as it is.
+    """
+    for key, value in options.items():
+        if isinstance(value, Mapping):
+            yield from _checkpoints(value, f"{prefix}{key}.", data)
+        if not isinstance(value, str) or not value or (key not in _NAMED and "/" not in value):
+            continue
+        place = Path(value).expanduser()
+        if place.exists():
+            if not place.resolve().is_relative_to(data.resolve()):
+                content = checkpoints.digest(place) if place.is_dir() else checkpoints.file_digest(place)
+                yield f"{prefix}{key}", f"sha256:{content}"
+        elif key in _NAMED and checkpoints.is_hub_name(value):
+            yield f"{prefix}{key}", checkpoints.cached_identity(value, options.get("revision"))
+
+
+def _environment(name: str) -> dict[str, str]:
+    return {"name": name, "pins": environments.environment(name).digest()}

@@ -1,0 +1,62 @@
+"""What is allowed and yet looks like a beginner's slip: settings made for the sample, with data or models that are not.
+
+The sample is 1,010 drawn pictures with small checkpoints trained on them. What suits those suits little else.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from pipeline.core.kinds import KINDS
+from pipeline.settings.params import Params
+
+SAMPLE_DATA = Path("sample/data")
+SAMPLE_CHECKPOINTS = Path("checkpoints/sample")
+SAMPLE_SIDE = 320
+"""Pixels that the sample's pictures are shrunk to before OCR looks for text; its drawings are hardly larger."""
+SAMPLE_RATE = 5e-4
+"""The learning rate of the sample's small encoder, a hundred times that of a real one."""
+
+_REMEDY = "`python -m pipeline.preset tweets` has settings for real tweets"
+
+
+def slips(settings: Params) -> Iterator[tuple[str, str]]:
+    """(Dotted key, what looks wrong and what to do) of each."""
+    other_data = settings.data.root.resolve() != SAMPLE_DATA.resolve()
+    if other_data:
+        for key, model in _models(settings):
+            if _is_sample(model):
+                yield (
+                    key,
+                    f"{model} was trained on the sample's drawings and knows little else, but data.root is "
+                    f"{settings.data.root}; {_REMEDY}",
+                )
+        ocr = settings.extraction("ocr")
+        options = ocr.get("rapidocr") or {}
+        if ocr["extractor"] == "rapidocr" and options.get("limit_side_len") == SAMPLE_SIDE:
+            yield (
+                "ocr.rapidocr.limit_side_len",
+                f"{SAMPLE_SIDE} pixels suit the sample's small pictures; in a photograph small print is lost, but "
+                f"data.root is {settings.data.root}; {_REMEDY}",
+            )
+    train = settings.train
+    if not _is_sample(train.encoder) and train.learning_rate >= SAMPLE_RATE:
+        yield (
+            "train.learning_rate",
+            f"{train.learning_rate:g} suits the sample's small encoder; {train.encoder} will probably not learn "
+            f"at that rate, 5e-6 to 5e-5 is usual; {_REMEDY}",
+        )
+
+
+def _models(settings: Params) -> Iterator[tuple[str, str]]:
+    """(Dotted key, checkpoint) of every model in use."""
+    for kind in KINDS:
+        section = settings.extraction(kind)
+        name = section["extractor"]
+        model = (section.get(name) or {}).get("model")
+        if isinstance(model, str):
+            yield f"{kind}.{name}.model", model
+    yield "train.encoder", settings.train.encoder
+
+
+def _is_sample(model: str) -> bool:
+    return Path(model).expanduser().resolve().is_relative_to(SAMPLE_CHECKPOINTS.resolve())
