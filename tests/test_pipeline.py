@@ -3,6 +3,7 @@
 import os
 import re
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -90,7 +91,7 @@ def test_a_second_run_has_nothing_to_do(finished: Project) -> None:
 
 
 def test_an_edited_comment_reads_no_picture(finished: Project) -> None:
-    path = finished.folder / "pipeline" / "extraction.py"
+    path = finished.folder / "pipeline" / "engine" / "local.py"
     before = finished.outputs()
     path.write_text(path.read_text() + "# a comment\n")
     output = finished.run("dvc", "repro")
@@ -103,7 +104,7 @@ def test_a_decoding_option_reads_anew_and_going_back_reads_nothing(finished: Pro
     before = finished.outputs()
     finished.edit(captions={"blip": {"num_captions": 3}})
     output = finished.run("dvc", "repro", "views")
-    assert stages_run(output) == ["captions", "views"]
+    assert stages_run(output) == ["check", "captions", "views"]
     assert pictures_read(output, "captions") > 40
     assert {len(row["captions"]) for row in finished.rows("data/contexts/captions.jsonl")} <= {0, 3}
     finished.edit(captions={"blip": {"num_captions": 1}})
@@ -130,7 +131,7 @@ def test_a_card_tells_what_its_contexts_were_read_by(finished: Project) -> None:
     assert "data/views/sources.json" in status
     assert "data/views/train.jsonl" not in status
     finished.edit(captions={"extractor": "blip", "lavis": {"num_beams": 4}})  # of an extractor that is not in use
-    assert finished.repro("views") == ["captions", "views"]
+    assert finished.repro("views") == ["check", "captions", "views"]
     assert "data/views" not in finished.run("dvc", "status", "train")
     finished.edit(captions={"precomputed": {"path": None}, "lavis": {"num_beams": 3}})
     finished.repro()
@@ -149,15 +150,101 @@ def test_new_posts_cost_only_their_own_pictures(finished: Project) -> None:
             path.unlink()
 
 
+@pytest.mark.parametrize(
+    ("section", "mistake", "mended", "message"),
+    [
+        ("report", {"thumbnail": -1}, {"thumbnail": 320}, "report.thumbnail: found -1"),
+        (
+            "train",
+            {"encoder": "checkpoints/none"},
+            {"encoder": "checkpoints/sample/xlm-r"},
+            "checkpoints/none: no such",
+        ),
+    ],
+)
+def test_a_mistake_in_any_section_stops_the_second_run_before_extraction(
+    finished: Project, section: str, mistake: dict[str, object], mended: dict[str, object], message: str
+) -> None:
+    finished.edit(**{section: mistake}, captions={"blip": {"num_captions": 2}})
+    output = finished.run("dvc", "repro", expect=None)
+    assert message in output
+    assert stages_run(output) == ["check"]
+    finished.edit(**{section: mended}, captions={"blip": {"num_captions": 1}})
+    assert set(finished.repro()) <= {"check"}
+    assert finished.repro() == []
+
+
+def test_a_checkpoint_that_nothing_names_runs_check_and_nothing_else(finished: Project) -> None:
+    other = finished.folder / "checkpoints" / "other" / "model.safetensors"
+    other.parent.mkdir()
+    other.write_bytes(b"weights")
+    assert finished.repro() == ["check"]
+    shutil.rmtree(other.parent)
+    assert set(finished.repro()) <= {"check"}
+
+
+def test_settings_for_the_sample_with_other_data_are_warned_of(finished: Project) -> None:
+    before = finished.outputs()
+    shutil.copytree(finished.folder / "sample/data", finished.folder / "corpora/mine")
+    finished.edit(data={"root": "corpora/mine"}, train={"epochs": 2})
+    output = finished.run("dvc", "repro", "check")
+    for key in ("objects.transformers.model", "captions.blip.model", "train.encoder", "ocr.rapidocr.limit_side_len"):
+        assert f": {key}: " in output
+    assert output.count("warning: params.yaml:") == 4
+    finished.edit(data={"root": "sample/data"})
+    assert "warning" not in finished.run("dvc", "repro")
+    assert finished.outputs() == before
+
+
+def test_metrics_are_a_table_that_fits_a_terminal(finished: Project) -> None:
+    import json
+
+    table = finished.run("dvc", "metrics", "show").splitlines()
+    assert max(map(len, table)) <= 80
+    assert table[0].split() == ["Path", "conlleval", "strict"]
+    assert len(table) == 1 + 2 * 3
+    scores = json.loads((finished.folder / "metrics/evaluation.json").read_text())
+    for row in table[1:]:
+        path, conlleval, strict = row.split()
+        split, condition = Path(path).stem.split(".")
+        for scorer, found in (("conlleval", conlleval), ("strict", strict)):
+            assert float(found) == pytest.approx(100 * scores[split][condition][scorer]["micro"]["f1"], abs=0.005)
+
+
 def test_a_changed_checkpoint_reads_anew(finished: Project) -> None:
     card = finished.folder / "checkpoints/sample/blip/README.md"
     card.write_text("another card\n")
-    output = finished.run("dvc", "repro", "captions")
-    assert pictures_read(output, "captions") == 0
+    assert finished.repro() == ["check"]  # no model reads it
     config = finished.folder / "checkpoints/sample/blip/generation_config.json"
     config.write_text(config.read_text().replace("{", '{"length_penalty": 0.9, ', 1))
-    output = finished.run("dvc", "repro", "captions")
+    output = finished.run("dvc", "repro", "views")
+    assert stages_run(output)[:2] == ["check", "captions"]
+    assert not {"objects", "ocr"} & set(stages_run(output))
     assert pictures_read(output, "captions") > 40
+
+
+def test_dvc_tracks_a_data_set_and_a_checkpoint(tmp_path: Path) -> None:
+    for name in (".gitignore", ".dvcignore"):
+        shutil.copy(ROOT / name, tmp_path / name)
+    project = Project(tmp_path, tmp_path / "store")
+    subprocess.run(["git", "init", "-q"], cwd=tmp_path, check=True)
+    project.run("dvc", "init", "-q")
+    for place in ("corpora/mine", "checkpoints/mine"):
+        (tmp_path / place).mkdir(parents=True)
+        (tmp_path / place / "train.txt").write_text(f"{place}\n", encoding="utf-8")
+        project.run("dvc", "add", place)
+    project.run("dvc", "remote", "add", "--default", "mine", str(tmp_path / "remote"))
+    assert "4 files pushed" in project.run("dvc", "push")  # each folder's list of files, and its file
+    listed = subprocess.run(
+        ["git", "ls-files", "-o", "--exclude-standard", "corpora", "checkpoints"],
+        cwd=tmp_path,
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout.split()
+    assert sorted(listed) == [
+        f"{place}{name}" for place in ("checkpoints/", "corpora/") for name in (".gitignore", "mine.dvc")
+    ]
 
 
 @pytest.mark.parametrize("victim", ["the stage and dvc", "dvc alone"])
@@ -206,7 +293,7 @@ def test_a_mistake_stops_before_work_with_one_message(
     (tmp_path / "params.yaml").unlink()
     shutil.copy(ROOT / "params.yaml", tmp_path / "params.yaml")
     project.edit(**edit)
-    output = project.run("python", "-m", "stages.posts", expect=2)
+    output = project.run("python", "-m", "stages.check", expect=2)
     assert message in output
     assert "Traceback" not in output
     assert not (tmp_path / "data").exists()
