@@ -1,12 +1,11 @@
 """``make ablation``: a grid of systems × seeds as DVC experiments → report/ablation.html and report/ablation.md.
 
 DVC runs what a cell changes and takes the rest from its run cache, which also makes an interrupted grid go on where it
-was: the finished cells come back in seconds. What a cell is scored on is the `evaluate` stage's business.
+was: the finished cells come back in seconds.
 """
 
 import argparse
 import json
-import shutil
 import subprocess
 import sys
 import time
@@ -19,15 +18,13 @@ from pipeline.core.errors import UserError, run_cli
 from pipeline.core.files import read_jsonl
 from pipeline.settings import yaml
 from pipeline.settings.params import Split
-from reporting import page
+from reporting import backup, page
 from reporting.ablation_tables import OUTPUT, Runs, write
+from reporting.backup import PARAMS
 from reporting.grid import GRID, TARGET, Grid, command, read_grid
 from reporting.scores import NAMES
 
-PARAMS, LOCK = Path("params.yaml"), Path("dvc.lock")
 EVALUATION, PREDICTIONS = Path("metrics/evaluation.json"), Path("data/predictions")
-# Where both lie while experiments change them: a killed run finds them here when it starts again.
-BACKUP = Path(".dvc/tmp/ablation")
 
 
 def run(grid: Grid, name: str) -> dict[str, Runs]:
@@ -42,8 +39,9 @@ def run(grid: Grid, name: str) -> dict[str, Runs]:
     with _params_put_back():
         for number, (system, seed) in enumerate(cells, 1):
             begin = time.monotonic()
-            _put_back()  # an experiment leaves its settings there: the next must not inherit them
+            backup.put_back()  # an experiment leaves its settings there: the next must not inherit them
             changes = {**grid.params, **grid.systems[system].params, "train.seed": seed}
+            backup.expect(changes)
             _dvc(command(f"{name}-{system}-s{seed}", changes), f"{system}, seed {seed}")
             gold = _collect(found[system], grid.split)
             write(grid, gold, found)
@@ -74,29 +72,17 @@ def _collect(runs: Runs, split: Split) -> list[list[str]]:
 @contextmanager
 def _params_put_back() -> Iterator[None]:
     """Bring the pipeline up to date, and leave params.yaml and the results as they were, however this ends."""
-    if (BACKUP / PARAMS).exists():
-        _put_back()
+    if backup.exists():
+        backup.put_back()
         print(f"{PARAMS} put back: an ablation was killed before it could", file=sys.stderr)
     _dvc(["repro", TARGET], "the pipeline, before the grid")
-    BACKUP.mkdir(parents=True, exist_ok=True)
-    for name in (LOCK, PARAMS):
-        shutil.copyfile(name, BACKUP / name)
+    backup.take()
     try:
         yield
     finally:
-        _put_back()
-        shutil.rmtree(BACKUP)
+        backup.put_back()
+        backup.drop()
     _dvc(["repro", TARGET], "the results as they were")  # from the run cache
-
-
-def _put_back() -> None:
-    """Give params.yaml and dvc.lock their contents from before the grid, and take them off git's index.
-
-    `dvc exp run` leaves its own there, and stumbles over any that it finds.
-    """
-    for name in (LOCK, PARAMS):
-        shutil.copyfile(BACKUP / name, name)
-    subprocess.run(["git", "reset", "--quiet", "--", str(LOCK), str(PARAMS)], check=True, stdout=subprocess.DEVNULL)
 
 
 def _dvc(arguments: Sequence[str], what: str) -> None:

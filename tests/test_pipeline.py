@@ -90,6 +90,57 @@ def test_a_second_run_has_nothing_to_do(finished: Project) -> None:
     assert finished.repro() == []
 
 
+def test_a_mistake_in_any_section_stops_the_second_run_before_extraction(finished: Project) -> None:
+    wrong: list[tuple[dict[str, dict[str, object]], str]] = [
+        ({"report": {"thumbnail": -1}}, "report.thumbnail: found -1"),
+        ({"report": {"thumbnail": 320}, "train": {"encoder": "checkpoints/none"}}, "checkpoints/none: no such folder"),
+    ]
+    for mistake, message in wrong:
+        finished.edit(**mistake, captions={"blip": {"num_captions": 2}})
+        output = finished.run("dvc", "repro", expect=None)
+        assert message in output
+        assert stages_run(output) == ["check"]
+    finished.edit(train={"encoder": "checkpoints/sample/xlm-r"}, captions={"blip": {"num_captions": 1}})
+    assert set(finished.repro()) <= {"check"}
+
+
+def test_a_checkpoint_that_nothing_names_runs_check_and_nothing_else(finished: Project) -> None:
+    other = finished.folder / "checkpoints" / "other" / "model.safetensors"
+    other.parent.mkdir()
+    other.write_bytes(b"weights")
+    assert finished.repro() == ["check"]
+    shutil.rmtree(other.parent)
+    assert set(finished.repro()) <= {"check"}
+
+
+def test_settings_for_the_sample_with_other_data_are_warned_of(finished: Project) -> None:
+    before = finished.outputs()
+    shutil.copytree(finished.folder / "sample/data", finished.folder / "corpora/mine")
+    finished.edit(data={"root": "corpora/mine"}, train={"epochs": 2})
+    output = finished.run("dvc", "repro", "check")
+    for key in ("objects.transformers.model", "captions.blip.model", "train.encoder", "ocr.rapidocr.limit_side_len"):
+        assert f": {key}: " in output
+    assert output.count("warning: params.yaml:") == 4
+    finished.edit(data={"root": "sample/data"})
+    assert "warning" not in finished.run("dvc", "repro")
+    assert finished.outputs() == before
+
+
+def test_metrics_are_a_table_that_fits_a_terminal(finished: Project) -> None:
+    import json
+
+    table = finished.run("dvc", "metrics", "show").splitlines()
+    assert max(map(len, table)) <= 80
+    assert table[0].split() == ["Path", "conlleval", "strict"]
+    assert len(table) == 1 + 2 * 3
+    scores = json.loads((finished.folder / "metrics/evaluation.json").read_text())
+    for row in table[1:]:
+        path, conlleval, strict = row.split()
+        split, condition = Path(path).stem.split(".")
+        for scorer, found in (("conlleval", conlleval), ("strict", strict)):
+            assert float(found) == pytest.approx(100 * scores[split][condition][scorer]["micro"]["f1"], abs=0.005)
+
+
 def test_an_edited_comment_reads_no_picture(finished: Project) -> None:
     path = finished.folder / "pipeline" / "engine" / "local.py"
     before = finished.outputs()
@@ -148,67 +199,6 @@ def test_new_posts_cost_only_their_own_pictures(finished: Project) -> None:
     for path in (finished.folder / "sample/data/images").iterdir():  # back to how it was
         if path.name not in {row["image"] for row in finished.rows("data/images.jsonl")}:
             path.unlink()
-
-
-@pytest.mark.parametrize(
-    ("section", "mistake", "mended", "message"),
-    [
-        ("report", {"thumbnail": -1}, {"thumbnail": 320}, "report.thumbnail: found -1"),
-        (
-            "train",
-            {"encoder": "checkpoints/none"},
-            {"encoder": "checkpoints/sample/xlm-r"},
-            "checkpoints/none: no such",
-        ),
-    ],
-)
-def test_a_mistake_in_any_section_stops_the_second_run_before_extraction(
-    finished: Project, section: str, mistake: dict[str, object], mended: dict[str, object], message: str
-) -> None:
-    finished.edit(**{section: mistake}, captions={"blip": {"num_captions": 2}})
-    output = finished.run("dvc", "repro", expect=None)
-    assert message in output
-    assert stages_run(output) == ["check"]
-    finished.edit(**{section: mended}, captions={"blip": {"num_captions": 1}})
-    assert set(finished.repro()) <= {"check"}
-    assert finished.repro() == []
-
-
-def test_a_checkpoint_that_nothing_names_runs_check_and_nothing_else(finished: Project) -> None:
-    other = finished.folder / "checkpoints" / "other" / "model.safetensors"
-    other.parent.mkdir()
-    other.write_bytes(b"weights")
-    assert finished.repro() == ["check"]
-    shutil.rmtree(other.parent)
-    assert set(finished.repro()) <= {"check"}
-
-
-def test_settings_for_the_sample_with_other_data_are_warned_of(finished: Project) -> None:
-    before = finished.outputs()
-    shutil.copytree(finished.folder / "sample/data", finished.folder / "corpora/mine")
-    finished.edit(data={"root": "corpora/mine"}, train={"epochs": 2})
-    output = finished.run("dvc", "repro", "check")
-    for key in ("objects.transformers.model", "captions.blip.model", "train.encoder", "ocr.rapidocr.limit_side_len"):
-        assert f": {key}: " in output
-    assert output.count("warning: params.yaml:") == 4
-    finished.edit(data={"root": "sample/data"})
-    assert "warning" not in finished.run("dvc", "repro")
-    assert finished.outputs() == before
-
-
-def test_metrics_are_a_table_that_fits_a_terminal(finished: Project) -> None:
-    import json
-
-    table = finished.run("dvc", "metrics", "show").splitlines()
-    assert max(map(len, table)) <= 80
-    assert table[0].split() == ["Path", "conlleval", "strict"]
-    assert len(table) == 1 + 2 * 3
-    scores = json.loads((finished.folder / "metrics/evaluation.json").read_text())
-    for row in table[1:]:
-        path, conlleval, strict = row.split()
-        split, condition = Path(path).stem.split(".")
-        for scorer, found in (("conlleval", conlleval), ("strict", strict)):
-            assert float(found) == pytest.approx(100 * scores[split][condition][scorer]["micro"]["f1"], abs=0.005)
 
 
 def test_a_changed_checkpoint_reads_anew(finished: Project) -> None:

@@ -16,7 +16,7 @@ def test_everything_that_is_not_there_is_named_at_once(monkeypatch: pytest.Monke
     text = (ROOT / "params.yaml").read_text(encoding="utf-8")
     for old, new in (
         ("trainer: transformers", "trainer: flair"),
-        ("test: [test.txt]", "test: [lost.txt]"),
+        ("  - test.txt", "  - lost.txt"),
         ("encoder: checkpoints/sample/xlm-r", "encoder: checkpoints/lost"),
         ("extractor: transformers", "extractor: detectron2"),
     ):
