@@ -42,8 +42,8 @@ def slips(settings: Params) -> Iterator[tuple[str, str]]:
     if not _is_sample(train.encoder) and train.learning_rate >= SAMPLE_RATE:
         yield (
             "train.learning_rate",
-            f"{train.learning_rate:g} suits the sample's small encoder; {train.encoder} will probably not learn "
-            f"at that rate, 5e-6 to 5e-5 is usual; {_REMEDY}",
+            f"{train.learning_rate:g} suits the sample's small encoder; another one will probably not learn at that "
+            f"rate (5e-6 to 5e-5 is usual); {_REMEDY}",
         )
 
 

@@ -62,7 +62,7 @@ def assert_refused(output: str, model: Path, count: int = 1) -> None:
 
 def test_checkpoints_that_need_their_own_code_are_refused_before_work_starts(tmp_path: Path) -> None:
     ran, project = tmp_path / "ran", project_with(tmp_path / "project", with_code(tmp_path / "evil", tmp_path / "ran"))
-    output = project.run("python", "-m", "stages.posts", expect=2)
+    output = project.run("python", "-m", "stages.check", expect=2)
     assert_refused(output, tmp_path / "evil", 3)
     for key in ("objects.transformers", "captions.blip", "train.encoder"):
         assert f"{key}: checkpoint" in output
@@ -108,7 +108,7 @@ def test_a_known_type_is_loaded_with_transformers_own_code(tmp_path: Path, xlm_r
 def test_there_is_no_option_to_run_it(tmp_path: Path) -> None:
     project = light_project(tmp_path / "project", 2)
     project.edit(captions={"blip": {"trust_remote_code": True}}, train={"trust_remote_code": True})
-    output = project.run("python", "-m", "stages.posts", expect=2)
+    output = project.run("python", "-m", "stages.check", expect=2)
     assert "trust_remote_code: unknown key" in output
 
 
@@ -122,7 +122,7 @@ def test_pickled_weights_are_refused_with_the_converter(tmp_path: Path) -> None:
     torch.save({"weight": Hostile()}, model / "pytorch_model.bin")
     (model / "config.json").write_text('{"model_type": "bert"}')
     project = project_with(tmp_path / "project", model)
-    output = project.run("python", "-m", "stages.posts", expect=2)
+    output = project.run("python", "-m", "stages.check", expect=2)
     assert output.count(f"python -m pipeline.checkpoints convert {model}") == 3, "detector, captioner and encoder"
     assert "Traceback" not in output
     converted = project.run("python", "-m", "pipeline.checkpoints", "convert", str(model), expect=2)
