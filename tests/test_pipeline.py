@@ -232,9 +232,11 @@ def test_dvc_tracks_a_data_set_and_a_checkpoint(tmp_path: Path) -> None:
         capture_output=True,
         text=True,
     ).stdout.split()
-    assert sorted(listed) == [
-        f"{place}{name}" for place in ("checkpoints/", "corpora/") for name in (".gitignore", "mine.dvc")
-    ]
+    assert sorted(listed) == ["checkpoints/mine.dvc", "corpora/mine.dvc"]
+    for place in ("corpora/mine", ".dvc/cache"):
+        shutil.rmtree(tmp_path / place)
+    project.run("dvc", "pull")
+    assert (tmp_path / "corpora/mine/train.txt").read_text(encoding="utf-8") == "corpora/mine\n"
 
 
 @pytest.mark.parametrize("victim", ["the stage and dvc", "dvc alone"])
