@@ -89,14 +89,14 @@ def source_of(module: str) -> Path:
 
 
 def trees(module: str) -> Iterator[ast.Module]:
-    """The code that reads a module's command line: its own, its private helpers', and what its main block imports."""
+    """The code that reads a module's command line: its own, what stages share, and what its main block imports."""
     tree = ast.parse(source_of(module).read_text(encoding="utf-8"))
     yield tree
     in_main = {inner for node in tree.body if is_main_block(node) for inner in ast.walk(node)}
     for node in [*tree.body, *in_main]:
         if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] in ROOMS:
             for name in (node.module, *(f"{node.module}.{alias.name}" for alias in node.names)):
-                if source_of(name).is_file() and (node in in_main or name.rpartition(".")[2].startswith("_")):
+                if source_of(name).is_file() and (node in in_main or name.startswith("stages.shared.")):
                     yield ast.parse(source_of(name).read_text(encoding="utf-8"))
 
 
