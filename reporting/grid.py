@@ -52,7 +52,7 @@ def read_grid(path: Path) -> Grid:
     """Read and check a grid.
 
     Raises:
-        UserError: there is no such file, or it is not as :class:`Grid` says.
+        UserError: there is no such file, or its content does not fit :class:`Grid`.
     """
     if not path.is_file():
         raise UserError(f"{path}: no grid to read; see {GRID} for one")

@@ -1,4 +1,4 @@
-"""params.yaml as typed objects: one model a section, read once, every mistake named with its key and line.
+"""params.yaml as typed objects: one model per section, read once, every mistake named with its key and line.
 
 The options of an extractor are typed beside that extractor; whether what params name exists (folders, checkpoints) is
 checked in :mod:`pipeline.checks.check`.
@@ -319,11 +319,11 @@ def load(path: str | Path = "params.yaml") -> Params:
     """Read and validate params.
 
     Raises:
-        UserError: the file is missing or no YAML, or a key is unknown, missing, given twice or has a bad value; all
+        UserError: the file is missing or not YAML, or a key is unknown, missing, given twice or has a bad value; all
             the mistakes of the file are in the one message.
     """
     if not Path(path).exists():
-        raise UserError(f"{path}: no such file; run from the folder that holds params.yaml")
+        raise UserError(f"{path}: no such file; run from the folder that contains params.yaml")
     return parse(yaml.text_of(path), str(path))
 
 
@@ -356,6 +356,6 @@ def key_lines(path: str | Path) -> dict[str, int]:
     """Dotted key → line of a YAML file.
 
     Raises:
-        UserError: the file is missing or no YAML.
+        UserError: the file is missing or not YAML.
     """
     return yaml.load(path).lines

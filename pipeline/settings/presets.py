@@ -33,7 +33,7 @@ def read(name: str, folder: Path = FOLDER) -> CommentedMap:
     """A preset's settings, laid over those of the one that it extends.
 
     Raises:
-        UserError: there is no such preset, it extends itself, or it is no YAML mapping.
+        UserError: there is no such preset, it extends itself, or it is not a mapping in YAML.
     """
     waiting, chain = [name], list[str]()
     layers: list[CommentedMap] = []

@@ -18,8 +18,8 @@ from pipeline.settings import params
 _TITLE = """# Params
 
 Every knob of [`params.yaml`](../params.yaml), made by `python -m pipeline.params reference` from the types that check
-it and from its comments. *Default*: what holds where the key is left out; *required*: it may not be. *Ships as*: what
-params.yaml has, where that is something else. `python -m pipeline.params check` says what is wrong with a file of
+it and from its comments. *Default*: the value of a key that is left out; *required*: it may not be. *Ships as*: the
+value in params.yaml, where it differs. `python -m pipeline.params check` says what is wrong with a file of
 yours, with its lines.
 """
 

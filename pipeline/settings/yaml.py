@@ -17,7 +17,7 @@ from ruamel.yaml.reader import ReaderError
 from pipeline.core.errors import UserError
 
 MOST_NODES = 20_000
-"""Keys and values that a document may have, an alias counted as all that it stands for."""
+"""Keys and values that a document may have, an alias counted as everything it repeats."""
 
 
 class Document(NamedTuple):
@@ -111,7 +111,7 @@ class _Keys:
         """Yield (dotted key, line) for every key below a node.
 
         Raises:
-            ValueError: a key stands twice in one mapping, or is no plain value, or there are too many nodes.
+            ValueError: a key is given twice in one mapping or is not a plain value, or there are too many nodes.
         """
         self._nodes += 1
         if self._nodes > MOST_NODES:
@@ -129,7 +129,7 @@ class _Keys:
         for key_node, value_node in node.value:
             line = _line(key_node)
             if not isinstance(key_node, ScalarNode):
-                raise ValueError(f"line {line}: a list or a mapping is no key; expected a name")
+                raise ValueError(f"line {line}: a list or a mapping cannot be a key; expected a name")
             key = f"{prefix}{key_node.value}"
             if key in seen:
                 raise ValueError(f"line {line}: {key}: given twice (first on line {seen[key]})")

@@ -37,8 +37,8 @@ def _main(kind: str) -> None:
     settings = params.load(arguments.params)
     section = getattr(settings, kind).model_dump()
     registry.validate(kind, section)
-    if (interpreter := registry.interpreter(kind, section)) is not None:
-        environments.enter(interpreter)  # before any lock is taken: this process goes on there
+    if (environment := registry.interpreter(kind, section)) is not None:
+        environments.enter(environment)  # before any lock is taken: this process goes on there
     with Store.open() as store:
         if arguments.images is None:
             with stage_lock(kind), recorded(kind) as record:

@@ -1,4 +1,4 @@
-"""Where the stages find each other's files, relative to the folder that holds dvc.yaml."""
+"""Where the stages find each other's files, relative to the folder of dvc.yaml."""
 
 from pathlib import Path
 

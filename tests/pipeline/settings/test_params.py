@@ -82,7 +82,7 @@ def test_the_shipped_params_are_valid() -> None:
             r"yaml:\d+: train\.seed: found 4294967296, expected less than or equal",
         ),
         ("  seed: 1", "  seed: -1", r"yaml:\d+: train\.seed: found -1, expected greater than or equal to 0"),
-        ("  types: {}", "  types: {? [a]\n: b}", r"params\.yaml: line \d+: a list or a mapping is no key"),
+        ("  types: {}", "  types: {? [a]\n: b}", r"params\.yaml: line \d+: a list or a mapping cannot be a key"),
         ("gradient_accumulation: 1", "gradient_accumulation: 3", r"params\.yaml:\d+: train\.batch_size: 16 tweets"),
         ("  processes: 1", "  processes: 3", r"16 tweets cannot be split evenly among 3 processes"),
     ],
