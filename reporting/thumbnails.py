@@ -4,8 +4,6 @@ A thumbnail is kept in the store by its picture's hash, so that a report made ag
 safely is pipeline/images/manifest.py's business.
 """
 
-import base64
-import json
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
@@ -21,7 +19,7 @@ from pipeline.images import manifest as images
 from pipeline.images.manifest import PictureError
 from pipeline.settings.params import ImagesParams
 
-VERSION = 1
+VERSION = 2
 """Raised when the same picture would give another thumbnail."""
 
 _QUALITY = 72
@@ -73,11 +71,10 @@ def write(
         tqdm(total=len(readable), desc="thumbnails", unit="picture", disable=None) as progress,
     ):
         for window in batched(readable, _WINDOW):
-            kept = store.get_many(key, [str(row.sha256) for row in window])
-            found = {sha256: base64.b64decode(json.loads(text)) for sha256, text in kept.items()}
+            found = store.get_many(key, [str(row.sha256) for row in window])
             lacking = list({str(row.sha256): row for row in window if str(row.sha256) not in found}.values())
             made = {str(row.sha256): data for row, data in zip(lacking, pool.map(make, lacking), strict=True) if data}
-            store.put_many(key, {sha256: json.dumps(base64.b64encode(data).decode()) for sha256, data in made.items()})
+            store.put_many(key, made)
             found |= made
             for row in window:
                 if str(row.sha256) in found:

@@ -7,8 +7,9 @@ from typing import Any
 
 from pipeline.core import environments
 from pipeline.core.errors import UserError, run_cli
+from pipeline.core.locks import stage_lock
 from pipeline.core.records import ImageRow
-from pipeline.core.store import Store, stage_lock
+from pipeline.core.store import Store
 from pipeline.engine import local as extraction
 from pipeline.extractors import registry
 from pipeline.extractors.base import LookupExtractor

@@ -13,8 +13,8 @@ from pipeline.core import records
 from pipeline.core.errors import run_cli
 from pipeline.core.files import portable
 from pipeline.core.kinds import KINDS
+from pipeline.core.locks import stage_lock
 from pipeline.core.records import Post, View, ViewSources
-from pipeline.core.store import stage_lock
 from pipeline.settings import params
 from pipeline.settings.params import SPLITS, Params, ViewsParams
 from stages import paths

@@ -9,8 +9,9 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
-from pipeline.core import checkpoints, environments, store
+from pipeline.core import checkpoints, environments
 from pipeline.core.errors import UserError
+from pipeline.core.folders import default_folder
 from pipeline.core.kinds import KINDS
 from pipeline.extractors import registry
 from pipeline.settings import params
@@ -50,7 +51,7 @@ def _problems(settings: Params, path: str, lines: dict[str, int]) -> Iterator[st
     if settings.train.trainer == "flair":
         for problem in _caught(partial(environments.require, "flair")):
             yield at("train.trainer") + problem
-    for folder in (Path.cwd(), store.default_folder()):
+    for folder in (Path.cwd(), default_folder()):
         existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
         free = shutil.disk_usage(existing).free
         if free < _NEEDED_BYTES:

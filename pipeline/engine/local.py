@@ -207,7 +207,7 @@ def _write(
             items = "[]"
             if status == "ok":
                 if sha256 in found:
-                    items = found[sha256]
+                    items = found[sha256].decode()
                     stored += 1
                 else:
                     status, error = "failed", (failures or {})[sha256]
@@ -422,7 +422,7 @@ class _Reading:
     def _read(self, jobs: list[Job], pictures: list[Any], writer: ThreadPoolExecutor) -> None:
         """Run one batch; where it fails, its halves, down to single pictures."""
         todo = [(jobs, pictures)] if jobs else []
-        values: dict[str, str] = {}
+        values: dict[str, bytes] = {}
         while todo:
             jobs, pictures = todo.pop()
             if len(jobs) > self._most:
@@ -441,7 +441,7 @@ class _Reading:
             self._settle_writes(3)
             self._writes.append(writer.submit(self.store.put_many, self.key, values))
 
-    def _attempt(self, jobs: Sequence[Job], pictures: Sequence[Any], values: dict[str, str]) -> str | None:
+    def _attempt(self, jobs: Sequence[Job], pictures: Sequence[Any], values: dict[str, bytes]) -> str | None:
         """Put the batch's results among `values`; give the error where it fails as a whole."""
         try:
             run = (
@@ -461,7 +461,7 @@ class _Reading:
         except Exception as error:  # an extractor may fail in any way; it becomes the picture's row
             failure, out_of_memory = _described(error), is_out_of_memory(error)
         else:
-            values.update((job.sha256, text) for job, text in zip(jobs, texts, strict=True))
+            values.update((job.sha256, text.encode()) for job, text in zip(jobs, texts, strict=True))
             return None
         if out_of_memory:  # now that the error, and with it the batch's tensors, is gone
             self._most = max(1, len(jobs) // 2)

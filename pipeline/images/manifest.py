@@ -172,7 +172,7 @@ def _manifest(
 ) -> Iterator[ImageRow]:
     key = digest({"rows of the manifest": VERSION, "max_pixels": limits.max_pixels, "max_bytes": limits.max_bytes})
     pending: deque[ImageRow | tuple[Future[list[_Examined]], int]] = deque()
-    fresh: dict[str, str] = {}
+    fresh: dict[str, bytes] = {}
 
     def settle(row: "ImageRow | tuple[Future[list[_Examined]], int]") -> ImageRow:
         if isinstance(row, ImageRow):
@@ -181,7 +181,7 @@ def _manifest(
         if stamp is not None:
             values = asdict(done)
             del values["image"]
-            fresh[stamp] = dumps(values, ensure_ascii=False)
+            fresh[stamp] = dumps(values, ensure_ascii=False).encode()
             if store and len(fresh) >= 256:
                 store.put_many(key, fresh)
                 fresh.clear()

@@ -284,7 +284,7 @@ def test_a_full_store_is_passed_through_quickly(tmp_path: Path) -> None:
     with Store.open(tmp_path / "store") as store:
         store.put_many(
             digest(MeanColour().fingerprint()),
-            {str(row.sha256): '[{"text": "a dog on a beach", "score": 0.5}]' for row in rows},
+            {str(row.sha256): b'[{"text": "a dog on a beach", "score": 0.5}]' for row in rows},
         )
         summary = extract("captions", MeanColour(), rows, tmp_path, tmp_path / "out.jsonl", store)
     assert figures(summary) == (0, count, 0)
