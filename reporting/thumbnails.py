@@ -1,7 +1,7 @@
 """Small copies of the pictures, beside the page, under names that no stranger chose.
 
 A thumbnail is kept in the store by its picture's hash, so that a report made again decodes nothing. Reading pictures
-safely is pipeline/images/manifest.py's business.
+safely is left to :mod:`pipeline.images.pictures`.
 """
 
 from collections.abc import Iterable
@@ -15,8 +15,8 @@ from tqdm import tqdm
 from pipeline.core.errors import UserError
 from pipeline.core.records import ImageRow
 from pipeline.core.store import Store, batched, digest
-from pipeline.images import manifest as images
-from pipeline.images.manifest import PictureError
+from pipeline.images import pictures
+from pipeline.images.decoding import PictureError
 from pipeline.settings.params import ImagesParams
 
 VERSION = 2
@@ -56,13 +56,13 @@ def write(
     readable = [row for row in rows if row.status == "ok"]
     written: dict[str, str] = {}
     output.mkdir(parents=True, exist_ok=True)
-    place = None if folder is None else folder.resolve()
+    place = None if folder is None else pictures.Folder(folder, limits)
 
     def make(row: ImageRow) -> bytes | None:
         if place is None:
             return None
         try:
-            return thumbnail(images.load(place, row, limits), side)
+            return thumbnail(pictures.load(place, row.image, str(row.sha256), limits), side)
         except PictureError:
             return None  # it was readable when the manifest was made: shown as a picture that is not there
 

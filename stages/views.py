@@ -63,6 +63,8 @@ def sources(settings: Params) -> ViewSources:
     read_by = {}
     for kind in settings.views.kinds:
         section = settings.extraction(kind)
+        if section["extractor"] is None:
+            continue
         model = (section.get(section["extractor"]) or {}).get("model")
         read_by[kind] = section["extractor"] + (f" ({portable(model)})" if model else "")
     return ViewSources(portable(settings.data.root), read_by)

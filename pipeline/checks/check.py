@@ -41,11 +41,13 @@ def _problems(settings: Params, path: str, lines: dict[str, int]) -> Iterator[st
         yield at(key) + problem
     for kind in KINDS:
         section = getattr(settings, kind).model_dump()
-        mistakes = list(_caught(partial(registry.validate, kind, section, path, lines)))
-        yield from mistakes
-        if not mistakes:
-            for problem in _caught(partial(registry.require, kind, section)):
-                yield at(f"{kind}.{section['extractor']}") + problem
+        try:
+            choice = registry.choose(kind, section, path, lines)
+        except UserError as error:
+            yield from str(error).splitlines()
+            continue
+        for problem in _caught(choice.require):
+            yield at(f"{kind}.{choice.name}") + problem
     for problem in _caught(partial(checkpoints.require, settings.train.encoder, settings.train.revision)):
         yield at("train.encoder") + problem
     if settings.train.trainer == "flair":

@@ -4,14 +4,15 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, cached_property
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator
 
 from pipeline.core import checkpoints
 from pipeline.core.errors import UserError
-from pipeline.extractors.base import cores, is_out_of_memory, once
+from pipeline.core.machine import cores
+from pipeline.extractors.base import is_out_of_memory
 
 if TYPE_CHECKING:
     import torch
@@ -91,22 +92,25 @@ def image_processor(folder: Any, name: str) -> Any:
 
 
 class FromCheckpoint:
-    """What an adapter that reads one checkpoint needs of it, each found or loaded when first asked for."""
+    """What an adapter that reads one checkpoint needs of it; subclasses add their model to :meth:`load`."""
 
     _options: Any  # with `model` and `revision`
     _device_name: str
+    _device: "torch.device"
+    _processor: Any
 
-    @once
+    @cached_property
     def _checkpoint(self) -> checkpoints.Checkpoint:
         return checkpoints.resolve(str(self._options.model), self._options.revision)
 
-    @once
-    def _device(self) -> "torch.device":
-        return device(self._device_name)
+    def load(self) -> None:
+        """Choose the device and load the image processor.
 
-    @once
-    def _processor(self) -> Any:
-        return image_processor(self._checkpoint.folder, str(self._options.model))
+        Raises:
+            UserError: the device or the checkpoint is not available, or the checkpoint has no image processor.
+        """
+        self._device = device(self._device_name)
+        self._processor = image_processor(self._checkpoint.folder, str(self._options.model))
 
     def _loaded(self, loader: Any, what: str) -> Any:
         return part(loader, what, self._checkpoint.folder, str(self._options.model))

@@ -14,7 +14,7 @@ from pipeline.core import checkpoints
 from pipeline.core.errors import UserError
 from pipeline.core.records import ObjectTag
 from pipeline.extractors import _torch
-from pipeline.extractors.base import BucketingExtractor, Extractor, Options, PreparingExtractor, once
+from pipeline.extractors.base import BucketingExtractor, Extractor, LoadingExtractor, Options, PreparingExtractor
 from pipeline.settings.params import ExecutionParams, Fraction
 
 if TYPE_CHECKING:
@@ -59,6 +59,7 @@ class WithAttributes(_torch.FromCheckpoint):
     def __init__(self, detector: Extractor, options: AttributesOptions, execution: ExecutionParams) -> None:
         self._detector, self._options = detector, options
         self._device_name = execution.device
+        self._texts: dict[str, torch.Tensor] = {}
 
     def fingerprint(self) -> Mapping[str, Any]:
         """The detector's, with the weights, options and version of what looks for attributes."""
@@ -111,7 +112,6 @@ class WithAttributes(_torch.FromCheckpoint):
 
     def _attributes(self, crops: Sequence[Image.Image], labels: Sequence[str]) -> list[str | None]:
         """The attribute of what each crop shows, or None."""
-        self._model  # noqa: B018  (loaded by one thread, before several run it)
         for label in sorted(set(labels) - self._texts.keys()):
             self._texts[label] = self._encoded(label)
         pixels = [
@@ -159,19 +159,18 @@ class WithAttributes(_torch.FromCheckpoint):
         with torch.inference_mode():
             return _unit(self._model.get_text_features(**given))
 
-    @once
-    def _texts(self) -> "dict[str, torch.Tensor]":
-        return {}
+    def load(self) -> None:
+        """Load the detector, and the model that looks for attributes.
 
-    @once
-    def _tokenizer(self) -> Any:
-        from transformers import AutoTokenizer
+        Raises:
+            UserError: the checkpoint is not available, or is of another kind of model.
+        """
+        if isinstance(self._detector, LoadingExtractor):
+            self._detector.load()
+        super().load()
+        from transformers import AutoConfig, AutoModel, AutoTokenizer
 
-        return self._loaded(AutoTokenizer, "tokenizer")
-
-    @once
-    def _model(self) -> Any:
-        from transformers import AutoConfig, AutoModel
+        self._tokenizer = self._loaded(AutoTokenizer, "tokenizer")
 
         family = self._loaded(AutoConfig, "configuration").model_type
         if family not in _FAMILIES:
@@ -179,7 +178,7 @@ class WithAttributes(_torch.FromCheckpoint):
                 f"checkpoint {self._options.model}: its model_type is {family}; objects.attributes takes "
                 f"{', '.join(_FAMILIES)}"
             )
-        return _torch.load(
+        self._model = _torch.load(
             AutoModel, self._checkpoint.folder, str(self._options.model), self._options.dtype, self._device
         )
 

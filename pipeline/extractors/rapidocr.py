@@ -19,7 +19,7 @@ from pydantic import Field, PositiveFloat
 from pipeline.core.errors import UserError
 from pipeline.core.records import TextLine
 from pipeline.extractors import _lines
-from pipeline.extractors.base import Options, once
+from pipeline.extractors.base import Options
 from pipeline.settings.params import ExecutionParams, Fraction
 
 if TYPE_CHECKING:
@@ -83,11 +83,12 @@ class RapidOcr(_lines.SideBySide):
         ]
         return _lines.reading_order(lines)
 
-    def _load(self) -> None:
-        self._engine  # noqa: B018
+    def load(self) -> None:
+        """Load the models of RapidOCR's wheel.
 
-    @once
-    def _engine(self) -> Any:
+        Raises:
+            UserError: the package is not installed, or comes without them.
+        """
         import cv2
         from rapidocr import RapidOCR
 
@@ -110,7 +111,7 @@ class RapidOcr(_lines.SideBySide):
         engine._load_det_model()
         recogniser = engine._load_rec_model()
         recogniser.postprocess_op = SpacingDecoder(recogniser.postprocess_op.character, options.space_thresh)
-        return engine
+        self._engine = engine
 
 
 class SpacingDecoder:

@@ -14,7 +14,7 @@ from pydantic import Field, PositiveInt
 from pipeline.core import checkpoints
 from pipeline.core.records import ObjectTag
 from pipeline.extractors import _boxes, _torch
-from pipeline.extractors.base import Options, once
+from pipeline.extractors.base import Options
 from pipeline.settings.params import ExecutionParams, Fraction
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ class Prepared:
 class Detector(_torch.FromCheckpoint):
     """A detector of transformers: pictures as its processor wants them, batches of one shape, sorted tags.
 
-    What runs the model and names what it finds is a subclass's business.
+    Running the model and naming what it finds is left to subclasses.
     """
 
     NAME: ClassVar[str]
@@ -106,7 +106,6 @@ class Detector(_torch.FromCheckpoint):
         Raises:
             ValueError: the model gave a score or a box that is NaN.
         """
-        self._model  # noqa: B018  (loaded by one thread, before several run it)
 
         def run(pixels: "torch.Tensor", places: list[int]) -> list[list[ObjectTag]]:
             found = self._detect(pixels, [prepared[place].size for place in places])
@@ -118,11 +117,16 @@ class Detector(_torch.FromCheckpoint):
         """Tags of a stack of pictures, whose own heights and widths are `sizes`."""
         raise NotImplementedError
 
-    @once
-    def _model(self) -> Any:
+    def load(self) -> None:
+        """Load image processor and model.
+
+        Raises:
+            UserError: the checkpoint is not available, or is of another kind of model.
+        """
+        super().load()
         import transformers
 
-        return _torch.load(
+        self._model: Any = _torch.load(
             getattr(transformers, self.MODEL),
             self._checkpoint.folder,
             self._options.model,
