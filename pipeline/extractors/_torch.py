@@ -32,14 +32,14 @@ Template = Annotated[str, AfterValidator(_with_place)]
 """A text that a label is put into."""
 
 BACKEND = "pil"
-"""transformers' image processors come in two makes whose pixels differ; this one needs no torchvision."""
+"""transformers' image processors come in two versions whose pixels differ; this one needs no torchvision."""
 
 
 def device(name: str) -> "torch.device":
     """The device that ``execution.device`` names; ``auto`` is CUDA where there is one, else the CPU.
 
     Raises:
-        UserError: it is not there.
+        UserError: it is not available.
     """
     import torch
 
@@ -196,7 +196,7 @@ def in_batches_of_one_shape(
     target: "torch.device",
     dtype: Dtype,
 ) -> list[R]:
-    """Stack tensors of one shape, run each stack, and put the results back in order.
+    """Stack tensors of the same shape, run each stack, and put the results back in order.
 
     Padding pictures to one size would change what the model sees with whatever else is in the batch; so pictures of
     another shape make another batch. On a CPU a stack is split into one part a core, each run by one thread: cores
@@ -204,9 +204,14 @@ def in_batches_of_one_shape(
     other programs are about.
 
     Args:
-        tensors: one picture each, of shape ``(channels, height, width)``.
-        run: takes a stack on `target`, of shape ``(batch, channels, height, width)``, and the places of its pictures
-            in `tensors`; gives one result for each.
+        tensors: one picture each, *Shape:* (channels, height, width).
+        run: takes a stack on `target`, *Shape:* (batch, channels, height, width), and the places of its pictures in
+            `tensors`; returns one result for each.
+        target: the device to run on.
+        dtype: the number format that stacks are converted to.
+
+    Returns:
+        One result for each tensor, in their order.
     """
     import torch
 

@@ -111,7 +111,15 @@ class WithAttributes(_torch.FromCheckpoint):
             self._detector.close()
 
     def _attributes(self, crops: Sequence[Image.Image], labels: Sequence[str]) -> list[str | None]:
-        """The attribute of what each crop shows, or None."""
+        """The likeliest attribute of each crop, or None.
+
+        Args:
+            crops: what the boxes show.
+            labels: the tag's label of each crop.
+
+        Raises:
+            ValueError: the model gave probabilities that are NaN.
+        """
         for label in sorted(set(labels) - self._texts.keys()):
             self._texts[label] = self._encoded(label)
         pixels = [
@@ -143,7 +151,7 @@ class WithAttributes(_torch.FromCheckpoint):
         return _torch.in_batches_of_one_shape(pixels, run, self._device, self._options.dtype)
 
     def _encoded(self, label: str) -> "torch.Tensor":
-        """A label with each attribute, and last without: as unit vectors, of shape ``(attributes + 1, width)``."""
+        """A label with each attribute, and last without any, as unit vectors, *Shape:* (attributes + 1, width)."""
         import torch
 
         texts = [self._options.template.format(f"{name} {label}") for name in self._options.labels]
@@ -184,7 +192,11 @@ class WithAttributes(_torch.FromCheckpoint):
 
 
 def _unit(features: Any) -> "torch.Tensor":
-    """Features, or what a model wraps them in, at length 1."""
+    """Vectors scaled to length 1, along the last dimension.
+
+    Args:
+        features: a tensor, *Shape:* (n, width), or a model's output that has it as `pooler_output`.
+    """
     vectors: torch.Tensor = getattr(features, "pooler_output", features)
     return vectors / vectors.norm(dim=-1, keepdim=True)
 

@@ -88,7 +88,7 @@ class Options(BaseModel):
         """Check what the options name (a checkpoint, a program, a file) without loading it.
 
         Raises:
-            UserError: it is not there.
+            UserError: it is not available.
         """
 
 

@@ -55,7 +55,7 @@ class BlipOptions(Options):
 
 
 class Blip(_torch.FromCheckpoint):
-    """`num_captions` captions a picture, best first.
+    """`num_captions` captions per picture, best first.
 
     A caption's score is the geometric mean of its tokens' probabilities, ``exp(mean log p)``, the end included: what
     beam search with length penalty 1 ranks by. A prompt is not part of the caption that continues it.
@@ -82,7 +82,7 @@ class Blip(_torch.FromCheckpoint):
         }
 
     def prepare(self, image: Image.Image) -> "torch.Tensor":
-        """Resize and normalise one picture: a tensor of shape ``(channels, height, width)``."""
+        """Resize and normalise one picture, *Shape:* (channels, height, width)."""
         pixels: torch.Tensor = self._processor(images=image, return_tensors="pt", input_data_format="channels_last")[
             "pixel_values"
         ][0]
@@ -97,6 +97,7 @@ class Blip(_torch.FromCheckpoint):
         return _torch.in_batches_of_one_shape(prepared, self._generate, self._device, self._options.dtype)
 
     def _generate(self, pixels: "torch.Tensor", _places: list[int]) -> list[list[Caption]]:
+        """Captions of a stack of pictures on the model's device, *Shape:* (batch, channels, height, width)."""
         import torch
 
         options, k, batch = self._options, self._options.num_captions, len(pixels)
@@ -132,7 +133,12 @@ class Blip(_torch.FromCheckpoint):
         return [sorted(group, key=lambda caption: -(caption.score or 0.0)) for group in groups]
 
     def _log_probabilities(self, output: Any, new: "torch.Tensor") -> list[float]:
-        """Mean log probability of each sequence's new tokens, `new` of shape ``(sequences, length)``."""
+        """Mean log probability of each caption's tokens.
+
+        Args:
+            output: what ``generate()`` returned.
+            new: ids of the generated tokens, *Shape:* (captions, length).
+        """
         import torch
 
         if self._beams:
@@ -186,7 +192,7 @@ class Blip(_torch.FromCheckpoint):
         return str(self._config.model_type)
 
     def _encoded_prompt(self) -> "torch.Tensor | None":
-        """The prompt's token ids, of shape ``(1, length)``; None where the model begins by itself.
+        """The prompt's token ids, *Shape:* (1, length); None where the model begins by itself.
 
         BLIP's stand between [CLS] and [SEP], which generate() drops; BLIP-2's behind the places of the picture, GIT's
         behind [CLS].
@@ -204,7 +210,7 @@ class Blip(_torch.FromCheckpoint):
         return torch.tensor([ids], device=self._device)
 
     def _caption_start(self) -> int:
-        """How many tokens stand before the caption in what generate() gives."""
+        """How many tokens of what ``generate()`` returns come before the caption."""
         config = self._config
         if self._family == "blip-2":
             if config.text_config.is_encoder_decoder:
@@ -247,7 +253,15 @@ class Nucleus:
         self._numbers = torch.stack(rows).to(self._device)  # (sequences, steps)
 
     def __call__(self, input_ids: "torch.Tensor", scores: "torch.Tensor") -> "torch.Tensor":
-        """One token a row: by inversion of the distribution over the nucleus, likeliest first."""
+        """Draw one token per sequence, by inversion of the distribution over the nucleus, likeliest first.
+
+        Args:
+            input_ids: tokens so far, *Shape:* (sequences, length).
+            scores: logits of the next token, *Shape:* (sequences, vocabulary).
+
+        Returns:
+            0 for the drawn token and minus infinity for all others, *Shape:* (sequences, vocabulary).
+        """
         import torch
 
         logits = scores.to(self._device).double()

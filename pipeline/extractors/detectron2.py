@@ -63,10 +63,10 @@ class Detectron2Options(Options):
             self.configurations()
 
     def configurations(self) -> list[Path]:
-        """The configuration's file, and those that it builds upon, each upon the next.
+        """The configuration's file, then the one it is based on (``_BASE_``), and so on.
 
         Raises:
-            UserError: one is not there, or no YAML.
+            UserError: one is missing, or no YAML.
         """
         own, zoo = Path(self.model).expanduser(), _zoo()
         file = own if own.is_file() or zoo is None else zoo / self.model
@@ -87,7 +87,7 @@ def _zoo() -> Path | None:
 
 
 def _base(file: Path) -> str | None:
-    """What a configuration builds upon, read without making anything else of its YAML."""
+    """The ``_BASE_`` of a configuration, read without constructing any object from its YAML."""
     try:
         root = yaml.compose(file.read_text(encoding="utf-8"), yaml.SafeLoader)
     except OSError:
@@ -178,7 +178,12 @@ class Detectron2:
         return _torch.in_batches_of_one_shape([one.pixels for one in prepared], run, self._device, "float32")
 
     def _detect(self, pixels: "torch.Tensor", sizes: list[tuple[int, int]]) -> list[list[ObjectTag]]:
-        """Tags of a stack of pictures, whose own heights and widths are `sizes`."""
+        """Tags of a stack of pictures.
+
+        Args:
+            pixels: resized pictures on the model's device, levels 0 to 255, *Shape:* (batch, 3, height, width).
+            sizes: height and width in pixels of each picture itself.
+        """
         import torch
 
         inputs = [
@@ -278,7 +283,7 @@ class Detectron2:
 
 
 def _refuse_infinite(_part: Any, _inputs: Any, output: "torch.Tensor") -> None:
-    """detectron2 leaves such boxes out without a word, and the picture would seem empty."""
+    """A forward hook: detectron2 silently leaves such boxes out, and the picture would seem empty."""
     if not output.isfinite().all():
         raise ValueError("the detector gave scores or boxes that are not finite")
 

@@ -125,7 +125,7 @@ class EasyOcrOptions(Options):
         """The detector's and the recogniser's file.
 
         Raises:
-            UserError: one is not there.
+            UserError: one is missing.
         """
         if self.models is not None:
             folder = Path(self.models).expanduser()
@@ -233,7 +233,15 @@ class EasyOcr:
         return [self._written([(line.polygon, *next(read)) for line in lines]) for lines in found]
 
     def _detect(self, pixels: "torch.Tensor", pictures: Sequence[_Prepared]) -> list[list[_Line]]:
-        """The lines of each picture of a stack."""
+        """The lines of each picture of a stack.
+
+        Args:
+            pixels: input of the detector on its device, *Shape:* (batch, 3, height, width).
+            pictures: what each was prepared from.
+
+        Raises:
+            ValueError: the detector gave numbers that are not finite.
+        """
         import numpy as np
         import torch
         from easyocr.craft_utils import adjustResultCoordinates, getDetBoxes

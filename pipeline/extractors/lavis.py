@@ -107,7 +107,7 @@ class LavisOptions(Options):
 
 
 class Lavis:
-    """`num_captions` captions a picture, best first.
+    """`num_captions` captions per picture, best first.
 
     A caption's score is the geometric mean of its tokens' probabilities, ``exp(mean log p)``, the end included, by the
     model as it is: without the least length and the penalty on repetition that LAVIS decodes with.
@@ -139,7 +139,7 @@ class Lavis:
         }
 
     def prepare(self, image: Image.Image) -> "torch.Tensor":
-        """Resize and normalise one picture: a tensor of shape ``(channels, height, width)``."""
+        """Resize and normalise one picture, *Shape:* (channels, height, width)."""
         pixels: torch.Tensor = self._processor(image)
         return pixels
 
@@ -152,6 +152,7 @@ class Lavis:
         return _torch.in_batches_of_one_shape(prepared, self._generate, self._device, self._options.dtype)
 
     def _generate(self, pixels: "torch.Tensor", _places: list[int]) -> list[list[Caption]]:
+        """Captions of a stack of pictures on the model's device, *Shape:* (batch, channels, height, width)."""
         import torch
 
         options, model, k, batch = self._options, self._model, self._options.num_captions, len(pixels)
@@ -189,9 +190,9 @@ class Lavis:
         """Mean log probability of each caption's tokens.
 
         Args:
-            sequences: token ids, of shape ``(captions, length)``; behind the closing token there is padding.
-            seen: the encoded picture of each caption, of shape ``(captions, patches, width)``.
-            start: how many tokens of a prompt stand before the caption.
+            sequences: token ids with padding behind the closing token, *Shape:* (captions, length).
+            seen: the encoded picture of each caption, *Shape:* (captions, patches, width).
+            start: how many tokens of a prompt come before the caption.
         """
         model = self._model
         ended = (sequences == model.tokenizer.sep_token_id).long()
@@ -250,7 +251,11 @@ class Lavis:
         self._prompt = self._encoded_prompt()
 
     def _encoded_prompt(self) -> "torch.Tensor":
-        """Token ids that every caption goes on from, of shape ``(1, length)``, as LAVIS makes them."""
+        """Token ids that every caption continues, as LAVIS makes them, *Shape:* (1, length).
+
+        Raises:
+            UserError: they leave no room for a caption.
+        """
         tokenizer = self._model.tokenizer
         ids = tokenizer(self._config.get("prompt") or "", return_tensors="pt").input_ids[:, :-1]
         ids[:, 0] = tokenizer.bos_token_id

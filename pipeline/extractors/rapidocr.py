@@ -1,7 +1,6 @@
 """Lines of text through RapidOCR: PP-OCR's detector and recogniser on onnxruntime, with the models of its wheel.
 
-Pictures are read side by side, one thread each, since the models are too small to gain from more; which pictures to
-read is the engine's business.
+Pictures are read side by side, one thread each, since the models are too small to gain from more.
 """
 
 import hashlib
@@ -115,10 +114,10 @@ class RapidOcr(_lines.SideBySide):
 
 
 class SpacingDecoder:
-    """CTC decoding that finds the spaces which greedy decoding joins words over.
+    """CTC decoding that also finds the spaces that greedy decoding misses between words.
 
-    Between two words set close, "blank" often beats "space" at every step, though "space" is far likelier there than
-    inside a word. A space goes between two characters where it reaches `threshold` at some step between them; but not
+    Between two words set close together, "blank" often beats "space" at every step, though "space" is far likelier
+    there than inside a word. A space goes between two characters where it reaches `threshold` at some step between them; but not
     in a line that is letter-spaced, where it does so nearly everywhere.
     """
 
@@ -130,7 +129,15 @@ class SpacingDecoder:
     def __call__(
         self, probabilities: "NDArray[np.float32]", return_word_box: bool = False, **_: Any
     ) -> tuple[list[tuple[str, float]], list[Any]]:
-        """Decode ``(lines, steps, characters)`` to a text and the mean probability of its characters for each line."""
+        """Decode the recogniser's output.
+
+        Args:
+            probabilities: *Shape:* (lines, steps, characters).
+
+        Returns:
+            For each line its text and the mean probability of its characters; and an empty list, in place of the
+            words' boxes that RapidOCR asks for.
+        """
         best = probabilities.argmax(axis=2)
         return [self._decode(line, choice) for line, choice in zip(probabilities, best, strict=True)], []
 

@@ -1,6 +1,6 @@
 """Finding the extractor that params name, and typing its options.
 
-What an extractor is stands in :mod:`pipeline.extractors.base`.
+What an extractor is, is defined in :mod:`pipeline.extractors.base`.
 """
 
 import importlib
@@ -38,10 +38,10 @@ REGISTRY: dict[str, dict[str, str]] = {
         "precomputed": "pipeline.extractors.precomputed:PrecomputedOcr",
     },
 }
-"""The extractors that ship: kind → name in params.yaml → where the class stands."""
+"""The extractors that ship: kind → name in params.yaml → module and class."""
 
 ATTRIBUTES = "attributes"
-"""The key in ``objects`` below which stand the options of what adds attributes to any detector's tags."""
+"""The key in ``objects`` with the options of what adds attributes to any detector's tags."""
 
 
 @dataclass(frozen=True, slots=True)

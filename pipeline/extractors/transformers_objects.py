@@ -1,7 +1,7 @@
 """Object tags from any detector of transformers' AutoModelForObjectDetection (DETR, RT-DETR, D-FINE, YOLOS, …).
 
-Here also stands what every detector of transformers shares. Where the weights are is pipeline/core/checkpoints.py's
-business, which pictures to read the engine's.
+It also contains what all detectors of transformers share. Finding the weights is left to
+:mod:`pipeline.core.checkpoints`.
 """
 
 from collections.abc import Hashable, Mapping, Sequence
@@ -114,7 +114,15 @@ class Detector(_torch.FromCheckpoint):
         return _torch.in_batches_of_one_shape([one.pixels for one in prepared], run, self._device, self._options.dtype)
 
     def _detect(self, pixels: "torch.Tensor", sizes: list[tuple[int, int]]) -> list[list[ObjectTag]]:
-        """Tags of a stack of pictures, whose own heights and widths are `sizes`."""
+        """Tags of a stack of pictures.
+
+        Args:
+            pixels: resized and normalised pictures on the model's device, *Shape:* (batch, channels, height, width).
+            sizes: height and width in pixels of each picture itself.
+
+        Returns:
+            The tags of each picture, in any order, boxes in pixels of the picture itself.
+        """
         raise NotImplementedError
 
     def load(self) -> None:
@@ -167,8 +175,11 @@ class TransformersObjects(Detector):
 def finite(values: "torch.Tensor") -> "torch.Tensor":
     """The values in float32 on the CPU.
 
+    Args:
+        values: a model's scores or boxes, of any shape.
+
     Raises:
-        ValueError: one is NaN. A threshold would leave it out without a word, and the picture would seem empty.
+        ValueError: one is NaN. A threshold would silently leave it out, and the picture would seem empty.
     """
     values = values.float().cpu()
     if values.isnan().any():

@@ -239,9 +239,14 @@ class Yolox:
         return self._tags(boxes / prepared.ratio, scores, prepared.size)
 
     def _decoded(self, output: "NDArray[np.float32]") -> "tuple[NDArray[np.float32], NDArray[np.float32]]":
-        """Boxes in pixels of the input, of shape ``(places, 4)``, and scores of shape ``(places, classes)``.
+        """Boxes and scores from the model's output for one picture.
 
-        A place gives its box's centre as an offset from its cell, in cells, and the logarithm of its size.
+        Args:
+            output: by place the box's centre as an offset from its cell, in cells, the logarithm of its width and
+                height in cells, its objectness, and the probability of each class, *Shape:* (places, 5 + classes).
+
+        Returns:
+            Corners in pixels of the input, *Shape:* (places, 4), and scores, *Shape:* (places, classes).
         """
         import numpy as np
 
@@ -275,7 +280,7 @@ class Yolox:
         return _boxes.best(tags, options.max_objects)
 
     def _find_cells(self) -> "NDArray[np.float32]":
-        """Column, row and stride in pixels of every place that the model tells of, in its order: ``(places, 3)``."""
+        """Column, row and stride in pixels of each place of the output, in its order, *Shape:* (places, 3)."""
         import numpy as np
 
         height, width = self._input_size

@@ -1,4 +1,4 @@
-"""Object tags for labels of one's own, from transformers' open-vocabulary detectors: Grounding DINO and OWL.
+"""Object tags for labels that params list, from transformers' open-vocabulary detectors: Grounding DINO and OWL.
 
 Pictures are prepared and batched as for other detectors of transformers; this module puts the
 labels to the model and chooses one for each box.
@@ -85,7 +85,15 @@ class ZeroShot(Detector):
         return tags
 
     def _grounded(self, pixels: "torch.Tensor") -> "tuple[torch.Tensor, torch.Tensor]":
-        """Logits ``(batch, queries, labels)`` and boxes ``(batch, queries, 4)``, centre and size as fractions."""
+        """What Grounding DINO says of a stack of pictures.
+
+        Args:
+            pixels: *Shape:* (batch, channels, height, width).
+
+        Returns:
+            Logits, *Shape:* (batch, queries, labels), and boxes as centre and size, fractions of the picture's width
+            and height, *Shape:* (batch, queries, 4).
+        """
         import torch
 
         ids, spans = self._phrases
@@ -101,7 +109,7 @@ class ZeroShot(Detector):
         ), outputs.pred_boxes
 
     def _asked(self, pixels: "torch.Tensor") -> "tuple[torch.Tensor, torch.Tensor]":
-        """As :meth:`_grounded`; the labels are encoded once, not for every batch as the model's own forward does."""
+        """What OWL says, as :meth:`_grounded`. Labels are encoded once; the model's own forward does so per batch."""
         model = self._model
         grid, _ = model.image_embedder(pixel_values=pixels)
         features = grid.flatten(1, 2)
@@ -146,7 +154,14 @@ class ZeroShot(Detector):
         return str(family)
 
     def _tokenized_labels(self) -> "tuple[torch.Tensor, list[tuple[int, int]]]":
-        """``[CLS] label . label . [SEP]`` as ids of shape ``(1, length)``, and where each label stands in it."""
+        """``[CLS] label . label . [SEP]`` as token ids.
+
+        Returns:
+            The ids, *Shape:* (1, length), and of each label the positions of its first token and behind its last.
+
+        Raises:
+            UserError: a label has no token, or the model has no room for them all.
+        """
         import torch
 
         tokenizer = self._tokenizer
@@ -169,7 +184,11 @@ class ZeroShot(Detector):
         return torch.tensor([ids], device=self._device), spans
 
     def _encoded_labels(self) -> "torch.Tensor":
-        """The labels as the model sees them, of shape ``(1, labels, width)``, each of length 1."""
+        """The labels as unit vectors, *Shape:* (1, labels, width).
+
+        Raises:
+            UserError: a label is too long for the model.
+        """
         import torch
 
         texts = [self._options.template.format(label) for label in self._options.labels]

@@ -170,7 +170,7 @@ class Decoders:
     def sizes(self, pictures: Sequence[bytes]) -> list[Found | PictureError]:
         """Decode pictures in full; give for each width and height in pixels of it upright, and its real format.
 
-        Where one cannot be decoded, the error that :func:`decode` raises stands in its place, ``too_slow`` where it
+        Where one cannot be decoded, the error that :func:`decode` raises takes its place, ``too_slow`` where it
         takes more than ``limits.max_seconds`` of the processor. Many at once go faster than one by one, as processes
         then wait less for each other.
         """

@@ -57,7 +57,7 @@ def manifest(
         workers: child processes that decode; by default as many as this process may use cores.
 
     Raises:
-        UserError: `folder` is not there, or a name cannot be written as UTF-8.
+        UserError: `folder` does not exist, or a name cannot be written as UTF-8.
     """
     ordered = sorted(set(names))
     for name in ordered:

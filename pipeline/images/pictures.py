@@ -101,7 +101,7 @@ def read_bytes(path: Path, limits: ImagesParams) -> bytes:
     """A picture's bytes.
 
     Raises:
-        PictureError: it is not there, is no regular file, may not be read, or is larger than ``limits.max_bytes``.
+        PictureError: it is missing, is no regular file, may not be read, or is larger than ``limits.max_bytes``.
     """
     try:
         # Without O_NONBLOCK, opening a named pipe would wait for its writer forever.
