@@ -117,8 +117,8 @@ class SpacingDecoder:
     """CTC decoding that also finds the spaces that greedy decoding misses between words.
 
     Between two words set close together, "blank" often beats "space" at every step, though "space" is far likelier
-    there than inside a word. A space goes between two characters where it reaches `threshold` at some step between them; but not
-    in a line that is letter-spaced, where it does so nearly everywhere.
+    there than inside a word. A space goes between two characters where it reaches `threshold` at some step between
+    them; but not in a line that is letter-spaced, where it does so nearly everywhere.
     """
 
     def __init__(self, characters: Sequence[str], threshold: float) -> None:
