@@ -31,6 +31,10 @@ class SplitRow:
     pictures: dict[str, int]
 
 
+OFF = "off"
+"""What the report calls a kind that is switched off."""
+
+
 @dataclass(frozen=True)
 class BrokenPicture:
     """A picture without a result: of which stage (`images`, or an extractor's), its status and what was said."""
@@ -157,6 +161,8 @@ def _missing(results: Results) -> Iterator[str]:
         rows = results.contexts[kind].values()
         if kind not in settings.views.kinds:
             yield f"The contexts leave {kind} out (views.kinds)."
+        elif results.runs[kind].extractor is None:
+            yield f"Of kind {kind} nothing is read: it is {OFF} ({kind}.extractor is null)."
         elif rows and not any(row.items for row in rows):
             yield f"No picture gave any {kind}."
     with_context = sum(bool(view.context) for views in results.views.values() for view in views.values())
@@ -217,7 +223,7 @@ def _extractor_row(results: Results, kind: str) -> ExtractorRow:
     fingerprint = run.fingerprint
     return ExtractorRow(
         kind=kind,
-        name=run.extractor or "off",
+        name=run.extractor or OFF,
         used=kind in results.settings.views.kinds,
         fingerprint=None if fingerprint is None else digest(fingerprint),
         details="" if fingerprint is None else json.dumps(fingerprint, indent=2, sort_keys=True),

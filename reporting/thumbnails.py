@@ -1,11 +1,9 @@
 """Small copies of the pictures, beside the page, under names that no stranger chose.
 
 A thumbnail is kept in the store by its picture's hash, so that a report made again decodes nothing. Reading pictures
-safely is pipeline/images/manifest.py's business.
+safely is left to :mod:`pipeline.images.pictures`.
 """
 
-import base64
-import json
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
@@ -17,11 +15,11 @@ from tqdm import tqdm
 from pipeline.core.errors import UserError
 from pipeline.core.records import ImageRow
 from pipeline.core.store import Store, batched, digest
-from pipeline.images import manifest as images
-from pipeline.images.manifest import PictureError
+from pipeline.images import pictures
+from pipeline.images.decoding import PictureError
 from pipeline.settings.params import ImagesParams
 
-VERSION = 1
+VERSION = 2
 """Raised when the same picture would give another thumbnail."""
 
 _QUALITY = 72
@@ -58,13 +56,13 @@ def write(
     readable = [row for row in rows if row.status == "ok"]
     written: dict[str, str] = {}
     output.mkdir(parents=True, exist_ok=True)
-    place = None if folder is None else folder.resolve()
+    place = None if folder is None else pictures.Folder(folder, limits)
 
     def make(row: ImageRow) -> bytes | None:
         if place is None:
             return None
         try:
-            return thumbnail(images.load(place, row, limits), side)
+            return thumbnail(pictures.load(place, row.image, str(row.sha256), limits), side)
         except PictureError:
             return None  # it was readable when the manifest was made: shown as a picture that is not there
 
@@ -73,11 +71,10 @@ def write(
         tqdm(total=len(readable), desc="thumbnails", unit="picture", disable=None) as progress,
     ):
         for window in batched(readable, _WINDOW):
-            kept = store.get_many(key, [str(row.sha256) for row in window])
-            found = {sha256: base64.b64decode(json.loads(text)) for sha256, text in kept.items()}
+            found = store.get_many(key, [str(row.sha256) for row in window])
             lacking = list({str(row.sha256): row for row in window if str(row.sha256) not in found}.values())
             made = {str(row.sha256): data for row, data in zip(lacking, pool.map(make, lacking), strict=True) if data}
-            store.put_many(key, {sha256: json.dumps(base64.b64encode(data).decode()) for sha256, data in made.items()})
+            store.put_many(key, made)
             found |= made
             for row in window:
                 if str(row.sha256) in found:

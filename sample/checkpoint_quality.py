@@ -17,7 +17,7 @@ import torch
 from pipeline.core.errors import run_cli
 from pipeline.core.kinds import KINDS
 from pipeline.extractors import registry
-from pipeline.extractors.base import Extractor
+from pipeline.extractors.base import Extractor, load
 from pipeline.settings import params
 from sample import render, training_pictures
 from sample.training_pictures import Picture
@@ -63,9 +63,10 @@ def sign_scores(found: Sequence[str], expected: Sequence[str | None]) -> dict[st
 def read(kind: str, section: Mapping[str, Any], pictures: Sequence[Picture]
          ) -> tuple[list[Any], float]:  # fmt: skip
     """What an extractor says of each picture, and the seconds a picture took, model loading left out."""
-    extractor = registry.create(kind, section, params.ExecutionParams(device="cpu", ocr_threads=1))
+    extractor = registry.choose(kind, section).create(params.ExecutionParams(device="cpu", ocr_threads=1))
     if not isinstance(extractor, Extractor):
         raise TypeError(f"{kind}: {section['extractor']} reads no pictures")
+    load(extractor)
     images = [picture.image for picture in pictures]
     extractor.extract(images[:2])
     began = time.perf_counter()

@@ -8,7 +8,7 @@ from pipeline.checks.check import check
 from pipeline.checks.identities import identities
 from pipeline.core.errors import run_cli
 from pipeline.core.files import write_json
-from pipeline.core.store import stage_lock
+from pipeline.core.locks import stage_lock
 from stages.shared import paths
 
 

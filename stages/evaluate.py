@@ -15,8 +15,8 @@ from ner.tagger import Tagger, conll_lines
 from pipeline.core import checkpoints, records
 from pipeline.core.errors import run_cli
 from pipeline.core.files import atomic_write, write_json
+from pipeline.core.locks import stage_lock
 from pipeline.core.records import Evaluation, Prediction, View
-from pipeline.core.store import stage_lock
 from pipeline.settings import params
 from pipeline.settings.params import Split
 from stages.shared import paths

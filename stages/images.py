@@ -4,8 +4,9 @@ from collections import Counter
 
 from pipeline.core import records
 from pipeline.core.errors import run_cli
+from pipeline.core.locks import stage_lock
 from pipeline.core.records import Post
-from pipeline.core.store import Store, stage_lock
+from pipeline.core.store import Store
 from pipeline.images import manifest as images
 from pipeline.settings import params
 from pipeline.settings.params import SPLITS

@@ -3,7 +3,7 @@
 from pipeline.core import records
 from pipeline.core.errors import run_cli
 from pipeline.core.files import write_json
-from pipeline.core.store import stage_lock
+from pipeline.core.locks import stage_lock
 from pipeline.corpus.dataset import read_split
 from pipeline.corpus.report import report as report_on
 from pipeline.settings import params

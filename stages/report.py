@@ -8,7 +8,8 @@ from pathlib import Path
 
 from pipeline.core.errors import run_cli
 from pipeline.core.files import atomic_write
-from pipeline.core.store import Store, stage_lock
+from pipeline.core.locks import stage_lock
+from pipeline.core.store import Store
 from pipeline.settings import params
 from pipeline.settings.params import Params
 from reporting import figure, page, sources, thumbnails

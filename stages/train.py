@@ -16,8 +16,9 @@ from ner.training import processes
 from ner.training import run as training
 from pipeline.core import checkpoints, environments, records
 from pipeline.core.errors import run_cli
+from pipeline.core.locks import stage_lock
 from pipeline.core.records import View, ViewSources
-from pipeline.core.store import Store, digest, stage_lock
+from pipeline.core.store import Store, digest
 from pipeline.settings import params
 from stages.shared import paths
 from stages.shared.record import recorded

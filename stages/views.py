@@ -13,8 +13,8 @@ from pipeline.core import records
 from pipeline.core.errors import run_cli
 from pipeline.core.files import portable
 from pipeline.core.kinds import KINDS
+from pipeline.core.locks import stage_lock
 from pipeline.core.records import Post, View, ViewSources
-from pipeline.core.store import stage_lock
 from pipeline.settings import params
 from pipeline.settings.params import SPLITS, Params, ViewsParams
 from stages.shared import paths
@@ -63,6 +63,8 @@ def sources(settings: Params) -> ViewSources:
     read_by = {}
     for kind in settings.views.kinds:
         section = settings.extraction(kind)
+        if section["extractor"] is None:
+            continue
         model = (section.get(section["extractor"]) or {}).get("model")
         read_by[kind] = section["extractor"] + (f" ({portable(model)})" if model else "")
     return ViewSources(portable(settings.data.root), read_by)

@@ -170,7 +170,7 @@ def invalid(settings: dict[str, Any]) -> Iterator[str]:
             section = settings[kind]
             named = section["extractor"]
             if named in registry.REGISTRY[kind]:
-                registry.validate(kind, section, "the block")
+                registry.choose(kind, section, "the block")
             else:
                 assert re.fullmatch(r"[\w.]+:\w+", named), f"{kind}.extractor: {named}"
     except (params.UserError, AssertionError) as error:

@@ -11,8 +11,9 @@ from functools import partial
 from pathlib import Path
 
 from pipeline.checks.slips import slips
-from pipeline.core import checkpoints, environments, store
+from pipeline.core import checkpoints, environments
 from pipeline.core.errors import UserError
+from pipeline.core.folders import default_folder
 from pipeline.core.kinds import KINDS
 from pipeline.extractors import registry
 from pipeline.settings import params
@@ -45,17 +46,19 @@ def _problems(settings: Params, path: str, lines: dict[str, int], at: Callable[[
         yield at(key) + problem
     for kind in KINDS:
         section = getattr(settings, kind).model_dump()
-        mistakes = list(_caught(partial(registry.validate, kind, section, path, lines)))
-        yield from mistakes
-        if not mistakes:
-            for problem in _caught(partial(registry.require, kind, section)):
-                yield at(f"{kind}.{section['extractor']}") + problem
+        try:
+            choice = registry.choose(kind, section, path, lines)
+        except UserError as error:
+            yield from str(error).splitlines()
+            continue
+        for problem in _caught(choice.require):
+            yield at(f"{kind}.{choice.name}") + problem
     for problem in _caught(partial(checkpoints.require, settings.train.encoder, settings.train.revision)):
         yield at("train.encoder") + problem
     if settings.train.trainer == "flair":
         for problem in _caught(partial(environments.require, "flair")):
             yield at("train.trainer") + problem
-    for folder in (Path.cwd(), store.default_folder()):
+    for folder in (Path.cwd(), default_folder()):
         existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
         free = shutil.disk_usage(existing).free
         if free < _NEEDED_BYTES:

@@ -8,6 +8,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypedDict
 
+from pydantic import BaseModel
+
 from pipeline.core import checkpoints, environments
 from pipeline.core.kinds import KINDS
 from pipeline.extractors import registry
@@ -37,27 +39,18 @@ def identities(settings: Params) -> dict[str, Identity]:
     """
     found: dict[str, Identity] = {stage: {"checkpoints": {}, "environment": None} for stage in STAGES}
     for kind in KINDS:
-        section = settings.extraction(kind)
-        for name, options in _in_use(kind, section).items():
-            found[kind]["checkpoints"] |= dict(_checkpoints(options, f"{kind}.{name}.", settings.data.root))
-        if (environment := registry.interpreter(kind, section)) is not None:
-            found[kind]["environment"] = _environment(environment)
+        choice = registry.choose(kind, settings.extraction(kind))
+        for name, options in ((choice.name, choice.options), (registry.ATTRIBUTES, choice.attributes)):
+            if options is not None:
+                values = options.model_dump(mode="json") if isinstance(options, BaseModel) else options
+                found[kind]["checkpoints"] |= dict(_checkpoints(values, f"{kind}.{name}.", settings.data.root))
+        if choice.interpreter is not None:
+            found[kind]["environment"] = _environment(choice.interpreter)
     train = settings.train
     found["train"]["checkpoints"] = dict(_checkpoints(train.model_dump(mode="json"), "train.", settings.data.root))
     if train.trainer == "flair":
         found["train"]["environment"] = _environment("flair")
     return found
-
-
-def _in_use(kind: str, section: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """The options that the stage reads, by their name in the section, with the defaults of those left out."""
-    models = registry.option_models(kind)
-    used = [section["extractor"], *([registry.ATTRIBUTES] if kind == "objects" else [])]
-    given = {name: section.get(name) or {} for name in used}
-    return {
-        name: models[name].model_validate(options).model_dump(mode="json") if name in models else dict(options)
-        for name, options in given.items()
-    }
 
 
 def _checkpoints(options: Mapping[str, Any], prefix: str, data: Path) -> Iterator[tuple[str, str]]:

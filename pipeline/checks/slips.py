@@ -52,7 +52,7 @@ def _models(settings: Params) -> Iterator[tuple[str, str]]:
     for kind in KINDS:
         section = settings.extraction(kind)
         name = section["extractor"]
-        model = (section.get(name) or {}).get("model")
+        model = (section.get(name) or {}).get("model") if name else None
         if isinstance(model, str):
             yield f"{kind}.{name}.model", model
     yield "train.encoder", settings.train.encoder

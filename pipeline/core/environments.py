@@ -16,7 +16,8 @@ from pathlib import Path
 
 from pipeline.core.errors import UserError
 from pipeline.core.files import atomic_write
-from pipeline.core.store import given_folder, stage_lock
+from pipeline.core.folders import given_folder
+from pipeline.core.locks import stage_lock
 
 VARIABLE = "SIGHTREAD_VENVS"
 PYTHON = "3.11"

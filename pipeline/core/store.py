@@ -1,16 +1,14 @@
-"""What has been read off a picture, kept by the hash of its bytes and the fingerprint of what read it.
+"""Results by the digest of what was read (a picture's bytes, say) and of the fingerprint of what read it.
 
-The store lies outside the workspace, so a killed run resumes and no picture is read twice; it also lends folders to
-whatever else must outlive a stage, and the locks that keep two copies of a stage apart. What the values mean is left
-to those who put them there.
+The store lies outside the workspace, so a killed run resumes and nothing is read twice; it also provides folders for
+whatever else must outlive a stage. Values are bytes: whoever puts them there encodes them. Where the store lies by
+default is left to :mod:`pipeline.core.folders`.
 """
 
-import fcntl
 import hashlib
 import json
 import os
 import sqlite3
-import sys
 import threading
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -21,45 +19,18 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from pipeline.core.errors import UserError
+from pipeline.core.folders import VARIABLE, default_folder, make
+from pipeline.core.locks import locked
 
 T = TypeVar("T")
 
-VARIABLE = "SIGHTREAD_STORE"
 SCHEMA = 1
 """Version of the files' layout, kept as their user_version."""
 
 _APPLICATION = 0x53524431  # "SRD1", kept as the files' application_id
 _WAIT_SECONDS = 120.0  # for another process to end its transaction
-_LOOKUP = 500  # keys a query
-
-
-def default_folder() -> Path:
-    """The folder named by ``SIGHTREAD_STORE``, else ``sightread`` in the user's cache folder.
-
-    Raises:
-        UserError: the variable names no absolute folder.
-    """
-    if (folder := given_folder(VARIABLE)) is not None:
-        return folder
-    if sys.platform == "darwin":
-        return Path.home() / "Library" / "Caches" / "sightread"
-    cache = os.environ.get("XDG_CACHE_HOME", "")
-    return (Path(cache) if os.path.isabs(cache) else Path.home() / ".cache") / "sightread"
-
-
-def given_folder(variable: str) -> Path | None:
-    """The folder that a variable of the environment names, if it names one.
-
-    Raises:
-        UserError: it names no absolute folder.
-    """
-    given = os.environ.get(variable)
-    if not given:
-        return None
-    folder = Path(given).expanduser()
-    if not folder.is_absolute():
-        raise UserError(f"{variable}={given}: expected an absolute folder, as stages run in several folders")
-    return folder
+_LOOKUP = 500  # keys per query
+_KEY_BYTES = 32
 
 
 def digest(fingerprint: Mapping[str, Any]) -> str:
@@ -80,11 +51,14 @@ def batched(items: Iterable[T], size: int) -> Iterator[list[T]]:
 
 
 class Store:
-    """Values (JSON texts) by (digest of a fingerprint, SHA-256), one SQLite file a fingerprint.
+    """Values (bytes) by (digest of a fingerprint, digest of the input), one SQLite file per fingerprint.
 
     A put is one transaction, on disk when the call returns; a process killed at any moment leaves every earlier put
     whole. Several processes and threads may use a store at once. Every value carries a checksum, so that a damaged
-    file is reported and never believed.
+    file is reported and never trusted.
+
+    A key is any digest of 32 bytes, in hex: of a picture the SHA-256 of its bytes, of another input the SHA-256 of
+    everything that the result depends on.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -95,47 +69,57 @@ class Store:
 
     @classmethod
     def open(cls, folder: str | os.PathLike[str] | None = None) -> Self:
-        """Open the store in `folder`, or where :func:`default_folder` says; made where it is not there.
+        """Open the store in `folder`, or where :func:`default_folder` says; created if missing.
 
         Raises:
             UserError: the folder cannot be made or written.
         """
         place = Path(folder).absolute() if folder is not None else default_folder()
-        _make(place / "results")
+        make(place / "results")
         return cls(place)
 
-    def get_many(self, fingerprint: str, keys: Sequence[str]) -> dict[str, str]:
-        """The values of those `keys` (SHA-256 in hex) that are there, each as the text that was put.
+    def get_many(self, fingerprint: str, keys: Sequence[str]) -> dict[str, bytes]:
+        """The values that are stored, by key.
+
+        Args:
+            fingerprint: :func:`digest` of what reads.
+            keys: digests of inputs, 64 hex digits each; one that is not stored has no entry in the result.
 
         Raises:
-            UserError: the store's file is damaged, newer than this program, or not to be read.
+            UserError: the store's file is damaged, newer than this program, or cannot be read.
+            ValueError: a key is not a digest.
         """
         path = self._path(fingerprint)
         if not path.exists():
             return {}
-        found: dict[str, str] = {}
+        found: dict[str, bytes] = {}
         with _explained(path):
             connection = self._connection(path)
-            for some in batched(keys, _LOOKUP):
+            for some in batched(map(_raw, keys), _LOOKUP):
                 marks = ",".join("?" * len(some))
                 query = f"SELECT key, value, checksum FROM results WHERE key IN ({marks})"  # noqa: S608  (only marks)
-                for key, value, checksum in connection.execute(query, [bytes.fromhex(key) for key in some]):
+                for key, value, checksum in connection.execute(query, some):
                     if zlib.crc32(value, zlib.crc32(key)) != checksum:
                         raise sqlite3.DatabaseError("a value does not match its checksum")
-                    found[key.hex()] = value.decode()
+                    found[key.hex()] = value
         return found
 
-    def put_many(self, fingerprint: str, values: Mapping[str, str]) -> None:
-        """Keep `values`, all or none; what is there already stays as it is.
+    def put_many(self, fingerprint: str, values: Mapping[str, bytes]) -> None:
+        """Store `values` by key, all or none; a key that is already there keeps its value.
+
+        Args:
+            fingerprint: :func:`digest` of what reads.
+            values: by digest of the input, 64 hex digits.
 
         Raises:
-            UserError: the disk is full, the file is damaged or may not be written.
+            UserError: the disk is full, or the file is damaged or cannot be written.
+            ValueError: a key is not a digest.
         """
         path = self._path(fingerprint)
-        rows = []
-        for key, text in values.items():
-            raw, value = bytes.fromhex(key), text.encode()
-            rows.append((raw, value, zlib.crc32(value, zlib.crc32(raw))))
+        rows = [
+            (raw, value, zlib.crc32(value, zlib.crc32(raw)))
+            for raw, value in ((_raw(key), value) for key, value in values.items())
+        ]
         with _explained(path):
             connection = self._connection(path)
             connection.execute("BEGIN IMMEDIATE")
@@ -148,9 +132,9 @@ class Store:
                 raise
 
     def work_folder(self, *key: str) -> Path:
-        """A folder of its own for `key`, made where it is not there: for checkpoints of a training under way, say."""
+        """A folder for `key` alone, created if missing; for checkpoints of a training run, say."""
         folder = self.folder / "work" / digest({"key": list(key)})[:32]
-        _make(folder)
+        make(folder)
         return folder
 
     def close(self) -> None:
@@ -173,7 +157,7 @@ class Store:
         return self.folder / "results" / f"{fingerprint[:32]}.sqlite3"
 
     def _connection(self, path: Path) -> sqlite3.Connection:
-        """This thread's connection to `path`; the file and its table are made where they are not there."""
+        """This thread's connection to `path`; the file and its table are created if missing."""
         mine: dict[Path, sqlite3.Connection] | None = getattr(self._local, "connections", None)
         if mine is None:
             mine = self._local.connections = {}
@@ -183,7 +167,7 @@ class Store:
             connection = sqlite3.connect(path, timeout=_WAIT_SECONDS, isolation_level=None, check_same_thread=False)
             try:
                 # Turning a new file to WAL does not wait for other processes that do the same.
-                with _locked(self.folder / "results" / ".making.lock"):
+                with locked(self.folder / "results" / ".making.lock"):
                     _prepare(connection, path)
             except BaseException:
                 connection.close()
@@ -194,13 +178,20 @@ class Store:
         return connection
 
 
+def _raw(key: str) -> bytes:
+    raw = bytes.fromhex(key)
+    if len(raw) != _KEY_BYTES:
+        raise ValueError(f"key {key!r}: {len(raw)} bytes; expected a digest of {_KEY_BYTES}")
+    return raw
+
+
 def _prepare(connection: sqlite3.Connection, path: Path) -> None:
     version = connection.execute("PRAGMA user_version").fetchone()[0]
     application = connection.execute("PRAGMA application_id").fetchone()[0]
     if version > SCHEMA and application == _APPLICATION:
         raise UserError(
             f"{path}: its layout, {version}, is newer than this Sightread knows ({SCHEMA}). Get the newer "
-            f"Sightread, or set {VARIABLE} to another folder; the pictures are then read anew"
+            f"Sightread, or set {VARIABLE} to another folder; the pictures are then read again"
         )
     if version == 0 and application == 0 and not connection.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone():
         # Readers go on while another process writes; where the file system cannot (a network share), it stays as it is.
@@ -234,7 +225,7 @@ def _explained(path: Path) -> Iterator[None]:
                 f"{path}: another process has held the store for {_WAIT_SECONDS:.0f} s; end it or wait, then run again"
             ) from None
         raise UserError(
-            f"{path}: the store cannot be used ({error}); see that the folder may be written and has room, "
+            f"{path}: the store cannot be used ({error}); check that the folder can be written and has room, "
             f"or set {VARIABLE} to another"
         ) from None
     except sqlite3.ProgrammingError:  # ours, not the file's
@@ -244,57 +235,3 @@ def _explained(path: Path) -> Iterator[None]:
             f"{path}: this file of the store is damaged ({error}). Move it away or delete it, with its "
             "-wal and -shm: nothing is lost but time, its pictures are read again"
         ) from None
-
-
-def _make(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(
-            f"{folder}: the store's folder cannot be made ({error.strerror}); set {VARIABLE} to a folder "
-            "that may be written"
-        ) from None
-
-
-@contextmanager
-def _locked(path: Path, waiting: str = "") -> Iterator[None]:
-    """Hold the file's lock, which the system drops with the process. `waiting` is said where another holds it."""
-    try:
-        file = open(path, "a+", encoding="utf-8")  # noqa: SIM115  (closed below)
-    except OSError as error:
-        raise UserError(
-            f"{path}: the lock cannot be made ({error.strerror}); set {VARIABLE} to a folder that may be written"
-        ) from None
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if waiting:
-                file.seek(0)
-                print(waiting.replace("{holder}", file.read().strip() or "unknown"), file=sys.stderr, flush=True)
-            fcntl.flock(file, fcntl.LOCK_EX)
-        if waiting:
-            file.truncate(0)
-            file.write(str(os.getpid()))
-            file.flush()
-        yield
-
-
-@contextmanager
-def stage_lock(name: str, workspace: str | os.PathLike[str] | None = None) -> Iterator[None]:
-    """Let one copy of a stage run at a time in one workspace (default: the working folder); a second one waits.
-
-    DVC, killed, leaves its stage running and lets the next `dvc repro` start another: this is what keeps them apart.
-    The lock dies with the process that holds it, however it dies.
-
-    Raises:
-        UserError: the store's folder, where the lock lies, cannot be written.
-    """
-    place = os.path.realpath(workspace or os.getcwd())
-    folder = default_folder() / "locks"
-    _make(folder)
-    path = folder / f"{hashlib.sha256(place.encode('utf-8', 'surrogateescape')).hexdigest()[:16]}-{name}.lock"
-    with _locked(
-        path, f"{name}: another run of this stage is under way in {place} (process {{holder}}); waiting for it to end"
-    ):
-        yield

@@ -1,7 +1,4 @@
-"""Boxes of object tags: clipping them to the picture, and leaving out those that others cover.
-
-Where boxes and scores come from is each detector's business.
-"""
+"""Boxes of object tags: clipping them to the picture, and leaving out those that others cover."""
 
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
@@ -34,28 +31,26 @@ def _within(value: float, limit: int) -> float:
     return round(min(max(value, 0.0), float(limit)), 1)
 
 
-def suppress(boxes: "NDArray[np.float32]", scores: "NDArray[np.float32]", limit: float) -> list[int]:
+def suppress(
+    boxes: "NDArray[np.float32]", scores: "NDArray[np.float32]", limit: float, labels: "NDArray[np.int64] | None" = None
+) -> list[int]:
     """Greedy non-maximum suppression: the best box, then the best of those that overlap none kept by more than `limit`.
 
     Args:
-        boxes: shape ``(n, 4)``, as ``x0, y0, x1, y1``.
-        scores: shape ``(n,)``.
-        limit: intersection over union.
+        boxes: corners in pixels as ``x0, y0, x1, y1``, *Shape:* (n, 4).
+        scores: above 0, *Shape:* (n,). A box scored 0 is left out.
+        limit: intersection over union, from 0 to 1.
+        labels: classes, *Shape:* (n,); boxes of different classes do not suppress each other. None: all boxes do.
 
     Returns:
-        Indices of what is kept, best first.
+        Indices of the boxes that are kept, best first.
     """
+    import cv2
     import numpy as np
 
-    areas = (boxes[:, 2:] - boxes[:, :2]).clip(min=0).prod(axis=1)
-    left = np.argsort(-scores, kind="stable")
-    kept = []
-    while len(left):
-        first, left = left[0], left[1:]
-        kept.append(int(first))
-        upper = np.maximum(boxes[first, :2], boxes[left, :2])
-        lower = np.minimum(boxes[first, 2:], boxes[left, 2:])
-        shared = (lower - upper).clip(min=0).prod(axis=1)
-        union = areas[first] + areas[left] - shared
-        left = left[shared <= limit * union]
-    return kept
+    rectangles = np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1).tolist()
+    if labels is None:
+        kept = cv2.dnn.NMSBoxes(rectangles, scores.tolist(), 0.0, limit)
+    else:
+        kept = cv2.dnn.NMSBoxesBatched(rectangles, scores.tolist(), labels.tolist(), 0.0, limit)
+    return sorted((int(index) for index in kept), key=lambda index: -scores[index])

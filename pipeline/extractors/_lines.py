@@ -1,6 +1,6 @@
 """What OCR adapters share: pictures read side by side, and lines in reading order.
 
-What reads a picture is each adapter's business.
+Reading one picture is left to each adapter.
 """
 
 from collections.abc import Sequence
@@ -8,8 +8,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 from PIL import Image
 
+from pipeline.core.machine import cores
 from pipeline.core.records import TextLine
-from pipeline.extractors.base import cores, once
 from pipeline.settings.params import ExecutionParams
 
 
@@ -18,10 +18,10 @@ class SideBySide:
 
     def __init__(self, execution: ExecutionParams) -> None:
         self._threads = execution.ocr_threads or cores()
+        self._pool = self._new_pool()
 
     def prepare(self, image: Image.Image) -> "Future[list[TextLine]]":
         """Start reading one picture, on the extractor's own threads."""
-        self._load()  # by one thread, before the others need it
         return self._pool.submit(self._read, image)
 
     def extract(self, images: Sequence[Image.Image]) -> list[list[TextLine]]:
@@ -33,17 +33,15 @@ class SideBySide:
         return [reading.result() for reading in prepared]
 
     def close(self) -> None:
-        """Drop what is not read yet; a later call starts anew."""
-        self.__dict__.pop("_pool", self._pool).shutdown(wait=True, cancel_futures=True)
-
-    def _load(self) -> None:
-        """Make ready what reading needs."""
+        """Drop what has not been read yet; a later call starts again."""
+        pool, self._pool = self._pool, self._new_pool()
+        pool.shutdown(wait=True, cancel_futures=True)
 
     def _read(self, image: Image.Image) -> list[TextLine]:
         raise NotImplementedError
 
-    @once
-    def _pool(self) -> ThreadPoolExecutor:
+    def _new_pool(self) -> ThreadPoolExecutor:
+        """A pool, whose threads start when there is work for them."""
         return ThreadPoolExecutor(self._threads, thread_name_prefix="ocr")
 
 

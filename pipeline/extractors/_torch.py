@@ -4,14 +4,15 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, cached_property
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator
 
 from pipeline.core import checkpoints
 from pipeline.core.errors import UserError
-from pipeline.extractors.base import cores, is_out_of_memory, once
+from pipeline.core.machine import cores
+from pipeline.extractors.base import is_out_of_memory
 
 if TYPE_CHECKING:
     import torch
@@ -31,14 +32,14 @@ Template = Annotated[str, AfterValidator(_with_place)]
 """A text that a label is put into."""
 
 BACKEND = "pil"
-"""transformers' image processors come in two makes whose pixels differ; this one needs no torchvision."""
+"""transformers' image processors come in two versions whose pixels differ; this one needs no torchvision."""
 
 
 def device(name: str) -> "torch.device":
     """The device that ``execution.device`` names; ``auto`` is CUDA where there is one, else the CPU.
 
     Raises:
-        UserError: it is not there.
+        UserError: it is not available.
     """
     import torch
 
@@ -91,22 +92,25 @@ def image_processor(folder: Any, name: str) -> Any:
 
 
 class FromCheckpoint:
-    """What an adapter that reads one checkpoint needs of it, each found or loaded when first asked for."""
+    """What an adapter that reads one checkpoint needs of it; subclasses add their model to :meth:`load`."""
 
     _options: Any  # with `model` and `revision`
     _device_name: str
+    _device: "torch.device"
+    _processor: Any
 
-    @once
+    @cached_property
     def _checkpoint(self) -> checkpoints.Checkpoint:
         return checkpoints.resolve(str(self._options.model), self._options.revision)
 
-    @once
-    def _device(self) -> "torch.device":
-        return device(self._device_name)
+    def load(self) -> None:
+        """Choose the device and load the image processor.
 
-    @once
-    def _processor(self) -> Any:
-        return image_processor(self._checkpoint.folder, str(self._options.model))
+        Raises:
+            UserError: the device or the checkpoint is not available, or the checkpoint has no image processor.
+        """
+        self._device = device(self._device_name)
+        self._processor = image_processor(self._checkpoint.folder, str(self._options.model))
 
     def _loaded(self, loader: Any, what: str) -> Any:
         return part(loader, what, self._checkpoint.folder, str(self._options.model))
@@ -192,7 +196,7 @@ def in_batches_of_one_shape(
     target: "torch.device",
     dtype: Dtype,
 ) -> list[R]:
-    """Stack tensors of one shape, run each stack, and put the results back in order.
+    """Stack tensors of the same shape, run each stack, and put the results back in order.
 
     Padding pictures to one size would change what the model sees with whatever else is in the batch; so pictures of
     another shape make another batch. On a CPU a stack is split into one part a core, each run by one thread: cores
@@ -200,9 +204,14 @@ def in_batches_of_one_shape(
     other programs are about.
 
     Args:
-        tensors: one picture each, of shape ``(channels, height, width)``.
-        run: takes a stack on `target`, of shape ``(batch, channels, height, width)``, and the places of its pictures
-            in `tensors`; gives one result for each.
+        tensors: one picture each, *Shape:* (channels, height, width).
+        run: takes a stack on `target`, *Shape:* (batch, channels, height, width), and the places of its pictures in
+            `tensors`; returns one result for each.
+        target: the device to run on.
+        dtype: the number format that stacks are converted to.
+
+    Returns:
+        One result for each tensor, in their order.
     """
     import torch
 

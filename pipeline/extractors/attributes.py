@@ -14,7 +14,7 @@ from pipeline.core import checkpoints
 from pipeline.core.errors import UserError
 from pipeline.core.records import ObjectTag
 from pipeline.extractors import _torch
-from pipeline.extractors.base import BucketingExtractor, Extractor, Options, PreparingExtractor, once
+from pipeline.extractors.base import BucketingExtractor, Extractor, LoadingExtractor, Options, PreparingExtractor
 from pipeline.settings.params import ExecutionParams, Fraction
 
 if TYPE_CHECKING:
@@ -59,6 +59,7 @@ class WithAttributes(_torch.FromCheckpoint):
     def __init__(self, detector: Extractor, options: AttributesOptions, execution: ExecutionParams) -> None:
         self._detector, self._options = detector, options
         self._device_name = execution.device
+        self._texts: dict[str, torch.Tensor] = {}
 
     def fingerprint(self) -> Mapping[str, Any]:
         """The detector's, with the weights, options and version of what looks for attributes."""
@@ -110,8 +111,15 @@ class WithAttributes(_torch.FromCheckpoint):
             self._detector.close()
 
     def _attributes(self, crops: Sequence[Image.Image], labels: Sequence[str]) -> list[str | None]:
-        """The attribute of what each crop shows, or None."""
-        self._model  # noqa: B018  (loaded by one thread, before several run it)
+        """The likeliest attribute of each crop, or None.
+
+        Args:
+            crops: what the boxes show.
+            labels: the tag's label of each crop.
+
+        Raises:
+            ValueError: the model gave probabilities that are NaN.
+        """
         for label in sorted(set(labels) - self._texts.keys()):
             self._texts[label] = self._encoded(label)
         pixels = [
@@ -143,7 +151,7 @@ class WithAttributes(_torch.FromCheckpoint):
         return _torch.in_batches_of_one_shape(pixels, run, self._device, self._options.dtype)
 
     def _encoded(self, label: str) -> "torch.Tensor":
-        """A label with each attribute, and last without: as unit vectors, of shape ``(attributes + 1, width)``."""
+        """A label with each attribute, and last without any, as unit vectors, *Shape:* (attributes + 1, width)."""
         import torch
 
         texts = [self._options.template.format(f"{name} {label}") for name in self._options.labels]
@@ -159,19 +167,18 @@ class WithAttributes(_torch.FromCheckpoint):
         with torch.inference_mode():
             return _unit(self._model.get_text_features(**given))
 
-    @once
-    def _texts(self) -> "dict[str, torch.Tensor]":
-        return {}
+    def load(self) -> None:
+        """Load the detector, and the model that looks for attributes.
 
-    @once
-    def _tokenizer(self) -> Any:
-        from transformers import AutoTokenizer
+        Raises:
+            UserError: the checkpoint is not available, or is of another kind of model.
+        """
+        if isinstance(self._detector, LoadingExtractor):
+            self._detector.load()
+        super().load()
+        from transformers import AutoConfig, AutoModel, AutoTokenizer
 
-        return self._loaded(AutoTokenizer, "tokenizer")
-
-    @once
-    def _model(self) -> Any:
-        from transformers import AutoConfig, AutoModel
+        self._tokenizer = self._loaded(AutoTokenizer, "tokenizer")
 
         family = self._loaded(AutoConfig, "configuration").model_type
         if family not in _FAMILIES:
@@ -179,13 +186,17 @@ class WithAttributes(_torch.FromCheckpoint):
                 f"checkpoint {self._options.model}: its model_type is {family}; objects.attributes takes "
                 f"{', '.join(_FAMILIES)}"
             )
-        return _torch.load(
+        self._model = _torch.load(
             AutoModel, self._checkpoint.folder, str(self._options.model), self._options.dtype, self._device
         )
 
 
 def _unit(features: Any) -> "torch.Tensor":
-    """Features, or what a model wraps them in, at length 1."""
+    """Vectors scaled to length 1, along the last dimension.
+
+    Args:
+        features: a tensor, *Shape:* (n, width), or a model's output that has it as `pooler_output`.
+    """
     vectors: torch.Tensor = getattr(features, "pooler_output", features)
     return vectors / vectors.norm(dim=-1, keepdim=True)
 

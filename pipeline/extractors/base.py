@@ -5,22 +5,21 @@ its model, so that params are checked, and a stage whose results are all in the 
 extractor that params name is left to :mod:`pipeline.extractors.registry`.
 """
 
-import os
-import threading
-from collections.abc import Callable, Hashable, Mapping, Sequence
-from typing import Any, Generic, Protocol, Self, TypeVar, overload, runtime_checkable
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any, Protocol, runtime_checkable
 
 from PIL import Image
 from pydantic import BaseModel, ConfigDict
 
 from pipeline.core.records import Item
 
-T = TypeVar("T")
-
 
 @runtime_checkable
 class Extractor(Protocol):
-    """Reads pictures. What a result depends on, batch size and order aside, is all in the fingerprint."""
+    """Reads pictures. What a result depends on, batch size and order aside, is all in the fingerprint.
+
+    Protocols below add to it: :class:`LoadingExtractor`, :class:`PreparingExtractor`, :class:`BucketingExtractor`.
+    """
 
     def fingerprint(self) -> Mapping[str, Any]:
         """Whatever changes the result, as JSON: weights' digest or revision, decoding options, an integer version."""
@@ -28,6 +27,18 @@ class Extractor(Protocol):
 
     def extract(self, images: Sequence[Image.Image]) -> Sequence[Sequence[Item]]:
         """One list of items for each upright RGB picture: tags and captions best first, lines in reading order."""
+        ...
+
+
+@runtime_checkable
+class LoadingExtractor(Extractor, Protocol):
+    """An extractor with a model to load; all that ship with one are, a class of the user's own need not be."""
+
+    def load(self) -> None:
+        """Load the model. Called once, by one thread, before the first picture, and not where there is none to read.
+
+        ``bucket``, ``prepare`` and ``extract`` are called after it; ``fingerprint`` may be called without it.
+        """
         ...
 
 
@@ -77,46 +88,15 @@ class Options(BaseModel):
         """Check what the options name (a checkpoint, a program, a file) without loading it.
 
         Raises:
-            UserError: it is not there.
+            UserError: it is not available.
         """
 
 
-def cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-_LOADING = threading.RLock()  # one for all: while transformers loads a model, it changes torch's default dtype
-
-
-class once(Generic[T]):
-    """A property that is computed when first asked for, by one thread while all others wait.
-
-    ``functools.cached_property`` has no lock from Python 3.12 on: several threads would load a model each.
-    """
-
-    def __init__(self, compute: Callable[[Any], T]) -> None:
-        self._compute = compute
-        self.__doc__ = compute.__doc__
-
-    def __set_name__(self, owner: type, name: str) -> None:
-        self._name = name
-
-    @overload
-    def __get__(self, instance: None, owner: type) -> Self: ...
-
-    @overload
-    def __get__(self, instance: object, owner: type) -> T: ...
-
-    def __get__(self, instance: object | None, owner: type) -> Self | T:
-        if instance is None:
-            return self
-        with _LOADING:
-            kept = vars(instance)  # from then on Python looks there first, and comes here no more
-            if self._name not in kept:
-                kept[self._name] = self._compute(instance)
-            found: T = kept[self._name]
-            return found
+def load(extractor: Extractor) -> Extractor:
+    """Load the extractor's model, if it has one, and return the extractor."""
+    if isinstance(extractor, LoadingExtractor):
+        extractor.load()
+    return extractor
 
 
 def is_out_of_memory(error: BaseException) -> bool:

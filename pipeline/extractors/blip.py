@@ -1,6 +1,6 @@
 """Captions from BLIP, BLIP-2 and GIT through transformers, by beams or by nucleus sampling.
 
-Where the weights are is pipeline/core/checkpoints.py's business, which pictures to read the engine's.
+Finding the weights is left to :mod:`pipeline.core.checkpoints`.
 """
 
 import hashlib
@@ -15,7 +15,7 @@ from pipeline.core import checkpoints
 from pipeline.core.errors import UserError
 from pipeline.core.records import Caption
 from pipeline.extractors import _torch
-from pipeline.extractors.base import Options, once
+from pipeline.extractors.base import Options
 from pipeline.settings.params import ExecutionParams
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ class BlipOptions(Options):
 
 
 class Blip(_torch.FromCheckpoint):
-    """`num_captions` captions a picture, best first.
+    """`num_captions` captions per picture, best first.
 
     A caption's score is the geometric mean of its tokens' probabilities, ``exp(mean log p)``, the end included: what
     beam search with length penalty 1 ranks by. A prompt is not part of the caption that continues it.
@@ -82,7 +82,7 @@ class Blip(_torch.FromCheckpoint):
         }
 
     def prepare(self, image: Image.Image) -> "torch.Tensor":
-        """Resize and normalise one picture: a tensor of shape ``(channels, height, width)``."""
+        """Resize and normalise one picture, *Shape:* (channels, height, width)."""
         pixels: torch.Tensor = self._processor(images=image, return_tensors="pt", input_data_format="channels_last")[
             "pixel_values"
         ][0]
@@ -94,10 +94,10 @@ class Blip(_torch.FromCheckpoint):
 
     def extract_prepared(self, prepared: "Sequence[torch.Tensor]") -> list[list[Caption]]:
         """Captions of each picture."""
-        self._model, self._prompt  # noqa: B018  (loaded by one thread, before several run it)
         return _torch.in_batches_of_one_shape(prepared, self._generate, self._device, self._options.dtype)
 
     def _generate(self, pixels: "torch.Tensor", _places: list[int]) -> list[list[Caption]]:
+        """Captions of a stack of pictures on the model's device, *Shape:* (batch, channels, height, width)."""
         import torch
 
         options, k, batch = self._options, self._options.num_captions, len(pixels)
@@ -133,7 +133,12 @@ class Blip(_torch.FromCheckpoint):
         return [sorted(group, key=lambda caption: -(caption.score or 0.0)) for group in groups]
 
     def _log_probabilities(self, output: Any, new: "torch.Tensor") -> list[float]:
-        """Mean log probability of each sequence's new tokens, `new` of shape ``(sequences, length)``."""
+        """Mean log probability of each caption's tokens.
+
+        Args:
+            output: what ``generate()`` returned.
+            new: ids of the generated tokens, *Shape:* (captions, length).
+        """
         import torch
 
         if self._beams:
@@ -151,31 +156,43 @@ class Blip(_torch.FromCheckpoint):
         """Whether several sequences compete."""
         return self._options.decoding == "beams" and self._options.num_beams > 1
 
-    @once
-    def _tokenizer(self) -> Any:
-        from transformers import AutoTokenizer
+    def load(self) -> None:
+        """Load image processor, tokenizer and model, and encode the prompt.
 
-        return self._loaded(AutoTokenizer, "tokenizer")
+        Raises:
+            UserError: the checkpoint is not available or is of another kind of model, or has no room for the caption.
+        """
+        super().load()
+        from transformers import AutoConfig, AutoModelForImageTextToText, AutoTokenizer
 
-    @once
-    def _config(self) -> Any:
-        from transformers import AutoConfig
-
-        config = self._loaded(AutoConfig, "configuration")
-        if config.model_type not in _FAMILIES:
+        self._config = self._loaded(AutoConfig, "configuration")
+        if self._family not in _FAMILIES:
             raise UserError(
-                f"checkpoint {self._options.model}: its model_type is {config.model_type}; captions.blip "
+                f"checkpoint {self._options.model}: its model_type is {self._family}; captions.blip "
                 f"takes {', '.join(_FAMILIES)}"
             )
-        return config
+        self._tokenizer = self._loaded(AutoTokenizer, "tokenizer")
+        self._model = _torch.load(
+            AutoModelForImageTextToText, self._checkpoint.folder, self._options.model, self._options.dtype, self._device
+        )
+        self._prompt = self._encoded_prompt()
+        self._start = self._caption_start()
+        self._ends = self._closing_tokens()
+        text_config = getattr(self._config, "text_config", self._config)
+        room = getattr(text_config, "max_position_embeddings", None)
+        needed = self._start + self._options.max_new_tokens
+        if room is not None and needed > room:
+            raise UserError(
+                f"captions.blip.max_new_tokens: with the prompt, {needed} tokens may come of "
+                f"{self._options.max_new_tokens}; {self._options.model} has room for {room}"
+            )
 
     @property
     def _family(self) -> str:
         return str(self._config.model_type)
 
-    @once
-    def _prompt(self) -> "torch.Tensor | None":
-        """The prompt's token ids, of shape ``(1, length)``; None where the model begins by itself.
+    def _encoded_prompt(self) -> "torch.Tensor | None":
+        """The prompt's token ids, *Shape:* (1, length); None where the model begins by itself.
 
         BLIP's stand between [CLS] and [SEP], which generate() drops; BLIP-2's behind the places of the picture, GIT's
         behind [CLS].
@@ -192,9 +209,8 @@ class Blip(_torch.FromCheckpoint):
             ids = [self._config.image_token_index] * self._config.num_query_tokens + ids
         return torch.tensor([ids], device=self._device)
 
-    @once
-    def _start(self) -> int:
-        """How many tokens stand before the caption in what generate() gives."""
+    def _caption_start(self) -> int:
+        """How many tokens of what ``generate()`` returns come before the caption."""
         config = self._config
         if self._family == "blip-2":
             if config.text_config.is_encoder_decoder:
@@ -202,31 +218,13 @@ class Blip(_torch.FromCheckpoint):
             return config.num_query_tokens + 1 if self._prompt is None else self._prompt.shape[1]
         return 1 if self._prompt is None else self._prompt.shape[1] - (self._family == "blip")
 
-    @once
-    def _ends(self) -> list[int]:
+    def _closing_tokens(self) -> list[int]:
         """The tokens that close a caption."""
         if self._family == "blip":
             return [self._config.text_config.sep_token_id]
         model = self._model.language_model if self._family == "blip-2" else self._model
         ends = model.generation_config.eos_token_id
         return list(ends) if isinstance(ends, list) else [ends]
-
-    @once
-    def _model(self) -> Any:
-        from transformers import AutoModelForImageTextToText
-
-        config = getattr(self._config, "text_config", self._config)  # first, since it tells of another kind of model
-        model = _torch.load(
-            AutoModelForImageTextToText, self._checkpoint.folder, self._options.model, self._options.dtype, self._device
-        )
-        room = getattr(config, "max_position_embeddings", None)
-        needed = self._start + self._options.max_new_tokens
-        if room is not None and needed > room:
-            raise UserError(
-                f"captions.blip.max_new_tokens: with the prompt, {needed} tokens may come of "
-                f"{self._options.max_new_tokens}; {self._options.model} has room for {room}"
-            )
-        return model
 
 
 class Nucleus:
@@ -255,7 +253,15 @@ class Nucleus:
         self._numbers = torch.stack(rows).to(self._device)  # (sequences, steps)
 
     def __call__(self, input_ids: "torch.Tensor", scores: "torch.Tensor") -> "torch.Tensor":
-        """One token a row: by inversion of the distribution over the nucleus, likeliest first."""
+        """Draw one token per sequence, by inversion of the distribution over the nucleus, likeliest first.
+
+        Args:
+            input_ids: tokens so far, *Shape:* (sequences, length).
+            scores: logits of the next token, *Shape:* (sequences, vocabulary).
+
+        Returns:
+            0 for the drawn token and minus infinity for all others, *Shape:* (sequences, vocabulary).
+        """
         import torch
 
         logits = scores.to(self._device).double()

@@ -1,7 +1,7 @@
-"""Object tags from a detector of detectron2 (Faster R-CNN, Mask R-CNN, RetinaNet), in an interpreter of its own.
+"""Object tags from a detector of detectron2 (Faster R-CNN, Mask R-CNN, RetinaNet), in a separate environment (venv).
 
 Configurations are detectron2's, weights safetensors or what torch loads without running code. Pictures are prepared as
-by its DefaultPredictor, but go through the model in batches; which pictures to read is the engine's business.
+by its DefaultPredictor, but go through the model in batches.
 """
 
 from collections.abc import Hashable, Mapping, Sequence
@@ -20,7 +20,7 @@ from pipeline.core.errors import UserError
 from pipeline.core.records import ObjectTag
 from pipeline.core.weights import load_weights, weights_file
 from pipeline.extractors import _boxes, _torch
-from pipeline.extractors.base import Options, once
+from pipeline.extractors.base import Options
 from pipeline.extractors.transformers_objects import Prepared
 from pipeline.settings.params import ExecutionParams, Fraction
 
@@ -66,10 +66,10 @@ class Detectron2Options(Options):
             self.configurations()
 
     def configurations(self) -> list[Path]:
-        """The configuration's file, and those that it builds upon, each upon the next.
+        """The configuration's file, then the one it is based on (``_BASE_``), and so on.
 
         Raises:
-            UserError: one is not there, or no YAML.
+            UserError: one is missing, or no YAML.
         """
         own, zoo = Path(self.model).expanduser(), _zoo()
         file = own if own.is_file() or zoo is None else zoo / self.model
@@ -90,7 +90,7 @@ def _zoo() -> Path | None:
 
 
 def _base(file: Path) -> str | None:
-    """What a configuration builds upon, read without making anything else of its YAML."""
+    """The ``_BASE_`` of a configuration, read without constructing any object from its YAML."""
     try:
         root = YAML(typ="safe", pure=True).compose(file.read_text(encoding="utf-8"))
     except OSError:
@@ -185,7 +185,6 @@ class Detectron2:
         Raises:
             ValueError: the model gave numbers that are not finite.
         """
-        self._model  # noqa: B018  (loaded by one thread, before several run it)
 
         def run(pixels: "torch.Tensor", places: list[int]) -> list[list[ObjectTag]]:
             return self._detect(pixels, [prepared[place].size for place in places])
@@ -193,7 +192,12 @@ class Detectron2:
         return _torch.in_batches_of_one_shape([one.pixels for one in prepared], run, self._device, "float32")
 
     def _detect(self, pixels: "torch.Tensor", sizes: list[tuple[int, int]]) -> list[list[ObjectTag]]:
-        """Tags of a stack of pictures, whose own heights and widths are `sizes`."""
+        """Tags of a stack of pictures.
+
+        Args:
+            pixels: resized pictures on the model's device, levels 0 to 255, *Shape:* (batch, 3, height, width).
+            sizes: height and width in pixels of each picture itself.
+        """
         import torch
 
         inputs = [
@@ -215,12 +219,22 @@ class Detectron2:
             results.append(_boxes.best(tags, self._options.max_objects))
         return results
 
-    @once
-    def _device(self) -> "torch.device":
-        return _torch.device(self._device_name)
+    def load(self) -> None:
+        """Load configuration and model.
 
-    @once
-    def _config(self) -> Any:
+        Raises:
+            UserError: the device is not available, or configuration, weights and classes do not fit together.
+        """
+        from detectron2.data.transforms import ResizeShortestEdge
+
+        self._device = _torch.device(self._device_name)
+        self._config = self._merged_configuration()
+        sizes = self._config.INPUT
+        self._resize = ResizeShortestEdge([sizes.MIN_SIZE_TEST, sizes.MIN_SIZE_TEST], sizes.MAX_SIZE_TEST)
+        self._names = self._class_names(self._config)  # before the model, as they need none
+        self._model = self._detector()
+
+    def _merged_configuration(self) -> Any:
         from detectron2.config import CfgNode, get_cfg
 
         options, config = self._options, get_cfg()
@@ -230,26 +244,18 @@ class Detectron2:
         except (KeyError, ValueError, AssertionError) as error:
             raise UserError(f"detectron2.model: {options.model}: detectron2 does not take it: {error}") from None
         config.MODEL.WEIGHTS = ""
-        config.MODEL.DEVICE = str(self._device)
+        config.MODEL.DEVICE = str(_torch.device(self._device_name))
         config.MODEL.MASK_ON = config.MODEL.KEYPOINT_ON = False
         config.MODEL.ROI_HEADS.SCORE_THRESH_TEST = config.MODEL.RETINANET.SCORE_THRESH_TEST = options.threshold
         config.TEST.DETECTIONS_PER_IMAGE = options.max_objects
         config.freeze()
         return config
 
-    @once
-    def _resize(self) -> Any:
-        from detectron2.data.transforms import ResizeShortestEdge
-
-        sizes = self._config.INPUT
-        return ResizeShortestEdge([sizes.MIN_SIZE_TEST, sizes.MIN_SIZE_TEST], sizes.MAX_SIZE_TEST)
-
-    @once
-    def _names(self) -> Sequence[str]:
+    def _class_names(self, config: Any) -> Sequence[str]:
         """What the classes are called, in the model's order: params' list, or that of the data set it learnt from."""
         from detectron2.data import MetadataCatalog
 
-        config, names = self._config, self._options.classes
+        names = self._options.classes
         trained_on = config.DATASETS.TRAIN[0] if config.DATASETS.TRAIN else "no data set"
         if names is None:
             names = MetadataCatalog.get(trained_on).get("thing_classes", None)
@@ -263,11 +269,11 @@ class Detectron2:
             )
         return [str(name) for name in names]
 
-    @once
-    def _model(self) -> Any:
+    def _detector(self) -> Any:
+        """The model in evaluation mode, with the weights that params name."""
         from detectron2.modeling import build_model
 
-        names = self._names  # before the model, as they need none
+        names = self._names
         model = build_model(self._config)
         weights = load_weights(Path(self._options.weights).expanduser())
         state = model.state_dict()
@@ -291,7 +297,7 @@ class Detectron2:
 
 
 def _refuse_infinite(_part: Any, _inputs: Any, output: "torch.Tensor") -> None:
-    """detectron2 leaves such boxes out without a word, and the picture would seem empty."""
+    """A forward hook: detectron2 silently leaves such boxes out, and the picture would seem empty."""
     if not output.isfinite().all():
         raise ValueError("the detector gave scores or boxes that are not finite")
 

@@ -1,8 +1,8 @@
-"""Lines of text through EasyOCR's detector (CRAFT) and recognisers, in an interpreter of its own.
+"""Lines of text through EasyOCR's detector (CRAFT) and recognisers, in a separate environment (venv).
 
 EasyOCR reads one picture at a time and, on a CPU, one line; here pictures of one size go through the detector together,
 and lines of one width through the recogniser, whichever pictures they are from. Its models are files on disk: nothing
-is downloaded. Which pictures to read is the engine's business.
+is downloaded.
 """
 
 import os
@@ -19,7 +19,7 @@ from pipeline.core.errors import UserError
 from pipeline.core.records import TextLine
 from pipeline.core.weights import load_weights, weights_file
 from pipeline.extractors import _lines, _torch
-from pipeline.extractors.base import Options, once
+from pipeline.extractors.base import Options
 from pipeline.settings.params import ExecutionParams, Fraction
 
 if TYPE_CHECKING:
@@ -125,7 +125,7 @@ class EasyOcrOptions(Options):
         """The detector's and the recogniser's file.
 
         Raises:
-            UserError: one is not there.
+            UserError: one is missing.
         """
         if self.models is not None:
             folder = Path(self.models).expanduser()
@@ -224,7 +224,6 @@ class EasyOcr:
         Raises:
             ValueError: a model gave numbers that are not finite.
         """
-        self._detector, self._reader  # noqa: B018  (loaded by one thread, before several run them)
 
         def detect(pixels: "torch.Tensor", places: list[int]) -> list[list[_Line]]:
             return self._detect(pixels, [prepared[place] for place in places])
@@ -234,7 +233,15 @@ class EasyOcr:
         return [self._written([(line.polygon, *next(read)) for line in lines]) for lines in found]
 
     def _detect(self, pixels: "torch.Tensor", pictures: Sequence[_Prepared]) -> list[list[_Line]]:
-        """The lines of each picture of a stack."""
+        """The lines of each picture of a stack.
+
+        Args:
+            pixels: input of the detector on its device, *Shape:* (batch, 3, height, width).
+            pictures: what each was prepared from.
+
+        Raises:
+            ValueError: the detector gave numbers that are not finite.
+        """
         import numpy as np
         import torch
         from easyocr.craft_utils import adjustResultCoordinates, getDetBoxes
@@ -314,18 +321,19 @@ class EasyOcr:
         ]
         return _lines.reading_order(lines)
 
-    @once
-    def _device(self) -> "torch.device":
-        return _torch.device(self._device_name)
+    def load(self) -> None:
+        """Load detector and recogniser.
 
-    @once
-    def _detector(self) -> Any:
+        Raises:
+            UserError: the device or a model is not available, or a file holds another model.
+        """
         from easyocr.craft import CRAFT
 
-        return self._loaded(CRAFT(pretrained=False), self._options.files()[0])
+        self._device = _torch.device(self._device_name)
+        self._detector = self._loaded(CRAFT(pretrained=False), self._options.files()[0])
+        self._reader = self._recogniser()
 
-    @once
-    def _reader(self) -> tuple[Any, Any, list[int]]:
+    def _recogniser(self) -> tuple[Any, Any, list[int]]:
         """The recogniser, what turns its numbers into text, and which characters it is not asked for."""
         from easyocr import config
         from easyocr.model import model, vgg_model

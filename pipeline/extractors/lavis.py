@@ -1,7 +1,7 @@
-"""Captions from LAVIS' BLIP captioner, by beams or by nucleus sampling, in an interpreter of its own.
+"""Captions from LAVIS' BLIP captioner, by beams or by nucleus sampling, in a separate environment (venv).
 
 LAVIS downloads its checkpoint and its tokenizer by name and unpickles the former; here both are files that params name,
-and nothing of theirs is run. Which pictures to read is the engine's business.
+and none of their code is run.
 """
 
 import math
@@ -18,7 +18,7 @@ from pipeline.core.errors import UserError
 from pipeline.core.records import Caption
 from pipeline.core.weights import load_weights, weights_file
 from pipeline.extractors import _torch
-from pipeline.extractors.base import Options, once
+from pipeline.extractors.base import Options
 from pipeline.extractors.blip import Nucleus
 from pipeline.settings import yaml
 from pipeline.settings.params import ExecutionParams
@@ -107,7 +107,7 @@ class LavisOptions(Options):
 
 
 class Lavis:
-    """`num_captions` captions a picture, best first.
+    """`num_captions` captions per picture, best first.
 
     A caption's score is the geometric mean of its tokens' probabilities, ``exp(mean log p)``, the end included, by the
     model as it is: without the least length and the penalty on repetition that LAVIS decodes with.
@@ -139,7 +139,7 @@ class Lavis:
         }
 
     def prepare(self, image: Image.Image) -> "torch.Tensor":
-        """Resize and normalise one picture: a tensor of shape ``(channels, height, width)``."""
+        """Resize and normalise one picture, *Shape:* (channels, height, width)."""
         pixels: torch.Tensor = self._processor(image)
         return pixels
 
@@ -149,10 +149,10 @@ class Lavis:
 
     def extract_prepared(self, prepared: "Sequence[torch.Tensor]") -> list[list[Caption]]:
         """Captions of each picture."""
-        self._model  # noqa: B018  (loaded by one thread, before several run it)
         return _torch.in_batches_of_one_shape(prepared, self._generate, self._device, self._options.dtype)
 
     def _generate(self, pixels: "torch.Tensor", _places: list[int]) -> list[list[Caption]]:
+        """Captions of a stack of pictures on the model's device, *Shape:* (batch, channels, height, width)."""
         import torch
 
         options, model, k, batch = self._options, self._model, self._options.num_captions, len(pixels)
@@ -190,9 +190,9 @@ class Lavis:
         """Mean log probability of each caption's tokens.
 
         Args:
-            sequences: token ids, of shape ``(captions, length)``; behind the closing token there is padding.
-            seen: the encoded picture of each caption, of shape ``(captions, patches, width)``.
-            start: how many tokens of a prompt stand before the caption.
+            sequences: token ids with padding behind the closing token, *Shape:* (captions, length).
+            seen: the encoded picture of each caption, *Shape:* (captions, patches, width).
+            start: how many tokens of a prompt come before the caption.
         """
         model = self._model
         ended = (sequences == model.tokenizer.sep_token_id).long()
@@ -232,26 +232,30 @@ class Lavis:
             ) from None
         return [file, decoder]
 
-    @once
-    def _device(self) -> "torch.device":
-        return _torch.device(self._device_name)
+    def load(self) -> None:
+        """Load image processor, tokenizer and model, and encode the prompt.
 
-    @once
-    def _config(self) -> Any:
+        Raises:
+            UserError: the device is not available, or weights, vocabulary and configuration do not fit together.
+        """
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of what it imports, which is as old as it is
+            import lavis.models as library
+        from lavis.processors.blip_processors import BlipImageEvalProcessor
         from omegaconf import OmegaConf
 
-        return OmegaConf.load(self._configurations()[0]).model
+        self._device = _torch.device(self._device_name)
+        self._config = OmegaConf.load(self._configurations()[0]).model
+        self._processor = BlipImageEvalProcessor(image_size=self._config.image_size)
+        self._model = self._captioner(library)
+        self._prompt = self._encoded_prompt()
 
-    @once
-    def _processor(self) -> Any:
-        self._library  # noqa: B018
-        from lavis.processors.blip_processors import BlipImageEvalProcessor
+    def _encoded_prompt(self) -> "torch.Tensor":
+        """Token ids that every caption continues, as LAVIS makes them, *Shape:* (1, length).
 
-        return BlipImageEvalProcessor(image_size=self._config.image_size)
-
-    @once
-    def _prompt(self) -> "torch.Tensor":
-        """Token ids that every caption goes on from, of shape ``(1, length)``, as LAVIS makes them."""
+        Raises:
+            UserError: they leave no room for a caption.
+        """
         tokenizer = self._model.tokenizer
         ids = tokenizer(self._config.get("prompt") or "", return_tensors="pt").input_ids[:, :-1]
         ids[:, 0] = tokenizer.bos_token_id
@@ -262,20 +266,12 @@ class Lavis:
             )
         return ids.to(self._device)
 
-    @once
-    def _library(self) -> Any:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of what it imports, which is as old as it is
-            import lavis.models
-
-        return lavis.models
-
-    @once
-    def _model(self) -> Any:
+    def _captioner(self, library: Any) -> Any:
+        """The model in evaluation mode, made of LAVIS' classes in `library` and the weights that params name."""
         import torch
 
-        captioner = self._library.BlipCaption
-        tokenizer = self._tokenizer
+        captioner = library.BlipCaption
+        tokenizer = self._tokenizer()
 
         class Captioner(captioner):  # type: ignore[misc,valid-type]
             @classmethod
@@ -283,14 +279,14 @@ class Lavis:
                 return tokenizer
 
         config, options = self._config, self._options
-        decoder = self._library.XBertLMHeadDecoder.from_config(config)
+        decoder = library.XBertLMHeadDecoder.from_config(config)
         if len(tokenizer) != decoder.config.vocab_size:
             raise UserError(
                 f"captions.lavis.tokenizer: {options.tokenizer} has {len(tokenizer)} tokens with LAVIS' "
                 f"two, expected the captioner's {decoder.config.vocab_size}"
             )
         model = Captioner(
-            self._library.VisionTransformerEncoder.from_config(config),
+            library.VisionTransformerEncoder.from_config(config),
             decoder,
             prompt=config.get("prompt") or "",
             max_txt_len=config.get("max_txt_len", 40),
@@ -311,7 +307,6 @@ class Lavis:
             )
         return model.eval().to(self._device, getattr(torch, options.dtype))
 
-    @once
     def _tokenizer(self) -> Any:
         """As LAVIS makes it, from a vocabulary on disk."""
         from transformers import BertTokenizer

@@ -1,8 +1,7 @@
 """Tags, captions and OCR text that somebody else computed, read from a file instead of from pictures.
 
 Read here are caption files (``<id>.jpg :caption``), VinVL's TSV (labels, attributes, scores, boxes) and context records
-of our own as JSON Lines. Which pictures the data set names, and what a picture without an entry becomes, is the
-engine's business.
+of our own as JSON Lines. What a picture without an entry becomes is left to the engine.
 """
 
 import json

@@ -1,7 +1,6 @@
 """Lines of text through RapidOCR: PP-OCR's detector and recogniser on onnxruntime, with the models of its wheel.
 
-Pictures are read side by side, one thread each, since the models are too small to gain from more; which pictures to
-read is the engine's business.
+Pictures are read side by side, one thread each, since the models are too small to gain from more.
 """
 
 import hashlib
@@ -19,7 +18,7 @@ from pydantic import Field, PositiveFloat
 from pipeline.core.errors import UserError
 from pipeline.core.records import TextLine
 from pipeline.extractors import _lines
-from pipeline.extractors.base import Options, once
+from pipeline.extractors.base import Options
 from pipeline.settings.params import ExecutionParams, Fraction
 
 if TYPE_CHECKING:
@@ -83,11 +82,12 @@ class RapidOcr(_lines.SideBySide):
         ]
         return _lines.reading_order(lines)
 
-    def _load(self) -> None:
-        self._engine  # noqa: B018
+    def load(self) -> None:
+        """Load the models of RapidOCR's wheel.
 
-    @once
-    def _engine(self) -> Any:
+        Raises:
+            UserError: the package is not installed, or comes without them.
+        """
         import cv2
         from rapidocr import RapidOCR
 
@@ -110,15 +110,15 @@ class RapidOcr(_lines.SideBySide):
         engine._load_det_model()
         recogniser = engine._load_rec_model()
         recogniser.postprocess_op = SpacingDecoder(recogniser.postprocess_op.character, options.space_thresh)
-        return engine
+        self._engine = engine
 
 
 class SpacingDecoder:
-    """CTC decoding that finds the spaces which greedy decoding joins words over.
+    """CTC decoding that also finds the spaces that greedy decoding misses between words.
 
-    Between two words set close, "blank" often beats "space" at every step, though "space" is far likelier there than
-    inside a word. A space goes between two characters where it reaches `threshold` at some step between them; but not
-    in a line that is letter-spaced, where it does so nearly everywhere.
+    Between two words set close together, "blank" often beats "space" at every step, though "space" is far likelier
+    there than inside a word. A space goes between two characters where it reaches `threshold` at some step between
+    them; but not in a line that is letter-spaced, where it does so nearly everywhere.
     """
 
     def __init__(self, characters: Sequence[str], threshold: float) -> None:
@@ -129,7 +129,15 @@ class SpacingDecoder:
     def __call__(
         self, probabilities: "NDArray[np.float32]", return_word_box: bool = False, **_: Any
     ) -> tuple[list[tuple[str, float]], list[Any]]:
-        """Decode ``(lines, steps, characters)`` to a text and the mean probability of its characters for each line."""
+        """Decode the recogniser's output.
+
+        Args:
+            probabilities: *Shape:* (lines, steps, characters).
+
+        Returns:
+            For each line its text and the mean probability of its characters; and an empty list, in place of the
+            words' boxes that RapidOCR asks for.
+        """
         best = probabilities.argmax(axis=2)
         return [self._decode(line, choice) for line, choice in zip(probabilities, best, strict=True)], []
 

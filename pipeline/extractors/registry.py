@@ -1,10 +1,11 @@
 """Finding the extractor that params name, and typing its options.
 
-What an extractor is stands in :mod:`pipeline.extractors.base`.
+What an extractor is, is defined in :mod:`pipeline.extractors.base`.
 """
 
 import importlib
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -37,149 +38,161 @@ REGISTRY: dict[str, dict[str, str]] = {
         "precomputed": "pipeline.extractors.precomputed:PrecomputedOcr",
     },
 }
-"""The extractors that ship: kind → name in params.yaml → where the class stands."""
+"""The extractors that ship: kind → name in params.yaml → module and class."""
 
 ATTRIBUTES = "attributes"
-"""The key in ``objects`` below which stand the options of what adds attributes to any detector's tags."""
+"""The key in ``objects`` with the options of what adds attributes to any detector's tags."""
 
 
-def validate(
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """The extractor that a section of params names, found once, with its options typed; made by :func:`choose`."""
+
+    kind: str
+    name: str | None
+    """As params call it; None where the kind is switched off."""
+    cls: Any
+    options: Any
+    """An instance of the class's `Options`, or a plain dict where it types none."""
+    attributes: Any = None
+    """Options of what adds attributes to tags, where that is on."""
+
+    @property
+    def off(self) -> bool:
+        """Whether the kind is switched off: nothing is read."""
+        return self.name is None
+
+    @property
+    def interpreter(self) -> str | None:
+        """The separate environment that the extractor runs in, or None: its class says so as `INTERPRETER`."""
+        name: str | None = getattr(self.cls, "INTERPRETER", None)
+        return name
+
+    def require(self) -> None:
+        """Check that what the extractor needs is available (environment, checkpoint, models), without loading it.
+
+        Raises:
+            UserError: it is not; the message says how to get it, with a line for everything that is missing.
+        """
+        checks = [options.require for options in (self.options, self.attributes) if isinstance(options, Options)]
+        if self.interpreter is not None:
+            checks.insert(0, partial(environments.require, self.interpreter))
+        mistakes = []
+        for check in checks:
+            try:
+                check()
+            except UserError as error:
+                mistakes.append(str(error))
+        if mistakes:
+            raise UserError("\n".join(mistakes))
+
+    def create(self, execution: ExecutionParams | None = None) -> Extractor | LookupExtractor:
+        """Make the extractor; its model is not loaded yet.
+
+        A class of the user's own (``package.module:Class``) gets its options as keyword arguments or, where it has a
+        pydantic model ``Options``, as ``Class(options, execution)``.
+
+        Raises:
+            UserError: a class of the user's own does not take its options, or is no extractor.
+            ValueError: the kind is switched off.
+        """
+        if self.off:
+            raise ValueError(f"{self.kind}: switched off, so there is no extractor to create")
+        where = f"params.yaml: {self.kind}.extractor: {self.name}"
+        execution = execution or ExecutionParams()
+        if isinstance(self.options, BaseModel):
+            extractor = self.cls(self.options, execution)
+        else:
+            try:
+                extractor = self.cls(**self.options)
+            except TypeError as error:
+                raise UserError(f"{where}: {error}; its options are the keys below {self.kind}.{self.name}") from None
+        if not isinstance(extractor, LookupExtractor | Extractor):
+            raise UserError(
+                f"{where}: no extractor; expected a class with fingerprint() and extract(images), or lookup(name)"
+            )
+        if self.attributes is None:
+            return extractor
+        if not isinstance(extractor, Extractor):
+            raise UserError(
+                f"params.yaml: objects.attributes.model: {self.name} reads no pictures to find attributes in; set it "
+                "to null"
+            )
+        from pipeline.extractors.attributes import WithAttributes
+
+        return WithAttributes(extractor, self.attributes, execution)
+
+    def changed(self) -> list[Change]:
+        """The options that are not their defaults; all that are given where the class types none."""
+        if self.off:
+            return []
+        found: list[Change] = []
+        if isinstance(self.options, BaseModel):
+            found += params.changed(self.options, f"{self.kind}.{self.name}.")
+        else:
+            found += [
+                Change(f"{self.kind}.{self.name}.{key}", value, None, True) for key, value in self.options.items()
+            ]
+        if self.attributes is not None:
+            found += params.changed(self.attributes, f"{self.kind}.{ATTRIBUTES}.")
+        return found
+
+
+def choose(
     kind: str, section: Mapping[str, Any], source: str = "params.yaml", lines: Mapping[str, int] | None = None
-) -> None:
-    """Check an extraction section: every extractor's options, and that the one in use is there.
+) -> Choice:
+    """Find the extractor that a section of params names, and type every extractor's options.
 
     Args:
         kind: the section's name.
-        section: ``{"extractor": name, name: {options}, …}``.
+        section: ``{"extractor": name, name: {options}, …}``; a name of None switches the kind off.
         source: the file, for the messages.
         lines: dotted key → line in that file.
 
     Raises:
-        UserError: the extractor is unknown, or an option is unknown or has a bad value; all mistakes in one message.
+        UserError: the extractor is unknown, or an option of any extractor is unknown or has a bad value; all mistakes
+            in one message.
     """
+    name = section.get("extractor")
+    keys = [str(key) for key in section if key != "extractor"]
+    keys += [key for key in (name, ATTRIBUTES if kind == "objects" else None) if key is not None and key not in keys]
+    classes: dict[str, Any] = {}
+    options: dict[str, Any] = {}
     mistakes = []
-    name = str(section.get("extractor"))
-    for key, options in section.items():
-        if key in REGISTRY[kind]:
-            try:
-                _options(kind, key, _class(kind, key), options or {}, source, lines)
-            except UserError as error:
-                mistakes.append(str(error))
-        elif kind == "objects" and key == ATTRIBUTES:
-            try:
-                _attributes_options(section, source, lines)
-            except UserError as error:
-                mistakes.append(str(error))
-        elif key not in ("extractor", name):
-            expected = ", ".join(["extractor", *REGISTRY[kind]])
-            mistakes.append(f"{_where(source, lines, f'{kind}.{key}')}: unknown key; expected one of {expected}")
-    try:
-        cls = _class(kind, name, source, lines)
-        if name not in REGISTRY[kind]:
-            _options(kind, name, cls, section.get(name) or {}, source, lines)
-    except UserError as error:
-        mistakes.append(str(error))
-    if mistakes:
-        raise UserError("\n".join(mistakes))
-
-
-def require(kind: str, section: Mapping[str, Any]) -> None:
-    """Check that what the extractor in use needs is there (interpreter, checkpoint, models), without loading it.
-
-    Raises:
-        UserError: it is not; the message says how to get it, with a line for everything that is missing.
-    """
-    options = _chosen(kind, section)[1]
-    checks = [options.require] if isinstance(options, Options) else []
-    if kind == "objects":
-        checks.append(_attributes_options(section).require)
-    if (name := interpreter(kind, section)) is not None:
-        checks.insert(0, partial(environments.require, name))
-    mistakes = []
-    for check in checks:
+    for key in keys:
         try:
-            check()
+            if key == name or key in REGISTRY.get(kind, {}):
+                classes[key] = _class(kind, key, source, lines)
+            elif kind == "objects" and key == ATTRIBUTES:
+                classes[key] = _with_attributes()
+            else:
+                expected = ", ".join(["extractor", *REGISTRY.get(kind, {})])
+                raise UserError(f"{_where(source, lines, f'{kind}.{key}')}: unknown key; expected one of {expected}")
+            options[key] = _options(kind, key, classes[key], section.get(key) or {}, source, lines)
         except UserError as error:
             mistakes.append(str(error))
     if mistakes:
         raise UserError("\n".join(mistakes))
-
-
-def interpreter(kind: str, section: Mapping[str, Any]) -> str | None:
-    """The isolated interpreter that the extractor in use runs in, or None: its class says so as `INTERPRETER`."""
-    name: str | None = getattr(_chosen(kind, section)[0], "INTERPRETER", None)
-    return name
-
-
-def create(
-    kind: str, section: Mapping[str, Any], execution: ExecutionParams | None = None
-) -> "Extractor | LookupExtractor":
-    """The extractor that a section of params names. Its model is loaded when the first picture comes.
-
-    A class of the user's own (``package.module:Class``) gets the options under its own name in the section: as
-    keyword arguments, or, where it has a pydantic model ``Options``, as ``Class(options, execution)``.
-
-    Raises:
-        UserError: as :func:`validate`; or a class of the user's own does not load, or is no extractor.
-    """
-    cls, options = _chosen(kind, section)
-    where = f"params.yaml: {kind}.extractor: {section['extractor']}"
-    if isinstance(options, BaseModel):
-        extractor = cls(options, execution or ExecutionParams())
-    else:
-        try:
-            extractor = cls(**options)
-        except TypeError as error:
-            raise UserError(f"{where}: {error}; its options are the keys below {kind}.{section['extractor']}") from None
-    if kind == "objects" and (attributes := _attributes_options(section)).model is not None:
-        if not isinstance(extractor, Extractor):
-            raise UserError(
-                f"params.yaml: objects.attributes.model: {section['extractor']} reads no pictures to find "
-                "attributes in; set it to null"
-            )
-        from pipeline.extractors.attributes import WithAttributes
-
-        return WithAttributes(extractor, attributes, execution or ExecutionParams())
-    if isinstance(extractor, LookupExtractor | Extractor):
-        return extractor
-    raise UserError(f"{where}: no extractor; expected a class with fingerprint() and extract(images), or lookup(name)")
-
-
-def changed_options(kind: str, section: Mapping[str, Any]) -> list[Change]:
-    """The options of the extractor in use that are not its defaults; all that are given where it types none."""
-    name, options = section["extractor"], _chosen(kind, section)[1]
-    found: list[Change] = []
-    if isinstance(options, BaseModel):
-        found += params.changed(options, f"{kind}.{name}.")
-    else:
-        found += [Change(f"{kind}.{name}.{key}", value, None, True) for key, value in options.items()]
-    if kind == "objects" and (attributes := _attributes_options(section)).model is not None:
-        found += params.changed(attributes, f"{kind}.{ATTRIBUTES}.")
-    return found
+    if name is None:
+        return Choice(kind, None, None, None)
+    attributes = options.get(ATTRIBUTES) if kind == "objects" else None
+    if attributes is not None and attributes.model is None:
+        attributes = None
+    return Choice(kind, name, classes[name], options[name], attributes)
 
 
 def option_models(kind: str) -> dict[str, type[BaseModel]]:
     """The typed options of the extractors that ship, and of `attributes`, by their key in params."""
-    models = {name: _class(kind, name).Options for name in REGISTRY[kind]}
+    models = {name: _class(kind, name).Options for name in REGISTRY.get(kind, {})}
     if kind == "objects":
-        from pipeline.extractors.attributes import WithAttributes
-
-        models[ATTRIBUTES] = WithAttributes.Options
+        models[ATTRIBUTES] = _with_attributes().Options
     return models
 
 
-def _chosen(kind: str, section: Mapping[str, Any]) -> tuple[Any, Any]:
-    name = str(section.get("extractor"))
-    cls = _class(kind, name)
-    return cls, _options(kind, name, cls, section.get(name) or {})
+def _with_attributes() -> Any:
+    from pipeline.extractors.attributes import WithAttributes  # which builds upon the protocols, as extractors do
 
-
-def _attributes_options(
-    section: Mapping[str, Any], source: str = "params.yaml", lines: Mapping[str, int] | None = None
-) -> Any:
-    from pipeline.extractors.attributes import WithAttributes
-
-    return _options("objects", ATTRIBUTES, WithAttributes, section.get(ATTRIBUTES) or {}, source, lines)
+    return WithAttributes
 
 
 def _where(source: str, lines: Mapping[str, int] | None, key: str) -> str:
@@ -190,11 +203,11 @@ def _where(source: str, lines: Mapping[str, int] | None, key: str) -> str:
 def _class(kind: str, name: str, source: str = "params.yaml", lines: Mapping[str, int] | None = None) -> Any:
     """The class called `name` in params."""
     where = f"{_where(source, lines, f'{kind}.extractor')}: {name}"
-    target = REGISTRY[kind].get(name, name)
+    target = REGISTRY.get(kind, {}).get(name, name)
     module_name, colon, class_name = target.partition(":")
     if not colon or not class_name.isidentifier() or not all(part.isidentifier() for part in module_name.split(".")):
         raise UserError(
-            f"{where}: unknown extractor; expected {', '.join(REGISTRY[kind])}, or package.module:Class of your own"
+            f"{where}: unknown extractor; expected {', '.join(REGISTRY.get(kind, {}))}, or package.module:Class of your own"
         )
     try:
         module = importlib.import_module(module_name)

@@ -1,7 +1,4 @@
-"""Lines of text from Tesseract, through the command that Debian's package tesseract-ocr installs.
-
-Which pictures to read, and what becomes of the lines, is left to the engine and to stages/views.py.
-"""
+"""Lines of text from Tesseract, through the command that Debian's package tesseract-ocr installs."""
 
 import hashlib
 import os

@@ -1,7 +1,7 @@
 """Object tags from any detector of transformers' AutoModelForObjectDetection (DETR, RT-DETR, D-FINE, YOLOS, …).
 
-Here also stands what every detector of transformers shares. Where the weights are is pipeline/core/checkpoints.py's
-business, which pictures to read the engine's.
+It also contains what all detectors of transformers share. Finding the weights is left to
+:mod:`pipeline.core.checkpoints`.
 """
 
 from collections.abc import Hashable, Mapping, Sequence
@@ -14,7 +14,7 @@ from pydantic import Field, PositiveInt
 from pipeline.core import checkpoints
 from pipeline.core.records import ObjectTag
 from pipeline.extractors import _boxes, _torch
-from pipeline.extractors.base import Options, once
+from pipeline.extractors.base import Options
 from pipeline.settings.params import ExecutionParams, Fraction
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ class Prepared:
 class Detector(_torch.FromCheckpoint):
     """A detector of transformers: pictures as its processor wants them, batches of one shape, sorted tags.
 
-    What runs the model and names what it finds is a subclass's business.
+    Running the model and naming what it finds is left to subclasses.
     """
 
     NAME: ClassVar[str]
@@ -106,7 +106,6 @@ class Detector(_torch.FromCheckpoint):
         Raises:
             ValueError: the model gave a score or a box that is NaN.
         """
-        self._model  # noqa: B018  (loaded by one thread, before several run it)
 
         def run(pixels: "torch.Tensor", places: list[int]) -> list[list[ObjectTag]]:
             found = self._detect(pixels, [prepared[place].size for place in places])
@@ -115,14 +114,27 @@ class Detector(_torch.FromCheckpoint):
         return _torch.in_batches_of_one_shape([one.pixels for one in prepared], run, self._device, self._options.dtype)
 
     def _detect(self, pixels: "torch.Tensor", sizes: list[tuple[int, int]]) -> list[list[ObjectTag]]:
-        """Tags of a stack of pictures, whose own heights and widths are `sizes`."""
+        """Tags of a stack of pictures.
+
+        Args:
+            pixels: resized and normalised pictures on the model's device, *Shape:* (batch, channels, height, width).
+            sizes: height and width in pixels of each picture itself.
+
+        Returns:
+            The tags of each picture, in any order, boxes in pixels of the picture itself.
+        """
         raise NotImplementedError
 
-    @once
-    def _model(self) -> Any:
+    def load(self) -> None:
+        """Load image processor and model.
+
+        Raises:
+            UserError: the checkpoint is not available, or is of another kind of model.
+        """
+        super().load()
         import transformers
 
-        return _torch.load(
+        self._model: Any = _torch.load(
             getattr(transformers, self.MODEL),
             self._checkpoint.folder,
             self._options.model,
@@ -163,8 +175,11 @@ class TransformersObjects(Detector):
 def finite(values: "torch.Tensor") -> "torch.Tensor":
     """The values in float32 on the CPU.
 
+    Args:
+        values: a model's scores or boxes, of any shape.
+
     Raises:
-        ValueError: one is NaN. A threshold would leave it out without a word, and the picture would seem empty.
+        ValueError: one is NaN. A threshold would silently leave it out, and the picture would seem empty.
     """
     values = values.float().cpu()
     if values.isnan().any():

@@ -1,7 +1,7 @@
 """Object tags from a YOLOX detector in an ONNX file, on the CPU's cores through onnxruntime.
 
 The pictures' way into the model and its boxes' way out follow the demo that YOLOX ships for its ONNX files, which are
-exported without decoding. Which pictures to read is the engine's business.
+exported without decoding.
 """
 
 import hashlib
@@ -15,9 +15,10 @@ from PIL import Image
 from pydantic import Field, PositiveInt
 
 from pipeline.core.errors import UserError
+from pipeline.core.machine import cores
 from pipeline.core.records import ObjectTag
 from pipeline.extractors import _boxes
-from pipeline.extractors.base import Options, cores, once
+from pipeline.extractors.base import Options
 from pipeline.settings.params import ExecutionParams, Fraction
 
 if TYPE_CHECKING:
@@ -162,6 +163,7 @@ class Yolox:
 
     def __init__(self, options: YoloxOptions, execution: ExecutionParams) -> None:
         self._options = options
+        self._pool = _new_pool()
 
     def fingerprint(self) -> Mapping[str, Any]:
         """The file's digest, options and version."""
@@ -200,12 +202,22 @@ class Yolox:
         Raises:
             ValueError: the model gave numbers that are not finite.
         """
-        self._session  # noqa: B018  (loaded by one thread, before several run it)
         return list(self._pool.map(self._detect, prepared))
 
     def close(self) -> None:
-        """Drop what is not read yet; a later call starts anew."""
-        self.__dict__.pop("_pool", self._pool).shutdown(wait=True, cancel_futures=True)
+        """Drop what has not been read yet; a later call starts again."""
+        pool, self._pool = self._pool, _new_pool()
+        pool.shutdown(wait=True, cancel_futures=True)
+
+    def load(self) -> None:
+        """Load the model and work out the geometry of its input and output.
+
+        Raises:
+            UserError: the file is missing, is no ONNX model, or its input has no fixed size.
+        """
+        self._session = self._open()
+        self._input_size = self._find_input_size()
+        self._cells = self._find_cells()
 
     def _detect(self, prepared: _Prepared) -> list[ObjectTag]:
         import numpy as np
@@ -227,9 +239,14 @@ class Yolox:
         return self._tags(boxes / prepared.ratio, scores, prepared.size)
 
     def _decoded(self, output: "NDArray[np.float32]") -> "tuple[NDArray[np.float32], NDArray[np.float32]]":
-        """Boxes in pixels of the input, of shape ``(places, 4)``, and scores of shape ``(places, classes)``.
+        """Boxes and scores from the model's output for one picture.
 
-        A place gives its box's centre as an offset from its cell, in cells, and the logarithm of its size.
+        Args:
+            output: by place the box's centre as an offset from its cell, in cells, the logarithm of its width and
+                height in cells, its objectness, and the probability of each class, *Shape:* (places, 5 + classes).
+
+        Returns:
+            Corners in pixels of the input, *Shape:* (places, 4), and scores, *Shape:* (places, classes).
         """
         import numpy as np
 
@@ -242,28 +259,28 @@ class Yolox:
     def _tags(
         self, boxes: "NDArray[np.float32]", scores: "NDArray[np.float32]", size: tuple[int, int]
     ) -> list[ObjectTag]:
+        """The tags of a picture.
+
+        Args:
+            boxes: corners in pixels of the picture, *Shape:* (places, 4).
+            scores: *Shape:* (places, classes).
+            size: height and width of the picture in pixels.
+        """
         import numpy as np
 
         options = self._options
         if options.class_agnostic:  # each place tells of one object
-            labels = scores.argmax(axis=1)
-            found = [(np.flatnonzero(scores.max(axis=1) >= options.threshold), labels)]
+            places = np.flatnonzero(scores.max(axis=1) >= options.threshold)
+            labels = scores[places].argmax(axis=1)
         else:
-            found = [
-                (np.flatnonzero(scores[:, label] >= options.threshold), np.full(len(scores), label))
-                for label in np.flatnonzero((scores >= options.threshold).any(axis=0))
-            ]
-        tags = []
-        for places, labels in found:
-            own = scores[places, labels[places]]
-            for kept in _boxes.suppress(boxes[places], own, options.nms):
-                label = int(labels[places[kept]])
-                tags.append(_boxes.tag(options.names[label], float(own[kept]), boxes[places[kept]].tolist(), size))
+            places, labels = np.nonzero(scores >= options.threshold)
+        own = scores[places, labels]
+        kept = _boxes.suppress(boxes[places], own, options.nms, None if options.class_agnostic else labels)
+        tags = [_boxes.tag(options.names[labels[at]], float(own[at]), boxes[places[at]].tolist(), size) for at in kept]
         return _boxes.best(tags, options.max_objects)
 
-    @once
-    def _cells(self) -> "NDArray[np.float32]":
-        """Column, row and stride in pixels of every place that the model tells of, in its order: ``(places, 3)``."""
+    def _find_cells(self) -> "NDArray[np.float32]":
+        """Column, row and stride in pixels of each place of the output, in its order, *Shape:* (places, 3)."""
         import numpy as np
 
         height, width = self._input_size
@@ -284,8 +301,7 @@ class Yolox:
             by_count[len(cells)] = cells
         return by_count.get(places, by_count[min(by_count)])
 
-    @once
-    def _input_size(self) -> tuple[int, int]:
+    def _find_input_size(self) -> tuple[int, int]:
         """Height and width of the model's input."""
         shape = self._session.get_inputs()[0].shape
         if len(shape) != 4 or shape[1] != 3 or not all(isinstance(side, int) and side >= 64 for side in shape[2:]):
@@ -295,12 +311,7 @@ class Yolox:
             )
         return shape[2], shape[3]
 
-    @once
-    def _pool(self) -> ThreadPoolExecutor:
-        return ThreadPoolExecutor(cores(), thread_name_prefix="yolox")
-
-    @once
-    def _session(self) -> Any:
+    def _open(self) -> Any:
         import onnxruntime
 
         self._options.require()
@@ -314,3 +325,8 @@ class Yolox:
             raise UserError(
                 f"objects.yolox: {self._options.model} is no ONNX model that onnxruntime loads: {first}"
             ) from None
+
+
+def _new_pool() -> ThreadPoolExecutor:
+    """A pool, whose threads start when there is work for them."""
+    return ThreadPoolExecutor(cores(), thread_name_prefix="yolox")

@@ -1,11 +1,12 @@
-"""Object tags for labels of one's own, from transformers' open-vocabulary detectors: Grounding DINO and OWL.
+"""Object tags for labels that params list, from transformers' open-vocabulary detectors: Grounding DINO and OWL.
 
-Pictures are prepared and batched as for other detectors of transformers; here stand how the labels are put to the model
-and which of them a box is given.
+Pictures are prepared and batched as for other detectors of transformers; this module puts the
+labels to the model and chooses one for each box.
 """
 
 import json
 from collections.abc import Mapping
+from functools import cached_property
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import AfterValidator, Field
@@ -13,7 +14,6 @@ from pydantic import AfterValidator, Field
 from pipeline.core.errors import UserError
 from pipeline.core.records import ObjectTag
 from pipeline.extractors import _boxes, _torch
-from pipeline.extractors.base import once
 from pipeline.extractors.transformers_objects import Detector, DetectorOptions, finite
 
 if TYPE_CHECKING:
@@ -85,7 +85,15 @@ class ZeroShot(Detector):
         return tags
 
     def _grounded(self, pixels: "torch.Tensor") -> "tuple[torch.Tensor, torch.Tensor]":
-        """Logits ``(batch, queries, labels)`` and boxes ``(batch, queries, 4)``, centre and size as fractions."""
+        """What Grounding DINO says of a stack of pictures.
+
+        Args:
+            pixels: *Shape:* (batch, channels, height, width).
+
+        Returns:
+            Logits, *Shape:* (batch, queries, labels), and boxes as centre and size, fractions of the picture's width
+            and height, *Shape:* (batch, queries, 4).
+        """
         import torch
 
         ids, spans = self._phrases
@@ -101,7 +109,7 @@ class ZeroShot(Detector):
         ), outputs.pred_boxes
 
     def _asked(self, pixels: "torch.Tensor") -> "tuple[torch.Tensor, torch.Tensor]":
-        """As :meth:`_grounded`; the labels are encoded once, not for every batch as the model's own forward does."""
+        """What OWL says, as :meth:`_grounded`. Labels are encoded once; the model's own forward does so per batch."""
         model = self._model
         grid, _ = model.image_embedder(pixel_values=pixels)
         features = grid.flatten(1, 2)
@@ -109,12 +117,23 @@ class ZeroShot(Detector):
         logits, _ = model.class_predictor(features, queries, None)
         return logits, model.box_predictor(features, grid)
 
-    @once
-    def _model(self) -> Any:
-        self._family  # noqa: B018  (first, since it tells of another kind of model)
-        return super()._model
+    def load(self) -> None:
+        """Load image processor, tokenizer and model, and encode the labels.
 
-    @once
+        Raises:
+            UserError: the checkpoint is not available or is of another kind of model, or the labels do not fit into it.
+        """
+        grounding = self._family in _GROUNDING  # first: it refuses other kinds of models
+        super().load()
+        from transformers import AutoTokenizer
+
+        self._tokenizer = self._loaded(AutoTokenizer, "tokenizer")
+        if grounding:
+            self._phrases = self._tokenized_labels()
+        else:
+            self._queries = self._encoded_labels()
+
+    @cached_property
     def _family(self) -> str:
         """The model's type.
 
@@ -134,15 +153,15 @@ class ZeroShot(Detector):
             )
         return str(family)
 
-    @once
-    def _tokenizer(self) -> Any:
-        from transformers import AutoTokenizer
+    def _tokenized_labels(self) -> "tuple[torch.Tensor, list[tuple[int, int]]]":
+        """``[CLS] label . label . [SEP]`` as token ids.
 
-        return self._loaded(AutoTokenizer, "tokenizer")
+        Returns:
+            The ids, *Shape:* (1, length), and of each label the positions of its first token and behind its last.
 
-    @once
-    def _phrases(self) -> "tuple[torch.Tensor, list[tuple[int, int]]]":
-        """``[CLS] label . label . [SEP]`` as ids of shape ``(1, length)``, and where each label stands in it."""
+        Raises:
+            UserError: a label has no token, or the model has no room for them all.
+        """
         import torch
 
         tokenizer = self._tokenizer
@@ -164,9 +183,12 @@ class ZeroShot(Detector):
             )
         return torch.tensor([ids], device=self._device), spans
 
-    @once
-    def _queries(self) -> "torch.Tensor":
-        """The labels as the model sees them, of shape ``(1, labels, width)``, each of length 1."""
+    def _encoded_labels(self) -> "torch.Tensor":
+        """The labels as unit vectors, *Shape:* (1, labels, width).
+
+        Raises:
+            UserError: a label is too long for the model.
+        """
         import torch
 
         texts = [self._options.template.format(label) for label in self._options.labels]

@@ -1,8 +1,8 @@
 """Bytes of a picture → upright RGB, or what is wrong with them; and processes that do it under limits.
 
-A decoder that is fed hostile bytes may take for ever, eat all memory or crash. The manifest therefore has every
+A decoder that is fed hostile bytes may take forever, eat all memory or crash. The manifest therefore has every
 picture decoded once in a child process that the system ends at a limit; what has passed there is decoded again, for
-the models, in threads. Files and names are pipeline/images/manifest.py's business.
+the models, in threads. Files and names are left to :mod:`pipeline.images.pictures`.
 """
 
 import fcntl
@@ -170,7 +170,7 @@ class Decoders:
     def sizes(self, pictures: Sequence[bytes]) -> list[Found | PictureError]:
         """Decode pictures in full; give for each width and height in pixels of it upright, and its real format.
 
-        Where one cannot be decoded, the error that :func:`decode` raises stands in its place, ``too_slow`` where it
+        Where one cannot be decoded, the error that :func:`decode` raises takes its place, ``too_slow`` where it
         takes more than ``limits.max_seconds`` of the processor. Many at once go faster than one by one, as processes
         then wait less for each other.
         """
@@ -295,7 +295,7 @@ def _serve(limits: Any) -> None:
         data = source.read(length)
         if len(data) < length:
             return
-        # Nothing handles these signals: they end the process even in the midst of a decoder's C code. Time of the
+        # Nothing handles these signals: they end the process even while a decoder's C code runs. Time of the
         # processor is what counts, so that a busy machine gives no other rows; the clock is for what merely waits.
         signal.setitimer(signal.ITIMER_PROF, limits.max_seconds)
         signal.setitimer(signal.ITIMER_REAL, 10 * limits.max_seconds)

@@ -1,13 +1,11 @@
-"""Pictures as they come: found inside their folder, read, and each given its row in the manifest.
+"""The manifest: one row for each picture that a data set names, with its hash, size and status.
 
-Whatever is wrong with a picture becomes a status in its row, never a crash and never a substitute. How bytes become
-a picture is pipeline/images/decoding.py's business; what is read off the pictures is left to the extractors.
+Whatever is wrong with a picture becomes a status in its row, never a crash and never a substitute. Finding and reading
+a picture's file is left to :mod:`pipeline.images.pictures`, decoding to :mod:`pipeline.images.decoding`.
 """
 
-import errno
 import hashlib
 import os
-import re
 import stat
 import time
 from collections import deque
@@ -16,122 +14,26 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict
 from json import dumps, loads
 from pathlib import Path
-from typing import Any
 
-from PIL import Image
 from tqdm import tqdm
 
 from pipeline.core.errors import UserError
+from pipeline.core.machine import cores
 from pipeline.core.records import ImageRow
 from pipeline.core.store import Store, batched, digest
-from pipeline.images.decoding import DecoderEndedError, Decoders, PictureError, decode
+from pipeline.images.decoding import DecoderEndedError, Decoders, PictureError
+from pipeline.images.pictures import locate, read_bytes
 from pipeline.settings.params import ImagesParams
-
-__all__ = ["PictureError", "decode", "list_pictures", "load", "locate", "manifest", "read_bytes"]
-
-SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".webp", ".bmp", ".tif", ".tiff", ".avif")
-"""The names that :func:`list_pictures` takes for pictures; elsewhere the content alone decides."""
 
 VERSION = 1
 """Raised when the same bytes would give another row, so that rows kept from earlier runs are not used."""
 
-_DRIVE = re.compile(r"^[A-Za-z]:")
 _SETTLED_NS = 2_000_000_000  # a file younger than its file system's clock tick may change without a new time stamp
 _WINDOW = 2048  # names looked up at a time
 _BATCH = 16  # pictures given to a decoding process at a time,
 _BATCH_BYTES = 4_000_000  # or fewer where they are large
 
 _Examined = tuple[ImageRow, str | None]
-
-
-def locate(folder: Path, name: str) -> Path:
-    """The file of picture `name`, a path with ``/`` below `folder`.
-
-    Args:
-        folder: the pictures' folder, already resolved (``folder.resolve()``).
-        name: as a data set gives it, so anything.
-
-    Raises:
-        PictureError: the name would lead out of the folder, by ``..``, a root, a drive or a link.
-    """
-    parts = name.split("/")
-    if not name or "\0" in name or "\\" in name or _DRIVE.match(name) or any(p in ("", ".", "..") for p in parts):
-        raise PictureError("unsafe_name", "the name does not stay in the images folder")
-    path = os.path.join(folder, name)
-    try:
-        if len(parts) > 1 or stat.S_ISLNK(os.lstat(path).st_mode):
-            target = os.path.realpath(path, strict=True)
-            if os.path.commonpath((folder, target)) != str(folder):
-                raise PictureError("unsafe_name", "a link leads out of the images folder")
-    except OSError as error:
-        raise _unopened(error) from None
-    return Path(path)
-
-
-def _unopened(error: OSError) -> PictureError:
-    absent = isinstance(error, FileNotFoundError | NotADirectoryError) or error.errno == errno.ENAMETOOLONG
-    return PictureError("missing" if absent else "unreadable", error.strerror or type(error).__name__)
-
-
-def read_bytes(path: Path, limits: ImagesParams) -> bytes:
-    """A picture's bytes.
-
-    Raises:
-        PictureError: it is not there, is no regular file, may not be read, or is larger than ``limits.max_bytes``.
-    """
-    try:
-        # Without O_NONBLOCK, opening a named pipe would wait for its writer for ever.
-        handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
-        try:
-            return _read(handle, limits)
-        finally:
-            os.close(handle)
-    except OSError as error:
-        raise _unopened(error) from None
-
-
-def _read(handle: int, limits: ImagesParams) -> bytes:
-    status = os.fstat(handle)
-    if not stat.S_ISREG(status.st_mode):
-        raise PictureError("unreadable", "not a regular file")
-    if status.st_size > limits.max_bytes:
-        raise PictureError("too_large", f"{status.st_size} bytes; images.max_bytes is {limits.max_bytes}")
-    with open(handle, "rb", closefd=False) as file:
-        return file.read(limits.max_bytes)
-
-
-def load(folder: Path, row: "ImageRow | dict[str, Any]", limits: ImagesParams) -> Image.Image:
-    """Decode the picture of a manifest row.
-
-    Raises:
-        PictureError: it cannot be read, or is no longer the file that the manifest describes; what is read off it
-            must not be kept under the old file's hash.
-    """
-    name, sha256 = (row.image, row.sha256) if isinstance(row, ImageRow) else (row["image"], row["sha256"])
-    data = read_bytes(locate(folder, name), limits)
-    if hashlib.sha256(data).hexdigest() != sha256:
-        raise PictureError("unreadable", "the file has changed since the images stage; run dvc repro images")
-    return decode(data, limits)[0]
-
-
-def list_pictures(folder: Path) -> list[str]:
-    """Names of the pictures below `folder`, by their suffix; hidden files and folders are left out.
-
-    Raises:
-        UserError: there is no such folder, or no picture in it.
-    """
-    if not folder.is_dir():
-        raise UserError(f"{folder}: no such folder of pictures")
-    names = []
-    for place, folders, files in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        below = Path(place).relative_to(folder)
-        names += [
-            (below / name).as_posix() for name in files if not name.startswith(".") and name.lower().endswith(SUFFIXES)
-        ]
-    if not names:
-        raise UserError(f"{folder}: no pictures; expected files named {', '.join(SUFFIXES)}")
-    return sorted(names)
 
 
 def manifest(
@@ -141,21 +43,28 @@ def manifest(
     store: Store | None = None,
     workers: int | None = None,
 ) -> Iterator[ImageRow]:
-    """One row for each distinct name, sorted by name.
+    """Yield one row for each distinct name, sorted by name.
 
     Every picture is hashed and decoded in full, so that its status is true: by child processes, which end where one
     takes more time or memory than `limits` allow. With a store, the row of a file whose path, size, inode and times
     are as they were is taken from there, and none of its bytes are read.
 
+    Args:
+        names: of the pictures, paths with ``/`` below `folder`.
+        folder: where the pictures lie; None for a data set without.
+        limits: on each picture.
+        store: keeps rows between runs.
+        workers: child processes that decode; by default as many as this process may use cores.
+
     Raises:
-        UserError: `folder` is not there, or a name cannot be written as UTF-8.
+        UserError: `folder` does not exist, or a name cannot be written as UTF-8.
     """
     ordered = sorted(set(names))
     for name in ordered:
         if not name.isascii() and any("\ud800" <= character <= "\udfff" for character in name):
             raise UserError(
-                f"picture {name!r}: the name holds half a character (a lone surrogate) and cannot be "
-                "written as UTF-8; mend the id in the data set"
+                f"picture {name!r}: the name contains an unpaired surrogate and cannot be "
+                "written as UTF-8; fix the id in the data set"
             )
     if folder is None:
         return (
@@ -164,7 +73,7 @@ def manifest(
         )
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder of pictures (data.root and data.images in params.yaml)")
-    return _manifest(ordered, folder.resolve(), limits, store, workers or os.cpu_count() or 1)
+    return _manifest(ordered, folder.resolve(), limits, store, workers or cores())
 
 
 def _manifest(
@@ -172,7 +81,7 @@ def _manifest(
 ) -> Iterator[ImageRow]:
     key = digest({"rows of the manifest": VERSION, "max_pixels": limits.max_pixels, "max_bytes": limits.max_bytes})
     pending: deque[ImageRow | tuple[Future[list[_Examined]], int]] = deque()
-    fresh: dict[str, str] = {}
+    fresh: dict[str, bytes] = {}
 
     def settle(row: "ImageRow | tuple[Future[list[_Examined]], int]") -> ImageRow:
         if isinstance(row, ImageRow):
@@ -181,7 +90,7 @@ def _manifest(
         if stamp is not None:
             values = asdict(done)
             del values["image"]
-            fresh[stamp] = dumps(values, ensure_ascii=False)
+            fresh[stamp] = dumps(values, ensure_ascii=False).encode()
             if store and len(fresh) >= 256:
                 store.put_many(key, fresh)
                 fresh.clear()

@@ -127,11 +127,11 @@ class ImagesParams(Section):
 
 
 class ExtractorParams(BaseModel):
-    """An extraction stage: which extractor, and the options of every extractor, side by side under its name."""
+    """An extraction stage: which extractor (null: none), and every extractor's options side by side under its name."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
 
-    extractor: Annotated[str, Field(min_length=1)]
+    extractor: Annotated[str, Field(min_length=1)] | None
 
 
 class ViewsParams(Section):

@@ -7,12 +7,15 @@ from typing import Any
 
 from pipeline.core import environments
 from pipeline.core.errors import UserError, run_cli
+from pipeline.core.files import write_jsonl
+from pipeline.core.locks import stage_lock
 from pipeline.core.records import ImageRow
-from pipeline.core.store import Store, stage_lock
-from pipeline.engine import local as extraction
-from pipeline.extractors import registry
+from pipeline.core.store import Store
+from pipeline.engine.run import extract
 from pipeline.extractors.base import LookupExtractor
+from pipeline.extractors.registry import Choice, choose
 from pipeline.images import manifest as images
+from pipeline.images.pictures import list_pictures
 from pipeline.settings import params
 from pipeline.settings.params import Params
 from stages.shared import paths
@@ -35,48 +38,71 @@ def _main(kind: str) -> None:
     if (arguments.images is None) != (arguments.output is None):
         raise UserError("--images DIR and --output FILE.jsonl go together")
     settings = params.load(arguments.params)
-    section = getattr(settings, kind).model_dump()
-    registry.validate(kind, section)
-    if (environment := registry.interpreter(kind, section)) is not None:
-        environments.enter(environment)  # before any lock is taken: this process goes on there
+    choice = choose(kind, settings.extraction(kind), str(arguments.params))
+    if choice.off:
+        _switched_off(kind, arguments.output)
+        return
+    if choice.interpreter is not None:
+        environments.enter(choice.interpreter)  # before any lock is taken: this process goes on there
     with Store.open() as store:
         if arguments.images is None:
             with stage_lock(kind), recorded(kind) as record:
                 record |= _extract(
-                    kind, settings, paths.IMAGES, settings.data.images_folder, paths.CONTEXTS / f"{kind}.jsonl", store
+                    choice, settings, paths.IMAGES, settings.data.images_folder, paths.CONTEXTS / f"{kind}.jsonl", store
                 )
         else:
-            names = images.list_pictures(arguments.images)
+            names = list_pictures(arguments.images)
             rows = list(images.manifest(names, arguments.images, settings.images, store))
-            _extract(kind, settings, rows, arguments.images, arguments.output, store)
+            _extract(choice, settings, rows, arguments.images, arguments.output, store)
+
+
+def _switched_off(kind: str, output: Path | None) -> None:
+    """Leave the file that later stages read without a row; nothing is loaded, looked up or counted."""
+    if output is not None:
+        raise UserError(f"params.yaml: {kind}.extractor: null; expected the extractor that reads --images")
+    with stage_lock(kind), recorded(kind) as record:
+        write_jsonl(paths.CONTEXTS / f"{kind}.jsonl", [])
+        record |= {
+            "items": 0,
+            "unit": "pictures",
+            "from_store": 0,
+            "failed": 0,
+            "extractor": None,
+            "fingerprint": None,
+            "changed": [],
+        }
+    print(f"{kind}: off")
 
 
 def _extract(
-    kind: str, settings: Params, manifest: Path | Iterable[ImageRow], folder: Path | None, output: Path, store: Store
+    choice: Choice,
+    settings: Params,
+    manifest: Path | Iterable[ImageRow],
+    folder: Path | None,
+    output: Path,
+    store: Store,
 ) -> dict[str, Any]:
     """Run the engine; return what the report says of it."""
-    section = getattr(settings, kind).model_dump()
-    registry.require(kind, section)
-    extractor = registry.create(kind, section, settings.execution)
-    summary = extraction.extract(
-        kind,
+    choice.require()
+    extractor = choice.create(settings.execution)
+    summary = extract(
+        choice.kind,
         extractor,
         manifest,
         folder,
         output,
         store,
-        batch_size=getattr(settings.execution.batch_size, kind),
+        batch_size=getattr(settings.execution.batch_size, choice.kind),
         workers=settings.execution.decode_workers,
         limits=settings.images,
     )
     print(summary)
-    fingerprint = None if isinstance(extractor, LookupExtractor) else dict(extractor.fingerprint())
     return {
         "items": summary.read,
         "unit": "pictures",
         "from_store": summary.from_store,
         "failed": summary.failed,
-        "extractor": section["extractor"],
-        "fingerprint": fingerprint,
-        "changed": registry.changed_options(kind, section),
+        "extractor": choice.name,
+        "fingerprint": None if isinstance(extractor, LookupExtractor) else dict(extractor.fingerprint()),
+        "changed": choice.changed(),
     }

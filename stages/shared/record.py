@@ -4,7 +4,6 @@ A record is an out of its stage like any other: DVC keeps it with the results it
 them. Nothing but the report depends on it, as no two runs take the same time.
 """
 
-import os
 import platform
 import sys
 import time
@@ -14,6 +13,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from pipeline.core import records
+from pipeline.core.machine import cores
 from pipeline.core.records import Machine, RunRecord
 from stages.shared import paths
 
@@ -36,5 +36,4 @@ def recorded(stage: str) -> Iterator[dict[str, Any]]:
 def _machine() -> Machine:
     torch = sys.modules.get("torch")  # where the stage has not loaded it, it has used no GPU
     gpu = torch.cuda.get_device_name() if torch is not None and torch.cuda.is_initialized() else None
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return Machine(f"{platform.system()} {platform.machine()}", platform.python_version(), cores, gpu)
+    return Machine(f"{platform.system()} {platform.machine()}", platform.python_version(), cores(), gpu)

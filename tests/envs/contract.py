@@ -20,14 +20,15 @@ from pipeline.core.kinds import KINDS
 from pipeline.core.records import TextLine
 from pipeline.core.store import Store, digest
 from pipeline.core.weights import convert
-from pipeline.engine.local import extract
+from pipeline.engine.run import extract
 from pipeline.extractors import _boxes
 from pipeline.extractors.base import PreparingExtractor
-from pipeline.extractors.registry import create, require, validate
-from pipeline.images.manifest import list_pictures, manifest
+from pipeline.extractors.registry import choose
+from pipeline.images.manifest import manifest
+from pipeline.images.pictures import list_pictures
 from pipeline.settings.params import ExecutionParams, ImagesParams
 from tests.envs import models
-from tests.pipeline.extractors.cases import Failing, make, same, write_clip
+from tests.pipeline.extractors.cases import Failing, make, ready, same, write_clip
 
 Section = tuple[str, dict[str, Any]]
 Pictures = Sequence[Image.Image]
@@ -102,7 +103,7 @@ def options_of(section: Section) -> dict[str, Any]:
 
 def check_batches(section: Section, pictures: Pictures) -> None:
     """The same result in batches of 1, 3 and 16 and in any order, and none for none."""
-    extractor = make(section)
+    extractor = ready(section)
     alone = [extractor.extract([picture])[0] for picture in pictures]
     assert sum(map(bool, alone)) > len(alone) / 2, "too little found to compare"
     assert len({str(items) for items in alone}) > len(alone) / 2, "the pictures are told apart"
@@ -119,7 +120,7 @@ def check_batches(section: Section, pictures: Pictures) -> None:
 
 def check_outliers(section: Section, pictures: Pictures) -> None:
     """A pixel, a line, a strip: each gives a list."""
-    extractor = make(changed(section, canvas_size=512) if "canvas_size" in options_of(section) else section)
+    extractor = ready(changed(section, canvas_size=512) if "canvas_size" in options_of(section) else section)
     for size in OUTLIERS:
         assert len(extractor.extract([Image.new("RGB", size, (200, 30, 30))])) == 1, size
 
@@ -132,7 +133,7 @@ def check_engine(section: Section, pictures: Pictures) -> None:
         folder.mkdir()
         for number, picture in enumerate(pictures):
             picture.save(folder / f"{number:02}.png")
-        failing = Failing(make(section), pictures[5])
+        failing = Failing(ready(section), pictures[5])
         with Store.open(Path(place) / "store") as store:
             rows = list(manifest(list_pictures(folder), folder, ImagesParams()))
             summary = extract(kind, failing, rows, folder, Path(place) / "out.jsonl", store, 16)
@@ -142,7 +143,7 @@ def check_engine(section: Section, pictures: Pictures) -> None:
         found = list(KINDS[kind].read(Path(place) / "out.jsonl"))
     assert [(row.image, row.error) for row in found if row.status != "ok"] == [("05.png", "RuntimeError: choked")]
     good = [number for number in range(16) if number != 5]
-    assert same([found[number].items for number in good], make(section).extract([pictures[number] for number in good]))
+    assert same([found[number].items for number in good], ready(section).extract([pictures[number] for number in good]))
 
 
 def check_fingerprint(section: Section, pictures: Pictures, case: str) -> None:
@@ -156,7 +157,7 @@ def check_fingerprint(section: Section, pictures: Pictures, case: str) -> None:
     assert digest(make(section, ExecutionParams(device="auto", ocr_threads=1)).fingerprint()) == first
     if case not in CHANGES:
         return
-    fields = set(type(create(*section)).Options.model_fields)  # type: ignore[union-attr]
+    fields = set(type(choose(*section).create()).Options.model_fields)  # type: ignore[union-attr]
     unread = UNREAD.get(case, {})
     assert fields - PLACES - set(unread) == {option for change in CHANGES[case] for option in change}
     found = [fingerprint(**change) for change in CHANGES[case] if "languages" not in change]
@@ -190,7 +191,7 @@ def check_broken_files(section: Section, pictures: Pictures) -> None:
     option = "models" if section[0] == "ocr" else "weights"
     given = options_of(section)[option]
     with tempfile.TemporaryDirectory() as place:
-        assert "no such file" in mistake(lambda: require(*changed(section, **{option: f"{place}/nothing"})))
+        assert "no such file" in mistake(lambda: choose(*changed(section, **{option: f"{place}/nothing"})).require())
         if option == "models":
             for file in Path(given).iterdir():
                 torch.save({"module.weight": torch.ones(1)}, Path(place) / file.name)
@@ -198,11 +199,11 @@ def check_broken_files(section: Section, pictures: Pictures) -> None:
         else:
             (Path(place) / "zoo.pkl").write_bytes(b"")
             assert "python -m pipeline.checkpoints convert" in mistake(
-                lambda: require(*changed(section, weights=f"{place}/zoo.pkl"))
+                lambda: choose(*changed(section, weights=f"{place}/zoo.pkl")).require()
             )
             other = f"{place}/weights.pth"
             torch.save({"model": {"weight": torch.ones(1)}}, other)
-        found = mistake(lambda: make(changed(section, **{option: other})).extract(pictures[:1]))
+        found = mistake(lambda: ready(changed(section, **{option: other})).extract(pictures[:1]))
         assert place in found, found
 
 
@@ -216,19 +217,19 @@ def mistake(action: Callable[[], object]) -> str:
 
 def check_half_precision(section: Section, pictures: Pictures) -> None:
     """bfloat16 gives results too."""
-    assert all(make(changed(section, dtype="bfloat16")).extract(pictures[:3]))
+    assert all(ready(changed(section, dtype="bfloat16")).extract(pictures[:3]))
 
 
 def check_against_lavis(section: Section, pictures: Pictures) -> None:
     """By beams, the best caption is the one that LAVIS' own generate() gives; scores are what greedy decoding saw."""
     import torch
 
-    extractor: Any = make(changed(section, num_captions=1))
+    extractor: Any = ready(changed(section, num_captions=1))
     pixels = torch.stack([extractor.prepare(picture) for picture in pictures])
     with torch.inference_mode():
         expected = extractor._model.generate({"image": pixels}, num_beams=3, max_length=16, min_length=6)
         assert [captions[0].text for captions in extractor.extract(pictures)] == expected
-        greedy: Any = make(changed(section, num_captions=1, num_beams=1, min_length=0))
+        greedy: Any = ready(changed(section, num_captions=1, num_beams=1, min_length=0))
         seen, prompt = greedy._model.forward_encoder({"image": pixels[:1]}), greedy._prompt
         output = greedy._model.text_decoder.generate(
             input_ids=prompt,
@@ -259,7 +260,7 @@ def check_against_detectron2(section: Section, pictures: Pictures) -> None:
     config.TEST.DETECTIONS_PER_IMAGE = options["max_objects"]
     predictor = DefaultPredictor(config)
     predictor.model.load_state_dict(load_file(options["weights"]))
-    extractor: Any = make(section)
+    extractor: Any = ready(section)
     expected = []
     for picture in pictures:
         found = predictor(np.ascontiguousarray(np.asarray(picture)[:, :, ::-1]))["instances"]
@@ -282,23 +283,30 @@ def check_attributes(section: Section, pictures: Pictures) -> None:
             "labels": ["red", "blue", "snow"],
             "threshold": 0.3,
         }
-        found = make((section[0], {**section[1], "attributes": attributes})).extract(pictures[:4])
+        found = ready((section[0], {**section[1], "attributes": attributes})).extract(pictures[:4])
     assert any(tag.attribute in ("red", "blue", "snow") for tags in found for tag in tags)
+
+
+def classes(section: Section) -> Sequence[str]:
+    """The names that a detector gives its classes; they need no weights."""
+    extractor: Any = make(section)
+    names: Sequence[str] = extractor._class_names(extractor._merged_configuration())
+    return names
 
 
 def check_catalogue(section: Section, pictures: Pictures) -> None:
     """A configuration of the model zoo needs no list of classes, and one of one's own runs no code."""
     zoo = changed(section, model="COCO-Detection/faster_rcnn_R_50_FPN_3x.yaml", classes=None)
-    require(*zoo)
-    names = make(zoo)._names  # type: ignore[attr-defined]
+    choose(*zoo).require()
+    names = classes(zoo)
     assert len(names) == 80
     assert names[0] == "person"
-    assert "80 classes, found 2" in mistake(lambda: make(changed(zoo, classes=["a", "b"]))._names)  # type: ignore[attr-defined]
-    assert "no such file" in mistake(lambda: require(*changed(zoo, model="COCO-Detection/none.yaml")))
+    assert "80 classes, found 2" in mistake(lambda: classes(changed(zoo, classes=["a", "b"])))
+    assert "no such file" in mistake(lambda: choose(*changed(zoo, model="COCO-Detection/none.yaml")).require())
     with tempfile.TemporaryDirectory() as place:
         file, trace = Path(place) / "own.yaml", Path(place) / "trace"
         file.write_text(f"MODEL: !!python/object/apply:os.mkdir ['{trace}']\n")
-        assert "no plain YAML" in mistake(lambda: make(changed(section, model=str(file))).extract(pictures[:1]))
+        assert "no plain YAML" in mistake(lambda: ready(changed(section, model=str(file))))
         assert not trace.exists()
 
 
@@ -312,10 +320,10 @@ def check_zoo_pickle(section: Section, pictures: Pictures) -> None:
         file = Path(place) / "model_final.pkl"
         arrays = load_file(options_of(section)["weights"])
         file.write_bytes(pickle.dumps({"model": arrays, "__author__": "Detectron2 Model Zoo"}, protocol=2))
-        assert f"convert {file}" in mistake(lambda: require(*changed(section, weights=str(file))))
+        assert f"convert {file}" in mistake(lambda: choose(*changed(section, weights=str(file))).require())
         [converted] = convert(file)
-        found = make(changed(section, weights=str(converted))).extract(pictures[:4])
-    assert found == make(section).extract(pictures[:4])
+        found = ready(changed(section, weights=str(converted))).extract(pictures[:4])
+    assert found == ready(section).extract(pictures[:4])
 
 
 def check_against_easyocr(section: Section, pictures: Pictures) -> None:
@@ -334,7 +342,7 @@ def lines_as_easyocr_reads_them(section: Section, pictures: Pictures) -> int:
     import easyocr
     from easyocr.detection import get_textbox
 
-    extractor: Any = make(section)
+    extractor: Any = ready(section)
     with tempfile.TemporaryDirectory() as place:
         reader = easyocr.Reader(
             options_of(section)["languages"],
@@ -391,7 +399,7 @@ def check_languages(section: Section, pictures: Pictures) -> None:
     assert recogniser(["ch_sim", "en"]).name == "zh_sim_g2"
     assert recogniser(["de", "en"]).name == "latin_g2"
     for languages, reason in ((["ch_sim", "fr"], "no model of EasyOCR reads all"), (["xx"], "does not know xx")):
-        assert reason in mistake(lambda: validate(*changed(section, languages=languages)))  # noqa: B023
+        assert reason in mistake(lambda: choose(*changed(section, languages=languages)))  # noqa: B023
 
 
 COMMON: dict[str, Check] = {

@@ -154,14 +154,14 @@ def test_the_figure_shows_a_post_and_the_scores(made: Project, tmp_path: Path) -
 
 
 def test_thumbnails_are_decoded_once(made: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from pipeline.images import manifest as images
+    from pipeline.images import pictures
     from pipeline.settings.params import ImagesParams
 
     rows = made.rows("data/images.jsonl")
     folder = made.folder / "set/images"
     with Store.open(tmp_path / "store") as store:
         first = thumbnails.write(rows, folder, tmp_path / "one", 100, ImagesParams(), store)
-        monkeypatch.setattr(images, "load", lambda *_: pytest.fail("decoded again"))
+        monkeypatch.setattr(pictures, "load", lambda *_: pytest.fail("decoded again"))
         again = thumbnails.write(rows, folder, tmp_path / "other", 100, ImagesParams(), store)
     assert first == again
     assert set(first) == {row["image"] for row in rows if row["status"] == "ok"}

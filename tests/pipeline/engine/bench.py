@@ -11,7 +11,7 @@ from PIL import Image
 
 from pipeline.core.records import Caption, ImageRow
 from pipeline.core.store import Store
-from pipeline.engine.local import Summary, extract
+from pipeline.engine.run import Summary, extract
 from pipeline.images.manifest import manifest
 from pipeline.settings.params import ImagesParams
 

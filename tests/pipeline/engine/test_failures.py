@@ -12,7 +12,7 @@ from PIL import Image
 from pipeline.core.errors import UserError
 from pipeline.core.files import write_jsonl
 from pipeline.core.records import Caption, Item, ObjectTag, TextLine
-from pipeline.engine.local import extract
+from pipeline.engine.run import extract
 from tests.pipeline.engine.bench import Bench, MeanColour, colour, figures, make_pictures, reddish, rows_of
 
 

@@ -8,8 +8,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from pipeline.core.records import Item
-from pipeline.extractors.base import Extractor
-from pipeline.extractors.registry import create
+from pipeline.extractors.base import Extractor, load
+from pipeline.extractors.registry import choose
 from pipeline.settings.params import ExecutionParams
 
 CPU = ExecutionParams(device="cpu")
@@ -367,9 +367,15 @@ def written(text: str, width: int = 320, height: int = 120, size: int = 32) -> I
 
 
 def make(section: tuple[str, Mapping[str, Any]], execution: ExecutionParams = CPU) -> Extractor:
-    extractor = create(*section, execution)
+    """The extractor of a section of params, its model not loaded yet."""
+    extractor = choose(*section).create(execution)
     assert isinstance(extractor, Extractor)
     return extractor
+
+
+def ready(section: tuple[str, Mapping[str, Any]], execution: ExecutionParams = CPU) -> Extractor:
+    """The extractor of a section of params, its model loaded."""
+    return load(make(section, execution))
 
 
 def same(found: Sequence[Sequence[Item]], expected: Sequence[Sequence[Item]]) -> bool:

@@ -11,8 +11,8 @@ from pipeline.core.errors import UserError
 from pipeline.core.records import ObjectTag
 from pipeline.core.store import digest
 from pipeline.extractors.attributes import AttributesOptions, WithAttributes
-from pipeline.extractors.registry import create, require, validate
-from tests.pipeline.extractors.cases import CPU, make
+from pipeline.extractors.registry import choose
+from tests.pipeline.extractors.cases import CPU, make, ready
 
 NAMES = ["red", "blue", "snow"]
 
@@ -105,12 +105,12 @@ def test_it_is_off_by_default_and_in_the_fingerprint_when_on(clip: Path, yolox: 
 def test_mistakes_are_named(yolos: Path, yolox: Path, pictures: list[Image.Image]) -> None:
     section = {"extractor": "yolox", "yolox": {"model": str(yolox), "classes": ["a", "b", "c"]}}
     with pytest.raises(UserError, match=r"objects\.attributes\.label: unknown key; expected one of model, revision"):
-        validate("objects", {**section, "attributes": {"label": ["red"]}})
+        choose("objects", {**section, "attributes": {"label": ["red"]}})
     with pytest.raises(UserError, match=r"objects\.attributes\.template.*expected a text with \{\} in it once"):
-        validate("objects", {**section, "attributes": {"template": "red"}})
+        choose("objects", {**section, "attributes": {"template": "red"}})
     with pytest.raises(UserError, match="no such folder"):
-        require("objects", {**section, "attributes": {"model": "checkpoints/not/here"}})
+        choose("objects", {**section, "attributes": {"model": "checkpoints/not/here"}}).require()
     with pytest.raises(UserError, match="reads no pictures to find attributes in"):
-        create("objects", {"extractor": "precomputed", "attributes": {"model": "x"}})
+        choose("objects", {"extractor": "precomputed", "attributes": {"model": "x"}}).create()
     with pytest.raises(UserError, match=r"model_type is yolos; objects\.attributes takes clip, siglip"):
-        make(("objects", {**section, "attributes": {"model": str(yolos)}})).extract(pictures[:1])
+        ready(("objects", {**section, "attributes": {"model": str(yolos)}})).extract(pictures[:1])

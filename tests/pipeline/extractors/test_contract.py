@@ -1,6 +1,5 @@
 """What every extractor that reads pictures promises: its results depend on the picture and its fingerprint alone."""
 
-import functools
 import shutil
 import subprocess
 import sys
@@ -19,14 +18,15 @@ from PIL import Image
 
 from pipeline.core.kinds import KINDS
 from pipeline.core.store import Store, digest
-from pipeline.engine.local import extract
+from pipeline.engine.run import extract
 from pipeline.extractors import _torch
 from pipeline.extractors.base import PreparingExtractor
-from pipeline.extractors.registry import create
-from pipeline.images.manifest import list_pictures, manifest
+from pipeline.extractors.registry import choose
+from pipeline.images.manifest import manifest
+from pipeline.images.pictures import list_pictures
 from pipeline.settings.params import ExecutionParams, ImagesParams
 from tests.conftest import ROOT
-from tests.pipeline.extractors.cases import Failing, make, same
+from tests.pipeline.extractors.cases import Failing, make, ready, same
 
 needs_tesseract = pytest.mark.skipif(
     shutil.which("tesseract") is None, reason="tesseract is not installed (apt-get install tesseract-ocr)"
@@ -49,7 +49,7 @@ NAMES = (
 
 @pytest.mark.parametrize("name", NAMES)
 def test_results_do_not_depend_on_the_batch(name: str, sections: Any, pictures: list[Image.Image]) -> None:
-    extractor = make(sections[name])
+    extractor = ready(sections[name])
     alone = [extractor.extract([picture])[0] for picture in pictures]
     kind = sections[name][0]
     assert any(alone), "nothing found, nothing compared"
@@ -72,7 +72,7 @@ TOO_LONG = {"yolos": 6, "grounding_dino": 128}
 @pytest.mark.parametrize("name", NAMES)
 def test_pictures_of_any_size_are_read(name: str, sections: Any) -> None:
     """A pixel, a line three pixels high, a strip: each gives a list, or an error that the engine makes a row of."""
-    extractor = make(sections[name])
+    extractor = ready(sections[name])
     for size in ((1, 1), (3, 3), (50, 3), (3, 50), (1000, 2), (2000, 1500)):
         picture = Image.new("RGB", size, (200, 30, 30))
         if max(size) > TOO_LONG.get(name, 10_000) * min(size):
@@ -107,7 +107,7 @@ def test_memory_that_runs_out_and_a_bad_picture_cost_one_row(
     kind, section = sections[name]
     for number, picture in enumerate(pictures):
         picture.save(tmp_path / f"{number:02}.png")
-    failing = Failing(make((kind, section)), pictures[5])
+    failing = Failing(ready((kind, section)), pictures[5])
     with Store.open(tmp_path / "store") as store:
         rows = list(manifest(list_pictures(tmp_path), tmp_path, ImagesParams()))
         summary = extract(kind, failing, rows, tmp_path, tmp_path / "out.jsonl", store, 16)
@@ -118,7 +118,7 @@ def test_memory_that_runs_out_and_a_bad_picture_cost_one_row(
     assert [(row.image, row.error) for row in found if row.status != "ok"] == [("05.png", "RuntimeError: choked")]
     good = [number for number in range(16) if number != 5]
     assert same(
-        [found[number].items for number in good], make((kind, section)).extract([pictures[number] for number in good])
+        [found[number].items for number in good], ready((kind, section)).extract([pictures[number] for number in good])
     )
 
 
@@ -128,33 +128,19 @@ def test_a_model_is_loaded_when_there_is_something_to_read(name: str, sections: 
     code = f"""
 import sys
 from pathlib import Path
-from pipeline.engine.local import extract
-from pipeline.extractors.registry import create, require, validate
+from pipeline.engine.run import extract
+from pipeline.extractors.registry import choose
 from pipeline.core.store import Store
 section = {section!r}
-validate({kind!r}, section)
-require({kind!r}, section)
-extractor = create({kind!r}, section)
+choose({kind!r}, section)
+choose({kind!r}, section).require()
+extractor = choose({kind!r}, section).create()
 extract({kind!r}, extractor, [], None, Path(sys.argv[1]) / "out.jsonl", Store.open(sys.argv[1]))
 heavy = {{"torch", "transformers", "onnxruntime", "cv2", "rapidocr"}} & set(sys.modules)
 assert not heavy, heavy
 """
     with tempfile.TemporaryDirectory() as place:
         subprocess.run([sys.executable, "-c", code, place], cwd=ROOT, check=True)
-
-
-@pytest.fixture
-def lockless(monkeypatch: pytest.MonkeyPatch) -> None:
-    """functools.cached_property as it is from Python 3.12 on, where nothing holds a second thread back."""
-
-    def get(self: Any, instance: Any, owner: Any = None) -> Any:
-        if instance is None:
-            return self
-        if self.attrname not in vars(instance):
-            vars(instance)[self.attrname] = self.func(instance)
-        return vars(instance)[self.attrname]
-
-    monkeypatch.setattr(functools.cached_property, "__get__", get)
 
 
 @pytest.fixture
@@ -183,18 +169,16 @@ def loads(monkeypatch: pytest.MonkeyPatch) -> "Counter[tuple[str, str, bool]]":
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if isinstance(name, str)])
-@pytest.mark.usefixtures("lockless")
-def test_models_are_loaded_once_however_many_threads_want_them(
+def test_models_are_loaded_by_load_alone_however_many_threads_use_them(
     name: str,
     sections: Any,
     pictures: list[Image.Image],
     loads: "Counter[tuple[str, str, bool]]",
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """As the engine asks for them: pictures are prepared by several threads, and the model splits a batch among more.
+    """As the engine uses them: pictures are prepared by several threads, and the model splits a batch among more.
 
-    Models of torch are loaded by the thread that has the batch: those that it is split among are held to one core, and
-    while a model is loaded in another number format, that is everybody's.
+    While a model of torch is loaded in another number format, that is the default of every thread.
     """
     import torch
 
@@ -204,6 +188,10 @@ def test_models_are_loaded_once_however_many_threads_want_them(
     monkeypatch.setattr(_torch, "cores", lambda: 4)
     _torch._pool.cache_clear()
     extractor = make((kind, section))
+    extractor.fingerprint()
+    assert not loads
+    extractor.load()  # type: ignore[attr-defined]
+    assert loads
     start = threading.Barrier(4)
 
     def prepare(picture: Image.Image) -> Any:
@@ -214,9 +202,8 @@ def test_models_are_loaded_once_however_many_threads_want_them(
         prepared = list(pool.map(prepare, pictures[8:]))
     assert len(extractor.extract_prepared(prepared)) == 8  # type: ignore[attr-defined]
     _torch._pool.cache_clear()
-    assert loads
     assert set(loads.values()) == {1}
-    assert all(by_main for loader, _, by_main in loads if loader == "load")
+    assert all(by_main for *_, by_main in loads)
     assert torch.get_default_dtype() == torch.float32
 
 
@@ -283,7 +270,7 @@ def test_the_fingerprint_changes_when_the_result_can_and_only_then(name: str, se
         digest(make((kind, {**section, key: {**section[key], **change}})).fingerprint()) for change in CHANGES[name]
     ]
     assert len({first, *found}) == 1 + len(found)
-    options = set(type(create(kind, section)).Options.model_fields)  # type: ignore[union-attr]
+    options = set(type(choose(kind, section).create()).Options.model_fields)  # type: ignore[union-attr]
     unread = set(UNREAD.get(name, {}))
     assert options - {"model", "revision"} - unread == {option for change in CHANGES[name] for option in change}
     if "model" not in options:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from pipeline.extractors.registry import REGISTRY, create
+from pipeline.extractors.registry import REGISTRY, choose
 from pipeline.settings import yaml
 from tests.conftest import ROOT
 
@@ -53,7 +53,7 @@ def test_every_extractor_and_option_is_on_the_page() -> None:
     for kind, extractors in REGISTRY.items():
         for name in extractors:
             assert f"`{kind}.extractor: {name}`" in PAGE
-            options = type(create(kind, {**params[kind], "extractor": name})).Options  # type: ignore[union-attr]
+            options = type(choose(kind, {**params[kind], "extractor": name}).create()).Options  # type: ignore[union-attr]
             if name != "rapidocr":  # whose options params.yaml explains
                 for option in options.model_fields:
                     assert re.search(rf"`{option}[`:]", PAGE), f"{kind}.{name}.{option}"

@@ -12,16 +12,16 @@ from pipeline.core.errors import UserError
 from pipeline.core.kinds import KINDS
 from pipeline.core.records import Caption, ImageRow, ObjectTag, TextLine
 from pipeline.core.store import Store
-from pipeline.engine.local import extract
+from pipeline.engine.run import extract
 from pipeline.extractors.base import LookupExtractor
-from pipeline.extractors.registry import create, require, validate
+from pipeline.extractors.registry import choose
 from tests.project import Project
 
 
 def reader(kind: str, path: Path | str | None, **options: Any) -> LookupExtractor:
     section = {"extractor": "precomputed", "precomputed": {"path": None if path is None else str(path), **options}}
-    validate(kind, section)
-    extractor = create(kind, section)
+    choose(kind, section)
+    extractor = choose(kind, section).create()
     assert isinstance(extractor, LookupExtractor)
     return extractor
 
@@ -162,7 +162,7 @@ def test_a_file_in_another_encoding_is_refused(tmp_path: Path) -> None:
 def test_a_file_that_is_not_there_is_told_before_anything_runs(tmp_path: Path) -> None:
     for path, message in ((None, "null; expected the file"), (str(tmp_path / "x"), "no such file")):
         with pytest.raises(UserError, match=message):
-            require("captions", {"extractor": "precomputed", "precomputed": {"path": path}})
+            choose("captions", {"extractor": "precomputed", "precomputed": {"path": path}}).require()
 
 
 def run(file: Path, names: list[str], folder: Path) -> list[tuple[str, str, list[Any]]]:

@@ -10,14 +10,17 @@ from PIL import Image
 from pipeline.core.records import TextLine
 from pipeline.extractors._lines import reading_order
 from pipeline.extractors.rapidocr import RapidOcr, SpacingDecoder
-from pipeline.extractors.registry import create
+from pipeline.extractors.registry import choose
 from pipeline.settings.params import ExecutionParams
 from tests.pipeline.extractors.cases import written
 
 
 def reader(threads: int = 2, **options: object) -> RapidOcr:
-    extractor = create("ocr", {"extractor": "rapidocr", "rapidocr": options}, ExecutionParams(ocr_threads=threads))
+    extractor = choose("ocr", {"extractor": "rapidocr", "rapidocr": options}).create(
+        ExecutionParams(ocr_threads=threads)
+    )
     assert isinstance(extractor, RapidOcr)
+    extractor.load()
     return extractor
 
 

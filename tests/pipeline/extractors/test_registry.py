@@ -1,7 +1,5 @@
 """Finding the extractor that params name, and checking its options."""
 
-import threading
-import time
 from pathlib import Path
 from typing import Any
 
@@ -11,56 +9,23 @@ from PIL import Image
 from pipeline.core.errors import UserError
 from pipeline.core.records import ImageRow
 from pipeline.core.store import Store
-from pipeline.engine.local import extract
+from pipeline.engine.run import extract
 from pipeline.extractors.attributes import AttributesOptions
-from pipeline.extractors.base import LookupExtractor, once
-from pipeline.extractors.registry import REGISTRY, create, validate
+from pipeline.extractors.base import LoadingExtractor, LookupExtractor
+from pipeline.extractors.registry import REGISTRY, choose
 from pipeline.images.manifest import manifest
 from pipeline.settings.params import ImagesParams, load
 from tests.conftest import ROOT
-from tests.pipeline.extractors.cases import make
-
-
-def test_what_several_threads_ask_for_is_computed_once() -> None:
-    class Slow:
-        computed = 0
-
-        @once
-        def value(self) -> object:
-            """What takes a while."""
-            self.computed += 1
-            time.sleep(0.05)
-            if self.computed == 1:
-                raise OSError("not yet")
-            return object()
-
-    slow, found, start = Slow(), [], threading.Barrier(8)
-
-    def ask() -> None:
-        start.wait()
-        try:
-            found.append(slow.value)
-        except OSError:
-            found.append(None)
-
-    threads = [threading.Thread(target=ask) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert slow.computed == 2, "what failed is computed anew, what did not is kept"
-    assert sorted(map(found.count, set(found))) == [1, 7]
-    assert slow.value in found, "it is kept"
-    assert Slow.value.__doc__ == "What takes a while."
+from tests.pipeline.extractors.cases import ready
 
 
 def test_params_as_shipped_are_valid() -> None:
     params = load(ROOT / "params.yaml")
     for kind, extractors in REGISTRY.items():
         section = getattr(params, kind).model_dump()
-        validate(kind, section)
+        choose(kind, section)
         for name in extractors:
-            options = type(create(kind, {**section, "extractor": name})).Options  # type: ignore[union-attr]
+            options = type(choose(kind, {**section, "extractor": name}).create()).Options  # type: ignore[union-attr]
             assert set(section[name]) == set(options.model_fields), "every option has its line in params.yaml"
     assert set(params.objects.model_dump()["attributes"]) == set(AttributesOptions.model_fields)
 
@@ -101,13 +66,46 @@ def test_params_as_shipped_are_valid() -> None:
 )
 def test_a_mistake_in_params_is_named(kind: str, section: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
-        validate(kind, section)
+        choose(kind, section)
+
+
+def test_a_kind_is_switched_off_by_null_and_its_options_are_checked_still() -> None:
+    section = {"extractor": None, "blip": {"model": "checkpoints/not/here"}}
+    choice = choose("captions", section)
+    assert choice.off
+    assert (choice.name, choice.interpreter, choice.changed()) == (None, None, [])
+    choice.require()
+    with pytest.raises(ValueError, match="switched off"):
+        choice.create()
+    with pytest.raises(UserError, match=r"captions\.blip\.num_bean: unknown key"):
+        choose("captions", {**section, "blip": {"model": "x", "num_bean": 3}})
+
+
+def test_a_choice_is_made_once() -> None:
+    """What it says later is of the section as it was: nothing is looked up again."""
+    section: dict[str, Any] = {"extractor": "lavis", "lavis": {"weights": "w.pth", "num_beams": 5}}
+    choice = choose("captions", section)
+    section["lavis"]["num_beams"] = "many"
+    section["extractor"] = "nowhere:Class"
+    assert choice.interpreter == "lavis"
+    assert [change.key for change in choice.changed()] == ["captions.lavis.weights", "captions.lavis.num_beams"]
+    assert not choice.off
+
+
+def test_every_extractor_with_a_model_loads_it_when_told() -> None:
+    """None loads when it is made; the protocol has it loaded once, by one thread."""
+    without = {"precomputed", "tesseract"}
+    params = load(ROOT / "params.yaml")
+    for kind, extractors in REGISTRY.items():
+        for name in set(extractors) - without:
+            section = {**getattr(params, kind).model_dump(), "extractor": name}
+            assert isinstance(choose(kind, section).create(), LoadingExtractor), name
 
 
 def test_every_mistake_is_named_with_its_line() -> None:
     section = {"extractor": "blip", "blip": {"model": "x", "num_bean": 3, "num_beams": 0}}
     with pytest.raises(UserError) as caught:
-        validate("captions", section, "params.yaml", {"captions.blip.num_bean": 31, "captions.blip.num_beams": 32})
+        choose("captions", section, "params.yaml", {"captions.blip.num_bean": 31, "captions.blip.num_beams": 32})
     lines = sorted(str(caught.value).splitlines())
     assert [line.split(" ")[0] for line in lines] == ["params.yaml:31:", "params.yaml:32:"]
 
@@ -157,31 +155,33 @@ def test_an_extractor_of_ones_own(own_module: str, tmp_path: Path) -> None:
     picture = Image.new("RGB", (7, 5))
 
     def caption(section: dict[str, Any]) -> str:
-        validate("captions", section)
-        return str(make(("captions", section)).extract([picture])[0][0].text)  # type: ignore[union-attr]
+        choose("captions", section)
+        return str(ready(("captions", section)).extract([picture])[0][0].text)  # type: ignore[union-attr]
 
     sizes, typed = f"{own_module}:Sizes", f"{own_module}:Typed"
     assert caption({"extractor": sizes}) == "7 pixels wide"
     assert caption({"extractor": sizes, sizes: {"unit": "dots"}, "blip": {"model": "x"}}) == "7 dots wide"
     assert caption({"extractor": typed}) == "14 on cpu"
     assert caption({"extractor": typed, typed: {"factor": 3}}) == "21 on cpu"
-    assert isinstance(create("captions", {"extractor": f"{own_module}:Published"}), LookupExtractor)
+    assert isinstance(choose("captions", {"extractor": f"{own_module}:Published"}).create(), LookupExtractor)
     picture.save(tmp_path / "a.png")
     rows: list[ImageRow] = list(manifest(["a.png"], tmp_path, ImagesParams()))
     with Store.open(tmp_path / "store") as store:
-        extract("captions", create("captions", {"extractor": sizes}), rows, tmp_path, tmp_path / "out.jsonl", store)
+        extract(
+            "captions", choose("captions", {"extractor": sizes}).create(), rows, tmp_path, tmp_path / "out.jsonl", store
+        )
     assert "7 pixels wide" in (tmp_path / "out.jsonl").read_text()
 
 
 def test_mistakes_in_an_extractor_of_ones_own_are_named(own_module: str) -> None:
     typed, sizes = f"{own_module}:Typed", f"{own_module}:Sizes"
     with pytest.raises(UserError, match="factr: unknown key; expected one of factor"):
-        validate("captions", {"extractor": typed, typed: {"factr": 3}})
+        choose("captions", {"extractor": typed, typed: {"factr": 3}})
     with pytest.raises(UserError, match="unexpected keyword argument 'colour'"):
-        create("captions", {"extractor": sizes, sizes: {"colour": 1}})
+        choose("captions", {"extractor": sizes, sizes: {"colour": 1}}).create()
     with pytest.raises(UserError, match="no extractor; expected a class with fingerprint"):
-        create("captions", {"extractor": f"{own_module}:NoExtractor"})
+        choose("captions", {"extractor": f"{own_module}:NoExtractor"}).create()
     with pytest.raises(UserError, match="has no class Size"):
-        validate("captions", {"extractor": f"{own_module}:Size"})
+        choose("captions", {"extractor": f"{own_module}:Size"})
     with pytest.raises(UserError, match="needs the module a_package_that_is_not_there"):
-        validate("captions", {"extractor": "my_extractors.broken:X"})
+        choose("captions", {"extractor": "my_extractors.broken:X"})

@@ -8,7 +8,7 @@ from PIL import Image
 
 from pipeline.core.errors import UserError
 from pipeline.core.records import TextLine
-from pipeline.extractors.registry import create, require
+from pipeline.extractors.registry import choose
 from pipeline.extractors.tesseract import Tesseract, read_tsv
 from tests.pipeline.extractors.cases import written
 
@@ -20,7 +20,7 @@ HEADER = "level\tpage_num\tblock_num\tpar_num\tline_num\tword_num\tleft\ttop\twi
 
 
 def reader(**options: object) -> Tesseract:
-    extractor = create("ocr", {"extractor": "tesseract", "tesseract": options})
+    extractor = choose("ocr", {"extractor": "tesseract", "tesseract": options}).create()
     assert isinstance(extractor, Tesseract)
     return extractor
 
@@ -54,14 +54,14 @@ def test_words_become_lines() -> None:
 def test_where_it_is_missing_the_package_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(UserError, match="apt-get install tesseract-ocr "):
-        require("ocr", {"extractor": "tesseract"})
+        choose("ocr", {"extractor": "tesseract"}).require()
 
 
 @needs_tesseract
 def test_a_language_that_is_missing_is_named_with_its_package() -> None:
-    require("ocr", {"extractor": "tesseract"})
+    choose("ocr", {"extractor": "tesseract"}).require()
     with pytest.raises(UserError, match=r"chi_sim is not installed, .*eng.*apt-get install tesseract-ocr-chi-sim"):
-        require("ocr", {"extractor": "tesseract", "tesseract": {"languages": ["eng", "chi_sim"]}})
+        choose("ocr", {"extractor": "tesseract", "tesseract": {"languages": ["eng", "chi_sim"]}}).require()
 
 
 @needs_tesseract

@@ -13,18 +13,18 @@ from PIL import Image
 from pipeline.core.errors import UserError
 from pipeline.core.records import Caption
 from pipeline.core.store import Store
-from pipeline.engine.local import extract
+from pipeline.engine.run import extract
 from pipeline.extractors import _torch
 from pipeline.extractors.blip import Nucleus
-from pipeline.extractors.registry import create, require
+from pipeline.extractors.registry import choose
 from pipeline.images.manifest import manifest
 from pipeline.settings.params import ExecutionParams, ImagesParams
-from tests.pipeline.extractors.cases import WORDS, make
+from tests.pipeline.extractors.cases import WORDS, make, ready
 
 
 def tags(folder: Path, pictures: list[Image.Image], **options: Any) -> list[list[Any]]:
     section = {"extractor": "transformers", "transformers": {"model": str(folder), **options}}
-    return [list(found) for found in make(("objects", section)).extract(pictures)]
+    return [list(found) for found in ready(("objects", section)).extract(pictures)]
 
 
 @pytest.mark.parametrize("name", ["yolos", "rt_detr"])
@@ -73,7 +73,7 @@ def test_a_detector_that_gives_nan_gives_failed_rows(yolos: Path, tmp_path: Path
     model.save_pretrained(tmp_path / "model")
     pictures[0].save(tmp_path / "a.png")
     rows = list(manifest(["a.png"], tmp_path, ImagesParams()))
-    extractor = make(("objects", {"extractor": "transformers", "transformers": {"model": str(tmp_path / "model")}}))
+    extractor = ready(("objects", {"extractor": "transformers", "transformers": {"model": str(tmp_path / "model")}}))
     with Store.open(tmp_path / "store") as store:
         summary = extract("objects", extractor, rows, tmp_path, tmp_path / "out.jsonl", store)
     assert (summary.read, summary.failed) == (0, 1)
@@ -82,7 +82,7 @@ def test_a_detector_that_gives_nan_gives_failed_rows(yolos: Path, tmp_path: Path
 
 def captions(folder: Path, pictures: list[Image.Image], **options: Any) -> list[list[Caption]]:
     section = {"extractor": "blip", "blip": {"model": str(folder), **options}}
-    return [list(found) for found in make(("captions", section)).extract(pictures)]  # type: ignore[arg-type]
+    return [list(found) for found in ready(("captions", section)).extract(pictures)]  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -241,20 +241,18 @@ def test_a_missing_or_wrong_checkpoint_is_one_message(
     blip: Path, yolos: Path, tmp_path: Path, pictures: list[Image.Image]
 ) -> None:
     with pytest.raises(UserError, match="no such folder"):
-        require("captions", {"extractor": "blip", "blip": {"model": "checkpoints/not/here"}})
+        choose("captions", {"extractor": "blip", "blip": {"model": "checkpoints/not/here"}}).require()
     with pytest.raises(UserError, match="no such folder"):
         make(("captions", {"extractor": "blip", "blip": {"model": "checkpoints/not/here"}})).fingerprint()
     (tmp_path / "config.json").write_text("{}")
     (tmp_path / "model.safetensors").write_bytes(b"")
     for kind, name in (("captions", "blip"), ("objects", "transformers")):
         with pytest.raises(UserError, match="checkpoint"):
-            make((kind, {"extractor": name, name: {"model": str(tmp_path)}})).extract(pictures[:1])  # type: ignore[arg-type]
+            ready((kind, {"extractor": name, name: {"model": str(tmp_path)}})).extract(pictures[:1])  # type: ignore[arg-type]
     with pytest.raises(UserError, match="checkpoint"):
         captions(yolos, pictures[:1])
     with pytest.raises(UserError, match=r"execution\.device"):
-        create(
-            "captions", {"extractor": "blip", "blip": {"model": str(blip)}}, ExecutionParams(device="cuda:7")
-        ).extract(pictures[:1])  # type: ignore[union-attr]
+        ready(("captions", {"extractor": "blip", "blip": {"model": str(blip)}}), ExecutionParams(device="cuda:7"))
 
 
 def weights_of(folder: Path) -> dict[str, Any]:
@@ -279,7 +277,7 @@ def without(*parts: str) -> Callable[[dict[str, Any]], dict[str, Any]]:
 
 def reading(kind: str, name: str, folder: Path, options: dict[str, Any]) -> Any:
     """The extractor `name` on the checkpoint in `folder`."""
-    return make((kind, {"extractor": name, name: {"model": str(folder), **options}}))
+    return ready((kind, {"extractor": name, name: {"model": str(folder), **options}}))
 
 
 @pytest.mark.parametrize(
@@ -334,7 +332,7 @@ def test_attributes_of_a_checkpoint_that_lacks_weights_are_refused(
         "attributes": {"model": str(lacking)},
     }
     with pytest.raises(UserError, match=r"lacking is no whole CLIPModel: it lacks 1 weights \(text_projection\.weight"):
-        make(("objects", section)).extract(pictures[:1])
+        ready(("objects", section)).extract(pictures[:1])
 
 
 def test_what_batch_normalisation_has_counted_may_be_missing(
@@ -421,7 +419,7 @@ LABELS = ["dog", "red ball", "cat"]
 
 def found_by_labels(folder: Path, pictures: list[Image.Image], **options: Any) -> list[list[Any]]:
     section = {"extractor": "zero_shot", "zero_shot": {"model": str(folder), "labels": LABELS, **options}}
-    return [list(found) for found in make(("objects", section)).extract(pictures)]
+    return [list(found) for found in ready(("objects", section)).extract(pictures)]
 
 
 @pytest.mark.parametrize(

@@ -10,14 +10,15 @@ from PIL import Image
 from pipeline.core.errors import UserError
 from pipeline.core.records import ObjectTag
 from pipeline.extractors import _boxes
-from pipeline.extractors.registry import create, require
+from pipeline.extractors.registry import choose
 from pipeline.extractors.yolox import COCO, Yolox
 from tests.pipeline.extractors.onnx_file import write_yolox
 
 
 def detector(model: Path, **options: Any) -> Yolox:
-    found = create("objects", {"extractor": "yolox", "yolox": {"model": str(model), **options}})
+    found = choose("objects", {"extractor": "yolox", "yolox": {"model": str(model), **options}}).create()
     assert isinstance(found, Yolox)
+    found.load()
     return found
 
 
@@ -106,14 +107,17 @@ def test_suppression_keeps_the_best_of_what_overlaps() -> None:
     assert _boxes.suppress(boxes, scores, 0.7) == [1, 3, 2, 4]
     assert _boxes.suppress(boxes, scores, 1.0) == [1, 0, 3, 2, 4]
     assert _boxes.suppress(boxes[:0], scores[:0], 0.5) == []
+    labels = np.array([0, 1, 0, 0, 0])
+    assert _boxes.suppress(boxes, scores, 0.45, labels) == [1, 0, 2, 4], "another class does not suppress"
+    assert _boxes.suppress(boxes[:0], scores[:0], 0.5, labels[:0]) == []
 
 
 def test_a_model_that_cannot_serve_is_told(yolox: Path, tmp_path: Path, pictures: list[Image.Image]) -> None:
     with pytest.raises(UserError, match=r"yolox\.model: .*no such file; expected a YOLOX model in ONNX format"):
-        require("objects", {"extractor": "yolox", "yolox": {"model": str(tmp_path / "no.onnx")}})
+        choose("objects", {"extractor": "yolox", "yolox": {"model": str(tmp_path / "no.onnx")}}).require()
     (tmp_path / "bad.onnx").write_bytes(b"no model at all")
     with pytest.raises(UserError, match=r"bad\.onnx is no ONNX model"):
-        small(tmp_path / "bad.onnx").extract(pictures[:1])
+        small(tmp_path / "bad.onnx")
     with pytest.raises(UserError, match=r"gives 84 × 8 numbers, expected 84 × 85.*list the model's classes"):
         detector(yolox).extract(pictures[:1])
     loud = write_yolox(tmp_path / "loud.onnx", loudness=100.0)

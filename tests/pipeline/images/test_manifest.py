@@ -3,6 +3,8 @@
 import io
 import os
 import struct
+import subprocess
+import sys
 import threading
 import warnings
 import zlib
@@ -17,8 +19,10 @@ from pipeline.core.errors import UserError
 from pipeline.core.records import ImageRow
 from pipeline.core.store import Store
 from pipeline.images import manifest as images
-from pipeline.images.manifest import PictureError, decode, list_pictures, manifest
+from pipeline.images.decoding import PictureError, decode
+from pipeline.images.manifest import manifest
 from pipeline.settings.params import ImagesParams
+from tests.conftest import ROOT
 
 LIMITS = ImagesParams()
 RED, WHITE = (255, 0, 0), (255, 255, 255)
@@ -296,17 +300,6 @@ def test_manifest_rows_are_sorted_unique_and_true(tmp_path: Path) -> None:
     assert by_name["cut.jpg"].width is None
 
 
-def test_what_is_no_file_leaves_nothing_open(tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / "pipe.jpg")
-    (tmp_path / "folder.jpg").mkdir()
-    (tmp_path / "big.jpg").write_bytes(b"\0" * 9)
-    before = sorted(os.listdir("/proc/self/fd"))
-    for name in ("pipe.jpg", "folder.jpg", "big.jpg", "none.jpg"):
-        with pytest.raises(PictureError):
-            images.read_bytes(tmp_path / name, ImagesParams(max_bytes=8))
-    assert sorted(os.listdir("/proc/self/fd")) == before
-
-
 def test_manifest_without_a_folder(tmp_path: Path) -> None:
     assert [row.status for row in manifest(["b.jpg", "a.jpg"], None, LIMITS)] == ["missing", "missing"]
     with pytest.raises(UserError, match="no such folder"):
@@ -362,26 +355,6 @@ def test_a_file_just_written_is_not_trusted_to_its_time_stamp(tmp_path: Path, mo
     assert len(read) == 2
 
 
-def test_load_refuses_a_file_that_has_changed(tmp_path: Path) -> None:
-    (tmp_path / "a.png").write_bytes(encoded(two_halves(), "PNG"))
-    row = rows(tmp_path, "a.png")["a.png"]
-    assert images.load(tmp_path, row, LIMITS).size == (40, 20)
-    (tmp_path / "a.png").write_bytes(encoded(two_halves(41, 20), "PNG"))
-    with pytest.raises(PictureError, match="changed"):
-        images.load(tmp_path, row, LIMITS)
-
-
-def test_list_pictures(tmp_path: Path) -> None:
-    for name in ["b.JPG", "a.png", "sub/c.webp", ".hidden.jpg", ".git/d.jpg", "notes.txt"]:
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).touch()
-    assert list_pictures(tmp_path) == ["a.png", "b.JPG", "sub/c.webp"]
-    (tmp_path / "none").mkdir()
-    for folder in (tmp_path / "none", tmp_path / "absent"):
-        with pytest.raises(UserError):
-            list_pictures(folder)
-
-
 def test_damage_of_any_kind_gives_a_picture_or_a_status() -> None:
     rng = np.random.default_rng(1)
     noise = Image.fromarray(rng.integers(0, 255, (24, 24, 3), dtype=np.uint8))
@@ -400,3 +373,30 @@ def test_damage_of_any_kind_gives_a_picture_or_a_status() -> None:
             except PictureError as error:
                 outcome = error.status
             assert outcome in ("RGB", "unreadable", "truncated", "too_large")
+
+
+def test_there_is_a_decoder_for_each_core_that_the_process_may_use(tmp_path: Path) -> None:
+    """Bound to one core, the stage starts one child, however many cores the machine has."""
+    for number in range(64):
+        (tmp_path / f"{number:02}.png").write_bytes(encoded(two_halves(20 + number, 20), "PNG"))
+    code = """
+import os, sys
+from pathlib import Path
+from pipeline.images.decoding import Decoders
+from pipeline.images.manifest import manifest
+from pipeline.settings.params import ImagesParams
+os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+started = []
+class Counted(Decoders):
+    def _start(self):
+        started.append(self)
+        return super()._start()
+sys.modules["pipeline.images.manifest"].Decoders = Counted
+folder = Path(sys.argv[1])
+assert {row.status for row in manifest(sorted(os.listdir(folder)), folder, ImagesParams())} == {"ok"}
+print(len(started))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == ["1"]

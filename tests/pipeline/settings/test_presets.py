@@ -59,7 +59,7 @@ def test_the_preset_for_tweets_of_ones_own_leaves_nothing_at_what_suits_the_samp
     settings = params.load(path)
     for kind in ("objects", "captions", "ocr"):
         section = getattr(settings, kind).model_dump()
-        registry.validate(kind, section)
+        registry.choose(kind, section)
         assert "checkpoints/sample" not in str(section[section["extractor"]])
     assert settings.ocr.model_dump()["rapidocr"]["limit_side_len"] == 736
     assert settings.views.objects.min_score is None

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -19,8 +19,7 @@ from pipeline.core.errors import UserError
 from pipeline.core.files import write_jsonl
 from pipeline.core.records import Caption, ImageRow, TextLine
 from pipeline.core.store import Store, digest
-from pipeline.engine import local as extraction
-from pipeline.engine.local import Job, Summary, extract
+from pipeline.engine.run import Summary, extract
 from pipeline.images.manifest import manifest
 from pipeline.settings.params import ImagesParams
 from tests.pipeline.engine.bench import Bench, MeanColour, colour, figures, make_pictures, reddish, rows_of
@@ -119,6 +118,103 @@ def test_a_file_that_changes_between_the_stages_is_not_kept_under_its_old_hash(b
     assert bench.store.get_many(digest(MeanColour().fingerprint()), [str(rows[7].sha256)]) == {}
 
 
+def test_a_twin_is_read_where_the_first_copy_is_gone_or_has_changed(bench: Bench) -> None:
+    """Pictures of the same bytes have one result, whichever copy it is read off."""
+    bench.run(MeanColour())
+    bench.store = Store.open(bench.folder.parent / "other store")
+    twins = {"0_0003.png": "t3.png", "0_0004.png": "t4.png", "0_0005.png": "t5.png"}
+    for first, twin in twins.items():
+        (bench.folder / twin).write_bytes((bench.folder / first).read_bytes())
+    rows = rows_of(bench.folder)
+    (bench.folder / "0_0003.png").unlink()
+    Image.new("RGB", (5, 5)).save(bench.folder / "0_0004.png")
+    for name in ("0_0005.png", "t5.png"):
+        (bench.folder / name).unlink()
+    expected = {json.loads(line)["image"]: json.loads(line) for line in bench.output.read_text().splitlines()}
+    summary = extract("captions", MeanColour(), rows, bench.folder, bench.output, bench.store)
+    assert figures(summary) == (19, 2, 2)
+    found = {json.loads(line)["image"]: json.loads(line) for line in bench.output.read_text().splitlines()}
+    for first in ("0_0003.png", "0_0004.png"):
+        assert found[first] == expected[first]
+        assert found[twins[first]]["captions"] == expected[first]["captions"]
+    assert {found[name]["status"] for name in ("0_0005.png", "t5.png")} == {"failed"}
+
+
+class Loading(MeanColour):
+    """Counts how its model is loaded."""
+
+    def __init__(self, error: Exception | None = None) -> None:
+        super().__init__()
+        self.loads: list[bool] = []
+        self.error = error
+
+    def load(self) -> None:
+        self.loads.append(threading.current_thread() is threading.main_thread())
+        if self.error is not None:
+            raise self.error
+
+    def bucket(self, _width: int, _height: int) -> int:
+        assert self.loads
+        return 0
+
+    def prepare(self, image: Image.Image) -> Image.Image:
+        assert self.loads
+        return image
+
+    def extract_prepared(self, images: Sequence[Image.Image]) -> list[list[Caption]]:
+        return self.extract(images)
+
+
+def test_the_model_is_loaded_once_and_only_where_there_is_something_to_read(bench: Bench) -> None:
+    first = Loading()
+    assert figures(bench.run(first)) == (20, 0, 0)
+    assert first.loads == [True], "by the thread that runs the engine, before the first picture"
+    again = Loading()
+    assert figures(bench.run(again)) == (0, 20, 0)
+    assert again.loads == [], "every result is in the store"
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (UserError("no such checkpoint"), "^no such checkpoint$"),
+        (RuntimeError("bad\nweights"), "captions: Loading could not be loaded: RuntimeError: bad weights"),
+    ],
+)
+def test_a_model_that_does_not_load_ends_the_run_and_is_nobodys_row(
+    bench: Bench, error: Exception, message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        bench.run(Loading(error))
+    assert not bench.output.exists()
+
+
+def test_pictures_and_results_may_lie_anywhere(bench: Bench) -> None:
+    """The engine asks where pictures lie for bytes by name, and where results go for bytes by key."""
+
+    class InMemory:
+        def __init__(self) -> None:
+            self.pictures = {path.name: path.read_bytes() for path in bench.folder.iterdir()}
+            self.values: dict[tuple[str, str], bytes] = {}
+
+        def read(self, name: str) -> bytes:
+            return self.pictures[name]
+
+        def get_many(self, fingerprint: str, keys: Sequence[str]) -> dict[str, bytes]:
+            return {key: self.values[fingerprint, key] for key in keys if (fingerprint, key) in self.values}
+
+        def put_many(self, fingerprint: str, values: Mapping[str, bytes]) -> None:
+            self.values |= {(fingerprint, key): value for key, value in values.items()}
+
+    bench.run(MeanColour())
+    expected, memory, rows = bench.output.read_bytes(), InMemory(), rows_of(bench.folder)
+    for path in bench.folder.iterdir():
+        path.unlink()
+    assert figures(extract("captions", MeanColour(), rows, memory, bench.output, memory)) == (20, 0, 0)
+    assert bench.output.read_bytes() == expected
+    assert figures(extract("captions", MeanColour(), rows, None, bench.output, memory)) == (0, 20, 0)
+
+
 class Published:
     """Reads other people's results."""
 
@@ -158,10 +254,10 @@ def test_a_malformed_manifest_is_named(bench: Bench, tmp_path: Path) -> None:
         "error": "x",
     }
     for bad, message in [
-        ({"image": "c"}, "no row of the image manifest"),
+        ({"image": "c"}, "not a row of the image manifest"),
         ({**good, "image": "a"}, "sorted"),
         ({**good, "image": "b"}, "sorted"),
-        ({**good, "image": "c", "status": "ok"}, "no row"),
+        ({**good, "image": "c", "status": "ok"}, "not a row"),
     ]:
         path.write_text(json.dumps(good) + "\n" + json.dumps(bad) + "\n")
         with pytest.raises(UserError, match=rf"images\.jsonl:2: .*{message}"):
@@ -182,29 +278,12 @@ def test_an_output_that_cannot_be_written_is_an_error(bench: Bench) -> None:
         extract("captions", MeanColour(), rows_of(bench.folder), bench.folder, bench.output, bench.store)
 
 
-def test_batches_are_of_one_bucket_and_go_on_where_a_killed_run_stopped() -> None:
-    rng = random.Random(3)
-    jobs = [Job(f"{number:03}", f"{number:064x}", rng.choice([10, 20, 30]), 10) for number in range(100)]
-
-    def bucket(width: int, _height: int) -> int:
-        return width
-
-    whole = list(extraction._batches(jobs, 7, bucket))
-    assert sorted(job for batch in whole for job in batch) == jobs
-    assert all(len({job.width for job in batch}) == 1 and len(batch) <= 7 for batch in whole)
-    for killed_after in range(len(whole)):
-        stored = {job for batch in whole[:killed_after] for job in batch}
-        rest = list(extraction._batches([job for job in jobs if job not in stored], 7, bucket))
-        assert sorted(rest) == sorted(whole[killed_after:])
-    large = [Job(str(number), "0", 8000, 4000) for number in range(5)]
-    assert [len(batch) for batch in extraction._batches(large, 16, bucket)] == [2, 2, 1]
-
-
 RUN = """
 import sys
 from pathlib import Path
-from pipeline.engine.local import extract
-from pipeline.images.manifest import ImagesParams, list_pictures, manifest
+from pipeline.engine.run import extract
+from pipeline.images.manifest import ImagesParams, manifest
+from pipeline.images.pictures import list_pictures
 from pipeline.core.store import Store
 from tests.pipeline.engine.bench import MeanColour
 folder, output, store, seconds = Path(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]), float(sys.argv[4])
@@ -284,7 +363,7 @@ def test_a_full_store_is_passed_through_quickly(tmp_path: Path) -> None:
     with Store.open(tmp_path / "store") as store:
         store.put_many(
             digest(MeanColour().fingerprint()),
-            {str(row.sha256): '[{"text": "a dog on a beach", "score": 0.5}]' for row in rows},
+            {str(row.sha256): b'[{"text": "a dog on a beach", "score": 0.5}]' for row in rows},
         )
         summary = extract("captions", MeanColour(), rows, tmp_path, tmp_path / "out.jsonl", store)
     assert figures(summary) == (0, count, 0)

@@ -1,0 +1,195 @@
+"""Running an extractor: a manifest of pictures → one context row per picture, through the store of results.
+
+A picture whose result is stored is not read again, whatever happened to the run that read it. Which pictures are to be
+read is decided in :mod:`pipeline.engine.plan`; reading them is left to :mod:`pipeline.engine.local`.
+"""
+
+import signal
+import threading
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import IO, Any
+
+from pipeline.core.errors import UserError
+from pipeline.core.files import atomic_write
+from pipeline.core.kinds import KINDS
+from pipeline.core.records import ImageRow, Item
+from pipeline.core.store import batched, digest
+from pipeline.engine.local import Reading, described, encoded
+from pipeline.engine.plan import WINDOW, Results, Rows, jobs, read_rows
+from pipeline.extractors.base import Extractor, LookupExtractor
+from pipeline.images.pictures import Folder, Pictures
+from pipeline.settings.params import ImagesParams
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """What became of the pictures of a run: each was read now, came from the store, or gave no result.
+
+    `again` is what to run so that those are tried again which the extractor failed on; None where there are none.
+    """
+
+    read: int
+    from_store: int
+    failed: int
+    seconds: float
+    again: str | None = None
+
+    def __str__(self) -> str:
+        total = self.read + self.from_store + self.failed
+        line = (
+            f"{total:,} picture{'s' if total != 1 else ''}: {self.read:,} read, "
+            f"{self.from_store:,} from the store, {self.failed:,} failed"
+        )
+        return line if self.again is None else f"{line}; to try again what failed here: {self.again}"
+
+
+def extract(
+    kind: str,
+    extractor: Extractor | LookupExtractor,
+    manifest: Path | Iterable[ImageRow | Mapping[str, Any]],
+    pictures: Path | Pictures | None,
+    output: Path,
+    results: Results,
+    batch_size: int = 16,
+    workers: int = 2,
+    limits: ImagesParams | None = None,
+) -> Summary:
+    """Write one context row for each row of the manifest to `output`, sorted by image; atomically.
+
+    A picture that cannot be read, or that the extractor fails on, gives a row that says so, and is tried again by the
+    next call; `dvc repro` makes none while nothing else has changed, so the summary says what does. Pictures of
+    identical bytes are read once. SIGTERM and Ctrl-C keep what is finished.
+
+    Args:
+        kind: what the extractor finds.
+        extractor: its model is loaded where there is a picture to read.
+        manifest: data/images.jsonl, or its rows.
+        pictures: where they lie, such as a folder; None for a data set without.
+        output: the file of the rows.
+        results: the store.
+        batch_size: pictures per batch, at most.
+        workers: threads that decode.
+        limits: on pictures, as in the manifest.
+
+    Raises:
+        UserError: the manifest is malformed, the extractor does not load, breaks its contract, fails on one picture
+            after another or on all that there are, or the store or output cannot be written.
+    """
+    started = time.monotonic()
+    again = None
+    rows = read_rows(manifest)
+    limits = limits or ImagesParams()
+    with _leaving_on_sigterm(), atomic_write(output) as file:
+        if isinstance(extractor, LookupExtractor):
+            read, stored, failed = _write_looked_up(file, kind, extractor, rows)
+        else:
+            key = digest(extractor.fingerprint())
+            done, stored, failed = _write(file, kind, rows, 0, results, key, None)
+            source = Folder(pictures, limits) if isinstance(pictures, Path) else pictures
+            reading = Reading(kind, extractor, rows, source, results, key, batch_size, workers, limits)
+            if done is not None:
+                reading.run(lambda: jobs(islice(rows(), done, None), results, key, stored=False))
+                _, more_stored, more_failed = _write(file, kind, rows, done, results, key, reading.failures)
+                stored, failed = stored + more_stored, failed + more_failed
+            read = reading.count
+            stored -= read
+            if not stored:
+                reading.refuse_nothing()
+            if reading.broken:
+                again = (
+                    f"dvc repro --force --single-item {kind}"
+                    if isinstance(manifest, Path)
+                    else "run the same command once more"
+                )
+    return Summary(read, stored, failed, time.monotonic() - started, again)
+
+
+@contextmanager
+def _leaving_on_sigterm() -> Iterator[None]:
+    """Let SIGTERM unwind the stack, as Ctrl-C does, so that what is finished is stored and no temporary file stays."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def leave(signal_number: int, _frame: object) -> None:
+        raise SystemExit(128 + signal_number)
+
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _write(
+    file: IO[str], kind: str, rows: Rows, start: int, results: Results, key: str, failures: Mapping[str, str] | None
+) -> tuple[int | None, int, int]:
+    """Write context rows from the store, from row `start` on.
+
+    Without `failures` (errors by SHA-256), stop at the first window that lacks a result.
+
+    Returns:
+        The row to go on from, or None at the end; how many rows came from the store; how many have no result.
+    """
+    position, stored, failed = start, 0, 0
+    for window in batched(islice(rows(), start, None), WINDOW):
+        wanted = [row["sha256"] for row in window if row["status"] == "ok"]
+        found = results.get_many(key, wanted)
+        if failures is None and any(sha256 not in found for sha256 in wanted):
+            return position, stored, failed
+        lines = []
+        for row in window:
+            sha256, status, error = row["sha256"], row["status"], row["error"]
+            items = b"[]"
+            if status == "ok":
+                if sha256 in found:
+                    items = found[sha256]
+                    stored += 1
+                else:
+                    status, error = "failed", (failures or {})[sha256]
+            failed += status != "ok"
+            lines.append(KINDS[kind].line(row, status, error, items))
+        file.writelines(lines)
+        position += len(window)
+    return None, stored, failed
+
+
+def _write_looked_up(file: IO[str], kind: str, extractor: LookupExtractor, rows: Rows) -> tuple[int, int, int]:
+    """Write the rows of an extractor that reads other people's results; a hit counts, whatever the picture's status.
+
+    Raises:
+        UserError: it has an entry for none of the pictures, so it is of some other data set.
+    """
+    total = entries = read = 0
+    for row in rows():
+        items = extractor.lookup(row["image"])
+        status, error, text = _looked_up(kind, extractor, row, items)
+        total, entries, read = total + 1, entries + (items is not None), read + (status == "ok")
+        file.write(KINDS[kind].line(row, status, error, text))
+    if total and not entries:
+        first = next(rows())["image"]
+        source = getattr(extractor, "source", type(extractor).__name__)
+        raise UserError(
+            f"{kind}: {source} covers none of the data set's {total:,} pictures, the first of which is "
+            f"{first}; check that it belongs to this data set, and that data.image_name gives its names"
+        )
+    return read, 0, total - read
+
+
+def _looked_up(
+    kind: str, extractor: LookupExtractor, row: Mapping[str, Any], items: Sequence[Item] | None
+) -> tuple[str, str | None, bytes]:
+    """Status, error and JSON list of a picture that `items` were found for, or None where there is no entry."""
+    if items is None:
+        if row["status"] == "ok":
+            return "missing", "the extractor has no entry for this picture", b"[]"
+        return row["status"], row["error"], b"[]"
+    try:
+        return "ok", None, encoded(kind, extractor, items)
+    except ValueError as error:
+        return "failed", described(error), b"[]"

@@ -1,0 +1,144 @@
+"""Where pictures lie, and how their bytes are read safely: from a folder, under names that anybody may have chosen.
+
+What bytes become is left to :mod:`pipeline.images.decoding`.
+"""
+
+import errno
+import hashlib
+import os
+import re
+import stat
+from pathlib import Path
+from typing import Protocol
+
+from PIL import Image
+
+from pipeline.core.errors import UserError
+from pipeline.images.decoding import PictureError, decode
+from pipeline.settings.params import ImagesParams
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".webp", ".bmp", ".tif", ".tiff", ".avif")
+"""The names that :func:`list_pictures` takes for pictures; elsewhere the content alone decides."""
+
+_DRIVE = re.compile(r"^[A-Za-z]:")
+
+
+class Pictures(Protocol):
+    """Where pictures lie."""
+
+    def read(self, name: str) -> bytes:
+        """The bytes of the picture `name`, as the data set calls it; called from several threads at once.
+
+        Raises:
+            PictureError: it is missing, unsafe to read, unreadable or too large.
+        """
+        ...
+
+
+class Folder:
+    """The pictures of a folder, by their path with ``/`` below it; nothing outside it is read."""
+
+    def __init__(self, folder: Path, limits: ImagesParams) -> None:
+        self._folder, self._limits = folder.resolve(), limits
+
+    def read(self, name: str) -> bytes:
+        """The bytes of a picture; raises as :func:`locate` and :func:`read_bytes`."""
+        return read_bytes(locate(self._folder, name), self._limits)
+
+
+def load(pictures: Pictures, name: str, sha256: str, limits: ImagesParams) -> Image.Image:
+    """Read and decode a picture of the manifest.
+
+    Args:
+        pictures: where it lies.
+        name: its row's `image`.
+        sha256: its row's, in hex.
+        limits: on its size.
+
+    Returns:
+        The picture, upright RGB.
+
+    Raises:
+        PictureError: it cannot be read, or it is no longer the file that the manifest describes; a result from it
+            must not be stored under the old file's hash.
+    """
+    data = pictures.read(name)
+    if hashlib.sha256(data).hexdigest() != sha256:
+        raise PictureError("unreadable", "the file has changed since the images stage; run dvc repro images")
+    return decode(data, limits)[0]
+
+
+def locate(folder: Path, name: str) -> Path:
+    """The file of picture `name`, a path with ``/`` below `folder`.
+
+    Args:
+        folder: the pictures' folder, already resolved (``folder.resolve()``).
+        name: as a data set gives it, so anything.
+
+    Raises:
+        PictureError: the name would lead out of the folder, by ``..``, a root, a drive or a link.
+    """
+    parts = name.split("/")
+    if not name or "\0" in name or "\\" in name or _DRIVE.match(name) or any(p in ("", ".", "..") for p in parts):
+        raise PictureError("unsafe_name", "the name does not stay in the images folder")
+    path = os.path.join(folder, name)
+    try:
+        if len(parts) > 1 or stat.S_ISLNK(os.lstat(path).st_mode):
+            target = os.path.realpath(path, strict=True)
+            if os.path.commonpath((folder, target)) != str(folder):
+                raise PictureError("unsafe_name", "a link leads out of the images folder")
+    except OSError as error:
+        raise _unopened(error) from None
+    return Path(path)
+
+
+def _unopened(error: OSError) -> PictureError:
+    absent = isinstance(error, FileNotFoundError | NotADirectoryError) or error.errno == errno.ENAMETOOLONG
+    return PictureError("missing" if absent else "unreadable", error.strerror or type(error).__name__)
+
+
+def read_bytes(path: Path, limits: ImagesParams) -> bytes:
+    """A picture's bytes.
+
+    Raises:
+        PictureError: it is missing, is no regular file, may not be read, or is larger than ``limits.max_bytes``.
+    """
+    try:
+        # Without O_NONBLOCK, opening a named pipe would wait for its writer forever.
+        handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+        try:
+            return _read(handle, limits)
+        finally:
+            os.close(handle)
+    except OSError as error:
+        raise _unopened(error) from None
+
+
+def _read(handle: int, limits: ImagesParams) -> bytes:
+    status = os.fstat(handle)
+    if not stat.S_ISREG(status.st_mode):
+        raise PictureError("unreadable", "not a regular file")
+    if status.st_size > limits.max_bytes:
+        raise PictureError("too_large", f"{status.st_size} bytes; images.max_bytes is {limits.max_bytes}")
+    with open(handle, "rb", closefd=False) as file:
+        return file.read(limits.max_bytes)
+
+
+def list_pictures(folder: Path) -> list[str]:
+    """Names of the pictures below `folder`, by their suffix; hidden files and folders are left out.
+
+    Raises:
+        UserError: there is no such folder, or no picture in it.
+    """
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder of pictures")
+    names = []
+    for place, folders, files in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        below = Path(place).relative_to(folder)
+        names += [
+            (below / name).as_posix() for name in files if not name.startswith(".") and name.lower().endswith(SUFFIXES)
+        ]
+    if not names:
+        raise UserError(f"{folder}: no pictures; expected files named {', '.join(SUFFIXES)}")
+    return sorted(names)

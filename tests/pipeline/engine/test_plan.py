@@ -1,0 +1,51 @@
+"""The plan: which pictures are read, in which batches."""
+
+import pickle
+import random
+from pathlib import Path
+
+from pipeline.core.records import ImageRow
+from pipeline.core.store import Store
+from pipeline.engine.plan import Job, batches, jobs, read_rows, twins
+
+KEY = "ab" * 32
+
+
+def row(name: str, number: int | None) -> ImageRow:
+    """A readable picture with the bytes that `number` stands for, or one that is missing."""
+    if number is None:
+        return ImageRow(name, status="missing", error="gone")
+    return ImageRow(name, f"{number:064x}", 30, 20, "PNG")
+
+
+def test_a_job_is_what_can_be_read_and_has_no_result(tmp_path: Path) -> None:
+    rows = read_rows([row("d", 1), row("a", 1), row("b", 2), row("c", None), row("e", 3)])
+    with Store.open(tmp_path) as store:
+        store.put_many(KEY, {f"{2:064x}": b"[]"})
+        lacking = list(jobs(rows(), store, KEY, stored=False))
+        assert lacking == [Job("a", f"{1:064x}", 30, 20), Job("e", f"{3:064x}", 30, 20)]
+        assert [job.image for job in jobs(rows(), store, KEY, stored=True)] == ["b"]
+    assert pickle.loads(pickle.dumps(lacking)) == lacking  # noqa: S301  (our own)
+
+
+def test_twins_are_the_names_of_the_same_bytes() -> None:
+    rows = read_rows([row("a", 1), row("b", 2), row("c", 1), row("d", None), row("e", None), row("f", 1)])
+    assert twins(rows()) == {f"{1:064x}": ["a", "c", "f"]}
+
+
+def test_batches_are_of_one_bucket_and_go_on_where_a_killed_run_stopped() -> None:
+    rng = random.Random(3)
+    jobs = [Job(f"{number:03}", f"{number:064x}", rng.choice([10, 20, 30]), 10) for number in range(100)]
+
+    def bucket(width: int, _height: int) -> int:
+        return width
+
+    whole = list(batches(jobs, 7, bucket))
+    assert sorted(job for batch in whole for job in batch) == jobs
+    assert all(len({job.width for job in batch}) == 1 and len(batch) <= 7 for batch in whole)
+    for killed_after in range(len(whole)):
+        stored = {job for batch in whole[:killed_after] for job in batch}
+        rest = list(batches([job for job in jobs if job not in stored], 7, bucket))
+        assert sorted(rest) == sorted(whole[killed_after:])
+    large = [Job(str(number), "0", 8000, 4000) for number in range(5)]
+    assert [len(batch) for batch in batches(large, 16, bucket)] == [2, 2, 1]

@@ -1,0 +1,70 @@
+"""Where pictures lie: what is read of a folder, and what is refused."""
+
+import hashlib
+import os
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from pipeline.core.errors import UserError
+from pipeline.images.decoding import PictureError
+from pipeline.images.pictures import Folder, list_pictures, load, read_bytes
+from pipeline.settings.params import ImagesParams
+
+LIMITS = ImagesParams()
+
+
+def test_a_folder_gives_its_pictures_and_nothing_else(tmp_path: Path) -> None:
+    (tmp_path / "images" / "sub").mkdir(parents=True)
+    (tmp_path / "images" / "sub" / "a.png").write_bytes(b"inside")
+    (tmp_path / "secret").write_bytes(b"outside")
+    (tmp_path / "images" / "link.png").symlink_to(tmp_path / "secret")
+    (tmp_path / "door").symlink_to(tmp_path / "images")
+    folder = Folder(tmp_path / "door", ImagesParams(max_bytes=6))
+    assert folder.read("sub/a.png") == b"inside"
+    for name, status in {
+        "../secret": "unsafe_name",
+        str(tmp_path / "secret"): "unsafe_name",
+        "link.png": "unsafe_name",
+        "none.png": "missing",
+        "sub": "unreadable",
+    }.items():
+        with pytest.raises(PictureError) as caught:
+            folder.read(name)
+        assert caught.value.status == status, name
+    (tmp_path / "images" / "big.png").write_bytes(b"7 bytes")
+    with pytest.raises(PictureError, match="max_bytes is 6"):
+        folder.read("big.png")
+
+
+def test_what_is_no_file_leaves_nothing_open(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.jpg")
+    (tmp_path / "folder.jpg").mkdir()
+    (tmp_path / "big.jpg").write_bytes(b"\0" * 9)
+    before = sorted(os.listdir("/proc/self/fd"))
+    for name in ("pipe.jpg", "folder.jpg", "big.jpg", "none.jpg"):
+        with pytest.raises(PictureError):
+            read_bytes(tmp_path / name, ImagesParams(max_bytes=8))
+    assert sorted(os.listdir("/proc/self/fd")) == before
+
+
+def test_load_refuses_a_file_that_has_changed(tmp_path: Path) -> None:
+    Image.new("RGB", (40, 20)).save(tmp_path / "a.png")
+    sha256 = hashlib.sha256((tmp_path / "a.png").read_bytes()).hexdigest()
+    folder = Folder(tmp_path, LIMITS)
+    assert load(folder, "a.png", sha256, LIMITS).size == (40, 20)
+    Image.new("RGB", (41, 20)).save(tmp_path / "a.png")
+    with pytest.raises(PictureError, match="changed"):
+        load(folder, "a.png", sha256, LIMITS)
+
+
+def test_list_pictures(tmp_path: Path) -> None:
+    for name in ["b.JPG", "a.png", "sub/c.webp", ".hidden.jpg", ".git/d.jpg", "notes.txt"]:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    assert list_pictures(tmp_path) == ["a.png", "b.JPG", "sub/c.webp"]
+    (tmp_path / "none").mkdir()
+    for folder in (tmp_path / "none", tmp_path / "absent"):
+        with pytest.raises(UserError):
+            list_pictures(folder)

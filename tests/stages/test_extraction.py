@@ -1,0 +1,26 @@
+"""The stages `objects`, `captions` and `ocr`, as they are run."""
+
+import json
+from pathlib import Path
+
+from tests.reporting.made import MadePost, finish, project
+from tests.reporting.test_report import text_of
+
+
+def test_a_kind_that_is_off_reads_nothing_and_counts_nothing_as_failed(tmp_path: Path) -> None:
+    tweet = MadePost("a", ["see", "Rome"], ["O", "B-LOC"], (60, 40), [], ["a street"], [{"text": "ROMA"}])
+    made = finish(project(tmp_path / "run", {"test": [tweet]}, ocr={"extractor": None}))
+    assert made.run("python", "-m", "stages.ocr") == "ocr: off\n"
+    assert made.rows("data/contexts/ocr.jsonl") == []
+    record = json.loads((made.folder / "metrics/runs/ocr.json").read_text())
+    assert (record["extractor"], record["items"], record["failed"], record["changed"]) == (None, 0, 0, [])
+    assert [view["context"] for view in made.rows("data/views/test.jsonl")] == ["a street"]
+    sources = json.loads((made.folder / "data/views/sources.json").read_text())
+    assert set(sources["contexts"]) == {"objects", "captions"}
+    assert "valid" in made.run("python", "-m", "pipeline.params", "check")
+    words = text_of((made.folder / "report/index.html").read_text(encoding="utf-8"))
+    assert "Of kind ocr nothing is read: it is off (ocr.extractor is null)." in words
+    assert "ocr off" in " ".join(words.split())
+    refused = made.run("python", "-m", "stages.ocr", "--images", "set/images", "--output", "out.jsonl", expect=2)
+    assert "ocr.extractor: null" in refused
+    assert "Traceback" not in refused
