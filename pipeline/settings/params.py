@@ -178,9 +178,16 @@ class LossWeights(Section):
     alignment: NonNegativeFloat = 0.5
 
 
-class TrainParams(Section):
-    """The tagger and its training."""
+class ItaParams(Section):
+    """What ITA alone has: its cross-modal view is the tweet with its picture's context as text."""
 
+    context_dropout: LessThanOne = 0.0
+
+
+class TrainParams(Section):
+    """The tagger and its training; what one system alone has stands in a section of its name."""
+
+    model: Literal["ita"] = "ita"
     trainer: Literal["transformers", "flair"] = "transformers"
     encoder: Annotated[str, Field(min_length=1)]
     revision: str | None = None
@@ -190,7 +197,6 @@ class TrainParams(Section):
     weights: LossWeights = LossWeights()
     detach_teacher: bool = True
     alignment_warmup: Fraction = 0.0
-    context_dropout: LessThanOne = 0.0
     epochs: PositiveInt = 10
     batch_size: PositiveInt = 4
     gradient_accumulation: PositiveInt = 1
@@ -206,6 +212,13 @@ class TrainParams(Section):
     precision: Literal["float32", "bfloat16"] = "float32"
     seed: NonNegativeInt = 1
     patience: PositiveInt | None = None
+    ita: ItaParams = ItaParams()
+
+    @property
+    def system_options(self) -> Section:
+        """The options of the system that `model` names."""
+        options: Section = getattr(self, self.model)
+        return options
 
     @model_validator(mode="after")
     def _consistent(self) -> "TrainParams":
@@ -217,9 +230,9 @@ class TrainParams(Section):
             )
         if self.stride >= room:
             raise ValueError(f"stride: {self.stride} is too much where a window leaves {room} sub-tokens to the tweet")
-        if self.context_dropout and self.views != "both":
+        if self.ita.context_dropout and self.views != "both":
             raise ValueError(
-                "context_dropout: reads the text-only view in the cross-modal one's place, so it needs "
+                "ita.context_dropout: reads the text-only view in the cross-modal one's place, so it needs "
                 f"views: both, found views: {self.views}"
             )
         return self
@@ -229,9 +242,9 @@ class TrainParams(Section):
         if self.trainer != "flair":
             return self
         problems = [
-            f"{name}: found {getattr(self, name)!r}, expected {field.default!r}"
-            for name, field in type(self).model_fields.items()
-            if name not in _FLAIR_HONOURS and getattr(self, name) != field.default
+            f"{change.key}: found {change.value!r}, expected {change.default!r}"
+            for change in changed(self)
+            if change.key.partition(".")[0] not in _FLAIR_HONOURS
         ]
         if self.views == "both" and self.alignment not in _FLAIR_ALIGNMENTS:
             problems.append(f"alignment: found {self.alignment!r}, expected {' or '.join(_FLAIR_ALIGNMENTS)}")
