@@ -1,4 +1,4 @@
-"""Stage `report`: everything that the other stages wrote → report/index.html with its assets beside it.
+"""Stage `report`: everything that the other stages wrote → report/index.html with its assets, report/model_card.md.
 
 With ``--figure FILE.svg`` it draws one picture of the finished run instead.
 """
@@ -6,9 +6,13 @@ With ``--figure FILE.svg`` it draws one picture of the finished run instead.
 import argparse
 from pathlib import Path
 
+from ner.interop import model_card
+from ner.training import facts
+from pipeline.core import records
 from pipeline.core.errors import run_cli
 from pipeline.core.files import atomic_write
 from pipeline.core.locks import stage_lock
+from pipeline.core.records import Evaluation
 from pipeline.core.store import Store
 from pipeline.settings import params
 from pipeline.settings.params import Params
@@ -61,6 +65,9 @@ def _write(settings: Params) -> None:
             settings.execution.decode_workers,
         )
         page.write(results, written, paths.REPORT)
+        with atomic_write(paths.MODEL_CARD) as file:
+            evaluation: Evaluation = records.read_one(paths.EVALUATION, Evaluation, "evaluate")
+            file.write(model_card.render(facts.read(paths.TAGGER), evaluation))
     posts = sum(len(results.posts[split]) for split in settings.report.splits)
     print(f"{paths.REPORT / 'index.html'}: {posts:,} posts, {len(written):,} pictures")
 

@@ -10,13 +10,12 @@ from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
-from ner.interop import model_card
 from ner.interop.flair import training as flair_training
-from ner.training import processes
+from ner.training import facts, processes
 from ner.training import run as training
 from pipeline.core import checkpoints, environments, records
 from pipeline.core.errors import run_cli
-from pipeline.core.locks import stage_lock
+from pipeline.core.locks import locked, stage_lock
 from pipeline.core.records import View, ViewSources
 from pipeline.core.store import Store, digest
 from pipeline.settings import params
@@ -48,6 +47,11 @@ def main() -> None:
         hashes = {split: hashlib.sha256(path.read_bytes()).hexdigest() for split, path in files.items()}
         key = digest({"train": settings.train.model_dump(mode="json"), "encoder": encoder.identity, "views": hashes})
         work = store.work_folder("training", key)
+        if processes.is_first():  # the folder, unlike a workspace, is shared by all that train the same
+            lock = store.folder / "locks" / f"training-{work.name}.lock"
+            waiting = "train: another workspace is training the same (process {holder}); waiting for it to end"
+            stack.enter_context(locked(lock, waiting))
+        processes.let_first_go_ahead()
         resumed = processes.is_first() and training.last_whole_checkpoint(work) is not None
         result = train(
             settings.train,
@@ -60,7 +64,7 @@ def main() -> None:
             device=settings.execution.device,
         )
         if processes.is_first():
-            model_card.write(paths.TAGGER, model_card.facts(settings.train, sources, encoder.identity, views, result))
+            facts.write(paths.TAGGER, facts.gather(settings.train, sources, encoder.identity, views, result))
         # The time of a resumed training is that of its last part, and says nothing of how many tweets a second.
         record |= {
             "items": None if resumed else len(views["train"]) * result["epochs"],

@@ -1,7 +1,7 @@
 """Training the tagger: from labelled views and a pretrained encoder to a folder with a tagger, resumable and seeded.
 
-Steps, batches and evaluation are :mod:`ner.training.trainer`'s, what is learned :mod:`ner.models.ita`'s; where posts
-come from, and which work folder belongs to which params and data, is left to the caller.
+Steps, batches and evaluation are :mod:`ner.training.trainer`'s, what is learned :mod:`ner.models`'; where posts come
+from, and which work folder belongs to which params and data, is left to the caller.
 """
 
 import shutil
@@ -16,21 +16,14 @@ from transformers import PrinterCallback, ProgressCallback, TrainerState, Traini
 
 from ner.bioes import bioes_labels, to_bioes
 from ner.decoding import choose_device
-from ner.models.ita import CrossViewTagger, load_tokenizer, quietly, view_encoder
+from ner.models.base import TaggerModel
+from ner.models.folder import load_tokenizer, quietly, view_encoder
+from ner.models.registry import tagger_class
 from ner.training import processes
-from ner.training.trainer import (
-    Curves,
-    EarlyStopping,
-    Example,
-    MarkComplete,
-    Progress,
-    TaggerTrainer,
-    ViewName,
-    collate_examples,
-    is_complete,
-    patience_is_out,
-)
-from ner.views import EncodedView, ViewEncoder
+from ner.training.callbacks import Curves, EarlyStopping, MarkComplete, Progress, is_complete, patience_is_out
+from ner.training.sampler import Example, collate_examples
+from ner.training.trainer import TaggerTrainer
+from ner.views import EncodedView, ViewEncoder, ViewName
 from pipeline.core.errors import UserError
 from pipeline.core.records import View
 from pipeline.settings.params import TrainParams
@@ -56,10 +49,10 @@ def train(
         encoder: folder or hub name of the pretrained encoder and its tokenizer.
         train, dev: labelled views; their contexts make the cross-modal view.
         output: the tagger's folder.
-        work: holds a checkpoint an epoch. An interrupted training goes on from the last whole one, to the same
-            scores (on a GPU, whose kernels may add in another order, nearly). It must belong to these params, data
+        work: gets a checkpoint per epoch. An interrupted training continues from the last complete one, to the same
+            scores (nearly, on a GPU, whose kernels may add in another order). It must belong to these params, data
             and encoder; it is removed when training has succeeded.
-        curves: folder for DVCLive's curves, a step an epoch: ``plots/metrics/train/{loss,nll_text_only,
+        curves: folder for DVCLive's curves, one step per epoch: ``plots/metrics/train/{loss,nll_text_only,
             nll_cross_modal,alignment}.tsv``, ``plots/metrics/dev/{f1,f1_text_only,f1_cross_modal}.tsv`` and
             ``metrics.json``; those of a mode or alignment not in use are missing.
         device: auto, cpu, cuda, cuda:1, …
@@ -95,7 +88,7 @@ def train(
             args=arguments,
             train_dataset=examples,
             eval_dataset=dev,
-            data_collator=lambda batch: collate_examples(batch, views.pad_id, params.context_dropout),
+            data_collator=lambda batch: collate_examples(batch, views.pad_id, model.training_views),
             callbacks=[MarkComplete(), EarlyStopping(params.patience), Progress()],
             params=params,
             dev_views=encoded_dev,
@@ -111,15 +104,16 @@ def train(
         if processes.is_first():
             save_best(model, tokenizer, Path(state.best_model_checkpoint or "") / "model.safetensors", output)
             finished = work.with_name(f"{work.name}.finished")
-            work.rename(finished)  # at once: a kill while the files are deleted must not leave checkpoints in part
+            work.rename(finished)  # in one step: a kill while files are deleted must not leave torn checkpoints
             shutil.rmtree(finished)
     return summary(state)
 
 
-def set_up(params: TrainParams, encoder: Path | str, train: Sequence[View]) -> tuple[CrossViewTagger, Any, ViewEncoder]:
+def set_up(params: TrainParams, encoder: Path | str, train: Sequence[View]) -> tuple[TaggerModel, Any, ViewEncoder]:
     """A seeded tagger of the labels in `train`, with nothing learned yet; its tokenizer; the encoder of its views."""
     set_seed(params.seed)
-    model = CrossViewTagger.from_encoder(encoder, bioes_labels(view.labels or [] for view in train), params)
+    labels = bioes_labels(view.labels or [] for view in train)
+    model = tagger_class(params.model).from_encoder(encoder, labels, params)
     tokenizer = load_tokenizer(encoder, params.revision)
     return model, tokenizer, view_encoder(tokenizer, model.config)
 
@@ -130,7 +124,7 @@ def encode_views(params: TrainParams, views: ViewEncoder, posts: Sequence[View])
     return {name: views.encode(posts, with_context=name == "cross_modal") for name in names}
 
 
-def save_best(model: CrossViewTagger, tokenizer: Any, best: Path, output: Path) -> None:
+def save_best(model: TaggerModel, tokenizer: Any, best: Path, output: Path) -> None:
     """Save the tagger with the weights of the best epoch, a safetensors file, as a folder."""
     model.load_state_dict(safetensors.torch.load_file(best))
     output.mkdir(parents=True, exist_ok=True)
@@ -190,7 +184,7 @@ def check_labelled(split: str, views: Sequence[View]) -> None:
     """Check that a split can be learned from.
 
     Raises:
-        UserError: it has no posts, or one without tokens or labels.
+        UserError: it has no posts, or a post without tokens or labels.
     """
     remedy = "to tag posts without labels, stop at `dvc repro views` and see python -m ner.predict --help"
     if not views:
@@ -199,7 +193,7 @@ def check_labelled(split: str, views: Sequence[View]) -> None:
         if view.labels is None or not view.tokens:
             raise UserError(
                 f"train: post {view.id} of the {split} split has no "
-                f"{'labels' if view.tokens else 'tokens'}; the tagger learns from labelled posts alone; "
+                f"{'labels' if view.tokens else 'tokens'}; the tagger learns only from labelled posts; "
                 f"{remedy}"
             )
 
@@ -241,7 +235,7 @@ def _arguments(params: TrainParams, work: Path, device: torch.device) -> Trainin
 
 
 class _Arguments(TrainingArguments):
-    """Training on one device a process: on several GPUs transformers' own would take the first, or all of them."""
+    """Training on one device per process: on several GPUs transformers' own would take the first, or all of them."""
 
     _taken: torch.device | None = None
 

@@ -207,7 +207,8 @@ def _class(kind: str, name: str, source: str = "params.yaml", lines: Mapping[str
     module_name, colon, class_name = target.partition(":")
     if not colon or not class_name.isidentifier() or not all(part.isidentifier() for part in module_name.split(".")):
         raise UserError(
-            f"{where}: unknown extractor; expected {', '.join(REGISTRY.get(kind, {}))}, or package.module:Class of your own"
+            f"{where}: unknown extractor; expected {', '.join(REGISTRY.get(kind, {}))}, or package.module:Class of "
+            "your own"
         )
     try:
         module = importlib.import_module(module_name)
