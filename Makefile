@@ -7,9 +7,6 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 # Nothing here needs the hub or reports home.
 export HF_HUB_DISABLE_TELEMETRY := 1
 export DVC_NO_ANALYTICS := 1
-# Packages that come as source alone are built with what they ask for and what that asks for, which setuptools would
-# leave out.
-export PIP_USE_PEP517 := 1
 
 .PHONY: help repro ablation test test-slow test-envs lint types audit env sample lock clean
 
@@ -47,18 +44,18 @@ env: $(VENV)/.installed-dev  ## make .venv with everything in it
 sample: $(VENV)/.installed  ## rebuild the sample data set (checkpoints: see sample/README.md)
 	python -m sample.dataset
 
-$(VENV)/.installed: requirements.lock
+$(VENV)/.installed: requirements.lock requirements-cuda.lock install.sh
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] < (3, 11) and "Sightread needs Python 3.11 or later, found " + sys.version)'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	sh install.sh $(BIN)/python
 	touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed requirements-dev.lock
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.lock
+	PIP_USE_PEP517=1 $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements-dev.lock
 	touch $@
 
-lock:  ## renew requirements*.lock from requirements*.txt
-	PYTHON=$(PYTHON) sh lock.sh
+lock:  ## renew requirements*.lock from requirements*.txt, with the newest versions
+	sh lock.sh --upgrade
 
 clean:  ## remove what runs made (the store of extraction results stays)
 	rm -rf data models metrics plots report dvclive dvc.lock .dvc/cache .dvc/tmp
