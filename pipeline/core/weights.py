@@ -1,9 +1,10 @@
-"""Files of weights, read without running code: safetensors, what torch saved, pickles of NumPy's arrays.
+"""Weights read from a file without running code: safetensors, files that torch saved, pickles of NumPy arrays.
 
-Which files a model needs and where they are is pipeline/core/checkpoints.py's business.
+Which files a model needs, and where they are, is decided in pipeline/core/checkpoints.py.
 """
 
 import pickle
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -58,15 +59,16 @@ def load_weights(file: Path) -> "dict[str, torch.Tensor]":
 
 
 def convert(path: Path) -> list[Path]:
-    """Write pickled weights as safetensors beside them, running none of their code.
+    """Write pickled weights as safetensors beside them, running none of their code. The file appears complete or not.
 
     Args:
         path: a folder with ``pytorch_model*.bin``; or a file: what torch saved, or a ``.pkl`` of NumPy's arrays, as
             detectron2's model zoo has them.
 
     Raises:
-        UserError: there are none, or they hold anything but tensors.
+        UserError: there are none, they hold anything but tensors, or the result cannot be written.
     """
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     if path.is_dir():
@@ -89,7 +91,13 @@ def convert(path: Path) -> list[Path]:
     for name, tensor in weights.items():  # shared tensors are written twice: safetensors has no aliases
         tensors[name] = tensor.clone() if tensor.data_ptr() in seen else tensor.contiguous()
         seen.add(tensor.data_ptr())
-    save_file(tensors, target, metadata={"format": "pt"})
+    try:
+        with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as folder:
+            written = Path(folder) / target.name
+            save_file(tensors, written, metadata={"format": "pt"})
+            written.replace(target)
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{target}: cannot be written: {error}; check the free space and the folder's rights") from None
     return [target]
 
 

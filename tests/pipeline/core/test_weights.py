@@ -2,6 +2,8 @@
 
 import os
 import pickle
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +14,7 @@ from safetensors.torch import load_file
 from pipeline.core.checkpoints import resolve
 from pipeline.core.errors import UserError
 from pipeline.core.weights import convert, load_weights, weights_file
+from tests.conftest import ROOT
 
 
 def test_pickles_are_refused_and_converted(tmp_path: Path) -> None:
@@ -105,3 +108,33 @@ def test_a_file_that_torch_saved_is_read_for_its_tensors(tmp_path: Path, monkeyp
     assert not (tmp_path / "made-by-a-pickle").exists()
     with pytest.raises(UserError, match=r"lavis\.weights: nowhere\.pth: no such file; fetch it"):
         weights_file("nowhere.pth", "lavis.weights", "fetch it")
+
+
+CONVERT_ON_A_SMALL_DISK = """
+import resource, sys
+from pathlib import Path
+from pipeline.core.errors import UserError
+from pipeline.core.weights import convert
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+try:
+    convert(Path(sys.argv[1]))
+except UserError as error:
+    print(error)
+"""
+
+
+def test_a_conversion_that_fails_leaves_the_file_that_was_there(tmp_path: Path) -> None:
+    """As on a full disk: no file may grow beyond 100 kB."""
+    torch.save({"weight": torch.ones(100_000)}, tmp_path / "weights.pth")
+    target = tmp_path / "weights.safetensors"
+    target.write_bytes(b"an earlier conversion")
+    done = subprocess.run(
+        [sys.executable, "-c", CONVERT_ON_A_SMALL_DISK, tmp_path / "weights.pth"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert f"{target}: cannot be written" in done.stdout
+    assert target.read_bytes() == b"an earlier conversion"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["weights.pth", "weights.safetensors"]
