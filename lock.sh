@@ -29,7 +29,7 @@ write() {
 }
 
 # The present versions, to keep; hashes are asked for again.
-cat requirements*.lock 2>/dev/null | sed -nE 's/^([A-Za-z0-9].*[^ ]) *\\$/\1/p' > "$folder/all"
+cat requirements*.lock 2>/dev/null | sed -E '/^[ #]/d; s/ *\\$//' > "$folder/all"
 compile "$@" --output-file "$folder/all" requirements.txt requirements-dev.txt
 cp "$folder/all" "$folder/core"
 compile --output-file "$folder/core" requirements.txt

@@ -1,8 +1,10 @@
 """What the report says, without a browser: figures as the files have them, missing things named, settings and times."""
 
+import base64
 import itertools
 import json
 import re
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -10,6 +12,7 @@ from xml.etree import ElementTree
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 from pipeline.core.records import Change
 from pipeline.core.store import Store
@@ -146,7 +149,12 @@ def test_the_figure_shows_a_post_and_the_scores(made: Project, tmp_path: Path) -
     texts = [" ".join("".join(node.itertext()).split()) for node in svg.iter("{http://www.w3.org/2000/svg}text")]
     assert {"guitar", "dog", "LIVE TONIGHT", "gold", "cross-modal", "text-only", "all types", "finally"} <= set(texts)
     assert [text for text in texts if text.startswith("Jordan") and text.endswith("PER")] == ["JordanPER"]
-    assert not list(svg.iter("{http://www.w3.org/2000/svg}image"))
+    [picture] = svg.iter("{http://www.w3.org/2000/svg}image")
+    header, _, data = picture.attrib["href"].partition(",")
+    assert header == "data:image/jpeg;base64"
+    with Image.open(BytesIO(base64.b64decode(data))) as shown:
+        row = next(row for row in made.rows("data/images.jsonl") if row["image"] == "guitar.png")
+        assert shown.width / shown.height == pytest.approx(row["width"] / row["height"], rel=0.02)
     for name in ("nobody", "plain", "gone", "torn"):  # none, without a picture, with a missing or a broken one
         message = made.run("python", "-m", "stages.report", "--figure", str(output), "--post", name, expect=2)
         assert f"test has no post with a picture that can be read and the id {name}" in message
