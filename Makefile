@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
-# Nothing here needs the hub or reports home.
+# Nothing here needs the hub, and nothing reports home.
 export HF_HUB_DISABLE_TELEMETRY := 1
 export DVC_NO_ANALYTICS := 1
 
@@ -25,7 +25,7 @@ test: $(VENV)/.installed-dev lint types  ## lint, types and tests, in minutes
 test-slow: $(VENV)/.installed-dev  ## the slow tests
 	pytest -m slow
 
-test-envs: $(VENV)/.installed-dev  ## what runs in the isolated interpreters that are built, the slow tests too
+test-envs: $(VENV)/.installed-dev  ## what runs in the separate environments that are built, the slow tests too
 	pytest -rs tests/envs tests/ner/interop/flair/test_bridge.py tests/ner/interop/flair/test_training.py
 
 lint: $(VENV)/.installed-dev  ## style
@@ -57,5 +57,8 @@ $(VENV)/.installed-dev: $(VENV)/.installed requirements-dev.lock
 lock:  ## renew requirements*.lock from requirements*.txt, with the newest versions
 	sh lock.sh --upgrade
 
-clean:  ## remove what runs made (the store of extraction results stays)
-	rm -rf data models metrics plots report dvclive dvc.lock .dvc/cache .dvc/tmp
+# Data sets may be below data/, taggers of your own below models/, and DVC's cache may hold the only copy of either.
+clean:  ## delete what the pipeline wrote (the store of extraction results and DVC's cache stay)
+	rm -rf data/checked data/posts data/images.jsonl data/contexts data/features data/views data/predictions
+	rm -rf models/tagger metrics plots report dvclive dvc.lock
+	rmdir data models 2>/dev/null || true

@@ -14,6 +14,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from pipeline.core.files import atomic_write
 from pipeline.core.kinds import KINDS
+from pipeline.core.version import __version__
 from reporting.charts import interval_chart, line_chart
 from reporting.gallery import gallery
 from reporting.scores import GLOSSES, NAMES, entity_types, score_splits
@@ -53,7 +54,7 @@ def environment() -> Environment:
         "visible": visible,
         "setting": lambda value: visible(json.dumps(value, ensure_ascii=False), 200),
     }
-    found.globals |= {"count": count, "names": NAMES, "glosses": GLOSSES}
+    found.globals |= {"count": count, "names": NAMES, "glosses": GLOSSES, "version": __version__}
     return found
 
 

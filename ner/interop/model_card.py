@@ -21,6 +21,7 @@ from pipeline.core.errors import UserError
 from pipeline.core.files import atomic_write, portable, write_json
 from pipeline.core.labels import entities
 from pipeline.core.records import Evaluation, View, ViewSources
+from pipeline.core.version import __version__
 from pipeline.settings.params import TrainParams
 
 CARD, FACTS = "README.md", "training.json"
@@ -57,7 +58,7 @@ def facts(
         "encoder": {"name": name, "identity": encoder},
         "params": {**settings.model_dump(mode="json"), "encoder": name},
         "result": dict(result),
-        "versions": {package: version(package) for package in ("torch", "transformers")},
+        "versions": {"Sightread": __version__, **{package: version(package) for package in ("torch", "transformers")}},
     }
 
 

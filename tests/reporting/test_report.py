@@ -16,6 +16,7 @@ from PIL import Image
 
 from pipeline.core.records import Change
 from pipeline.core.store import Store
+from pipeline.core.version import __version__
 from pipeline.settings.params import TrainParams, changed
 from reporting import thumbnails
 from reporting.charts import line_chart, spread, ticks
@@ -104,6 +105,7 @@ def test_what_is_missing_is_said(tmp_path: Path) -> None:
         scored=["dev"],
     )
     words = text_of((made.folder / "report/index.html").read_text(encoding="utf-8"))
+    assert f"Made by Sightread {__version__} from" in words
     for line in (
         "The data set has no pictures (data.images is null).",
         "The contexts leave captions out (views.kinds).",
