@@ -1,4 +1,4 @@
-"""The repository's kit: one version everywhere, lock files that pip can check, hooks and CI that run the same checks."""
+"""One version everywhere, lock files that pip can check, hooks and CI that run the same checks, a careful clean."""
 
 import re
 import shlex
@@ -15,9 +15,8 @@ from pipeline.settings import params
 from tests.conftest import ROOT
 
 LOCKS = ("requirements.lock", "requirements-cuda.lock", "requirements-dev.lock")
-ENTRY = re.compile(
-    r"^([A-Za-z0-9._-]+)==([^ ;]+)( ; [^\\]+)?((?: \\\n    --hash=sha256:[0-9a-f]{64})+)\n", re.MULTILINE
-)
+HASHES = r"((?: \\\n    --hash=sha256:[0-9a-f]{64})+)\n"
+ENTRY = re.compile(r"^([A-Za-z0-9._-]+)==([^ ;]+)( ; [^\\]+)?" + HASHES, re.MULTILINE)
 
 
 def entries(name: str) -> list[tuple[str, str]]:
@@ -46,7 +45,7 @@ def test_the_version_is_the_same_everywhere() -> None:
     assert headings[0] == (f"{released} (unreleased)" if development else released)
     sources = {"data": "d", "contexts": {}}
     settings = params.load(ROOT / "params.yaml").train
-    facts = model_card.facts(settings, sources, "sha256:0", {}, {"epochs": 1, "best_epoch": 1})
+    facts = model_card.facts(settings, sources, "sha256:0", {"train": [], "dev": []}, {"epochs": 1, "best_epoch": 1, "dev": {}})
     assert f"Sightread {__version__}, torch" in model_card.render(facts).replace("\\", "")
 
 
