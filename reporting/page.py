@@ -1,7 +1,7 @@
 """The page and its assets on disk: Jinja's templates with autoescape, the style sheet and scripts, the gallery's data.
 
-Everything is beside the page and nothing is fetched, so it opens from a folder as from a server. What it says is left
-to the modules that count.
+Everything is beside the page and nothing is fetched, so it opens from a folder as from a server. Other modules
+compute what it says.
 """
 
 import json
@@ -37,7 +37,7 @@ _DEV = {"dev/f1_cross_modal": "cross-modal", "dev/f1_text_only": "text-only"}
 
 
 def environment() -> Environment:
-    """Jinja as every page of ours uses it: all values escaped, an unknown one an error."""
+    """Jinja for all pages: every value is escaped, an unknown one is an error."""
     found = Environment(
         loader=FileSystemLoader(HERE / "templates"),
         autoescape=True,
@@ -99,7 +99,7 @@ def write(results: Results, thumbnails: Mapping[str, str], output: Path) -> None
 
 
 def write_assets(folder: Path) -> None:
-    """Copy the style sheet and the scripts, which every page of ours shares."""
+    """Copy the style sheet and the scripts, which all pages share."""
     folder.mkdir(parents=True, exist_ok=True)
     for name in ASSETS:
         shutil.copyfile(HERE / "assets" / name, folder / name)

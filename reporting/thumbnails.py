@@ -1,7 +1,7 @@
 """Small copies of the pictures, beside the page, under names that no stranger chose.
 
-A thumbnail is kept in the store by its picture's hash, so that a report made again decodes nothing. Reading pictures
-safely is pipeline/images/manifest.py's business.
+A thumbnail is kept in the store by its picture's hash, so that a report made again decodes nothing. Pictures are
+read safely by pipeline/images/manifest.py.
 """
 
 import base64

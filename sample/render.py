@@ -1,8 +1,8 @@
 """Pictures for the sample data set, drawn from a description: what is in them, where, and what a caption says.
 
-The same specification and the same generator state give the same picture, byte for byte. Which pictures a data set
-needs is left to its builder, how objects and backgrounds look to shapes.py and scenes.py. A caption names the scene
-and the main object alone: the other objects can be told by a detector only, the words of a sign by OCR only.
+The same specification and the same generator state give the same picture, byte for byte. dataset.py decides
+which pictures are needed, shapes.py and scenes.py how objects and backgrounds look. A caption names the scene
+and the main object alone: the other objects can be found by a detector only, the words of a sign by OCR only.
 """
 
 import io

@@ -45,7 +45,9 @@ def test_the_version_is_the_same_everywhere() -> None:
     assert headings[0] == (f"{released} (unreleased)" if development else released)
     sources = {"data": "d", "contexts": {}}
     settings = params.load(ROOT / "params.yaml").train
-    facts = model_card.facts(settings, sources, "sha256:0", {"train": [], "dev": []}, {"epochs": 1, "best_epoch": 1, "dev": {}})
+    facts = model_card.facts(
+        settings, sources, "sha256:0", {"train": [], "dev": []}, {"epochs": 1, "best_epoch": 1, "dev": {}}
+    )
     assert f"Sightread {__version__}, torch" in model_card.render(facts).replace("\\", "")
 
 
