@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import sysconfig
-import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from pipeline.core import environments
 from pipeline.core.errors import UserError
 from pipeline.settings import yaml
 from tests.conftest import ROOT
+from tests.project import wait_for
 
 EXTRACTOR = '''
 """A captioner that says where it runs, and waits or refuses where it is asked to."""
@@ -241,8 +241,7 @@ def test_status_and_signals_reach_the_caller(built: Tiny) -> None:
     for sent, expected in ((signal.SIGTERM, 143), (signal.SIGINT, 130)):
         (built.folder / "waiting").unlink(missing_ok=True)
         with built.start("-m", "stages.captions", "--images", "pictures", "--output", "out.jsonl") as process:
-            while not (built.folder / "waiting").exists() and process.poll() is None:
-                time.sleep(0.05)
+            wait_for(lambda process=process: (built.folder / "waiting").exists() or process.poll() is not None)
             process.send_signal(sent)
             _, errors = process.communicate()
         assert process.returncode == expected, errors
