@@ -5,7 +5,6 @@ from the run's own files. The picture is in the file itself, small and as JPEG, 
 """
 
 import base64
-from collections.abc import Mapping
 from dataclasses import dataclass
 from io import BytesIO
 from typing import Any
@@ -14,7 +13,7 @@ from PIL import Image
 
 from pipeline.core.errors import UserError
 from pipeline.core.labels import entities
-from pipeline.core.records import ObjectTag, Post, TextLine
+from pipeline.core.records import ImageRow, ObjectTag, Post, TextLine
 from pipeline.images import manifest as images
 from pipeline.images.manifest import PictureError
 from pipeline.settings.params import Condition, Split
@@ -102,13 +101,13 @@ def draw(results: Results, wanted: str | None = None) -> str:
     )
 
 
-def _embedded(results: Results, row: Mapping[str, Any]) -> str | None:
+def _embedded(results: Results, row: ImageRow) -> str | None:
     """The picture as a data URI, or None where it is no longer there: its contexts may have been computed elsewhere."""
     folder = results.settings.data.images_folder
     if folder is None:
         return None
     try:
-        picture = images.load(folder.resolve(), dict(row), results.settings.images)
+        picture = images.load(folder.resolve(), row, results.settings.images)
     except PictureError:
         return None
     picture = picture.convert("RGB")

@@ -10,6 +10,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from ner.interop import model_card
+from pipeline.core.records import ViewSources
 from pipeline.core.version import __version__
 from pipeline.settings import params
 from tests.conftest import ROOT
@@ -43,7 +44,7 @@ def test_the_version_is_the_same_everywhere() -> None:
     headings = re.findall(r"^## (.+)$", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE)
     released, development, _ = __version__.partition(".dev")
     assert headings[0] == (f"{released} (unreleased)" if development else released)
-    sources = {"data": "d", "contexts": {}}
+    sources = ViewSources("d", {})
     settings = params.load(ROOT / "params.yaml").train
     facts = model_card.facts(
         settings, sources, "sha256:0", {"train": [], "dev": []}, {"epochs": 1, "best_epoch": 1, "dev": {}}

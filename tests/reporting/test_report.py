@@ -141,7 +141,7 @@ def test_a_malformed_prediction_is_named_with_its_line(made: Project) -> None:
         output = made.run("python", "-m", "stages.report", expect=2)
     finally:
         path.write_text(kept, encoding="utf-8")
-    assert "test.text_only.jsonl:3: not a prediction record" in output
+    assert "test.text_only.jsonl:3: no prediction record" in output
 
 
 def test_the_figure_shows_a_post_and_the_scores(made: Project, tmp_path: Path) -> None:
