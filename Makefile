@@ -4,12 +4,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
-# Nothing here needs the hub or reports home.
+# Nothing here needs the hub, and nothing reports home.
 export HF_HUB_DISABLE_TELEMETRY := 1
 export DVC_NO_ANALYTICS := 1
-# Packages that come as source alone are built with what they ask for and what that asks for, which setuptools would
-# leave out.
-export PIP_USE_PEP517 := 1
 
 .PHONY: help repro ablation test test-slow test-envs lint types audit env sample lock clean
 
@@ -28,7 +25,7 @@ test: $(VENV)/.installed-dev lint types  ## lint, types and tests, in minutes
 test-slow: $(VENV)/.installed-dev  ## the slow tests
 	pytest -m slow
 
-test-envs: $(VENV)/.installed-dev  ## what runs in the isolated interpreters that are built, the slow tests too
+test-envs: $(VENV)/.installed-dev  ## what runs in the separate environments that are built, the slow tests too
 	pytest -rs tests/envs tests/ner/interop/flair/test_bridge.py tests/ner/interop/flair/test_training.py
 
 lint: $(VENV)/.installed-dev  ## style
@@ -47,18 +44,21 @@ env: $(VENV)/.installed-dev  ## make .venv with everything in it
 sample: $(VENV)/.installed  ## rebuild the sample data set (checkpoints: see sample/README.md)
 	python -m sample.dataset
 
-$(VENV)/.installed: requirements.lock
+$(VENV)/.installed: requirements.lock requirements-cuda.lock install.sh
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] < (3, 11) and "Sightread needs Python 3.11 or later, found " + sys.version)'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	sh install.sh $(BIN)/python
 	touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed requirements-dev.lock
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.lock
+	PIP_USE_PEP517=1 $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements-dev.lock
 	touch $@
 
-lock:  ## renew requirements*.lock from requirements*.txt
-	PYTHON=$(PYTHON) sh lock.sh
+lock:  ## renew requirements*.lock from requirements*.txt, with the newest versions
+	sh lock.sh --upgrade
 
-clean:  ## remove what runs made (the store of extraction results stays)
-	rm -rf data models metrics plots report dvclive dvc.lock .dvc/cache .dvc/tmp
+# Data sets may be below data/, taggers of your own below models/, and DVC's cache may hold the only copy of either.
+clean:  ## delete what the pipeline wrote (the store of extraction results and DVC's cache stay)
+	rm -rf data/checked data/posts data/images.jsonl data/contexts data/features data/views data/predictions
+	rm -rf models/tagger metrics plots report dvclive dvc.lock
+	rmdir data models 2>/dev/null || true

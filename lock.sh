@@ -1,13 +1,44 @@
 #!/bin/sh
-# Write requirements.lock and requirements-dev.lock from what a clean environment installs. Called by `make lock`.
+# Write the lock files from requirements*.txt: exact versions, for Linux and macOS and every Python from 3.11 on, with the
+# hashes of all files that the package index has of them. `sh lock.sh` keeps the versions of the present lock files where
+# they still fit, `sh lock.sh --upgrade` (`make lock`) takes the newest.
+#
+#   requirements.lock       what Sightread needs, complete but for the next file
+#   requirements-cuda.lock  what torch's CUDA build needs and its CPU build does not
+#   requirements-dev.lock   what the checks need on top
 set -eu
+cd "$(dirname "$0")"
+command -v uv >/dev/null || { echo "error: uv is not installed; run: pip install uv" >&2; exit 2; }
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
-"${PYTHON:-python3}" -m venv "$folder/env"
-pins() { "$folder/env/bin/python" -m pip freeze | sed -E 's/\+cpu$//' | grep -vE '^(nvidia-|triton==|cuda-)' | sort -f; }
-header='# Exact versions, made by `make lock`. On a machine with a GPU, torch brings its own CUDA packages with it.'
-"$folder/env/bin/python" -m pip install --quiet -r requirements.txt
-{ echo "$header"; pins; } > requirements.lock
-pins > "$folder/core"
-"$folder/env/bin/python" -m pip install --quiet -r requirements-dev.txt
-{ echo "$header"; pins | grep -vxF -f "$folder/core"; } > requirements-dev.lock
+
+# Without configuration: a machine's own wheels and mirrors do not belong in the lock files.
+compile() {
+    uv pip compile --quiet --no-config --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
+        --no-emit-package pip "$@" >/dev/null
+}
+names() { sed -nE 's/^([A-Za-z0-9._-]+)==.*/\1/p' "$1" | sort -u; }
+# select 1|0 NAMES FILE: the entries of FILE, each with its hashes, whose names are, or are not, in NAMES.
+select_entries() {
+    awk -v listed="$1" 'NR == FNR { given[$0]; next }
+        /^[A-Za-z0-9]/ { split($0, parts, "=="); shown = ((parts[1] in given) == listed) }
+        shown' "$2" "$3"
+}
+write() {
+    { echo "# Exact versions and hashes, made by \`make lock\`. Complete: pip install --no-deps -r $1"; cat; } > "$1"
+}
+
+# The present versions, to keep; hashes are asked for again.
+cat requirements*.lock 2>/dev/null | sed -E '/^[ #]/d; s/ *\\$//' > "$folder/all"
+compile "$@" --output-file "$folder/all" requirements.txt requirements-dev.txt
+cp "$folder/all" "$folder/core"
+compile --output-file "$folder/core" requirements.txt
+names "$folder/core" > "$folder/core-names"
+grep -E '^(nvidia-|cuda-|triton$)' "$folder/core-names" | grep -vx nvidia-ml-py > "$folder/cuda-names"
+
+# CPU builds of torch, which the index does not list, are as good as its own.
+hashes=$(sed -nE 's/^sha256:([0-9a-f]{64}) .*/    --hash=sha256:\1 \\/p' requirements-torch.hashes)
+select_entries 0 "$folder/cuda-names" "$folder/core" |
+    awk -v hashes="$hashes" '{ print } /^torch==/ { print hashes }' | write requirements.lock
+select_entries 1 "$folder/cuda-names" "$folder/core" | write requirements-cuda.lock
+select_entries 0 "$folder/core-names" "$folder/all" | write requirements-dev.lock

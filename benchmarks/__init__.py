@@ -42,10 +42,10 @@ class Ratio:
 def median_seconds(
     contestants: Mapping[str, Callable[[], object]], rounds: int, *, calls: int = 5, device: str = "cpu"
 ) -> dict[str, float]:
-    """Median time of a call of each contestant: every round gives each of them a turn, in an order drawn anew.
+    """Median time of a call of each contestant: every round gives each of them a turn, in a new random order.
 
-    So whatever else the machine does meanwhile slows all of them alike, and a stall counts for none. A turn is
-    several calls on end, lest the caches hold what another contestant left there.
+    So other load on the machine slows all of them alike, and a stall does not count. A turn is several consecutive
+    calls, so that the caches are not filled by another contestant.
     """
 
     def synchronize() -> None:

@@ -1,6 +1,6 @@
 """The CRF's speed against pytorch-crf's and flair's, with the same weights on the same emissions.
 
-``python -m benchmarks.crf`` in any interpreter with torch and pytorch-crf; where flair can be imported, its CRF takes
+``python -m benchmarks.crf`` in any environment with torch and pytorch-crf; where flair can be imported, its CRF takes
 part. Every contestant's results are compared before it is timed, so that nobody is fast and wrong.
 """
 
@@ -79,7 +79,7 @@ class Flair:
     """flair's CRF with the weights of a batch's chain; it counts <START> and <STOP> among the labels."""
 
     def __init__(self, tensors: Tensors, device: str) -> None:
-        import flair  # slow to import, and not there in most interpreters
+        import flair  # slow to import, and not installed in most environments
         from flair.data import Dictionary
         from flair.models.sequence_tagger_utils.crf import CRF
         from flair.models.sequence_tagger_utils.viterbi import ViterbiDecoder
@@ -183,7 +183,7 @@ def main() -> None:
         for batch in BATCHES
         for ratio in measure(batch, arguments.device, arguments.rounds, with_flair=with_flair)
     ]
-    reason = "flair cannot be imported here; run this in an interpreter that has it"
+    reason = "flair cannot be imported here; run this in an environment that has it"
     report(
         ratios,
         machine(arguments.device),

@@ -291,7 +291,7 @@ def fill_store(folder: Path, count: int) -> Path:
 
 
 def pass_over_store(folder: Path) -> dict[str, float]:
-    """One stage over a manifest of finished pictures, in a process of its own: pictures a second, and peak memory."""
+    """One stage over a manifest of finished pictures, in a separate process: pictures per second, and peak memory."""
     with Store.open(folder) as store:
         begin = time.perf_counter()
         summary = extraction.extract(
@@ -309,7 +309,7 @@ def peak_megabytes() -> float:
 
 
 def compare_store(counts: Sequence[int]) -> Iterator[Ratio]:
-    """Rows a second, and memory over many rows against few, of a stage that finds every result in the store."""
+    """Rows per second, and memory over many rows against few, of a stage that finds every result in the store."""
     measured = []
     for count in counts:
         with tempfile.TemporaryDirectory() as scratch:
@@ -318,7 +318,7 @@ def compare_store(counts: Sequence[int]) -> Iterator[Ratio]:
             done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
             measured.append(json.loads(done.stdout.splitlines()[-1]))
     few, many = measured
-    yield Ratio(f"store: pictures a second, all {counts[1]:,} in the store", many["rate"], ROWS_A_SECOND)
+    yield Ratio(f"store: pictures per second, all {counts[1]:,} in the store", many["rate"], ROWS_A_SECOND)
     yield Ratio(
         f"store: peak memory, {counts[1]:,} rows / {counts[0]:,}",
         many["peak"] / few["peak"],
@@ -355,7 +355,7 @@ def compare_images(count: int) -> Iterator[Ratio]:
         raise RuntimeError("the second run's rows are not those of the first")
     if opened:
         raise RuntimeError(f"the second run opened {len(opened)} pictures, {opened[0]} for one")
-    yield Ratio(f"images: pictures a second, {count:,} unchanged files, none opened", count / seconds, ROWS_A_SECOND)
+    yield Ratio(f"images: pictures per second, {count:,} unchanged files, none opened", count / seconds, ROWS_A_SECOND)
 
 
 _watched: list[tuple[str, list[str]]] = []  # an audit hook stays for good: it looks here who wants to know

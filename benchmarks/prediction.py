@@ -2,7 +2,7 @@
 
 ``python -m benchmarks.prediction TAGGER`` on text alone, on the views that `dvc repro views` wrote; the tagger is
 brought to flair by :mod:`ner.interop.flair.bridge`, and there are no figures where the two find different entities.
-Every contestant runs in a process of its own, flair's in flair's interpreter, with the same number of threads.
+Every contestant runs in a separate process, flair's in flair's environment, with the same number of threads.
 """
 
 import argparse
@@ -228,7 +228,7 @@ def main() -> None:
         _ratios(turns),
         {**machine(), "threads of each": arguments.threads, "posts": len(views), **peaks(turns)},
         arguments.json,
-        {} if problem is None else {FLAIR_RATIO: f"the interpreter `flair` {problem}: {flair.command}"},
+        {} if problem is None else {FLAIR_RATIO: f"the environment `flair` {problem}: {flair.command}"},
     )
 
 

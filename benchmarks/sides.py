@@ -1,6 +1,6 @@
-"""Contestants in processes of their own, each in its interpreter: started once, then given turns by their parent.
+"""Contestants in separate processes, each in its own environment: started once, then given turns by their parent.
 
-So that packages that cannot stand beside each other can be compared in one run, and each has a peak memory of its own.
+So packages that conflict can be compared in one run, and each has its own peak memory.
 What a turn does is each benchmark's own business.
 """
 
@@ -74,7 +74,7 @@ class Side:
 
 
 def compare(sides: Sequence[Side], rounds: int) -> dict[str, Turn]:
-    """Medians of the sides' turns, after one to warm up; every round gives each a turn, in an order drawn anew."""
+    """Medians of the sides' turns, after one to warm up; every round gives each a turn, in a new random order."""
     turns: dict[str, list[Turn]] = {side.name: [] for side in sides}
     order = random.Random(0)
     with ExitStack() as stack:
@@ -93,7 +93,7 @@ def compare(sides: Sequence[Side], rounds: int) -> dict[str, Turn]:
 
 def serve(turn: Callable[[], float]) -> None:
     """A side's own end: take turns, each giving its seconds, until the parent has had enough."""
-    answers, sys.stdout = sys.stdout, sys.stderr  # for answers alone, whatever a package prints
+    answers, sys.stdout = sys.stdout, sys.stderr  # for answers alone: packages may print
     before = _resident_bytes()
     for _ in sys.stdin:
         seconds = turn()

@@ -1,7 +1,7 @@
 """Training's speed: a two-view step over the encoder alone, and our trainer over flair's, on the same batches.
 
 ``python -m benchmarks.training --encoder FOLDER`` on the views that `dvc repro views` wrote; every contestant runs in
-a process of its own, flair's in flair's interpreter, with the same number of threads. The optimiser's own step is left
+a process of its own, flair's in flair's environment, with the same number of threads. The optimiser's own step is left
 out everywhere: a trainer's loop runs with one that moves nothing.
 """
 
@@ -102,7 +102,7 @@ def main() -> None:
         {}
         if problem is None
         else {
-            name: f"the interpreter `flair` {problem}: python -m pipeline.environments sync flair"
+            name: f"the environment `flair` {problem}: python -m pipeline.environments sync flair"
             for name in SIDES
             if name.startswith("flair")
         }

@@ -11,17 +11,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Command line: `status`, `sync NAME …`."""
     parser = argparse.ArgumentParser(
         prog="python -m pipeline.environments",
-        description="Interpreters for extractors whose packages conflict with the core's.",
+        description="Separate environments for extractors whose packages conflict with the core's.",
     )
     commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("status", help="what is there")
-    command = commands.add_parser("sync", help="build what is missing or stale")
+    commands.add_parser("status", help="list them")
+    command = commands.add_parser("sync", help="build what is missing, incomplete or out of date")
     command.add_argument("names", nargs="+", choices=names(), metavar="NAME", help=", ".join(names()))
     command.add_argument(
         "--source",
         metavar="PATH_OR_URL",
-        help="where a package is to be had that is on no index: a wheel, a folder or a URL "
-        f"({', '.join(SOURCES)}; default: what {', '.join(SOURCES.values())} says)",
+        help="where to install a package from that is on no index: a wheel, a source folder or a URL "
+        f"({', '.join(SOURCES)}; default: {', '.join(SOURCES.values())})",
     )
     given = parser.parse_args(arguments)
     if given.command == "status":

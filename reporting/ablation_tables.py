@@ -1,6 +1,6 @@
 """The tables of an ablation: each system's mean and spread over seeds, and the test of its text-only view.
 
-``report/ablation.html``, ``.md`` and ``.json``. What is run, and when, is :mod:`reporting.ablation`'s business.
+``report/ablation.html``, ``.md`` and ``.json``. :mod:`reporting.ablation` runs the experiments.
 """
 
 import statistics

@@ -1,15 +1,21 @@
 """One picture of a finished run, for a README or a paper: `python -m stages.report --figure FILE.svg`.
 
-A post that its picture decides (what was found in the picture, what each condition made of the tweet), and F1 by type.
-All of it is drawn from the run's own files; no raster picture is in it, so it is small and its changes show in git.
+A post that its picture decides (what was found in the picture, what each condition made of the tweet), and F1 by type,
+from the run's own files. The picture is in the file itself, small and as JPEG, so that the figure is one file.
 """
 
+import base64
 from dataclasses import dataclass
+from io import BytesIO
 from typing import Any
+
+from PIL import Image
 
 from pipeline.core.errors import UserError
 from pipeline.core.labels import entities
-from pipeline.core.records import ObjectTag, Post, TextLine
+from pipeline.core.records import ImageRow, ObjectTag, Post, TextLine
+from pipeline.images import pictures
+from pipeline.images.decoding import PictureError
 from pipeline.settings.params import Condition, Split
 from reporting.charts import interval_chart
 from reporting.page import environment
@@ -19,6 +25,7 @@ from reporting.text import visible, visible_token
 
 SPLIT: Split = "test"
 SHOWN: tuple[Condition, ...] = ("cross_modal", "text_only")
+WIDTH = 220  # pixels that the picture is shown in; it is stored at twice that
 LONGEST = 52  # characters of a tweet that the figure has room for
 ADVANCE = 7.83  # of a character, in the 13 px monospace type that the figure sets texts in
 TYPE_ADVANCE = 7.2  # likewise of the small capitals behind an entity
@@ -75,6 +82,8 @@ def draw(results: Results, wanted: str | None = None) -> str:
             lines=lines,
             context=visible(rows["cross_modal"].context_used, 70),
             picture=picture,
+            width=WIDTH,
+            embedded=_embedded(results, picture),
             boxes=[
                 item
                 for item in results.contexts["objects"][picture.image].items
@@ -90,6 +99,23 @@ def draw(results: Results, wanted: str | None = None) -> str:
             name=results.settings.data.root,
         )
     )
+
+
+def _embedded(results: Results, row: ImageRow) -> str | None:
+    """The picture as a data URI, or None where it is no longer there: its contexts may have been computed elsewhere."""
+    folder = results.settings.data.images_folder
+    if folder is None:
+        return None
+    try:
+        limits = results.settings.images
+        picture = pictures.load(pictures.Folder(folder, limits), row.image, str(row.sha256), limits)
+    except PictureError:
+        return None
+    picture = picture.convert("RGB")
+    picture.thumbnail((2 * WIDTH, 4 * WIDTH), Image.Resampling.LANCZOS)
+    buffer = BytesIO()
+    picture.save(buffer, "JPEG", quality=80, optimize=True)
+    return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
 def _choose(results: Results, wanted: str | None) -> Post:

@@ -1,7 +1,7 @@
 """The page and its assets on disk: Jinja's templates with autoescape, the style sheet and scripts, the gallery's data.
 
-Everything is beside the page and nothing is fetched, so it opens from a folder as from a server. What it says is left
-to the modules that count.
+Everything is beside the page and nothing is fetched, so it opens from a folder as from a server. Other modules
+compute what it says.
 """
 
 import json
@@ -14,6 +14,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from pipeline.core.files import atomic_write
 from pipeline.core.kinds import KINDS
+from pipeline.core.version import __version__
 from reporting.charts import interval_chart, line_chart
 from reporting.gallery import gallery
 from reporting.scores import GLOSSES, NAMES, entity_types, score_splits
@@ -36,7 +37,7 @@ _DEV = {"dev/f1_cross_modal": "cross-modal", "dev/f1_text_only": "text-only"}
 
 
 def environment() -> Environment:
-    """Jinja as every page of ours uses it: all values escaped, an unknown one an error."""
+    """Jinja for all pages: every value is escaped, an unknown one is an error."""
     found = Environment(
         loader=FileSystemLoader(HERE / "templates"),
         autoescape=True,
@@ -53,7 +54,7 @@ def environment() -> Environment:
         "visible": visible,
         "setting": lambda value: visible(json.dumps(value, ensure_ascii=False), 200),
     }
-    found.globals |= {"count": count, "names": NAMES, "glosses": GLOSSES}
+    found.globals |= {"count": count, "names": NAMES, "glosses": GLOSSES, "version": __version__}
     return found
 
 
@@ -98,7 +99,7 @@ def write(results: Results, thumbnails: Mapping[str, str], output: Path) -> None
 
 
 def write_assets(folder: Path) -> None:
-    """Copy the style sheet and the scripts, which every page of ours shares."""
+    """Copy the style sheet and the scripts, which all pages share."""
     folder.mkdir(parents=True, exist_ok=True)
     for name in ASSETS:
         shutil.copyfile(HERE / "assets" / name, folder / name)

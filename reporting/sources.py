@@ -118,7 +118,7 @@ def read(settings: Params, sources: Sources) -> Results:
 
 
 def _confusion(path: Path) -> Counter[tuple[str, str]]:
-    """How often each (actual, predicted) pair stands in the file; empty where the split was not scored."""
+    """How often each (actual, predicted) pair is in the file; empty where the split was not scored."""
     if not path.exists():
         return Counter()
     with open(path, encoding="utf-8", newline="") as file:

@@ -154,7 +154,7 @@ def _missing(results: Results) -> Iterator[str]:
         yield "The data set has no pictures (data.images is null)."
     elif not readable:
         yield (
-            f"None of the {len(results.images):,} pictures that posts name can be read; why, stands in the list of "
+            f"None of the {len(results.images):,} pictures that posts name can be read; the reasons are in the list of "
             "broken pictures."
         )
     for kind in KINDS:

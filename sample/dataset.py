@@ -1,7 +1,7 @@
 """Builds `sample/data`: three files of posts, their pictures, and which part of a picture decides each post.
 
-In a decided post exactly one of a secondary object, the scene or the sign tells the type; whatever else the picture
-shows says nothing. The words are left to `sample.text`, the drawing to `sample.render`.
+In a decided post exactly one of a secondary object, the scene or the sign tells the type; the rest of the picture
+is neutral. `sample.text` writes the posts, `sample.render` draws the pictures.
 """
 
 import argparse
@@ -133,7 +133,7 @@ def build_split(split: str) -> list[Item]:
 
 def _id(split: int, position: int, rng: random.Random) -> str:
     """An id of one of the shapes that the published sets have: N, O_N, N_N_N and N_N_N_N."""
-    number = 1000 * split + position  # told apart by this alone, whatever the shape
+    number = 1000 * split + position  # the number alone tells them apart
     match rng.randrange(4):
         case 0:
             return str(10000 + 7 * number)

@@ -1,7 +1,7 @@
 """Two losses that make a small RT-DETR learn fast what its own loss teaches slowly; train_detector.py uses them.
 
 Both choose what a cell or a query should say by a rule that does not change from step to step, where RT-DETR matches
-its predictions anew each time. Boxes are (centre x, centre y, width, height), as shares of the picture.
+its predictions again each time. Boxes are (centre x, centre y, width, height), as shares of the picture.
 """
 
 from collections.abc import Sequence
@@ -93,7 +93,7 @@ def one_query_a_thing(encoder_logits: Tensor, encoder_boxes: Tensor, labels: Ten
         truth: (pictures, things, 4).
 
     Returns:
-        (pictures, things), numbers of queries; of no meaning where there is no thing.
+        (pictures, things), numbers of queries; meaningless where there is no thing.
     """
     iou = overlaps(truth, encoder_boxes)  # (pictures, things, queries)
     index = labels.clamp(min=0)[:, None, :].expand(-1, encoder_logits.shape[1], -1)

@@ -1,8 +1,8 @@
 """Pictures for the sample data set, drawn from a description: what is in them, where, and what a caption says.
 
-The same specification and the same generator state give the same picture, byte for byte. Which pictures a data set
-needs is left to its builder, how objects and backgrounds look to shapes.py and scenes.py. A caption names the scene
-and the main object alone: the other objects can be told by a detector only, the words of a sign by OCR only.
+The same specification and the same generator state give the same picture, byte for byte. dataset.py decides
+which pictures are needed, shapes.py and scenes.py how objects and backgrounds look. A caption names the scene
+and the main object alone: the other objects can be found by a detector only, the words of a sign by OCR only.
 """
 
 import io
@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
@@ -49,6 +48,8 @@ SIGN_WORDS = ("OPEN", "Welcome", "LIVE TONIGHT", "SALE", "Big Match", "Free Tick
               "Sold Out", "Join Us Today", "Farmers Market", "Keep Left", "Hello")  # fmt: skip
 SYLLABLES = ("ba", "bel", "cor", "da", "den", "el", "fa", "gar", "han", "ka", "ki", "lan", "lo", "mar", "mi", "mon",
              "na", "nor", "o", "pe", "ra", "ri", "sa", "sten", "ta", "ton", "va", "ver", "wil", "zo")  # fmt: skip
+
+_FONT = Path(__file__).with_name("font") / "DejaVuSans-Bold.ttf"
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,9 +196,8 @@ def _place(mask: np.ndarray, owner: np.ndarray, visible_from: list[int], rows: t
 
 @cache
 def _font(size: int) -> ImageFont.FreeTypeFont:
-    # DejaVu comes inside matplotlib's package, so pictures are the same on a machine without any fonts.
-    return ImageFont.truetype(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans-Bold.ttf", size,
-                              layout_engine=ImageFont.Layout.BASIC)  # fmt: skip
+    # The font ships, so that pictures are the same on every machine.
+    return ImageFont.truetype(_FONT, size, layout_engine=ImageFont.Layout.BASIC)
 
 
 def _sign_lines(text: str) -> tuple[list[str], ImageFont.FreeTypeFont]:

@@ -1,7 +1,7 @@
 """Posts that look like tweets, with their entities: the text of the sample data set, drawn from a seeded generator.
 
 In an ambiguous post the words around a name leave its type open, so that only a picture can tell it; in a plain post
-they tell it. Which picture goes with which post, and what in it tells the type, is left to `sample.dataset`.
+they tell it. `sample.dataset` decides which picture goes with which post, and what in it tells the type.
 """
 
 import random
@@ -141,7 +141,7 @@ class Post:
 
 
 class Deck:
-    """Draws without replacement and shuffles anew when empty, so that counts stay even in small samples."""
+    """Draws without replacement and shuffles again when empty, so that counts stay even in small samples."""
 
     def __init__(self, values: Sequence[str], rng: random.Random):
         self.values, self.rng = list(values), rng

@@ -1,7 +1,7 @@
 """Pictures to train and measure the sample checkpoints on: rendered, compressed and resized as the pipeline sees them.
 
 The pictures come from seeds that the data set does not use (`render.TRAINING_SPACE`, `render.HELD_OUT_SPACE`).
-What is learned from them is left to train_captioner.py and train_detector.py.
+train_captioner.py and train_detector.py learn from them.
 """
 
 import io

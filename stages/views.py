@@ -1,7 +1,7 @@
 """Stage `views`: posts and what was read off their pictures → data/views/{train,dev,test}.jsonl, sources.json.
 
 The context of a post is that of its pictures, rendered by the template in params; a post without one gets an empty
-context. What the views were made of stands in sources.json, for the card of a tagger that is trained on them.
+context. sources.json records what the views were made of, for the card of a tagger that is trained on them.
 """
 
 from collections import defaultdict
@@ -58,7 +58,7 @@ def make_views(posts: Iterator[Post], template: ViewsParams, found: Found) -> It
 def sources(settings: Params) -> ViewSources:
     """What the views are made of: the data set, and by kind of context its extractor and the model of that.
 
-    No path outside the project is in it. It holds no more than a card states: `train` runs anew where it changes.
+    It contains no path outside the project, and only what a card states: `train` runs again when it changes.
     """
     read_by = {}
     for kind in settings.views.kinds:

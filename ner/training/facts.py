@@ -14,6 +14,7 @@ from pipeline.core.errors import UserError
 from pipeline.core.files import portable, write_json
 from pipeline.core.labels import entities
 from pipeline.core.records import View, ViewSources
+from pipeline.core.version import __version__
 from pipeline.settings.params import TrainParams
 
 FILE = "training.json"
@@ -43,7 +44,7 @@ def gather(
         "encoder": {"name": name, "identity": encoder},
         "params": {**settings.model_dump(mode="json"), "encoder": name},
         "result": dict(result),
-        "versions": {package: version(package) for package in ("torch", "transformers")},
+        "versions": {"Sightread": __version__, **{package: version(package) for package in ("torch", "transformers")}},
     }
 
 

@@ -1,8 +1,7 @@
-"""Where a model's files are: a local folder, or the hub's cache, which is filled on first use.
+"""Finds a model's files: in a local folder, or in the hub's cache, which is filled on first use.
 
-Adapters get a folder of safetensors files from here, whatever a user wrote in params, so that they need to know
-neither the hub nor pickles, and none that brings code of its own. Single files of weights, and what
-`python -m pipeline.checkpoints convert` makes of pickles, are pipeline/core/weights.py's business.
+Adapters always get a folder of safetensors files from here, so they need not handle the hub or pickles; a checkpoint
+that requires its own code is refused. Single files of weights are read and converted in pipeline/core/weights.py.
 """
 
 import hashlib
@@ -39,14 +38,14 @@ _MAX_NAMED = 4  # files that a message names
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A model's files: the folder they lie in, and what to call this state of them in a fingerprint."""
+    """A model's files: their folder, and an identity of their content for fingerprints."""
 
     folder: Path
     identity: str
 
 
 def resolve(model: str, revision: str | None = None) -> Checkpoint:
-    """Find a checkpoint, downloading it where it is a hub name that the cache does not hold.
+    """Find a checkpoint, and download it if it is the name of a hub repository that is not in the cache.
 
     Args:
         model: a folder, or the name of a hub repository.
@@ -56,7 +55,7 @@ def resolve(model: str, revision: str | None = None) -> Checkpoint:
         The folder and its identity: ``sha256:…`` over a local folder's files, ``name@commit`` for the hub.
 
     Raises:
-        UserError: it is not there, cannot be downloaded, or holds no safetensors weights, or not all of them.
+        UserError: it does not exist, cannot be downloaded, or lacks safetensors weights.
     """
     if Path(model).expanduser().is_dir() or not is_hub_name(model):
         folder = _local(model, revision)
@@ -82,7 +81,7 @@ def require(model: str, revision: str | None = None) -> None:
     """Check that :func:`resolve` would find the checkpoint, without downloading or hashing its weights.
 
     Raises:
-        UserError: as :func:`resolve`, or a hub repository is neither whole in the cache nor reachable.
+        UserError: as :func:`resolve`, or a hub repository is neither complete in the cache nor reachable.
     """
     if Path(model).expanduser().is_dir() or not is_hub_name(model):
         _local(model, revision)
@@ -99,7 +98,7 @@ def require(model: str, revision: str | None = None) -> None:
         config = hf_hub_download(model, "config.json", revision=wanted)
     except _hub_errors() as error:
         if cached is None:
-            raise _not_to_be_had(model, revision, error) from None
+            raise _unavailable(model, revision, error) from None
         _require_snapshot(cached, model)
     else:
         _refuse_code(Path(config), model)
@@ -110,24 +109,24 @@ def _local(model: str, revision: str | None) -> Path:
     if not folder.is_dir():
         raise UserError(
             f"checkpoint {model}: no such folder; put the checkpoint there, or name a hub repository "
-            "(as in Salesforce/blip-image-captioning-base)"
+            "(such as Salesforce/blip-image-captioning-base)"
         )
     if revision is not None:
         raise UserError(f"checkpoint {model}: a local folder has no revision; set revision: null")
-    _require_weights(folder, model, _lacking_shards(folder), "copy or download the checkpoint there as a whole")
+    _require_weights(folder, model, _lacking_shards(folder), "copy or download the complete checkpoint")
     _refuse_code(folder / "config.json", model)
     return folder
 
 
 def _refuse_code(config: Path, model: str) -> None:
-    """Refuse a model that would have to bring its own code; transformers would ask on the terminal whether to run it.
+    """Refuse a model that needs code from the checkpoint; transformers would ask on the terminal whether to run it.
 
-    Where transformers has a model of that type itself, it uses that one.
+    If transformers itself has a model of that type, it uses its own.
     """
     try:
         found = json.loads(config.read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return  # who loads the model says what is wrong with it
+        return  # loading the model will report it
     code = found.get("auto_map") if isinstance(found, dict) else None
     if not code:
         return
@@ -136,19 +135,19 @@ def _refuse_code(config: Path, model: str) -> None:
     if found.get("model_type") not in CONFIG_MAPPING_NAMES:
         named = ", ".join(sorted(map(str, code.values()))) if isinstance(code, dict) else str(code)
         raise UserError(
-            f"checkpoint {model}: it needs code of its own ({named}; auto_map in {config.name}), and no "
-            "code that comes with a checkpoint is run here; choose one whose model_type, unlike "
+            f"checkpoint {model}: it needs its own code ({named}; auto_map in {config.name}), and code from a "
+            "checkpoint is never run here; choose a checkpoint whose model_type, unlike "
             f"{found.get('model_type')!r}, is part of transformers"
         )
 
 
 def is_hub_name(model: str) -> bool:
-    """Whether `model` can be a hub repository: `name` or `owner/name`, and its first part is no folder here."""
+    """Whether `model` can be a hub repository: `name` or `owner/name`, whose first part is not a local folder."""
     return bool(_HUB_NAME.match(model)) and not Path(model.split("/")[0]).is_dir()
 
 
 def _cached(model: str, revision: str | None) -> Path | None:
-    """What the cache holds of a hub repository, whole or not."""
+    """The cached snapshot of a hub repository, complete or not."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError, IncompleteSnapshotError, LocalEntryNotFoundError
 
@@ -161,7 +160,7 @@ def _cached(model: str, revision: str | None) -> Path | None:
 
 
 def _missing(snapshot: Path, model: str) -> list[str]:
-    """What the cache lacks of the files that a model needs, as far as their index and the hub's list of files tell."""
+    """Needed files that the cache lacks, as far as the weights' index and the hub's list of files show."""
     from huggingface_hub import get_cached_repo_tree
     from huggingface_hub.errors import CachedRepoTreeNotFoundError
 
@@ -178,10 +177,10 @@ def _missing(snapshot: Path, model: str) -> list[str]:
 
 
 def _snapshot(model: str, revision: str | None) -> Path:
-    """What the cache holds of a hub repository, after the hub was asked for what is known to be missing.
+    """The cached snapshot of a hub repository, after an attempt to download the files that it lacks.
 
     Raises:
-        UserError: it holds nothing, and the hub gives nothing.
+        UserError: nothing is cached and the download failed.
     """
     from huggingface_hub import snapshot_download
 
@@ -200,40 +199,39 @@ def _snapshot(model: str, revision: str | None) -> Path:
     except _hub_errors() as error:
         cached = _cached(model, revision)
         if cached is None:
-            raise _not_to_be_had(model, revision, error) from None
+            raise _unavailable(model, revision, error) from None
         return cached
 
 
 def _wanted(cached: Path | None, revision: str | None) -> str | None:
-    """The revision to download: the commit of weights that may have been used, so that no run changes by itself."""
+    """The revision to download: that of weights already cached, so that repeated runs use the same weights."""
     return cached.name if cached is not None and any(cached.glob("*.safetensors")) else revision
 
 
 def _hub_errors() -> tuple[type[Exception], ...]:
-    """What asking the hub may fail with: no connection or right, no such repository, a full disk, no name, a proxy's
-    page in the hub's place."""
+    """Errors of a download: no connection, no access, no such repository, a full disk, a proxy's page instead."""
     from huggingface_hub.errors import HTTPError as ConnectionFailure  # type: ignore[attr-defined]  # its HTTP library's
 
     return ConnectionFailure, OSError, ValueError
 
 
-def _not_to_be_had(model: str, revision: str | None, error: Exception) -> UserError:
+def _unavailable(model: str, revision: str | None, error: Exception) -> UserError:
     at = f" --revision {revision}" if revision else ""
     return UserError(
-        f"checkpoint {model}{at}: neither a folder here nor in the local cache, and the hub did not give it "
-        f"({type(error).__name__}). Check the name; a private one needs `hf auth login`. Where there is internet: "
+        f"checkpoint {model}{at}: neither a local folder nor in the cache, and the download failed "
+        f"({type(error).__name__}). Check the name; a private repository needs `hf auth login`. With internet access: "
         f"hf download {model}{at} --local-dir checkpoints/{model.split('/')[-1]}; then name that folder"
     )
 
 
 def _lacking_shards(folder: Path) -> list[str]:
-    """The files of weights that the folder's index names and the folder lacks."""
-    if (folder / _WEIGHTS).is_file():  # is loaded, whatever an index names
+    """Files of weights that the folder's index names but the folder lacks."""
+    if (folder / _WEIGHTS).is_file():  # is loaded even if there is an index
         return []
     try:
         shards = json.loads((folder / _INDEX).read_text(encoding="utf-8"))["weight_map"].values()
     except (OSError, ValueError, LookupError, TypeError, AttributeError):
-        return []  # there is none, or who loads the model says what is wrong with it
+        return []  # no index, or loading the model will report it
     return sorted({str(name) for name in shards if not (folder / str(name)).is_file()})
 
 
@@ -247,7 +245,7 @@ def _require_snapshot(snapshot: Path, model: str) -> None:
         snapshot,
         model,
         _missing(snapshot, model),
-        f"where there is internet, this fetches it: hf download {model} --revision {snapshot.name}",
+        f"with internet access, run: hf download {model} --revision {snapshot.name}",
     )
 
 
@@ -256,7 +254,7 @@ def _require_weights(folder: Path, model: str, lacking: Sequence[str], remedy: s
     pickles = sorted(file.name for pattern in _PICKLES for file in folder.glob(pattern))
     if pickles and not has_weights:
         raise UserError(
-            f"checkpoint {model}: its weights are a pickle ({pickles[0]}), which can run code when loaded; "
+            f"checkpoint {model}: its weights are a pickle ({pickles[0]}), which can run code when it is loaded; "
             f"convert them: python -m pipeline.checkpoints convert {folder}"
         )
     if lacking:
@@ -269,7 +267,7 @@ def _require_weights(folder: Path, model: str, lacking: Sequence[str], remedy: s
 
 
 def digest(folder: str | os.PathLike[str]) -> str:
-    """SHA-256 over names and contents of a folder's files; model cards and hidden files do not count."""
+    """SHA-256 of names and contents of a folder's files, without model cards and hidden files."""
     total = hashlib.sha256()
     for file in sorted(path for path in Path(folder).rglob("*") if path.is_file()):
         name = file.relative_to(folder)
@@ -287,6 +285,6 @@ def _file_digest(file: str, _size: int, _mtime_ns: int) -> str:
 
 
 def file_digest(file: Path) -> str:
-    """SHA-256 of a file, read again only where it has changed."""
+    """SHA-256 of a file, which is read again only if it has changed."""
     status = file.stat()
     return _file_digest(str(file), status.st_size, status.st_mtime_ns)

@@ -1,7 +1,7 @@
-"""Interpreters of their own for what cannot stand beside the core's packages: pinned in envs/, built below .venvs/.
+"""Separate environments (venvs) for packages that conflict with the core's: pinned in envs/, built below .venvs/.
 
-`python -m pipeline.environments sync NAME` builds one with uv, `… status` says what is there. A stage whose extractor
-needs one re-runs itself in it, by :func:`enter`; what happens inside is the adapter's business.
+`python -m pipeline.environments sync NAME` builds one with uv, `… status` lists them. A stage whose extractor needs one
+re-runs itself there, by :func:`enter`.
 """
 
 import hashlib
@@ -24,17 +24,17 @@ PYTHON = "3.11"
 """What the pins are made for."""
 
 SOURCES = {"detectron2": "SIGHTREAD_DETECTRON2"}
-"""Interpreters whose main package is on no index, and the variable that may say where it is to be had."""
+"""Environments whose main package is on no index, and the variable that may say where to install it from."""
 
 _IMPORTED = {"detectron2": "detectron2.modeling", "easyocr": "easyocr", "flair": "flair", "lavis": "lavis.models"}
 _ROOT = Path(__file__).resolve().parents[2]
-_MARKER = "sightread.json"  # written last: an interpreter without it is not whole
-_ENTERED = "SIGHTREAD_INTERPRETER"  # the one that a process was re-run in
+_MARKER = "sightread.json"  # a folder with it is ours; its pins are those that were installed, null until all are
+_ENTERED = "SIGHTREAD_INTERPRETER"  # the environment that a process was re-run in
 
 
 @dataclass(frozen=True)
 class Environment:
-    """One interpreter: what it is to hold, and where it stands."""
+    """A separate environment: its name, the file with its pins, and its folder."""
 
     name: str
     pins: Path
@@ -42,12 +42,12 @@ class Environment:
 
     @property
     def python(self) -> Path:
-        """The interpreter's program."""
+        """Its Python program."""
         return self.folder / "bin" / "python"
 
     @property
     def command(self) -> str:
-        """What builds it."""
+        """The command that builds it."""
         source = "" if self.name not in SOURCES else " --source PATH_OR_URL"
         return f"python -m pipeline.environments sync {self.name}{source}"
 
@@ -60,15 +60,24 @@ class Environment:
         """Why it cannot be used, or None."""
         if not self.folder.exists():
             return "is not built"
-        try:
-            built = json.loads((self.folder / _MARKER).read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            return "was not built to the end"
-        if built["pins"] != self.digest():
-            return f"is stale: {self.pins.parent.name}/{self.pins.name} has changed since it was built"
-        if not self.python.exists():
-            return "has lost the Python that it was built on"
+        installed = self._installed()
+        if installed is None or not self.python.exists():
+            return "is incomplete"
+        if installed != self.digest():
+            return f"is out of date: {self.pins.parent.name}/{self.pins.name} has changed since it was built"
         return None
+
+    def is_ours(self) -> bool:
+        """Whether :func:`sync` made the folder, to the end or not."""
+        return (self.folder / _MARKER).is_file()
+
+    def _installed(self) -> str | None:
+        """The digest of the pins that were installed, or None where the installation did not end."""
+        try:
+            pins = json.loads((self.folder / _MARKER).read_text(encoding="utf-8"))["pins"]
+        except (OSError, ValueError, LookupError, TypeError):
+            return None
+        return pins if isinstance(pins, str) else None
 
     def is_this(self) -> bool:
         """Whether this process runs in it."""
@@ -76,30 +85,30 @@ class Environment:
 
 
 def names() -> list[str]:
-    """The interpreters that envs/ has pins for."""
+    """The environments that envs/ has pins for."""
     return sorted(path.stem for path in (_ROOT / "envs").glob("*.txt"))
 
 
 def environment(name: str) -> Environment:
-    """The interpreter called `name`.
+    """The environment called `name`.
 
     Raises:
-        UserError: envs/ has no pins for it, or ``SIGHTREAD_VENVS`` is no absolute folder.
+        UserError: envs/ has no pins for it, or ``SIGHTREAD_VENVS`` is not an absolute path.
     """
     pins = _ROOT / "envs" / f"{name}.txt"
     if name not in names():
-        raise UserError(f"{pins}: no such file; the interpreters are {', '.join(names())}")
+        raise UserError(f"{pins}: no such file; the environments are {', '.join(names())}")
     return Environment(name, pins, folder() / name)
 
 
 def folder() -> Path:
-    """Where the interpreters stand: the folder named by ``SIGHTREAD_VENVS``, else ``.venvs`` of the project.
+    """Where environments are built: the folder named by ``SIGHTREAD_VENVS``, else ``.venvs`` of the project.
 
     `dvc exp run --temp` and DVC's queue run in copies of what git tracks, below ``.dvc/tmp`` of the project itself;
     there it is that project's ``.venvs``.
 
     Raises:
-        UserError: the variable names no absolute folder.
+        UserError: the variable is not an absolute path.
     """
     if (given := given_folder(VARIABLE)) is not None:
         return given
@@ -110,23 +119,27 @@ def folder() -> Path:
 
 
 def require(name: str) -> None:
-    """Check that the interpreter is there and built from the pins of now.
+    """Check that the environment is built, from the present pins.
 
     Raises:
         UserError: it is not; the message has the command that builds it.
     """
     wanted = environment(name)
     if not wanted.is_this() and (problem := wanted.problem()):
-        raise UserError(
-            f"{name} runs in an interpreter of its own, {wanted.folder}, which {problem}; run: {wanted.command}"
-        )
+        raise _unusable(wanted, problem)
+
+
+def _unusable(wanted: Environment, problem: str) -> UserError:
+    return UserError(
+        f"{wanted.name} needs a separate environment, {wanted.folder}, which {problem}; run: {wanted.command}"
+    )
 
 
 def enter(name: str) -> None:
-    """Go on in the interpreter called `name`: the process is replaced by the same command there.
+    """Continue in the environment called `name`: the process is replaced by the same command there.
 
-    Arguments, environment, working folder, process id and thus exit status and signals stay what they are. To be
-    called before a lock is taken or anything is written. Returns where the process runs in it already.
+    Arguments, environment variables, working folder and process id stay the same, and so do exit status and signals.
+    Call it before a lock is taken or anything is written. Returns if the process already runs there.
 
     Raises:
         UserError: as :func:`require`.
@@ -137,8 +150,8 @@ def enter(name: str) -> None:
     require(name)
     if os.environ.get(_ENTERED) == str(wanted.folder):
         raise UserError(
-            f"{wanted.python}: runs as {sys.prefix}, not as the interpreter of {wanted.folder}; build it "
-            f"again: {wanted.command}"
+            f"{wanted.python}: starts the Python of {sys.prefix} instead of that of {wanted.folder}; delete the folder "
+            f"and build it again: {wanted.command}"
         )
     sys.stdout.flush()
     sys.stderr.flush()
@@ -150,63 +163,93 @@ def enter(name: str) -> None:
 
 
 def version(name: str, package: str) -> str:
-    """The version of a package of the interpreter called `name`, which this process runs in.
+    """The version of a package of the environment called `name`, in which this process runs.
 
     Raises:
-        UserError: it runs in another.
+        UserError: it runs elsewhere, or the package is missing.
     """
     wanted = environment(name)
     if not wanted.is_this():
         raise UserError(
-            f"{package} runs in an interpreter of its own, {wanted.folder}, and this process is one of "
-            f"{sys.prefix}; the stages change to it by themselves, any other program is to be run by "
-            f"{wanted.python}"
+            f"{package} is in a separate environment, {wanted.folder}, but this process runs in {sys.prefix}; stages "
+            f"change to it by themselves, start any other program with {wanted.python}"
         )
-    return metadata.version(package)
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        raise _unusable(wanted, "is incomplete") from None
 
 
 def packages(name: str) -> Path | None:
-    """Where the packages of the interpreter called `name` lie, or None where it is not built."""
+    """The folder with the packages of the environment called `name`, or None where it is not built."""
     return next(iter(environment(name).folder.glob("lib/python*/site-packages")), None)
 
 
 def sync(name: str, source: str | None = None) -> Environment:
-    """Build the interpreter from its pins, anew where it is stale or not whole; nothing where it is as it should be.
+    """Build the environment from its pins where it is missing, incomplete or out of date; otherwise do nothing.
 
     Args:
-        name: as the file in envs/ is called.
-        source: where a package that is on no index is to be had: a wheel, a folder with its code or a URL that uv
-            installs from. Default: what the variable in :data:`SOURCES` says.
+        name: the name of the file in envs/.
+        source: where to install a package from that is on no index: a wheel, a source folder or a URL that uv
+            accepts. Default: the value of the variable in :data:`SOURCES`.
 
     Raises:
-        UserError: uv is missing, a package cannot be had or built, or what was built cannot be imported.
+        UserError: uv is missing, a package is not available or cannot be built, the result cannot be imported, or the
+            folder holds something that was not built here.
     """
     wanted = environment(name)
     if source is not None and name not in SOURCES:
-        raise UserError(f"--source: {name} has all its packages from the index; leave it out")
+        raise UserError(f"--source: {name} gets all its packages from the index; leave the option out")
     with stage_lock(f"environment-{name}", wanted.folder.parent):
         if wanted.problem() is None and source is None:
             return wanted
         if name in SOURCES and not (source := source or os.environ.get(SOURCES[name])):
             raise UserError(
-                f"{name} is on no package index; say where it is to be had, as a wheel, a folder with its "
-                f"code or a URL that uv installs from: {wanted.command}, or {SOURCES[name]}. See "
-                "docs/extractors.md, Isolated interpreters"
+                f"{name} is on no package index; name a wheel, a source folder or a URL that uv installs from: "
+                f"{wanted.command}, or {SOURCES[name]}. See docs/extractors.md, Separate environments"
             )
         uv = _uv()
-        if wanted.folder.exists():
-            (wanted.folder / _MARKER).unlink(missing_ok=True)  # first: what is left of it is not whole
-            shutil.rmtree(wanted.folder)
+        _clear(wanted, source)
         base = sys.executable if sys.version.startswith(f"{PYTHON}.") else PYTHON
-        _run(wanted, uv, "venv", "--quiet", "--python", base, str(wanted.folder))
+        _run(wanted, uv, "venv", "--quiet", "--allow-existing", "--python", base, str(wanted.folder))
         install = (uv, "pip", "install", "--quiet", "--python", str(wanted.python))
         _run(wanted, *install, "--requirement", str(wanted.pins))
         if source is not None:  # its build imports the torch that is now there
             _run(wanted, *install, "--no-build-isolation", "--no-deps", source)
         _run(wanted, str(wanted.python), "-W", "ignore", "-c", f"import {_IMPORTED.get(name, 'sys')}")
-        with atomic_write(wanted.folder / _MARKER) as file:
-            json.dump({"pins": wanted.digest(), "source": source}, file)
+        _mark(wanted, {"pins": wanted.digest(), "source": source})
     return wanted
+
+
+def _clear(wanted: Environment, source: str | None) -> None:
+    """Make the environment's folder empty but for its marker, which is what allows to delete the rest.
+
+    Raises:
+        UserError: the folder holds something that :func:`sync` did not make, or the source is in it.
+    """
+    if source is not None and Path(source).expanduser().resolve().is_relative_to(wanted.folder.resolve()):
+        raise UserError(f"--source {source}: is in {wanted.folder}, where the environment is built; move it elsewhere")
+    if wanted.folder.exists() and not wanted.is_ours() and not _is_empty(wanted.folder):
+        raise UserError(
+            f"{wanted.folder}: was not built by this command, so it is not deleted; move it away, or set {VARIABLE} to "
+            "another folder"
+        )
+    wanted.folder.mkdir(parents=True, exist_ok=True)
+    _mark(wanted, {"pins": None})
+    for path in wanted.folder.iterdir():
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        elif path.name != _MARKER:
+            path.unlink()
+
+
+def _is_empty(folder: Path) -> bool:
+    return folder.is_dir() and not any(folder.iterdir())
+
+
+def _mark(wanted: Environment, content: dict[str, str | None]) -> None:
+    with atomic_write(wanted.folder / _MARKER) as file:
+        json.dump(content, file)
 
 
 def _uv() -> str:
@@ -217,7 +260,7 @@ def _uv() -> str:
     except (ImportError, FileNotFoundError):
         found = shutil.which("uv")
     if found is None:
-        raise UserError("uv is not installed; it builds the interpreters: pip install -r requirements.lock")
+        raise UserError("uv is not installed; it builds the separate environments; run: pip install uv")
     return found
 
 
@@ -225,13 +268,13 @@ def _run(wanted: Environment, *command: str) -> None:
     done = subprocess.run(command, check=False)
     if done.returncode:
         raise UserError(
-            f"{wanted.folder}: {' '.join(command)} ended with status {done.returncode}, for the reason "
-            "above; the interpreter is not built"
+            f"{wanted.folder}: {' '.join(command)} failed with status {done.returncode}; its output "
+            "is above. The environment is incomplete"
         )
 
 
 def status() -> list[str]:
-    """A line for each interpreter: its name, whether it can be used, where it stands or what builds it."""
+    """A line for each environment: its name, whether it can be used, its folder or the command that builds it."""
     lines = []
     for name in names():
         one = environment(name)

@@ -1,7 +1,4 @@
-"""The one kind of error that a user can mend, and how a command shows it.
-
-Everything else that goes wrong is a fault of ours and keeps its traceback.
-"""
+"""The error that a user can fix, and how a command shows it. Every other error is a bug and keeps its traceback."""
 
 import argparse
 import signal
@@ -12,17 +9,17 @@ from typing import NoReturn
 
 
 class UserError(Exception):
-    """A mistake in params, data or set-up. The message says what was found, where, what was expected, what to do."""
+    """A mistake in params, data or setup. The message says what was found, where, what was expected and what to do."""
 
 
 def run_cli(main: Callable[[], int | None], about: str | None = None) -> NoReturn:
     """Run `main` and exit with its status: 2 and the message for a :class:`UserError`, 130 for Ctrl-C, 143 for SIGTERM.
 
-    None of these prints a traceback, and SIGTERM unwinds as Ctrl-C does, so that what is open gets closed.
+    None of these prints a traceback. SIGTERM unwinds the stack as Ctrl-C does, so that open files are closed.
 
     Args:
         main: the command.
-        about: given where `main` takes no arguments: what ``--help`` prints. Any argument is then refused.
+        about: the text of ``--help``, for a `main` without arguments: any argument is then an error.
     """
     if about is not None:
         module = sys.modules["__main__"].__spec__

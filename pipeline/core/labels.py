@@ -1,6 +1,6 @@
 """Label schemes of NER: what a label may look like, how schemes convert, which entities a label sequence holds.
 
-Inside Sightread labels are IOB2 (`O`, `B-TYPE`, `I-TYPE`). What a tagger predicts internally is left to ner/.
+Inside Sightread labels are IOB2 (`O`, `B-TYPE`, `I-TYPE`). Taggers use other schemes internally (ner/bioes.py).
 """
 
 from collections.abc import Sequence

@@ -1,9 +1,10 @@
-"""Files of weights, read without running code: safetensors, what torch saved, pickles of NumPy's arrays.
+"""Weights read from a file without running code: safetensors, files that torch saved, pickles of NumPy arrays.
 
-Which files a model needs and where they are is pipeline/core/checkpoints.py's business.
+Which files a model needs, and where they are, is decided in pipeline/core/checkpoints.py.
 """
 
 import pickle
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,32 +17,32 @@ if TYPE_CHECKING:
 
 
 def weights_file(path: str, where: str, source: str) -> Path:
-    """A file of weights that :func:`load_weights` takes.
+    """The path of a file of weights that :func:`load_weights` can read.
 
     Args:
         path: the file, as params name it.
-        where: what to call it in messages: the key in params.
-        source: how to get it, for the message where it is missing.
+        where: the key in params, for messages.
+        source: how to get the file, for the message if it is missing.
 
     Raises:
-        UserError: it is not there, or a pickle of NumPy's arrays, which is to be converted.
+        UserError: it is missing, or a pickle of NumPy arrays, which must be converted.
     """
     file = Path(path).expanduser()
     if not file.is_file():
         raise UserError(f"{where}: {path}: no such file; {source}")
     if file.suffix == ".pkl":
         raise UserError(
-            f"{where}: {path}: a pickle, which can run code when loaded; convert it: "
+            f"{where}: {path}: a pickle, which can run code when it is loaded; convert it: "
             f"python -m pipeline.checkpoints convert {path}; then name {file.with_suffix('.safetensors')}"
         )
     return file
 
 
 def load_weights(file: Path) -> "dict[str, torch.Tensor]":
-    """The tensors of a safetensors file, or of one that torch saved, by name; what stands beside them is left out.
+    """The tensors, by name, of a safetensors file or of a file that torch saved; anything beside them is ignored.
 
     Raises:
-        UserError: it holds something else, or more than can be loaded without running code.
+        UserError: the file contains something else, or cannot be loaded without running code.
     """
     if file.suffix == ".safetensors":
         from safetensors import SafetensorError
@@ -50,7 +51,7 @@ def load_weights(file: Path) -> "dict[str, torch.Tensor]":
         try:
             return load_file(file)
         except SafetensorError as error:
-            raise UserError(f"{file}: no safetensors file: {error}") from None
+            raise UserError(f"{file}: not a safetensors file: {error}") from None
     import torch
 
     with _explained(file):
@@ -58,15 +59,16 @@ def load_weights(file: Path) -> "dict[str, torch.Tensor]":
 
 
 def convert(path: Path) -> list[Path]:
-    """Write pickled weights as safetensors beside them, running none of their code.
+    """Write pickled weights as safetensors beside them, running none of their code. The file appears complete or not.
 
     Args:
         path: a folder with ``pytorch_model*.bin``; or a file: what torch saved, or a ``.pkl`` of NumPy's arrays, as
             detectron2's model zoo has them.
 
     Raises:
-        UserError: there are none, or they hold anything but tensors.
+        UserError: there are none, they hold anything but tensors, or the result cannot be written.
     """
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     if path.is_dir():
@@ -76,7 +78,7 @@ def convert(path: Path) -> list[Path]:
         if len(sources) > 1:
             raise UserError(
                 f"{path}: weights in {len(sources)} shards; load and save them with "
-                "transformers' save_pretrained on a machine you do not mind losing"
+                "transformers' save_pretrained in a sandbox, since pickles can run code"
             )
         source, target = sources[0], path / "model.safetensors"
     else:
@@ -89,7 +91,13 @@ def convert(path: Path) -> list[Path]:
     for name, tensor in weights.items():  # shared tensors are written twice: safetensors has no aliases
         tensors[name] = tensor.clone() if tensor.data_ptr() in seen else tensor.contiguous()
         seen.add(tensor.data_ptr())
-    save_file(tensors, target, metadata={"format": "pt"})
+    try:
+        with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as folder:
+            written = Path(folder) / target.name
+            save_file(tensors, written, metadata={"format": "pt"})
+            written.replace(target)
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{target}: cannot be written: {error}; check the free space and the folder's rights") from None
     return [target]
 
 
@@ -98,16 +106,16 @@ def _explained(file: Path) -> Iterator[None]:
     try:
         yield
     except (pickle.UnpicklingError, EOFError, TypeError, ValueError) as error:
-        raise UserError(f"{file}: holds more than tensors, and is not loaded: {error}") from None
+        raise UserError(f"{file}: contains more than tensors, so it was not loaded: {error}") from None
     except RuntimeError as error:
-        raise UserError(f"{file}: nothing that torch saved: {(str(error).splitlines() or [''])[0]}") from None
+        raise UserError(f"{file}: not a file that torch saved: {(str(error).splitlines() or [''])[0]}") from None
 
 
 def _tensors(found: Any, file: Path) -> "dict[str, torch.Tensor]":
-    """The tensors by name, which trainers put below `model` or `state_dict`.
+    """The tensors by name, which training scripts often store below `model` or `state_dict`.
 
     Raises:
-        UserError: there are none, or something else is among them.
+        UserError: there are none, or there are other values.
     """
     import torch
 
@@ -123,10 +131,10 @@ def _tensors(found: Any, file: Path) -> "dict[str, torch.Tensor]":
 
 
 def _unpickled_arrays(file: Path) -> "dict[str, torch.Tensor]":
-    """The arrays of a pickle that holds nothing but NumPy's, dictionaries, lists, texts and numbers.
+    """The arrays of a pickle that contains only NumPy arrays, dictionaries, lists, strings and numbers.
 
     Raises:
-        UserError: it names anything else.
+        UserError: it contains anything else.
     """
     import torch
 
@@ -143,21 +151,21 @@ def _unpickled_arrays(file: Path) -> "dict[str, torch.Tensor]":
 
 
 class _Dtype:
-    """A type of numbers, as NumPy pickles it."""
+    """A numeric dtype, as NumPy pickles it."""
 
     def __init__(self, code: str, *_: object) -> None:
         import numpy as np
 
         self.value = np.dtype(code)
         if self.value.kind not in "fiub":
-            raise pickle.UnpicklingError(f"it has an array of {self.value}")
+            raise pickle.UnpicklingError(f"it contains an array of {self.value}")
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
         self.value = self.value.newbyteorder(state[1])
 
 
 class _Array:
-    """An array's bytes, type and shape; NumPy itself, which could be made to build other things, sees just these."""
+    """An array's bytes, type and shape. NumPy, which a pickle could make build other things, gets only these."""
 
     def __init__(self, data: Any = b"", dtype: _Dtype | None = None, shape: Any = (), order: str = "C") -> None:
         self._parts = data, dtype, shape, order
@@ -167,12 +175,12 @@ class _Array:
         self._parts = data, dtype, shape, "F" if fortran else "C"
 
     def array(self) -> Any:
-        """What it stands for, in the machine's byte order."""
+        """The NumPy array, in the machine's byte order."""
         import numpy as np
 
         data, dtype, shape, order = self._parts
         if not isinstance(dtype, _Dtype):
-            raise pickle.UnpicklingError("it has an array without a type")
+            raise pickle.UnpicklingError("it contains an array without a type")
         raw = data.encode("latin1") if isinstance(data, str) else bytes(data)  # a text, where Python 2 wrote it
         values = np.frombuffer(raw, dtype.value).reshape(shape, order="F" if order == "F" else "C")
         return values.astype(dtype.value.newbyteorder("="), order="C")
@@ -180,7 +188,7 @@ class _Array:
 
 def _latin1(text: str, encoding: str) -> bytes:
     if encoding != "latin1":
-        raise pickle.UnpicklingError(f"it has a text to be encoded as {encoding}")
+        raise pickle.UnpicklingError(f"it encodes text as {encoding}; expected latin1")
     return text.encode("latin1")
 
 
@@ -195,11 +203,11 @@ _FOUND = {
 
 
 class _ArrayUnpickler(pickle.Unpickler):
-    """Knows the names that pickles of NumPy's arrays have, each as a stand-in of ours, and no other."""
+    """Accepts only the names that pickles of NumPy arrays use, and replaces each by a harmless class or function."""
 
     def find_class(self, module: str, name: str) -> Any:
-        """What a pickle may name."""
+        """The replacement for a name that a pickle uses."""
         full = f"{module.replace('numpy._core.', 'numpy.core.')}.{name}"
         if full not in _FOUND:
-            raise pickle.UnpicklingError(f"it names {full}, which is no array")
+            raise pickle.UnpicklingError(f"it names {full}, which is not part of a NumPy array")
         return _FOUND[full]

@@ -377,7 +377,7 @@
     show();
   };
 
-  // The state stands in the address, so that a choice can be kept and passed on
+  // The state is in the address, so that a choice can be kept and passed on
 
   const remember = () => {
     const changed = Object.entries(state).filter(([name, value]) => value !== DEFAULTS[name]);

@@ -1,4 +1,4 @@
-"""Isolated interpreters: built whole or not at all, and what changes to them stays the same process to its caller."""
+"""Separate environments: built to the end or not used, and a command that changes to one stays the same process."""
 
 import json
 import os
@@ -7,8 +7,7 @@ import signal
 import subprocess
 import sys
 import sysconfig
-import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from pipeline.core import environments
 from pipeline.core.errors import UserError
 from pipeline.settings import yaml
 from tests.conftest import ROOT
+from tests.project import wait_for
 
 EXTRACTOR = '''
 """A captioner that says where it runs, and waits or refuses where it is asked to."""
@@ -53,7 +53,7 @@ class Where:
 
 
 class Tiny:
-    """A project with an interpreter called `tiny`, which has the core's light packages and none of its own."""
+    """A project with an environment called `tiny`, which has the core's light packages and none of its own."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -119,39 +119,102 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
     return project
 
 
-def test_what_is_missing_is_said_with_the_command_that_mends_it(tmp_path: Path) -> None:
+def test_a_missing_environment_is_named_with_the_command_that_builds_it(tmp_path: Path) -> None:
     project = Tiny(tmp_path)
     command = "python -m pipeline.environments sync tiny"
     noted = project.captions(expect=2, PYTHONPROFILEIMPORTTIME="1")
     imported = {line.rpartition("|")[2].strip() for line in noted.splitlines()}
-    assert "pipeline.environments" in imported
+    assert "pipeline.core.environments" in imported
     assert not {"torch", "transformers", "onnxruntime", "cv2", "huggingface_hub"} & imported, "nothing heavy before"
     for found in (noted, project.run("-m", "pipeline.params", "check", expect=2)):
-        assert f"tiny runs in an interpreter of its own, {project.venv}, which is not built; run: {command}" in found
+        assert f"tiny needs a separate environment, {project.venv}, which is not built; run: {command}" in found
         assert "Traceback" not in found
     assert f"is not built; {command}" in project.environments("status")
     assert "choose from tiny" in project.environments("sync", "other", expect=2).replace("'", "")
     assert not (tmp_path / "out.jsonl").exists()
 
 
-def test_a_build_that_does_not_end_is_not_taken_for_whole(tmp_path: Path) -> None:
+def test_a_build_that_does_not_end_is_not_used(tmp_path: Path) -> None:
     project = Tiny(tmp_path)
     (project.folder / "envs" / "tiny.txt").write_text("no-such-package-as-this==1.0\n")
-    assert "the interpreter is not built" in project.environments("sync", "tiny", expect=2)
+    assert "The environment is incomplete" in project.environments("sync", "tiny", expect=2)
     assert project.venv.is_dir()
-    assert "was not built to the end" in project.environments("status")
-    assert "was not built to the end" in project.captions(expect=2)
+    assert "is incomplete" in project.environments("status")
+    assert f"{project.venv}, which is incomplete; run: " in project.captions(expect=2)
     (project.folder / "envs" / "tiny.txt").write_text("")
     project.build()
     assert f"ready, {project.venv}" in project.environments("status")
     (project.folder / "envs" / "tiny.txt").write_text("# a comment\n")
     assert "ready" in project.environments("status"), "comments are no pins"
     (project.folder / "envs" / "tiny.txt").write_text("pillow==13.0.0\n")
-    assert "is stale: envs/tiny.txt has changed" in project.environments("status")
+    assert "is out of date: envs/tiny.txt has changed" in project.environments("status")
     assert "run: python -m pipeline.environments sync tiny" in project.captions(expect=2)
 
 
-def test_the_stage_goes_on_in_the_interpreter(built: Tiny) -> None:
+def break_marker(folder: Path) -> None:
+    (folder / "sightread.json").write_text('{"pins": "')
+
+
+def lose_python(folder: Path) -> None:
+    for program in (folder / "bin").iterdir():
+        program.unlink()
+
+
+@pytest.mark.parametrize("damage", [break_marker, lose_python])
+def test_every_incomplete_environment_gives_the_same_message(tmp_path: Path, damage: Callable[[Path], None]) -> None:
+    project = Tiny(tmp_path)
+    project.environments("sync", "tiny")
+    damage(project.venv)
+    assert "tiny         is incomplete; python -m pipeline.environments sync tiny" in project.environments("status")
+    expected = f"tiny needs a separate environment, {project.venv}, which is incomplete; run: "
+    assert expected in project.captions(expect=2)
+    assert "ready" in project.environments("sync", "tiny")
+    assert "ready" in project.environments("status")
+
+
+def test_a_package_missing_from_an_environment_makes_it_incomplete(built: Tiny) -> None:
+    script = (
+        "from pipeline.core import environments\n"
+        "from pipeline.core.errors import UserError\n"
+        "try:\n    environments.version('tiny', 'no-such-package')\n"
+        "except UserError as error:\n    print(error)"
+    )
+    done = subprocess.run(
+        [built.venv / "bin" / "python", "-c", script], cwd=built.folder, capture_output=True, text=True, check=True
+    )
+    assert f"tiny needs a separate environment, {built.venv}, which is incomplete; run: " in done.stdout
+
+
+def test_a_folder_that_was_not_built_here_is_not_deleted(tmp_path: Path) -> None:
+    project = Tiny(tmp_path)
+    project.venv.mkdir(parents=True)
+    for name in ("setup.py", "pyvenv.cfg"):  # source code, or another tool's environment, with the same name
+        (project.venv / name).write_text("")
+        assert f"{project.venv}: was not built by this command" in project.environments("sync", "tiny", expect=2)
+        assert [path.name for path in project.venv.iterdir()] == [name]
+        (project.venv / name).unlink()
+    assert "ready" in project.environments("sync", "tiny"), "an empty folder is taken"
+
+
+def test_a_source_in_the_environments_own_folder_is_not_deleted(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("SIGHTREAD_VENVS", str(tmp_path))
+    monkeypatch.setenv("SIGHTREAD_STORE", str(tmp_path / "store"))
+    source = tmp_path / "detectron2" / "setup.py"
+    source.parent.mkdir()
+    source.write_text("print('the source')")
+    for marker in (None, source.with_name("sightread.json")):
+        if marker is not None:
+            marker.write_text('{"pins": null}')
+        with pytest.raises(
+            UserError, match=r"--source .*detectron2: is in .*detectron2, where the environment is built"
+        ):
+            environments.sync("detectron2", str(source.parent))
+        assert source.read_text() == "print('the source')"
+
+
+def test_the_stage_goes_on_in_the_environment(built: Tiny) -> None:
     built.set()
     with built.start(
         "-m", "stages.captions", "--images", "pictures", "--output", "out.jsonl", CARRIED="along"
@@ -178,22 +241,21 @@ def test_status_and_signals_reach_the_caller(built: Tiny) -> None:
     for sent, expected in ((signal.SIGTERM, 143), (signal.SIGINT, 130)):
         (built.folder / "waiting").unlink(missing_ok=True)
         with built.start("-m", "stages.captions", "--images", "pictures", "--output", "out.jsonl") as process:
-            while not (built.folder / "waiting").exists() and process.poll() is None:
-                time.sleep(0.05)
+            wait_for(lambda process=process: (built.folder / "waiting").exists() or process.poll() is not None)
             process.send_signal(sent)
             _, errors = process.communicate()
         assert process.returncode == expected, errors
         assert "Traceback" not in errors
 
 
-def test_an_interpreter_that_is_another_is_not_entered_for_ever(built: Tiny) -> None:
+def test_an_environment_that_starts_another_python_is_not_entered_forever(built: Tiny) -> None:
     built.set()
     settings = built.venv / "pyvenv.cfg"
     kept = settings.read_text()
     settings.rename(built.folder / "pyvenv.cfg")
     try:
         found = built.captions(expect=2, PYTHONPATH=sysconfig.get_path("purelib"))
-        assert "not as the interpreter of" in found
+        assert f"instead of that of {built.venv}; delete the folder" in found
     finally:
         settings.write_text(kept)
 
@@ -239,7 +301,7 @@ def test_an_experiment_in_a_folder_of_its_own_finds_it(built: Tiny) -> None:
     assert not (built.folder / "out.jsonl").exists(), "it ran elsewhere"
 
 
-def test_every_interpreter_has_exact_pins_and_no_index() -> None:
+def test_every_environment_has_exact_pins_and_no_index() -> None:
     assert environments.names() == ["detectron2", "easyocr", "flair", "lavis"]
     for name in environments.names():
         text = environments.environment(name).pins.read_text(encoding="utf-8")
@@ -257,7 +319,7 @@ def test_a_package_that_is_on_no_index_needs_a_source(monkeypatch: pytest.Monkey
     with pytest.raises(UserError, match=r"on no package index.*sync detectron2 --source PATH_OR_URL, or SIGHTREAD_"):
         environments.sync("detectron2")
     assert not (tmp_path / "detectron2").exists()
-    with pytest.raises(UserError, match="--source: lavis has all its packages from the index"):
+    with pytest.raises(UserError, match="--source: lavis gets all its packages from the index"):
         environments.sync("lavis", "somewhere")
-    with pytest.raises(UserError, match="the interpreters are detectron2, easyocr, flair, lavis"):
+    with pytest.raises(UserError, match="the environments are detectron2, easyocr, flair, lavis"):
         environments.environment("other")

@@ -1,8 +1,10 @@
 """What the report says, without a browser: figures as the files have them, missing things named, settings and times."""
 
+import base64
 import itertools
 import json
 import re
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -10,9 +12,11 @@ from xml.etree import ElementTree
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 from pipeline.core.records import Change
 from pipeline.core.store import Store
+from pipeline.core.version import __version__
 from pipeline.settings.params import TrainParams, changed
 from reporting import thumbnails
 from reporting.charts import line_chart, spread, ticks
@@ -118,6 +122,7 @@ def test_what_is_missing_is_said(tmp_path: Path) -> None:
         scored=["dev"],
     )
     words = text_of((made.folder / "report/index.html").read_text(encoding="utf-8"))
+    assert f"Made by Sightread {__version__} from" in words
     for line in (
         "The data set has no pictures (data.images is null).",
         "The contexts leave captions out (views.kinds).",
@@ -163,7 +168,12 @@ def test_the_figure_shows_a_post_and_the_scores(made: Project, tmp_path: Path) -
     texts = [" ".join("".join(node.itertext()).split()) for node in svg.iter("{http://www.w3.org/2000/svg}text")]
     assert {"guitar", "dog", "LIVE TONIGHT", "gold", "cross-modal", "text-only", "all types", "finally"} <= set(texts)
     assert [text for text in texts if text.startswith("Jordan") and text.endswith("PER")] == ["JordanPER"]
-    assert not list(svg.iter("{http://www.w3.org/2000/svg}image"))
+    [picture] = svg.iter("{http://www.w3.org/2000/svg}image")
+    header, _, data = picture.attrib["href"].partition(",")
+    assert header == "data:image/jpeg;base64"
+    with Image.open(BytesIO(base64.b64decode(data))) as shown:
+        row = next(row for row in made.rows("data/images.jsonl") if row["image"] == "guitar.png")
+        assert shown.width / shown.height == pytest.approx(row["width"] / row["height"], rel=0.02)
     for name in ("nobody", "plain", "gone", "torn"):  # none, without a picture, with a missing or a broken one
         message = made.run("python", "-m", "stages.report", "--figure", str(output), "--post", name, expect=2)
         assert f"test has no post with a picture that can be read and the id {name}" in message

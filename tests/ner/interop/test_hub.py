@@ -243,7 +243,7 @@ def test_mistakes_of_publishing_are_one_message(
 
 def test_a_tagger_of_the_hub_that_is_not_to_be_had_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UserError, match=r"some-one/no-such-tagger: neither a folder here nor in the local cache"):
+    with pytest.raises(UserError, match=r"some-one/no-such-tagger: neither a local folder nor in the cache"):
         Tagger.load("some-one/no-such-tagger")
     with pytest.raises(UserError, match=r"models/tagger: no tagger here.*dvc repro train"):
         Tagger.load("models/tagger")

@@ -158,7 +158,7 @@ def test_what_cannot_be_completed_is_named_with_what_completes_it(
     if not listed:
         cache.forget_the_list()
     assert cache.python(FIND) == 2 * [
-        f"checkpoint me/it: {cache.snapshot} lacks {lacking}; where there is internet, this fetches it: hf download "
+        f"checkpoint me/it: {cache.snapshot} lacks {lacking}; with internet access, run: hf download "
         f"me/it --revision {COMMIT}"
     ]
 
@@ -213,7 +213,7 @@ def test_a_proxys_page_is_no_hub(tmp_path: Path, begun: bool, monkeypatch: pytes
 
         for method in ("do_GET", "do_HEAD"):
             monkeypatch.setattr(f"tests.ner.interop.hub._Handler.{method}", log_in)
-        expected = "lacks model.safetensors; where" if begun else "the hub did not give it (JSONDecodeError)"
+        expected = "lacks model.safetensors; with" if begun else "the download failed (JSONDecodeError)"
         assert all(expected in message for message in cache.python(FIND))
 
 

@@ -4,7 +4,6 @@ import json
 import os
 import sqlite3
 import threading
-import time
 import zlib
 from hashlib import sha256
 from pathlib import Path
@@ -105,14 +104,14 @@ with Store.open(folder) as store:
 
 
 def test_a_kill_loses_nothing_that_was_put(tmp_path: Path) -> None:
-    for attempt, seconds in enumerate((0.02, 0.1, 0.3)):
+    for attempt, batches_before in enumerate((1, 10, 40)):
         folder = tmp_path / str(attempt)
         process = python(WRITER, str(folder), KEY, "0")
         assert process.stdout
-        process.stdout.readline()
-        time.sleep(seconds)
+        for _ in range(batches_before):
+            process.stdout.readline()
         process.kill()
-        reported = [0, *(int(line) for line in process.stdout.read().split())]
+        reported = [*range(batches_before), *(int(line) for line in process.stdout.read().split())]
         process.communicate()
         with Store.open(folder) as store:
             found = store.get_many(KEY, [name(number) for number in range(400 * 16)])

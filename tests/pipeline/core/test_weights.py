@@ -2,6 +2,8 @@
 
 import os
 import pickle
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +14,7 @@ from safetensors.torch import load_file
 from pipeline.core.checkpoints import resolve
 from pipeline.core.errors import UserError
 from pipeline.core.weights import convert, load_weights, weights_file
+from tests.conftest import ROOT
 
 
 def test_pickles_are_refused_and_converted(tmp_path: Path) -> None:
@@ -30,7 +33,7 @@ def test_a_pickle_that_would_run_code_is_not_loaded(tmp_path: Path) -> None:
             return Path.touch, (tmp_path / "ran",)  # type: ignore[return-value]
 
     torch.save({"a": Hostile()}, tmp_path / "pytorch_model.bin")
-    with pytest.raises(UserError, match="holds more than tensors"):
+    with pytest.raises(UserError, match="contains more than tensors"):
         convert(tmp_path)
     assert not (tmp_path / "ran").exists()
 
@@ -94,14 +97,44 @@ def test_a_file_that_torch_saved_is_read_for_its_tensors(tmp_path: Path, monkeyp
     assert torch.equal(load_weights(converted)["weight"], torch.ones(2))
     monkeypatch.chdir(tmp_path)
     torch.save({"model": {"weight": RunsCode()}}, file)
-    with pytest.raises(UserError, match="holds more than tensors"):
+    with pytest.raises(UserError, match="contains more than tensors"):
         load_weights(file)
     file.write_text("<html>404</html>")
     with pytest.raises(UserError, match=r"captioner\.pth"):
         load_weights(file)
     converted.write_text("<html>404</html>")
-    with pytest.raises(UserError, match="no safetensors file"):
+    with pytest.raises(UserError, match="not a safetensors file"):
         load_weights(converted)
     assert not (tmp_path / "made-by-a-pickle").exists()
     with pytest.raises(UserError, match=r"lavis\.weights: nowhere\.pth: no such file; fetch it"):
         weights_file("nowhere.pth", "lavis.weights", "fetch it")
+
+
+CONVERT_ON_A_SMALL_DISK = """
+import resource, sys
+from pathlib import Path
+from pipeline.core.errors import UserError
+from pipeline.core.weights import convert
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+try:
+    convert(Path(sys.argv[1]))
+except UserError as error:
+    print(error)
+"""
+
+
+def test_a_conversion_that_fails_leaves_the_file_that_was_there(tmp_path: Path) -> None:
+    """As on a full disk: no file may grow beyond 100 kB."""
+    torch.save({"weight": torch.ones(100_000)}, tmp_path / "weights.pth")
+    target = tmp_path / "weights.safetensors"
+    target.write_bytes(b"an earlier conversion")
+    done = subprocess.run(
+        [sys.executable, "-c", CONVERT_ON_A_SMALL_DISK, tmp_path / "weights.pth"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert f"{target}: cannot be written" in done.stdout
+    assert target.read_bytes() == b"an earlier conversion"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["weights.pth", "weights.safetensors"]

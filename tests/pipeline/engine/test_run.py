@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -23,6 +22,7 @@ from pipeline.engine.run import Summary, extract
 from pipeline.images.manifest import manifest
 from pipeline.settings.params import ImagesParams
 from tests.pipeline.engine.bench import Bench, MeanColour, colour, figures, make_pictures, reddish, rows_of
+from tests.project import wait_for
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -307,6 +307,7 @@ def start(bench: Bench, output: Path, seconds: float) -> "subprocess.Popen[str]"
 
 
 def kept(bench: Bench) -> int:
+    """How many of the bench's pictures have a result in the store."""
     key = digest(MeanColour().fingerprint())
     return len(bench.store.get_many(key, [str(row.sha256) for row in rows_of(bench.folder)]))
 
@@ -321,9 +322,9 @@ def undisturbed(tmp_path: Path) -> bytes:
 def test_a_killed_run_goes_on_and_ends_the_same(tmp_path: Path, undisturbed: bytes) -> None:
     bench = Bench(tmp_path, 80)
     before = 0
-    for seconds in (0.25, 0.5):
+    for wanted in (8, 32):
         process = start(bench, bench.output, 0.05)
-        time.sleep(seconds)
+        wait_for(lambda wanted=wanted: kept(bench) >= wanted)
         process.kill()
         process.communicate()
         assert not bench.output.exists()
@@ -338,7 +339,7 @@ def test_a_killed_run_goes_on_and_ends_the_same(tmp_path: Path, undisturbed: byt
 def test_a_signal_keeps_what_is_finished_and_leaves_no_trace(tmp_path: Path, number: int, undisturbed: bytes) -> None:
     bench = Bench(tmp_path, 80)
     process = start(bench, bench.output, 0.05)
-    time.sleep(0.4)
+    wait_for(lambda: kept(bench) > 0)
     process.send_signal(number)
     _, errors = process.communicate(timeout=10)
     assert process.returncode == (143 if number == signal.SIGTERM else -signal.SIGINT), errors

@@ -11,6 +11,7 @@ from pipeline.core.records import Item
 from pipeline.extractors.base import Extractor, load
 from pipeline.extractors.registry import choose
 from pipeline.settings.params import ExecutionParams
+from tests.conftest import ROOT
 
 CPU = ExecutionParams(device="cpu")
 
@@ -358,9 +359,7 @@ def write_owlv2(folder: Path) -> Path:
 
 
 def written(text: str, width: int = 320, height: int = 120, size: int = 32) -> Image.Image:
-    import matplotlib
-
-    font = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
+    font = ROOT / "sample" / "font" / "DejaVuSans-Bold.ttf"
     picture = Image.new("RGB", (width, height), (240, 240, 250))
     ImageDraw.Draw(picture).multiline_text((20, 15), text, (10, 10, 60), ImageFont.truetype(str(font), size))
     return picture
