@@ -47,7 +47,8 @@ def identities(settings: Params) -> dict[str, Identity]:
         if choice.interpreter is not None:
             found[kind]["environment"] = _environment(choice.interpreter)
     train = settings.train
-    found["train"]["checkpoints"] = dict(_checkpoints(train.model_dump(mode="json"), "train.", settings.data.root))
+    encoder = {"encoder": train.encoder, "revision": train.revision}
+    found["train"]["checkpoints"] = dict(_checkpoints(encoder, "train.", settings.data.root))
     if train.trainer == "flair":
         found["train"]["environment"] = _environment("flair")
     return found
