@@ -178,7 +178,6 @@ class WithAttributes(_torch.FromCheckpoint):
         super().load()
         from transformers import AutoConfig, AutoModel, AutoTokenizer
 
-
         family = self._loaded(AutoConfig, "configuration").model_type
         if family not in _FAMILIES:
             raise UserError(
