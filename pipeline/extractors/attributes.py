@@ -178,14 +178,13 @@ class WithAttributes(_torch.FromCheckpoint):
         super().load()
         from transformers import AutoConfig, AutoModel, AutoTokenizer
 
-        self._tokenizer = self._loaded(AutoTokenizer, "tokenizer")
-
         family = self._loaded(AutoConfig, "configuration").model_type
         if family not in _FAMILIES:
             raise UserError(
                 f"checkpoint {self._options.model}: its model_type is {family}; objects.attributes takes "
                 f"{', '.join(_FAMILIES)}"
             )
+        self._tokenizer = self._loaded(AutoTokenizer, "tokenizer")
         self._model = _torch.load(
             AutoModel, self._checkpoint.folder, str(self._options.model), self._options.dtype, self._device
         )

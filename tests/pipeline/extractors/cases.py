@@ -1,6 +1,7 @@
 """Small models of the true architectures, untrained, and how results are compared: for the tests of extractors."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -381,7 +382,7 @@ def same(found: Sequence[Sequence[Item]], expected: Sequence[Sequence[Item]]) ->
     """Equal but for the last digits, and for the order of what is equally good."""
 
     def comparable(items: Sequence[Item]) -> list[tuple[str, list[float]]]:
-        rows = [item.to_row() for item in items]
+        rows = [asdict(item) for item in items]
         places = [np.ravel(row.get("box") or row.get("polygon") or []).tolist() for row in rows]
         return sorted(
             (row.get("label") or row["text"], [*place, 1000 * row["score"]])

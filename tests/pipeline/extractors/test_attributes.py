@@ -32,7 +32,9 @@ class Given:
 
 def attributed(model: Path, pictures: Sequence[Image.Image], *tags: ObjectTag, **options: Any) -> list[list[ObjectTag]]:
     chosen = AttributesOptions(model=str(model), **{"labels": NAMES, "threshold": 0.0, **options})
-    return WithAttributes(Given(*tags), chosen, CPU).extract(pictures)
+    extractor = WithAttributes(Given(*tags), chosen, CPU)
+    extractor.load()
+    return extractor.extract(pictures)
 
 
 @pytest.mark.parametrize("name", ["clip", "siglip"])

@@ -276,8 +276,8 @@ def without(*parts: str) -> Callable[[dict[str, Any]], dict[str, Any]]:
 
 
 def reading(kind: str, name: str, folder: Path, options: dict[str, Any]) -> Any:
-    """The extractor `name` on the checkpoint in `folder`."""
-    return ready((kind, {"extractor": name, name: {"model": str(folder), **options}}))
+    """The extractor `name` on the checkpoint in `folder`, its model not loaded yet."""
+    return make((kind, {"extractor": name, name: {"model": str(folder), **options}}))
 
 
 @pytest.mark.parametrize(
@@ -319,7 +319,7 @@ def test_a_checkpoint_that_lacks_weights_is_refused(
         match=rf"^checkpoint {lacking} is no whole {model}: it lacks \d+ weights "
         rf"\(\S*{part}\S+, …\); .*choose another checkpoint$",
     ):
-        reading(kind, extractor, lacking, options).extract(pictures[:1])
+        reading(kind, extractor, lacking, options).load()
 
 
 def test_attributes_of_a_checkpoint_that_lacks_weights_are_refused(
