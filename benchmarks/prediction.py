@@ -58,7 +58,7 @@ def ours(folder: Path, scratch: Path, batch_size: int) -> tuple[Callable[[], flo
 
 def encoder_alone(scratch: Path, batch_size: int, *, tokenizing: bool) -> Callable[[], float]:
     """The encoder on length-sorted batches: tensors made beforehand, or from tokens."""
-    from ner.models.ita import load_tagger, quietly
+    from ner.models.folder import load_tagger, quietly
     from ner.views import collate, length_sorted_batches
 
     with quietly():
@@ -179,7 +179,7 @@ def main() -> None:
     if arguments.tagger is None:
         raise UserError("TAGGER: name the folder of a trained tagger, such as models/tagger")
     from ner.interop.onnx import export
-    from ner.models.ita import quietly
+    from ner.models.folder import quietly
 
     if min(arguments.rounds, arguments.threads, arguments.posts, arguments.batch_size) < 1:
         raise UserError("--rounds, --threads, --posts and --batch-size: expected at least 1")

@@ -47,8 +47,9 @@ def prepare(encoder: Path, views: Path, scratch: Path, batch_size: int, n_batche
     """
     from ner.bioes import bioes_labels, to_bioes
     from ner.interop.flair.training import encoded_rows
-    from ner.models.ita import CrossViewTagger, load_tokenizer, quietly, view_encoder
-    from ner.training.trainer import LengthGroupedSampler
+    from ner.models.folder import load_tokenizer, quietly, view_encoder
+    from ner.models.ita import ItaTagger
+    from ner.training.sampler import LengthGroupedSampler
 
     posts = [view for view in list(records.read(views, View, "views")) if view.labels and view.context][
         : batch_size * n_batches
@@ -60,7 +61,7 @@ def prepare(encoder: Path, views: Path, scratch: Path, batch_size: int, n_batche
         torch.manual_seed(1)
         tokenizer = load_tokenizer(encoder, local_files_only=True)
         labels = bioes_labels(view.labels or [] for view in posts)
-        model = CrossViewTagger.from_encoder(encoder, labels, params, local_files_only=True)
+        model = ItaTagger.from_encoder(encoder, labels, params, local_files_only=True)
         model.save_pretrained(scratch / "start")
         tokenizer.save_pretrained(scratch / "start")
         rows = list(encoded_rows(posts, view_encoder(tokenizer, model.config), params))
@@ -141,7 +142,7 @@ def encoder_alone(work: Work, device: str) -> Callable[[], float]:
 
 def our_step(work: Work, device: str) -> Callable[[], float]:
     """A full step but for the optimiser's: batches put together, forward, backward."""
-    from ner.training.trainer import collate_examples
+    from ner.training.sampler import collate_examples
 
     model, examples = _tagger(work, device), _examples(work)
     model.config.views, model.config.temperature = work.params.views, TEMPERATURE
@@ -159,7 +160,8 @@ def our_trainer(work: Work, device: str, bfloat16: bool) -> Callable[[], float]:
     """An epoch of our trainer."""
     from transformers import PrinterCallback, ProgressCallback, TrainerCallback, TrainingArguments
 
-    from ner.training.trainer import TaggerTrainer, collate_examples
+    from ner.training.sampler import collate_examples
+    from ner.training.trainer import TaggerTrainer
 
     class Clock(TrainerCallback):
         begin = seconds = 0.0
@@ -284,7 +286,7 @@ def flair_trainer(work: Work, device: str, bfloat16: bool, *, own_order: bool = 
 
 
 def _tagger(work: Work, device: str) -> Any:
-    from ner.models.ita import load_tagger, quietly
+    from ner.models.folder import load_tagger, quietly
 
     with quietly():
         model, _ = load_tagger(work.start)
@@ -292,8 +294,8 @@ def _tagger(work: Work, device: str) -> Any:
 
 
 def _examples(work: Work) -> list[Any]:
-    from ner.training.trainer import Example, ViewName
-    from ner.views import EncodedView
+    from ner.training.sampler import Example
+    from ner.views import EncodedView, ViewName
 
     labels = json.loads((work.start / "config.json").read_text(encoding="utf-8"))["tag_labels"]
     index = {label: place for place, label in enumerate(labels)}

@@ -6,37 +6,59 @@ Training's dev scores and prediction both decode here. Entities and confidences 
 import itertools
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
 from ner.bioes import to_iob2
-from ner.models.ita import CrossViewTagger
-from ner.views import EncodedView, ViewBatch, collate, length_sorted_batches
+from ner.crf.chain import LinearChainCRF
+from ner.views import EncodedView, ViewBatch, collate, length_sorted_batches, moved
 from pipeline.core.errors import UserError
-
-if TYPE_CHECKING:
-    from ner.interop.onnx import OnnxTagger
 
 DECODED_TOGETHER = 8  # so many of the encoder's batches go through the CRF at once
 
 
+class Scorer(Protocol):
+    """What decoding needs of a tagger, whichever engine computes its emissions."""
+
+    labels: list[str]
+    """BIOES, in the order of the emissions."""
+    crf: LinearChainCRF
+
+    @property
+    def device(self) -> torch.device:
+        """Where views are to be."""
+
+    def emissions(self, view: ViewBatch) -> Tensor:
+        """Label scores of every token, *Shape:* (B, L, n_labels)."""
+
+
 def decode(
-    model: "CrossViewTagger | OnnxTagger",
+    model: Scorer,
     encoded: Sequence[EncodedView],
     pad_id: int,
     batch_size: int,
     *,
     bfloat16: bool = False,
 ) -> Iterator[tuple[list[int], Tensor, Tensor, Tensor]]:
-    """The best paths of all views, some DECODED_TOGETHER batches of the encoder's at a time.
+    """The best paths of all views, DECODED_TOGETHER batches of the encoder at a time.
 
-    Decoding costs a few small operations a position, whatever the batch: so it is worth its while to wait.
+    Decoding costs a few small operations per position, whatever the size of the batch, so batches are collected.
+
+    Args:
+        model: the tagger.
+        encoded: views as sub-tokens.
+        pad_id: the sub-token to pad with.
+        batch_size: encoder windows at once.
+        bfloat16: whether the encoder computes in bfloat16.
 
     Yields:
-        B views' indices, their paths [B, L] (indices into the model's labels), emissions [B, L, K] and mask [B, L].
+        B views' indices in `encoded`;
+        their best paths, indices into the model's labels, *Shape:* (B, L);
+        their emissions, *Shape:* (B, L, n_labels);
+        True on tokens, *Shape:* (B, L).
     """
     device = model.device
     batches = length_sorted_batches(encoded, batch_size)
@@ -45,9 +67,9 @@ def decode(
             emitted, masks = [], []
             for indices in some:
                 batch = collate([encoded[index] for index in indices], pad_id)
-                moved = ViewBatch({name: tensor.to(device) for name, tensor in batch.items()})
-                emitted.append(model.emissions(moved))
-                masks.append(moved["mask"])
+                batch = moved(batch, device)
+                emitted.append(model.emissions(batch))
+                masks.append(batch["mask"])
             longest = max(mask.shape[1] for mask in masks)
             emissions = torch.cat([pad(each, (0, 0, 0, longest - each.shape[1])) for each in emitted])
             mask = torch.cat([pad(each, (0, longest - each.shape[1])) for each in masks])
@@ -56,7 +78,7 @@ def decode(
 
 
 def decode_labels(
-    model: CrossViewTagger, encoded: Sequence[EncodedView], pad_id: int, batch_size: int, *, bfloat16: bool = False
+    model: Scorer, encoded: Sequence[EncodedView], pad_id: int, batch_size: int, *, bfloat16: bool = False
 ) -> list[list[str]]:
     """The best IOB2 labels of every view, in order."""
     predicted: list[list[str]] = [[] for _ in encoded]
@@ -79,4 +101,4 @@ def choose_device(device: str) -> torch.device:
     try:
         return torch.empty(0, device=device).device
     except (RuntimeError, AssertionError):  # torch built without CUDA asserts
-        raise UserError(f"execution.device: {device!r} is not to be had here; use auto or cpu") from None
+        raise UserError(f"execution.device: {device!r} is not available here; use auto or cpu") from None

@@ -4,7 +4,7 @@ import argparse
 import sys
 
 from ner.interop.onnx import export
-from ner.models.ita import quietly
+from ner.models.folder import quietly
 from pipeline.core.errors import run_cli
 
 

@@ -8,22 +8,16 @@ views become tensors is left to :mod:`ner.views`, reading text and files to :mod
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 
+from ner import loading
 from ner.bioes import to_iob2
-from ner.decoding import choose_device, decode
-from ner.models.ita import ONNX_GRAPH, CrossViewTagger, load_tagger, quietly
+from ner.decoding import Scorer, decode
 from ner.views import EncodedView, ViewEncoder
-from pipeline.core import checkpoints
-from pipeline.core.errors import UserError
 from pipeline.core.labels import entities
 from pipeline.core.records import FoundEntity, Prediction, View
 from pipeline.core.tokens import tokenize
-
-if TYPE_CHECKING:
-    from ner.interop.onnx import OnnxTagger
 
 CHUNK_BATCHES = 16  # so many batches of views are sorted by length together; all that a stream keeps in memory
 
@@ -31,7 +25,7 @@ CHUNK_BATCHES = 16  # so many batches of views are sorted by length together; al
 class Tagger:
     """A trained tagger, ready to predict."""
 
-    def __init__(self, model: "CrossViewTagger | OnnxTagger", encoder: ViewEncoder) -> None:
+    def __init__(self, model: Scorer, encoder: ViewEncoder) -> None:
         self.model, self.encoder = model, encoder
 
     @classmethod
@@ -47,14 +41,7 @@ class Tagger:
         Raises:
             UserError: the folder holds no tagger, the hub does not give it, or there is no such device.
         """
-        folder = _find(folder, revision)
-        with quietly():
-            if (Path(folder) / ONNX_GRAPH).exists():
-                from ner.interop import onnx  # onnxruntime is loaded where it is needed
-
-                return cls(*onnx.load(Path(folder)))
-            model, encoder = load_tagger(folder)
-            return cls(model.to(choose_device(device)), encoder)
+        return cls(*loading.load(folder, device, revision))
 
     def tag(self, text: str) -> Prediction:
         """Tag one text, split into tokens by :func:`pipeline.core.tokens.tokenize`."""
@@ -98,19 +85,6 @@ class Tagger:
                 for start, end, kind in entities(labels, "conlleval")
             ]
             yield Prediction(view.id, view.tokens, view.labels, labels, named, encoding.context_used)
-
-
-def _find(tagger: str | Path, revision: str | None) -> Path:
-    """A tagger's folder: one here, or of the hub's cache, which is filled on first use.
-
-    `models/…` is never the hub's: it is what a pipeline writes that has perhaps not been run yet.
-    """
-    name, folder = str(tagger), Path(tagger)
-    if folder.is_dir() or folder.parts[:1] == ("models",) or name.count("/") != 1 or not checkpoints.is_hub_name(name):
-        if revision is not None:
-            raise UserError(f"{tagger}: a local folder has no revision; leave it out")
-        return folder
-    return checkpoints.resolve(name, revision).folder
 
 
 def conll_lines(prediction: Prediction) -> str:

@@ -2,18 +2,20 @@
 
 The text-only view is ``<s> tweet </s>``, the cross-modal one ``<s> tweet </s> context </s>``, with the tokenizer's own
 special tokens. The tweet is never cut: what does not fit a window is read in several, each with the (cut) context, and
-each token is scored in one of them. What an encoder makes of the tensors is left to :mod:`ner.models.ita`.
+each token is scored in one of them. What an encoder makes of the tensors is left to :mod:`ner.models`.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, TypedDict, cast
 
 import torch
 from torch import Tensor
 
 from pipeline.core.errors import UserError
 from pipeline.core.records import View
+
+ViewName = Literal["text_only", "cross_modal"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,13 +58,43 @@ class EncodedView:
         return max(map(len, self.windows), default=0)
 
 
-class ViewBatch(dict[str, Tensor]):
-    """Encoded views, padded: what :meth:`ner.models.ita.CrossViewTagger.emissions` takes.
+class ViewBatch(TypedDict):
+    """One view of B tweets of at most L tokens, in W encoder windows of at most S sub-tokens, padded.
 
-    input_ids, attention_mask [R, S] (R windows, S sub-tokens); places [T]: where the T sub-tokens that are no padding
-    stand in [R, S], flattened; rows, positions [B, L]: where each token's first sub-token stands; mask [B, L]: True on
-    tokens; tokens [N]: where the N tokens stand in [B, L], flattened.
+    T is the number of sub-tokens and N that of tokens, padding left out.
     """
+
+    input_ids: Tensor
+    """sub-tokens, *Shape:* (W, S)."""
+    attention_mask: Tensor
+    """1 on sub-tokens, 0 on padding, *Shape:* (W, S)."""
+    places: Tensor
+    """positions of the sub-tokens in the flattened windows, *Shape:* (T,)."""
+    rows: Tensor
+    """the window of each token's first sub-token, 0 on padding, *Shape:* (B, L)."""
+    positions: Tensor
+    """the position of each token's first sub-token in that window, 0 on padding, *Shape:* (B, L)."""
+    mask: Tensor
+    """True on tokens, False on padding, *Shape:* (B, L)."""
+    tokens: Tensor
+    """positions of the tokens in the flattened tweets, *Shape:* (N,)."""
+
+
+class VisualBatch(TypedDict):
+    """What the pictures of B tweets give as tensors, for systems that do not read them as text."""
+
+    regions: Tensor
+    """features of R regions of width D, *Shape:* (B, R, D)."""
+    present: Tensor
+    """True where the tweet has a readable picture, *Shape:* (B,)."""
+    objects: Tensor
+    """indices of the surest object labels, 0 for none, *Shape:* (B, 5)."""
+
+
+def moved(batch: ViewBatch, device: torch.device) -> ViewBatch:
+    """A batch on another device."""
+    tensors = cast("dict[str, Tensor]", batch)
+    return cast("ViewBatch", {name: tensor.to(device) for name, tensor in tensors.items()})
 
 
 class ViewEncoder:

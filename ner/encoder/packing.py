@@ -2,7 +2,7 @@
 
 Attention alone, a small part of the work at a tweet's length, is padded, and each view for itself. Behind the last
 attention only those sub-tokens are gone on with that are read. What is encoded, and what for, is left to
-:mod:`ner.models.ita`.
+:mod:`ner.models`.
 """
 
 from collections.abc import Iterator, Sequence
@@ -18,6 +18,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from ner.encoder.dropout import dropout as drop
+from ner.views import ViewBatch
 
 ATTENTION = "sightread_packed"
 # Encoders that take positions and hand attention on, without a look at how sub-tokens lie in a batch (tested).
@@ -67,7 +68,7 @@ def _narrow(_module: torch.nn.Module, states: tuple[Tensor, ...]) -> tuple[Tenso
     return None if places is None else tuple(each.flatten(0, 1)[None, places] for each in states)
 
 
-def encode_packed(encoder: PreTrainedModel, batches: Sequence[dict[str, Tensor]]) -> Tensor:
+def encode_packed(encoder: PreTrainedModel, batches: Sequence[ViewBatch]) -> Tensor:
     """Hidden states [views · B, L, hidden] of the tokens' first sub-tokens, from one pass over several views' batches.
 
     Zeros on padding. For a batch see :class:`ner.views.ViewBatch`; B and L are the same for all.

@@ -15,7 +15,7 @@ from huggingface_hub.errors import HTTPError as ConnectionFailure  # type: ignor
 from huggingface_hub.utils._validators import validate_repo_id
 
 from ner.interop.model_card import CARD
-from ner.models.ita import ONNX_GRAPH, load_config
+from ner.models.folder import ONNX_GRAPH, load_config
 from pipeline.core import checkpoints
 from pipeline.core.errors import UserError
 from pipeline.core.files import atomic_write

@@ -20,15 +20,8 @@ from torch import Tensor, nn
 
 from ner.bioes import allowed_transitions
 from ner.crf.chain import LinearChainCRF
-from ner.encoder.packing import wanted_alone
-from ner.models.ita import (
-    ONNX_GRAPH,
-    CrossViewTagger,
-    TaggerConfig,
-    load_config,
-    load_tagger,
-    load_view_encoder,
-)
+from ner.models.base import TaggerConfig, TaggerModel
+from ner.models.folder import ONNX_GRAPH, load_config, load_tagger, load_view_encoder
 from ner.views import ViewBatch, ViewEncoder
 from pipeline.core.errors import UserError
 
@@ -146,19 +139,14 @@ def export(tagger: str | Path, folder: str | Path) -> Path:
 
 
 class _Graph(nn.Module):
-    def __init__(self, tagger: CrossViewTagger) -> None:
+    def __init__(self, tagger: TaggerModel) -> None:
         super().__init__()
         self.tagger = tagger
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, firsts: Tensor) -> tuple[Tensor, ...]:
-        crf = self.tagger.crf
-        if self.tagger.packs:
-            with wanted_alone(firsts):
-                hidden = self.tagger.encode(input_ids, attention_mask)[0]
-        else:
-            hidden = self.tagger.encode(input_ids, attention_mask).flatten(0, 1)[firsts]
+        crf, emissions = self.tagger.crf, self.tagger.token_emissions(input_ids, attention_mask, firsts)
         # A graph's output must be computed: `+ 0.0` stays in it as a constant.
-        return self.tagger.emission(hidden), crf.transitions + 0.0, crf.start + 0.0, crf.stop + 0.0
+        return emissions, crf.transitions + 0.0, crf.start + 0.0, crf.stop + 0.0
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """The cross-view losses: how far the text-only view's beliefs lie from the cross-modal view's.
 
 Each takes both views' emissions of the same tweets over one CRF and returns a loss a tweet; weights, the mean over
-tweets and what the encoder does are left to :mod:`ner.models.ita`. ITA's published loss is `marginal`; a new form is a
+tweets and what the encoder does are left to :mod:`ner.models.base`. ITA's published loss is `marginal`; a new form is a
 function here and a name in FORMS (and in `train.alignment` of pipeline/settings/params.py).
 """
 

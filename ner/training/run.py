@@ -1,7 +1,7 @@
 """Training the tagger: from labelled views and a pretrained encoder to a folder with a tagger, resumable and seeded.
 
-Steps, batches and evaluation are :mod:`ner.training.trainer`'s, what is learned :mod:`ner.models.ita`'s; where posts
-come from, and which work folder belongs to which params and data, is left to the caller.
+Steps, batches and evaluation are :mod:`ner.training.trainer`'s, what is learned :mod:`ner.models`'; where posts come
+from, and which work folder belongs to which params and data, is left to the caller.
 """
 
 import shutil
@@ -16,21 +16,14 @@ from transformers import PrinterCallback, ProgressCallback, TrainerState, Traini
 
 from ner.bioes import bioes_labels, to_bioes
 from ner.decoding import choose_device
-from ner.models.ita import CrossViewTagger, load_tokenizer, quietly, view_encoder
+from ner.models.base import TaggerModel
+from ner.models.folder import load_tokenizer, quietly, view_encoder
+from ner.models.registry import tagger_class
 from ner.training import processes
-from ner.training.trainer import (
-    Curves,
-    EarlyStopping,
-    Example,
-    MarkComplete,
-    Progress,
-    TaggerTrainer,
-    ViewName,
-    collate_examples,
-    is_complete,
-    patience_is_out,
-)
-from ner.views import EncodedView, ViewEncoder
+from ner.training.callbacks import Curves, EarlyStopping, MarkComplete, Progress, is_complete, patience_is_out
+from ner.training.sampler import Example, collate_examples
+from ner.training.trainer import TaggerTrainer
+from ner.views import EncodedView, ViewEncoder, ViewName
 from pipeline.core.errors import UserError
 from pipeline.core.records import View
 from pipeline.settings.params import TrainParams
@@ -95,7 +88,7 @@ def train(
             args=arguments,
             train_dataset=examples,
             eval_dataset=dev,
-            data_collator=lambda batch: collate_examples(batch, views.pad_id, params.context_dropout),
+            data_collator=lambda batch: collate_examples(batch, views.pad_id, model.training_views),
             callbacks=[MarkComplete(), EarlyStopping(params.patience), Progress()],
             params=params,
             dev_views=encoded_dev,
@@ -116,10 +109,11 @@ def train(
     return summary(state)
 
 
-def set_up(params: TrainParams, encoder: Path | str, train: Sequence[View]) -> tuple[CrossViewTagger, Any, ViewEncoder]:
+def set_up(params: TrainParams, encoder: Path | str, train: Sequence[View]) -> tuple[TaggerModel, Any, ViewEncoder]:
     """A seeded tagger of the labels in `train`, with nothing learned yet; its tokenizer; the encoder of its views."""
     set_seed(params.seed)
-    model = CrossViewTagger.from_encoder(encoder, bioes_labels(view.labels or [] for view in train), params)
+    labels = bioes_labels(view.labels or [] for view in train)
+    model = tagger_class(params.model).from_encoder(encoder, labels, params)
     tokenizer = load_tokenizer(encoder, params.revision)
     return model, tokenizer, view_encoder(tokenizer, model.config)
 
@@ -130,7 +124,7 @@ def encode_views(params: TrainParams, views: ViewEncoder, posts: Sequence[View])
     return {name: views.encode(posts, with_context=name == "cross_modal") for name in names}
 
 
-def save_best(model: CrossViewTagger, tokenizer: Any, best: Path, output: Path) -> None:
+def save_best(model: TaggerModel, tokenizer: Any, best: Path, output: Path) -> None:
     """Save the tagger with the weights of the best epoch, a safetensors file, as a folder."""
     model.load_state_dict(safetensors.torch.load_file(best))
     output.mkdir(parents=True, exist_ok=True)

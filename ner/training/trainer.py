@@ -1,51 +1,29 @@
-"""transformers' Trainer for the tagger: learning rates per group, length-grouped batches, dev F1, and its callbacks.
+"""transformers' Trainer for the taggers: parameter groups, length-grouped batches, the loss's terms, dev F1.
 
-A subclass, so that mixed precision, accumulation, clipping and checkpoints are transformers' own. What goes in and
-where the result lies is left to :mod:`ner.training.run`.
+A subclass, so that mixed precision, accumulation, clipping and checkpoints are transformers' own. What it reads is
+:mod:`ner.training.sampler`'s, what it calls back :mod:`ner.training.callbacks`'; what goes in and where the result lies
+is left to :mod:`ner.training.run`.
 """
 
-import json
-import sys
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any, Literal
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import Sampler
-from tqdm import tqdm
-from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import Trainer, TrainerControl
 
 from ner.decoding import decode_labels
+from ner.models.base import TaggerModel
 from ner.scoring.f1 import score
-from ner.training import processes
-from ner.views import EncodedView, ViewBatch, collate
-from pipeline.core.files import write_json
+from ner.training.sampler import LengthGroupedSampler
+from ner.views import EncodedView, ViewName
 from pipeline.settings.params import TrainParams
-
-ViewName = Literal["text_only", "cross_modal"]
-COMPLETE = "complete"  # a file, written last, that marks a checkpoint as whole and lists what is in it
-TERMS = ("nll_text_only", "nll_cross_modal", "alignment")
-_BUCKET_BATCHES = 50  # batches among which examples are sorted by length
-
-
-@dataclass(frozen=True, slots=True)
-class Example:
-    """A tweet ready for training: its encoded views (those the tagger trains on) and label indices."""
-
-    views: dict[ViewName, EncodedView]
-    labels: list[int]
-
-    @property
-    def width(self) -> int:
-        """Sub-tokens of all views together: what the example costs."""
-        return sum(view.width for view in self.views.values())
 
 
 class TaggerTrainer(Trainer):
-    """The Trainer, with learning rates per group, length-grouped batches, and dev F1 of both views as evaluation."""
+    """The Trainer, with the model's parameter groups, length-grouped batches, and both views' dev F1."""
 
+    model: TaggerModel
     optimizer: torch.optim.Optimizer | None
     control: TrainerControl
 
@@ -69,25 +47,13 @@ class TaggerTrainer(Trainer):
             keep_gradient(max(embeddings, key=lambda embedding: embedding.weight.numel()))
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
-        """AdamW, with a learning rate for the CRF's scores and one for all else; only matrices of the latter decay."""
+        """AdamW over the groups that the model declares (:meth:`ner.models.base.TaggerModel.parameter_groups`)."""
         if self.optimizer is None:
-            named = list(self.model.named_parameters())
-            crf = [parameter for name, parameter in named if name.startswith("crf.")]
-            rest = [parameter for name, parameter in named if not name.startswith("crf.")]
-            decayed = [parameter for parameter in rest if parameter.ndim > 1]
-            plain = [parameter for parameter in rest if parameter.ndim <= 1]
             kind, options = self.get_optimizer_cls_and_kwargs(self.args, self.model)
-            self.optimizer = kind(
-                [
-                    {"params": decayed, "weight_decay": self.args.weight_decay},
-                    {"params": plain, "weight_decay": 0.0},
-                    {"params": crf, "weight_decay": 0.0, "lr": self.params.crf_learning_rate},
-                ],
-                **options,
-            )
+            self.optimizer = kind(self.model.parameter_groups(self.params), **options)
         return self.optimizer
 
-    def _get_train_sampler(self, train_dataset: Any = None) -> "LengthGroupedSampler":
+    def _get_train_sampler(self, train_dataset: Any = None) -> LengthGroupedSampler:
         examples = self.train_dataset if train_dataset is None else train_dataset
         return LengthGroupedSampler([example.width for example in examples], self.params.batch_size, self.params.seed)
 
@@ -97,9 +63,9 @@ class TaggerTrainer(Trainer):
         """The model's loss, a part's tweets weighing as those of its step; its terms are summed up for the log."""
         outputs = model(**inputs, alignment_scale=self._alignment_scale())
         self._n_parts += 1
-        for name in TERMS:
-            if name in outputs:
-                self._terms[name] = self._terms.get(name, 0.0) + outputs[name].detach()
+        for name, term in outputs.items():
+            if name != "loss":
+                self._terms[name] = self._terms.get(name, 0.0) + term
         loss = outputs["loss"] * (len(inputs["labels"]) / self._tweets_a_part)
         return (loss, outputs) if return_outputs else loss
 
@@ -142,59 +108,6 @@ class TaggerTrainer(Trainer):
         return 0
 
 
-class LengthGroupedSampler(Sampler[int]):
-    """Examples in an order, new each epoch, in which each batch holds examples of similar length.
-
-    The order depends on seed and epoch alone, so a resumed training meets the same batches. Only the epoch's last batch
-    may be smaller than the others.
-    """
-
-    def __init__(self, widths: Sequence[int], batch_size: int, seed: int) -> None:
-        self.widths, self.batch_size, self.seed, self.epoch = widths, batch_size, seed, 0
-
-    def __len__(self) -> int:
-        return len(self.widths)
-
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch, from 0; called by accelerate's data loader."""
-        self.epoch = epoch
-
-    def __iter__(self) -> Iterator[int]:
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
-        order = torch.randperm(len(self.widths), generator=generator).tolist()
-        n_whole = len(order) - len(order) % self.batch_size
-        bucket = self.batch_size * _BUCKET_BATCHES
-        batches = []
-        for start in range(0, n_whole, bucket):
-            alike = sorted(order[start : min(start + bucket, n_whole)], key=self.widths.__getitem__)
-            batches += [alike[place : place + self.batch_size] for place in range(0, len(alike), self.batch_size)]
-        for place in torch.randperm(len(batches), generator=generator).tolist():
-            yield from batches[place]
-        yield from order[n_whole:]
-
-
-def collate_examples(
-    examples: Sequence[Example], pad_id: int, context_dropout: float = 0.0
-) -> dict[str, ViewBatch | Tensor]:
-    """The keyword arguments of :meth:`ner.models.ita.CrossViewTagger.forward`.
-
-    With `context_dropout`, each tweet's cross-modal view is replaced by its text-only view at that probability. The
-    two then differ by the encoder's dropout alone, and the KL term is a one-sided R-Drop (Liang et al., NeurIPS 2021).
-    """
-    if context_dropout:
-        dropped = (torch.rand(len(examples)) < context_dropout).tolist()
-        examples = [
-            replace(example, views={**example.views, "cross_modal": example.views["text_only"]}) if drop else example
-            for example, drop in zip(examples, dropped, strict=True)
-        ]
-    longest = max(len(example.labels) for example in examples)
-    labels = torch.tensor([[*example.labels, *[0] * (longest - len(example.labels))] for example in examples])
-    batches: dict[str, ViewBatch | Tensor] = {
-        name: collate([example.views[name] for example in examples], pad_id) for name in examples[0].views
-    }
-    return {**batches, "labels": labels}
-
-
 def keep_gradient(embedding: nn.Embedding) -> None:
     """Have an embedding's gradient lie in the same memory at every step.
 
@@ -211,121 +124,3 @@ def keep_gradient(embedding: nn.Embedding) -> None:
             weight.grad = kept.zero_().add_(weight.grad)
 
     embedding.weight.register_post_accumulate_grad_hook(densify)
-
-
-def patience_is_out(state: TrainerState, patience: int | None) -> bool:
-    """Whether the last `patience` epochs brought no better dev score."""
-    scores = [logs["eval_f1"] for logs in state.log_history if "eval_f1" in logs]
-    return patience is not None and bool(scores) and len(scores) - 1 - scores.index(max(scores)) >= patience
-
-
-class MarkComplete(TrainerCallback):
-    """Marks a checkpoint as whole once all of it is written, by a list of its files and their sizes.
-
-    The list also tells when a kill struck while the Trainer was deleting a checkpoint, the mark last.
-    """
-
-    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-        processes.wait()  # each process writes the state of its own random numbers
-        if processes.is_first():
-            write_json(folder / COMPLETE, _sizes(folder))
-
-
-def is_complete(checkpoint: Path) -> bool:
-    """Whether all the files are there that :class:`MarkComplete` listed, each of its size."""
-    try:
-        expected = json.loads((checkpoint / COMPLETE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
-    return bool(expected == _sizes(checkpoint))
-
-
-def _sizes(folder: Path) -> dict[str, int]:
-    return {
-        path.relative_to(folder).as_posix(): path.stat().st_size
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name != COMPLETE
-    }
-
-
-class EarlyStopping(TrainerCallback):
-    def __init__(self, patience: int | None) -> None:
-        self.patience = patience
-
-    def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        if patience_is_out(state, self.patience):
-            control.should_training_stop = True
-
-
-class Progress(TrainerCallback):
-    """A bar over all steps on a terminal; a line an epoch anywhere. Both on stderr."""
-
-    bar: tqdm | None = None
-
-    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        self.bar = tqdm(
-            total=state.max_steps,
-            initial=state.global_step,
-            desc="training",
-            unit="step",
-            disable=not (sys.stderr.isatty() and processes.is_first()),
-        )
-
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        if self.bar is not None:
-            self.bar.update()
-
-    def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        if not processes.is_first():
-            return
-        logs = {**next((logs for logs in reversed(state.log_history) if "loss" in logs), {}), **state.log_history[-1]}
-        scores = ", ".join(
-            f"{key.removeprefix('eval_f1_')} {100 * value:.2f}"
-            for key, value in logs.items()
-            if key.startswith("eval_f1_")
-        )
-        tqdm.write(
-            f"epoch {round(state.epoch or 0)}/{round(args.num_train_epochs)}: "
-            f"loss {logs.get('loss', float('nan')):.4f}, dev F1 (strict) {scores}",
-            file=sys.stderr,
-        )
-
-    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        if self.bar is not None:
-            self.bar.close()
-
-
-class Curves(TrainerCallback):
-    """Loss terms and dev F1 of every epoch through DVCLive; a resumed training writes its earlier epochs anew."""
-
-    live: Any = None
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        from dvclive import Live
-
-        # The root dvc.yaml names plots and metrics; DVCLive must write neither a dvc.yaml nor an experiment.
-        self.live = Live(str(self.folder), dvcyaml=None, save_dvc_exp=False, report=None)
-        losses: dict[str, float] = {}
-        for logs in state.log_history:
-            if "loss" in logs:
-                losses = logs
-            elif "eval_f1" in logs:
-                self._write({**losses, **logs})
-
-    def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        losses: dict[str, float] = next((logs for logs in reversed(state.log_history) if "loss" in logs), {})
-        self._write({**losses, **state.log_history[-1]})
-
-    def _write(self, logs: Mapping[str, float]) -> None:
-        self.live.step = round(logs["epoch"])
-        for name in ("loss", *TERMS):
-            if name in logs:
-                self.live.log_metric(f"train/{name}", float(logs[name]))
-        for name in ("f1", "f1_text_only", "f1_cross_modal"):
-            if f"eval_{name}" in logs:
-                self.live.log_metric(f"dev/{name}", float(logs[f"eval_{name}"]))
-        self.live.make_summary()

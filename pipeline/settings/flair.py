@@ -1,6 +1,9 @@
 """Which of `train`'s settings flair's own trainer honours; it would ignore the others without a word."""
 
+from collections.abc import Iterable
 from typing import Any
+
+from pipeline.core.records import Change
 
 HONOURED = {
     "trainer",
@@ -30,16 +33,17 @@ HONOURED = {
 ALIGNMENTS = ("marginal", "none")
 
 
-def unsupported(train: Any) -> str:
+def unsupported(train: Any, changes: Iterable[Change]) -> str:
     """What flair's trainer cannot do of the settings: each key, what was found and what was expected; else empty.
 
     Args:
         train: the section `train`, a :class:`~pipeline.settings.params.TrainParams`.
+        changes: which of its settings are not their defaults.
     """
     problems = [
-        f"{name}: found {getattr(train, name)!r}, expected {field.default!r}"
-        for name, field in type(train).model_fields.items()
-        if name not in HONOURED and getattr(train, name) != field.default
+        f"{change.key}: found {change.value!r}, expected {change.default!r}"
+        for change in changes
+        if change.key.partition(".")[0] not in HONOURED
     ]
     views, alignment = train.views, train.alignment
     if views == "both" and alignment not in ALIGNMENTS:

@@ -162,9 +162,16 @@ class LossWeights(Section):
     alignment: NonNegativeFloat = 0.5
 
 
-class TrainParams(Section):
-    """The tagger and its training."""
+class ItaParams(Section):
+    """What ITA alone has: its cross-modal view is the tweet with its picture's context as text."""
 
+    context_dropout: LessThanOne = 0.0
+
+
+class TrainParams(Section):
+    """The tagger and its training; what one system alone has stands in a section of its name."""
+
+    model: Literal["ita"] = "ita"
     trainer: Literal["transformers", "flair"] = "transformers"
     encoder: Annotated[str, Field(min_length=1)]
     revision: str | None = None
@@ -174,7 +181,6 @@ class TrainParams(Section):
     weights: LossWeights = LossWeights()
     detach_teacher: bool = True
     alignment_warmup: Fraction = 0.0
-    context_dropout: LessThanOne = 0.0
     epochs: PositiveInt = 10
     batch_size: PositiveInt = 4
     gradient_accumulation: PositiveInt = 1
@@ -190,6 +196,13 @@ class TrainParams(Section):
     precision: Literal["float32", "bfloat16"] = "float32"
     seed: Annotated[int, Field(ge=0, le=MOST_SEED)] = 1
     patience: PositiveInt | None = None
+    ita: ItaParams = ItaParams()
+
+    @property
+    def system_options(self) -> Section:
+        """The options of the system that `model` names."""
+        options: Section = getattr(self, self.model)
+        return options
 
     @model_validator(mode="after")
     def _consistent(self) -> "TrainParams":
@@ -201,16 +214,16 @@ class TrainParams(Section):
             )
         if self.stride >= room:
             raise ValueError(f"stride: {self.stride} is too much where a window leaves {room} sub-tokens to the tweet")
-        if self.context_dropout and self.views != "both":
+        if self.ita.context_dropout and self.views != "both":
             raise ValueError(
-                "context_dropout: reads the text-only view in the cross-modal one's place, so it needs "
+                "ita.context_dropout: reads the text-only view in the cross-modal one's place, so it needs "
                 f"views: both, found views: {self.views}"
             )
         return self
 
     @model_validator(mode="after")
     def _flair_can(self) -> "TrainParams":
-        if self.trainer == "flair" and (problems := flair.unsupported(self)):
+        if self.trainer == "flair" and (problems := flair.unsupported(self, changed(self))):
             raise ValueError(problems)
         return self
 

@@ -10,7 +10,8 @@ import torch
 from transformers import BertConfig, BertModel, BertTokenizer, XLMRobertaConfig, XLMRobertaModel, XLMRobertaTokenizer
 
 from ner.bioes import bioes_labels
-from ner.models.ita import CrossViewTagger, load_tokenizer
+from ner.models.folder import load_tokenizer
+from ner.models.ita import ItaTagger
 from pipeline.core.records import View
 from pipeline.settings.params import TrainParams
 
@@ -109,7 +110,7 @@ def tagger_folder(xlm_r_folder: Path, tmp_path_factory: pytest.TempPathFactory) 
     folder = tmp_path_factory.mktemp("tagger")
     torch.manual_seed(4)
     labels = bioes_labels([["B-PER", "B-LOC"]])
-    model = CrossViewTagger.from_encoder(xlm_r_folder, labels, small_params(xlm_r_folder), local_files_only=True)
+    model = ItaTagger.from_encoder(xlm_r_folder, labels, small_params(xlm_r_folder), local_files_only=True)
     with torch.no_grad():
         model.emission.weight.mul_(20)
     model.save_pretrained(folder)

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from ner.models.ita import load_tokenizer
+from ner.models.folder import load_tokenizer
 from ner.views import ViewEncoder, WindowLimits, best_window, collate, length_sorted_batches, window_starts
 from pipeline.core.records import View
 

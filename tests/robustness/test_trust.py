@@ -89,7 +89,8 @@ def test_a_stage_refuses_a_checkpoint_that_needs_its_own_code(tmp_path: Path, se
 
 def test_a_known_type_is_loaded_with_transformers_own_code(tmp_path: Path, xlm_r_folder: Path) -> None:
     """Many a published checkpoint still names code that has since become part of transformers."""
-    from ner.models.ita import CrossViewTagger, load_tokenizer
+    from ner.models.folder import load_tokenizer
+    from ner.models.ita import ItaTagger
 
     model = tmp_path / "model"
     shutil.copytree(xlm_r_folder, model)
@@ -100,7 +101,7 @@ def test_a_known_type_is_loaded_with_transformers_own_code(tmp_path: Path, xlm_r
         settings["auto_map"] = dict.fromkeys(kinds, "modeling_evil.EvilModel")
         (model / f"{name}.json").write_text(json.dumps(settings), encoding="utf-8")
     assert checkpoints.resolve(str(model)).folder == model
-    CrossViewTagger.from_encoder(model, ["O", "S-LOC"], small_params(model))
+    ItaTagger.from_encoder(model, ["O", "S-LOC"], small_params(model))
     load_tokenizer(model)
     assert not ran.exists()
 
@@ -140,7 +141,7 @@ def test_a_hub_download_brings_no_code() -> None:
 
 def test_what_is_left_to_transformers_is_refused_without_a_question(tmp_path: Path) -> None:
     """A config without model_type, say, whose code transformers would ask about on a terminal."""
-    from ner.models.ita import load_tokenizer
+    from ner.models.folder import load_tokenizer
 
     ran = tmp_path / "ran"
     model = with_code(tmp_path / "evil", ran)

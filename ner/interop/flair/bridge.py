@@ -2,7 +2,7 @@
 
 `python -m ner.flair_bridge export FOLDER FILE.pt` and `… import FILE.pt FOLDER --trust` go on in the interpreter
 `flair`, whose transformers is older than ours; so a tagger's folder is read and written here file by file, without
-:mod:`ner.models.ita`. Training with flair is left to :mod:`ner.interop.flair.trainer`.
+:mod:`ner.models`. Training with flair is left to :mod:`ner.interop.flair.trainer`.
 
 Of posts that fit one encoder window, flair finds in an exported tagger the entities that the tagger finds. Longer ones
 are cut into windows by flair's rule (half of each shared with the next), not by ours.

@@ -15,9 +15,9 @@ from typing import Any
 from transformers import TrainerCallback, TrainerControl, TrainerState
 
 from ner.decoding import choose_device
-from ner.models.ita import quietly
+from ner.models.folder import quietly
+from ner.training.callbacks import Curves, Progress
 from ner.training.run import check_labelled, encode_views, save_best, set_up, summary
-from ner.training.trainer import Curves, Progress
 from ner.views import ViewEncoder
 from pipeline.core.errors import UserError
 from pipeline.core.files import write_json, write_jsonl

@@ -9,7 +9,8 @@ from transformers import AutoConfig, AutoModel
 
 from ner.bioes import bioes_labels
 from ner.interop import onnx
-from ner.models.ita import CrossViewTagger, load_tokenizer
+from ner.models.folder import load_tokenizer
+from ner.models.ita import ItaTagger
 from ner.tagger import Tagger
 from pipeline.core.errors import UserError
 from pipeline.core.records import View
@@ -57,7 +58,7 @@ def test_an_encoder_of_another_architecture_is_exported_too(model_type: str, ber
     )
     AutoModel.from_config(config).save_pretrained(tmp_path / "encoder")
     params = small_params(tmp_path / "encoder", max_length=64)
-    model = CrossViewTagger.from_encoder(params.encoder, bioes_labels([["B-PER"]]), params, local_files_only=True)
+    model = ItaTagger.from_encoder(params.encoder, bioes_labels([["B-PER"]]), params, local_files_only=True)
     with torch.no_grad():
         model.emission.weight.mul_(20)
     model.save_pretrained(tmp_path / "tagger")

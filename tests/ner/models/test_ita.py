@@ -1,5 +1,6 @@
-"""The tagger: its loss against a direct computation, its alignment forms, its folder."""
+"""ITA: its loss against a direct computation, the alignment forms, its folder."""
 
+import json
 import math
 import shutil
 from pathlib import Path
@@ -12,21 +13,23 @@ from torch import Tensor
 from ner.bioes import allowed_transitions, bioes_labels, to_bioes
 from ner.crf.chain import LinearChainCRF
 from ner.models.alignment import FORMS, TwoViews
-from ner.models.ita import CrossViewTagger, load_tagger, load_tokenizer, longest_window, view_encoder
-from ner.training.trainer import Example, collate_examples
-from ner.views import ViewBatch, collate
+from ner.models.base import longest_window
+from ner.models.folder import load_tagger, load_tokenizer, view_encoder
+from ner.models.ita import ItaTagger
+from ner.training.sampler import Example, collate_examples
+from ner.views import EncodedView, ViewBatch, collate, moved
 from pipeline.core.errors import UserError
 from tests.ner.conftest import ambiguous_views, small_params
 from tests.ner.crf.test_chain import Enumeration
 
 
-def tagger(folder: Path, **changes: object) -> CrossViewTagger:
+def tagger(folder: Path, **changes: object) -> ItaTagger:
     torch.manual_seed(1)
     labels = bioes_labels([["B-PER", "B-LOC"]])
-    return CrossViewTagger.from_encoder(folder, labels, small_params(folder, **changes), local_files_only=True)
+    return ItaTagger.from_encoder(folder, labels, small_params(folder, **changes), local_files_only=True)
 
 
-def inputs(model: CrossViewTagger, folder: Path, n: int = 6) -> dict[str, ViewBatch | Tensor]:
+def inputs(model: ItaTagger, folder: Path, n: int = 6) -> dict[str, ViewBatch | Tensor]:
     posts = ambiguous_views(n, seed=5)
     encoder = view_encoder(load_tokenizer(folder, local_files_only=True), model.config)
     text_only, cross_modal = (encoder.encode(posts, with_context=with_context) for with_context in (False, True))
@@ -156,19 +159,19 @@ def test_a_detached_teacher_is_not_moved_by_the_alignment(xlm_r_folder: Path) ->
     for detach in (True, False):
         model = tagger(xlm_r_folder, weights=weights, detach_teacher=detach).eval()
         batch, seen = inputs(model, xlm_r_folder), []
-        emissions_of = model.emissions
+        emissions_of = model.two_view_emissions
 
-        def keep(*views: ViewBatch, seen: list[Tensor] = seen, emissions_of=emissions_of) -> Tensor:
-            seen.append(emissions_of(*views))
-            seen[-1].retain_grad()
-            return seen[-1]
+        def keep(*views: ViewBatch, seen: list[Tensor] = seen, emissions_of=emissions_of) -> tuple[Tensor, ...]:
+            seen += emissions_of(*views)
+            for emissions in seen:
+                emissions.retain_grad()
+            return tuple(seen)
 
-        model.emissions = keep
+        model.two_view_emissions = keep
         model(**batch)["loss"].backward()
-        [emissions] = seen
-        student, teacher = emissions.grad.chunk(2)
+        student, teacher = (emissions.grad for emissions in seen)
         assert student.abs().sum() > 0
-        assert (not teacher.any()) == detach
+        assert (teacher is None or not teacher.any()) == detach
 
 
 @pytest.mark.parametrize("mode", ["text_only", "cross_modal"])
@@ -184,11 +187,11 @@ def test_a_single_view_is_trained_by_its_likelihood_alone(xlm_r_folder: Path, mo
 
 def test_word_dropout_zeroes_whole_tokens_and_rescales_nothing(xlm_r_folder: Path) -> None:
     model = tagger(xlm_r_folder, word_dropout=0.5).train()
-    dropped = model._drop_words(torch.full((50, 20, 8), 3.0))
+    dropped = model.drop_words(torch.full((50, 20, 8), 3.0))
     per_token = dropped.sum(-1)
     assert set(per_token.unique().tolist()) == {0.0, 24.0}
     assert 0.4 < (per_token == 0).float().mean() < 0.6
-    assert (model.eval()._drop_words(torch.ones(5, 5, 8)) == 1).all()
+    assert (model.eval().drop_words(torch.ones(5, 5, 8)) == 1).all()
 
 
 def test_padding_and_company_do_not_change_a_tweets_emissions(xlm_r_folder: Path) -> None:
@@ -223,8 +226,42 @@ def test_a_saved_tagger_needs_nothing_but_its_folder(
         assert torch.equal(one, other)
     assert torch.equal(loaded.emissions(batch["cross_modal"]), model.emissions(batch["cross_modal"]))
     assert encoder.limits.max_length == 32
-    again = CrossViewTagger.from_pretrained(tmp_path / "tagger").eval()
+    again = ItaTagger.from_pretrained(tmp_path / "tagger").eval()
     assert torch.equal(again.emissions(batch["text_only"]), model.emissions(batch["text_only"]))
+
+
+def test_a_tagger_saved_before_there_were_systems_is_itas(tagger_folder: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(tagger_folder, tmp_path / "tagger")
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    assert config.pop("system") == "ita"
+    assert config.pop("options") == {"context_dropout": 0.0}
+    config["architectures"] = ["CrossViewTagger"]
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    loaded, _ = load_tagger(folder)
+    assert isinstance(loaded, ItaTagger)
+    wanted = load_file(tagger_folder / "model.safetensors")
+    assert all(torch.equal(weight, wanted[name]) for name, weight in loaded.state_dict().items())
+
+
+def test_a_tagger_of_an_unknown_system_is_refused(tagger_folder: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(tagger_folder, tmp_path / "tagger")
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    (folder / "config.json").write_text(json.dumps(config | {"system": "umt"}), encoding="utf-8")
+    with pytest.raises(UserError, match="system 'umt': unknown; this version has ita"):
+        load_tagger(folder)
+
+
+def test_context_dropout_reads_some_tweets_without_their_context(xlm_r_folder: Path) -> None:
+    tweet, seen = EncodedView([[0, 5, 2]], [0], [1], ""), EncodedView([[0, 5, 2, 7, 2]], [0], [1], "x")
+    examples = [Example({"text_only": tweet, "cross_modal": seen}, [0])] * 400
+    model = tagger(xlm_r_folder, ita={"context_dropout": 0.25})
+    torch.manual_seed(0)
+    batch = collate_examples(examples, 1, model.training_views)
+    blind = (batch["cross_modal"]["input_ids"][:, 3] == 1).float().mean().item()
+    assert 0.15 < blind < 0.35
+    assert batch["text_only"]["input_ids"].shape == (400, 3)
+    never = collate_examples(examples, 1, tagger(xlm_r_folder).training_views)
+    assert (never["cross_modal"]["input_ids"][:, 3] == 7).all()
 
 
 def test_loading_what_is_no_tagger_says_what_it_is(xlm_r_folder: Path, tmp_path: Path) -> None:
@@ -261,12 +298,10 @@ def test_a_training_step_asks_no_tensor_for_a_number(xlm_r_folder: Path, form: s
     """On a GPU that would make the host wait; tensors on `meta` have no numbers to give, so that asking raises."""
     model = tagger(xlm_r_folder, alignment=form).train()
     batch = inputs(model, xlm_r_folder)
-    moved = {
-        name: value.to("meta")
-        if isinstance(value, Tensor)
-        else ViewBatch({key: tensor.to("meta") for key, tensor in value.items()})
+    on_meta = {
+        name: value.to("meta") if isinstance(value, Tensor) else moved(value, torch.device("meta"))
         for name, value in batch.items()
     }
     model.to("meta")
-    model(**moved)["loss"].backward()
+    model(**on_meta)["loss"].backward()
     assert all(parameter.grad is not None for parameter in model.parameters())

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from ner.tagger import Tagger
-from ner.training.trainer import COMPLETE
+from ner.training.callbacks import COMPLETE
 from pipeline.core.errors import UserError
 from tests.ner.conftest import small_params
 from tests.ner.training.test_run import assert_same, first_step, run

@@ -12,11 +12,12 @@ from typing import Any
 import pytest
 import torch
 
-from ner.models.ita import CrossViewTagger
+from ner.models.ita import ItaTagger
 from ner.tagger import Tagger
+from ner.training.callbacks import COMPLETE
 from ner.training.run import train
-from ner.training.trainer import COMPLETE, Example, LengthGroupedSampler, TaggerTrainer, collate_examples, keep_gradient
-from ner.views import EncodedView
+from ner.training.sampler import LengthGroupedSampler
+from ner.training.trainer import TaggerTrainer, keep_gradient
 from pipeline.core.errors import UserError
 from pipeline.core.records import View
 from pipeline.settings.params import TrainParams
@@ -147,9 +148,9 @@ def first_step(
 ) -> list[torch.Tensor]:
     """The gradients that the optimiser gets in its first step, without dropout."""
     gradients: list[torch.Tensor] = []
-    from_encoder = CrossViewTagger.from_encoder.__func__
+    from_encoder = ItaTagger.from_encoder.__func__
 
-    def without_dropout(cls: type, *args: Any, **kwargs: Any) -> CrossViewTagger:
+    def without_dropout(cls: type, *args: Any, **kwargs: Any) -> ItaTagger:
         model = from_encoder(cls, *args, **kwargs)
         for module in model.modules():
             if isinstance(module, torch.nn.Dropout):
@@ -161,7 +162,7 @@ def first_step(
         raise _Stop
 
     with monkeypatch.context() as patch:
-        patch.setattr(CrossViewTagger, "from_encoder", classmethod(without_dropout))
+        patch.setattr(ItaTagger, "from_encoder", classmethod(without_dropout))
         patch.setattr(torch.optim.AdamW, "step", capture)
         params = small_params(folder, word_dropout=0.0, gradient_accumulation=accumulation, max_grad_norm=1e9)
         with pytest.raises(_Stop):
@@ -220,31 +221,20 @@ def test_the_alignments_weight_rises_over_its_warm_up(
     xlm_r_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scales: list[float] = []
-    forward = CrossViewTagger.forward
+    forward = ItaTagger.forward
 
-    def listen(self: CrossViewTagger, *args: Any, **kwargs: Any) -> dict[str, torch.Tensor]:
+    def listen(self: ItaTagger, *args: Any, **kwargs: Any) -> dict[str, torch.Tensor]:
         scales.append(kwargs["alignment_scale"])
         return forward(self, *args, **kwargs)
 
-    monkeypatch.setattr(CrossViewTagger, "forward", listen)
+    monkeypatch.setattr(ItaTagger, "forward", listen)
     run(small_params(xlm_r_folder, alignment_warmup=0.5), tmp_path)  # 2 epochs of 5 steps
     assert scales == pytest.approx([0, 0.2, 0.4, 0.6, 0.8, 1, 1, 1, 1, 1])
 
 
-def test_context_dropout_reads_some_tweets_without_their_context() -> None:
-    tweet, seen = EncodedView([[0, 5, 2]], [0], [1], ""), EncodedView([[0, 5, 2, 7, 2]], [0], [1], "x")
-    examples = [Example({"text_only": tweet, "cross_modal": seen}, [0])] * 400
-    torch.manual_seed(0)
-    batch = collate_examples(examples, pad_id=1, context_dropout=0.25)
-    blind = (batch["cross_modal"]["input_ids"][:, 3] == 1).float().mean().item()
-    assert 0.15 < blind < 0.35
-    assert batch["text_only"]["input_ids"].shape == (400, 3)
-    assert (collate_examples(examples, pad_id=1)["cross_modal"]["input_ids"][:, 3] == 7).all()
-
-
 def test_context_dropout_needs_both_views() -> None:
     with pytest.raises(ValueError, match=r"context_dropout: .* found views: text_only"):
-        small_params(Path("encoder"), views="text_only", context_dropout=0.1)
+        small_params(Path("encoder"), views="text_only", ita={"context_dropout": 0.1})
 
 
 def test_batches_are_alike_in_length_new_each_epoch_and_complete() -> None:

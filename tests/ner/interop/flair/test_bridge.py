@@ -15,7 +15,8 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModel
 
-from ner.models.ita import CrossViewTagger, load_tokenizer, quietly
+from ner.models.folder import load_tokenizer, quietly
+from ner.models.ita import ItaTagger
 from ner.tagger import Tagger
 from pipeline.core import environments
 from pipeline.core.records import View
@@ -77,7 +78,7 @@ def random_tagger(encoder: Path, folder: Path, **changes: object) -> Path:
     """A tagger whose labels hang on every token: large random emissions and transitions."""
     with quietly():
         torch.manual_seed(1)
-        model = CrossViewTagger.from_encoder(encoder, LABELS, small_params(encoder, **changes))
+        model = ItaTagger.from_encoder(encoder, LABELS, small_params(encoder, **changes))
         with torch.no_grad():
             for weight in (model.emission.weight, model.crf.transitions, model.crf.start, model.crf.stop):
                 weight.normal_(std=1.0)

@@ -12,10 +12,11 @@ import torch
 
 from ner.bioes import bioes_labels, to_bioes
 from ner.interop.flair.training import encoded_rows, train
-from ner.models.ita import CrossViewTagger, load_tokenizer, quietly, view_encoder
+from ner.models.folder import load_tokenizer, quietly, view_encoder
+from ner.models.ita import ItaTagger
 from ner.scoring.f1 import score
 from ner.tagger import Tagger
-from ner.training.trainer import Example, collate_examples
+from ner.training.sampler import Example, collate_examples
 from pipeline.core import environments
 from pipeline.core.errors import UserError
 from pipeline.core.files import write_jsonl
@@ -44,7 +45,7 @@ def objective_of_ours(params: TrainParams, views: list[View], folder: Path, rows
     with quietly():
         torch.manual_seed(2)
         labels = bioes_labels(view.labels or [] for view in views)
-        model = CrossViewTagger.from_encoder(params.encoder, labels, params)
+        model = ItaTagger.from_encoder(params.encoder, labels, params)
         tokenizer = load_tokenizer(params.encoder)
         for setting in ("hidden_dropout_prob", "attention_probs_dropout_prob"):
             model.config.encoder[setting] = 0.0

@@ -1,0 +1,321 @@
+"""What every tagger shares: labels, a CRF, the loss of both views and their alignment, saving and loading.
+
+A system (:mod:`ner.models.ita`, …) is a subclass that turns a view into emissions; :mod:`ner.models.registry` finds it
+by its name. The text-only view is the tweet without whatever its picture gives, the cross-modal view has that; the loss
+is ITA's (Wang et al., NAACL 2022): NLL of the text-only view, weighted NLL of the cross-modal view, weighted KL from
+the first to the second. Making tensors of tweets is left to :mod:`ner.views`, training to :mod:`ner.training.run`.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
+
+from ner.bioes import allowed_transitions
+from ner.crf.chain import LinearChainCRF
+from ner.encoder import packing
+from ner.encoder.dropout import replace_dropouts
+from ner.models import alignment as alignment_forms
+from ner.views import EncodedView, ViewBatch, ViewName, VisualBatch
+from pipeline.core.errors import UserError
+from pipeline.settings.params import TrainParams
+
+
+class TaggerConfig(PreTrainedConfig):
+    """What a folder must say to rebuild a tagger: the system, the encoder's own config, labels, loss, windows.
+
+    The defaults are those of taggers that were saved before a key existed.
+    """
+
+    model_type = "sightread-tagger"
+
+    system: str = "ita"  # its name in ner/models/registry.py
+    options: dict[str, Any] | None = None  # the system's own, as in train.{system} of params.yaml
+    encoder: dict[str, Any] | None = None  # the encoder's config, its model_type included
+    tag_labels: list[str] | None = None  # BIOES, in the order of the emissions
+    views: str = "both"
+    alignment: str = "marginal"
+    temperature: float = 4.0
+    weight_text_only: float = 1.0
+    weight_cross_modal: float = 0.5
+    weight_alignment: float = 0.5
+    detach_teacher: bool = True
+    word_dropout: float = 0.1
+    exclude_forbidden: bool = True  # transitions that BIOES forbids have probability 0 in training, too
+    max_length: int = 512
+    max_context: int = 256
+    stride: int = 128
+
+
+class TaggerModel(PreTrainedModel):
+    """Base of the systems: a pretrained encoder, layers of the system's own, and a CRF over tokens.
+
+    A subclass defines :meth:`add_layers` and :meth:`emissions`, and where it has them :meth:`two_view_emissions`,
+    :meth:`extra_losses`, :meth:`parameter_groups`, :meth:`training_views` and :meth:`token_emissions`.
+    """
+
+    config_class = TaggerConfig
+    config: TaggerConfig
+    base_model_prefix = "encoder"
+    _supports_sdpa = True
+    # The loss is a mean over the tweets of a batch, so the Trainer must divide it by the number of accumulated parts;
+    # for a forward with **kwargs it would not.
+    accepts_loss_kwargs = False
+
+    def __init__(self, config: TaggerConfig, encoder: PreTrainedModel | None = None) -> None:
+        super().__init__(config)
+        if not config.encoder or not config.tag_labels:
+            raise ValueError("a tagger's config needs `encoder` and `tag_labels`")
+        if encoder is None:
+            settings = dict(config.encoder)
+            encoder = AutoModel.from_config(AutoConfig.for_model(settings.pop("model_type"), **settings))
+        self.encoder = encoder
+        self.labels = list(config.tag_labels)
+        self.add_layers(config)
+        self.crf = LinearChainCRF(len(self.labels), allowed_transitions(self.labels), config.exclude_forbidden)
+        # Keeps the pooler, which nothing reads, from being trained or asking DDP for its gradient.
+        if getattr(encoder, "pooler", None) is not None:
+            encoder.pooler = None
+        replace_dropouts(encoder)
+        self.packs = packing.enable(encoder)
+        self.post_init()
+
+    @classmethod
+    def from_encoder(
+        cls, encoder: str | Path, labels: list[str], params: TrainParams, *, local_files_only: bool = False
+    ) -> Self:
+        """A tagger on a pretrained encoder, with nothing else learned yet.
+
+        Args:
+            encoder: a folder or a hub name.
+            labels: BIOES, in the order that emissions will have.
+            params: the section `train` of params.yaml.
+            local_files_only: whether to leave the hub alone.
+
+        Raises:
+            UserError: the checkpoint lacks weights that the encoder needs, or has no hidden states per sub-token.
+        """
+        loaded, report = AutoModel.from_pretrained(
+            encoder,
+            revision=params.revision,
+            dtype=torch.float32,
+            local_files_only=local_files_only,
+            use_safetensors=True,
+            output_loading_info=True,
+            trust_remote_code=False,
+        )
+        missing = sorted(name for name in report["missing_keys"] if not name.startswith("pooler."))
+        if missing or not hasattr(loaded.config, "hidden_size"):
+            lacks = f"it lacks {len(missing)} weights ({missing[0]}, …)" if missing else "its config has no hidden_size"
+            raise UserError(
+                f"train.encoder: {encoder} is not a complete encoder of the BERT or RoBERTa kind: {lacks}; "
+                "choose another checkpoint"
+            )
+        weights = params.weights
+        settings = json.loads(loaded.config.to_json_string(use_diff=False))
+        settings.pop("_name_or_path", None)  # a path of this machine
+        config = TaggerConfig(
+            system=params.model,
+            options=params.system_options.model_dump(mode="json"),
+            encoder=settings,
+            tag_labels=labels,
+            views=params.views,
+            alignment=params.alignment,
+            temperature=params.temperature,
+            weight_text_only=weights.text_only,
+            weight_cross_modal=weights.cross_modal,
+            weight_alignment=weights.alignment,
+            detach_teacher=params.detach_teacher,
+            word_dropout=params.word_dropout,
+            max_length=min(params.max_length, longest_window(loaded.config)),
+            max_context=params.max_context,
+            stride=params.stride,
+        )
+        return cls(config, loaded)
+
+    def add_layers(self, config: TaggerConfig) -> None:
+        """Add the system's layers between the encoder, which is there, and the CRF, which follows."""
+        raise NotImplementedError
+
+    def emissions(self, view: ViewBatch, visual: VisualBatch | None = None) -> Tensor:
+        """Score every label of every token.
+
+        Args:
+            view: B tweets of at most L tokens.
+            visual: what their pictures give as tensors; None for the text-only view, and for systems that read
+                pictures as text.
+
+        Returns:
+            emissions, *Shape:* (B, L, n_labels), anything on padding.
+        """
+        raise NotImplementedError
+
+    def two_view_emissions(
+        self, text_only: ViewBatch, cross_modal: ViewBatch, visual: VisualBatch | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Emissions of both views of the same tweets, for systems that can share work between them.
+
+        Args:
+            text_only: B tweets alone.
+            cross_modal: the same tweets, as the cross-modal view reads them.
+            visual: what their pictures give as tensors, for the cross-modal view.
+
+        Returns:
+            text-only emissions, *Shape:* (B, L, n_labels).
+            cross-modal emissions, *Shape:* (B, L, n_labels).
+        """
+        return self.emissions(text_only), self.emissions(cross_modal, visual)
+
+    def token_emissions(self, input_ids: Tensor, attention_mask: Tensor, firsts: Tensor) -> Tensor:
+        """Text-only emissions from padded sub-tokens, free of Python control flow: what an exported graph computes.
+
+        Args:
+            input_ids: sub-tokens of W windows, *Shape:* (W, S).
+            attention_mask: 1 on sub-tokens, 0 on padding, *Shape:* (W, S).
+            firsts: positions of N tokens' first sub-tokens in the flattened windows, *Shape:* (N,).
+
+        Returns:
+            emissions, *Shape:* (N, n_labels).
+        """
+        raise NotImplementedError
+
+    def extra_losses(
+        self, labels: Tensor, mask: Tensor, text_only: ViewBatch | None, cross_modal: ViewBatch | None
+    ) -> dict[str, Tensor]:
+        """Terms that the system adds to the loss, called after the emissions of the same batch; none by default.
+
+        Args:
+            labels: gold labels' indices, *Shape:* (B, L).
+            mask: True on tokens, *Shape:* (B, L).
+            text_only: the tweets alone, where that view is trained.
+            cross_modal: the tweets as the cross-modal view reads them, where that view is trained.
+
+        Returns:
+            by the name that logs give it, each weighted term's mean over tweets, *Shape:* ().
+        """
+        return {}
+
+    def parameter_groups(self, params: TrainParams) -> list[dict[str, Any]]:
+        """Groups for the optimizer: weight decay on matrices alone; the CRF has its own learning rate and no decay.
+
+        Args:
+            params: the section `train` of params.yaml.
+
+        Returns:
+            groups as torch's optimizers take them; one without `lr` gets `params.learning_rate`.
+        """
+        named = list(self.named_parameters())
+        crf = [parameter for name, parameter in named if name.startswith("crf.")]
+        rest = [parameter for name, parameter in named if not name.startswith("crf.")]
+        return [
+            {"params": [parameter for parameter in rest if parameter.ndim > 1], "weight_decay": params.weight_decay},
+            {"params": [parameter for parameter in rest if parameter.ndim <= 1], "weight_decay": 0.0},
+            {"params": crf, "weight_decay": 0.0, "lr": params.crf_learning_rate},
+        ]
+
+    def training_views(self, batch: Sequence[Mapping[ViewName, EncodedView]]) -> list[Mapping[ViewName, EncodedView]]:
+        """A batch's views as this step of the training reads them; by default as they are.
+
+        Called once per batch while it is put together; random draws come from torch's own generator.
+        """
+        return list(batch)
+
+    def forward(
+        self,
+        text_only: ViewBatch | None = None,
+        cross_modal: ViewBatch | None = None,
+        visual: VisualBatch | None = None,
+        labels: Tensor | None = None,
+        alignment_scale: float = 1.0,
+    ) -> dict[str, Tensor]:
+        """The training loss of B tweets of at most L tokens, and its terms.
+
+        Args:
+            text_only: the tweets alone (needed unless the tagger trains on `cross_modal` only).
+            cross_modal: the tweets as the cross-modal view reads them (needed unless it trains on `text_only` only).
+            visual: what their pictures give as tensors, where the system reads those.
+            labels: indices into `self.labels`, anything on padding, *Shape:* (B, L).
+            alignment_scale: factor on the KL term's weight, for its warm-up.
+
+        Returns:
+            `loss`, with gradient; and detached, means over tweets: `nll_text_only`, `nll_cross_modal`, `alignment`,
+            each before its weight, where the tagger's mode has them, and those of :meth:`extra_losses`.
+            Each of *Shape:* ().
+
+        Raises:
+            ValueError: labels, or a view that the tagger trains on, are missing.
+        """
+        if labels is None:
+            raise ValueError("the loss needs labels; use `emissions` to predict")
+        mode = self.config.views
+        if mode == "both" and text_only is not None and cross_modal is not None:
+            mask = text_only["mask"]
+            loss, terms = self._two_view_loss(text_only, cross_modal, visual, labels, alignment_scale)
+        else:
+            batch = {"text_only": text_only, "cross_modal": cross_modal}.get(mode)
+            if batch is None:
+                raise ValueError(f"a tagger that trains on views {mode!r} needs their batches")
+            mask = batch["mask"]
+            emissions = self.emissions(batch, visual if mode == "cross_modal" else None)
+            loss = -self.crf.log_likelihood(emissions, labels, mask).mean()
+            terms = {f"nll_{mode}": loss}
+        for name, term in self.extra_losses(labels, mask, text_only, cross_modal).items():
+            loss = loss + term
+            terms[name] = term
+        return {"loss": loss, **{name: term.detach() for name, term in terms.items()}}
+
+    def _two_view_loss(
+        self,
+        text_only: ViewBatch,
+        cross_modal: ViewBatch,
+        visual: VisualBatch | None,
+        labels: Tensor,
+        alignment_scale: float,
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        config, mask = self.config, text_only["mask"]
+        student, teacher = self.two_view_emissions(text_only, cross_modal, visual)
+        log_likelihood, student_log_marginals, teacher_log_marginals = self.crf.two_views(
+            student, teacher, labels, mask, detach_teacher=config.detach_teacher
+        )
+        nll_text_only, nll_cross_modal = -log_likelihood.mean(1)
+        loss = config.weight_text_only * nll_text_only + config.weight_cross_modal * nll_cross_modal
+        terms = {"nll_text_only": nll_text_only, "nll_cross_modal": nll_cross_modal}
+        if config.alignment != "none":
+            if config.detach_teacher:
+                teacher = teacher.detach()
+            views = alignment_forms.TwoViews(teacher, student, teacher_log_marginals, student_log_marginals, mask)
+            divergence = alignment_forms.FORMS[config.alignment](self.crf, views, config.temperature).mean()
+            loss = loss + alignment_scale * config.weight_alignment * config.temperature**2 * divergence
+            terms["alignment"] = divergence
+        return loss, terms
+
+    def drop_words(self, vectors: Tensor) -> Tensor:
+        """Word dropout as in flair: in training, zeroes all of a token's vector, and does not rescale the others.
+
+        Args:
+            vectors: the tokens' vectors, *Shape:* (B, L, hidden_width).
+
+        Returns:
+            the same, some of them zero, *Shape:* (B, L, hidden_width).
+        """
+        if not self.training or not self.config.word_dropout:
+            return vectors
+        kept = torch.rand(vectors.shape[:2], device=vectors.device) >= self.config.word_dropout
+        return vectors * kept.unsqueeze(-1).to(vectors.dtype)
+
+    def _init_weights(self, module: nn.Module) -> None:
+        if isinstance(module, LinearChainCRF):
+            module.reset_parameters()
+
+
+def longest_window(config: PreTrainedConfig) -> int:
+    """How many sub-tokens an encoder takes at once, from its config."""
+    return (getattr(config, "max_position_embeddings", None) or 512) - packing.first_position(config)
+
+
+# Lets AutoTokenizer and AutoConfig recognise a tagger's folder.
+AutoConfig.register(TaggerConfig.model_type, TaggerConfig)

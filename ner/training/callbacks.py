@@ -1,0 +1,140 @@
+"""What a training does beside its steps: marks checkpoints as complete, stops early, shows progress, draws curves.
+
+Hooks of transformers' Trainer, which flair's trainer drives as well (:mod:`ner.interop.flair.training`). Steps and
+evaluation are left to :mod:`ner.training.trainer`.
+"""
+
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from ner.training import processes
+from pipeline.core.files import write_json
+
+COMPLETE = "complete"  # a file, written last, that marks a checkpoint as whole and lists what is in it
+_NOT_LOSSES = ("epoch", "step", "grad_norm", "learning_rate")  # of what the Trainer logs beside the loss and its terms
+
+
+def patience_is_out(state: TrainerState, patience: int | None) -> bool:
+    """Whether the last `patience` epochs brought no better dev score."""
+    scores = [logs["eval_f1"] for logs in state.log_history if "eval_f1" in logs]
+    return patience is not None and bool(scores) and len(scores) - 1 - scores.index(max(scores)) >= patience
+
+
+class MarkComplete(TrainerCallback):
+    """Marks a checkpoint as whole once all of it is written, by a list of its files and their sizes.
+
+    The list also tells when a kill struck while the Trainer was deleting a checkpoint, the mark last.
+    """
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+        processes.wait()  # each process writes the state of its own random numbers
+        if processes.is_first():
+            write_json(folder / COMPLETE, _sizes(folder))
+
+
+def is_complete(checkpoint: Path) -> bool:
+    """Whether all the files are there that :class:`MarkComplete` listed, each of its size."""
+    try:
+        expected = json.loads((checkpoint / COMPLETE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return bool(expected == _sizes(checkpoint))
+
+
+def _sizes(folder: Path) -> dict[str, int]:
+    return {
+        path.relative_to(folder).as_posix(): path.stat().st_size
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name != COMPLETE
+    }
+
+
+class EarlyStopping(TrainerCallback):
+    """Ends training when `patience` epochs have brought no better dev score."""
+
+    def __init__(self, patience: int | None) -> None:
+        self.patience = patience
+
+    def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        if patience_is_out(state, self.patience):
+            control.should_training_stop = True
+
+
+class Progress(TrainerCallback):
+    """A bar over all steps on a terminal; a line an epoch anywhere. Both on stderr."""
+
+    bar: tqdm | None = None
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self.bar = tqdm(
+            total=state.max_steps,
+            initial=state.global_step,
+            desc="training",
+            unit="step",
+            disable=not (sys.stderr.isatty() and processes.is_first()),
+        )
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        if self.bar is not None:
+            self.bar.update()
+
+    def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        if not processes.is_first():
+            return
+        logs = {**next((logs for logs in reversed(state.log_history) if "loss" in logs), {}), **state.log_history[-1]}
+        scores = ", ".join(
+            f"{key.removeprefix('eval_f1_')} {100 * value:.2f}"
+            for key, value in logs.items()
+            if key.startswith("eval_f1_")
+        )
+        tqdm.write(
+            f"epoch {round(state.epoch or 0)}/{round(args.num_train_epochs)}: "
+            f"loss {logs.get('loss', float('nan')):.4f}, dev F1 (strict) {scores}",
+            file=sys.stderr,
+        )
+
+    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        if self.bar is not None:
+            self.bar.close()
+
+
+class Curves(TrainerCallback):
+    """Loss terms and dev F1 of every epoch through DVCLive; a resumed training writes its earlier epochs again."""
+
+    live: Any = None
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        from dvclive import Live
+
+        # The root dvc.yaml names plots and metrics; DVCLive must write neither a dvc.yaml nor an experiment.
+        self.live = Live(str(self.folder), dvcyaml=None, save_dvc_exp=False, report=None)
+        losses: dict[str, float] = {}
+        for logs in state.log_history:
+            if "loss" in logs:
+                losses = logs
+            elif "eval_f1" in logs:
+                self._write({**losses, **logs})
+
+    def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        losses: dict[str, float] = next((logs for logs in reversed(state.log_history) if "loss" in logs), {})
+        self._write({**losses, **state.log_history[-1]})
+
+    def _write(self, logs: Mapping[str, float]) -> None:
+        self.live.step = round(logs["epoch"])
+        for name, value in logs.items():
+            if name not in _NOT_LOSSES and not name.startswith("eval_"):
+                self.live.log_metric(f"train/{name}", float(value))
+        for name in ("f1", "f1_text_only", "f1_cross_modal"):
+            if f"eval_{name}" in logs:
+                self.live.log_metric(f"dev/{name}", float(logs[f"eval_{name}"]))
+        self.live.make_summary()

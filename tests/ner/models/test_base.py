@@ -1,0 +1,106 @@
+"""The base of the systems: another system, with pictures as tensors and a loss of its own, is trained and loaded."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from ner.bioes import bioes_labels, to_bioes
+from ner.decoding import decode_labels
+from ner.models.base import TaggerConfig, TaggerModel
+from ner.models.folder import load_tagger, load_tokenizer, view_encoder
+from ner.models.registry import SYSTEMS
+from ner.training.sampler import Example, LengthGroupedSampler, collate_examples
+from ner.views import ViewBatch, VisualBatch
+from pipeline.settings.params import TrainParams
+from tests.ner.conftest import ambiguous_views, small_params
+
+
+class Toy(TaggerModel):
+    """Adds the picture's mean region to every token, and learns to tell apart tweets with and without pictures."""
+
+    def add_layers(self, config: TaggerConfig) -> None:
+        width = self.encoder.config.hidden_size
+        self.regions, self.head, self.pictured = (
+            nn.Linear(6, width),
+            nn.Linear(width, len(self.labels)),
+            nn.Linear(6, 1),
+        )
+
+    def emissions(self, view: ViewBatch, visual: VisualBatch | None = None) -> Tensor:
+        hidden = self.encoder(view["input_ids"], view["attention_mask"]).last_hidden_state
+        vectors = self.drop_words(hidden[view["rows"], view["positions"]])
+        if visual is not None:
+            seen = visual["regions"].mean(1) * visual["present"].unsqueeze(1)
+            self._guess = self.pictured(seen).squeeze(1), visual["present"].float()
+            vectors = vectors + self.regions(seen).unsqueeze(1)
+        return self.head(vectors)
+
+    def extra_losses(self, *_: Any) -> dict[str, Tensor]:
+        return {"pictured": 0.5 * nn.functional.binary_cross_entropy_with_logits(*self._guess)}
+
+    def parameter_groups(self, params: TrainParams) -> list[dict[str, Any]]:
+        own = [*self.regions.parameters(), *self.pictured.parameters()]
+        groups = super().parameter_groups(params)
+        for group in groups:
+            group["params"] = [one for one in group["params"] if all(one is not other for other in own)]
+        return [*groups, {"params": own, "lr": 0.01}]
+
+
+def test_a_system_of_ones_own_is_trained_saved_and_loaded(
+    xlm_r_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    params = small_params(xlm_r_folder, word_dropout=0.0)
+    posts = ambiguous_views(64, seed=2)
+    torch.manual_seed(1)
+    model = Toy.from_encoder(xlm_r_folder, bioes_labels(post.labels or [] for post in posts), params)
+    model.config.system = "toy"
+    tokenizer = load_tokenizer(xlm_r_folder)
+    views = view_encoder(tokenizer, model.config)
+    encoded = views.encode(posts, with_context=False)
+    examples = [
+        Example(
+            {"text_only": view, "cross_modal": view},
+            [model.labels.index(label) for label in to_bioes(post.labels or [])],
+        )
+        for view, post in zip(encoded, posts, strict=True)
+    ]
+    # The picture shows what the text cannot say: whether the name is a person's or a place's.
+    shown = torch.tensor([1.0 if "court" in post.context else -1.0 for post in posts])
+    optimizer = torch.optim.AdamW(model.parameter_groups(params), lr=params.learning_rate)
+    assert [group["lr"] for group in optimizer.param_groups] == [3e-3, 3e-3, 0.05, 0.01]
+    order = LengthGroupedSampler([example.width for example in examples], 16, seed=1)
+    history = []
+    for epoch in range(8):
+        order.set_epoch(epoch)
+        places = list(order)
+        for start in range(0, len(places), 16):
+            some = places[start : start + 16]
+            batch = collate_examples([examples[place] for place in some], views.pad_id, model.training_views)
+            outputs = model(**batch, visual=pictures(shown[some]))
+            outputs["loss"].backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            history.append({name: float(value.detach()) for name, value in outputs.items()})
+    assert set(history[0]) == {"loss", "nll_text_only", "nll_cross_modal", "alignment", "pictured"}
+    assert history[-1]["nll_cross_modal"] < 0.2 < history[-1]["nll_text_only"]
+    assert history[-1]["pictured"] < history[0]["pictured"]
+
+    model.save_pretrained(tmp_path / "toy")
+    tokenizer.save_pretrained(tmp_path / "toy")
+    monkeypatch.setitem(SYSTEMS, "toy", Toy)
+    loaded, _ = load_tagger(tmp_path / "toy")
+    assert isinstance(loaded, Toy)
+    model.eval()
+    assert decode_labels(loaded, encoded, views.pad_id, 8) == decode_labels(model, encoded, views.pad_id, 8)
+
+
+def pictures(shown: Tensor) -> VisualBatch:
+    n_tweets = len(shown)
+    return VisualBatch(
+        regions=shown[:, None, None].expand(n_tweets, 4, 6),
+        present=torch.ones(n_tweets, dtype=torch.bool),
+        objects=torch.zeros(n_tweets, 5, dtype=torch.int64),
+    )
