@@ -3,9 +3,9 @@
 The likelihood, marginals, divergences and best paths of one chain; the recursions behind them, and why they are exact
 and safe for any scores, stand in :mod:`ner.crf.recursions`. What the labels mean is left to :mod:`ner.bioes`.
 
-Shapes: B sequences, L positions (the longest sequence), K labels. Masks are True on a sequence's tokens and False on
-the padding behind them; a sequence has at least one token. Whatever autocast says, scores are computed in float64 and
-returned in float32, or in float64 where the emissions are.
+Masks are True on a sequence's tokens and False on the padding behind them; a sequence has at least one token. Shapes
+are checked everywhere, the values of masks and labels on a CPU alone (:mod:`ner.crf.validation`). Whatever autocast
+says, scores are computed in float64 and returned in float32, or in float64 where the emissions are.
 """
 
 from typing import Any
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from ner.crf.autograd import log_partition, log_partition_and_marginals, log_partition_and_score, path_score
 from ner.crf.recursions import IMPOSSIBLE, Chain, log_messages, path_log_probabilities, steps_to_mix
+from ner.crf.validation import check_shapes, check_values
 
 
 class LinearChainCRF(nn.Module):
@@ -23,9 +24,10 @@ class LinearChainCRF(nn.Module):
     (Lafferty, McCallum and Pereira 2001, "Conditional random fields".)
 
     Args:
-        n_labels: K.
-        allowed: bool [K, K], [K], [K]: which transitions may occur, which labels may begin and end a sequence
-            (:func:`ner.bioes.allowed_transitions`); None allows all. What is not allowed is never decoded.
+        n_labels: how many labels there are.
+        allowed: which transitions may occur, bool, *Shape:* (n_labels, n_labels), which labels may begin and which may
+            end a sequence, bool, *Shape:* (n_labels,) (:func:`ner.bioes.allowed_transitions`); None allows all. What is
+            not allowed is never decoded.
         exclude_forbidden: whether what is not allowed also counts as impossible in log Z, likelihood and marginals.
             Off, the model learns to avoid it.
     """
@@ -59,13 +61,34 @@ class LinearChainCRF(nn.Module):
             nn.init.uniform_(parameter, -0.1, 0.1)
 
     def log_partition(self, emissions: Tensor, mask: Tensor) -> Tensor:
-        """log Z [B] of emissions [B, L, K]: the log-sum over all paths. Its gradient is the marginals."""
+        """Log-sum-exp over all label paths (log Z).
+
+        Args:
+            emissions: label scores, *Shape:* (batch, length, n_labels).
+            mask: True on tokens, False on padding, *Shape:* (batch, length).
+
+        Returns:
+            log Z, *Shape:* (batch,). Its gradient with respect to `emissions` is the marginals.
+
+        Raises:
+            ValueError: shapes, devices or types disagree; on a CPU also: a mask has a hole or no token.
+        """
         return log_partition(self._chain(emissions, mask), self._mixing).to(_result_dtype(emissions))
 
     def log_partition_and_marginals(self, emissions: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """log Z [B] and log P(y_t = k | x) [B, L, K], from one forward-backward pass, both differentiable.
+        """log Z and the log-marginals log P(y_t = k | x), from one forward-backward pass, both differentiable.
 
-        The log-marginal of a label that no allowed path visits there, and of all labels on padding, is -inf.
+        Args:
+            emissions: label scores, *Shape:* (batch, length, n_labels).
+            mask: True on tokens, False on padding, *Shape:* (batch, length).
+
+        Returns:
+            log Z, *Shape:* (batch,).
+            log-marginals, *Shape:* (batch, length, n_labels); -inf for a label that no allowed path visits there, and
+            on padding.
+
+        Raises:
+            ValueError: as :meth:`log_partition`.
         """
         chain = self._chain(emissions, mask)
         partition, _, log_marginals, _ = log_partition_and_marginals(chain, self._mixing, len(emissions))
@@ -75,11 +98,25 @@ class LinearChainCRF(nn.Module):
     def two_views(
         self, student: Tensor, teacher: Tensor, labels: Tensor, mask: Tensor, *, detach_teacher: bool
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Log-likelihoods [2, B] of labels and log-marginals, each [B, L, K], of two views' emissions of B sequences.
+        """Log-likelihoods of labels and log-marginals of two views' emissions of the same sequences.
 
         One pass for both: its cost lies in the number of steps more than in the batch. The likelihoods carry
-        gradients for both views; with `detach_teacher` the teacher's log-marginals carry none, which spares half of
-        their cost.
+        gradients for both views.
+
+        Args:
+            student: label scores of one view, *Shape:* (batch, length, n_labels).
+            teacher: label scores of the other view, *Shape:* (batch, length, n_labels).
+            labels: gold labels, any value on padding, *Shape:* (batch, length).
+            mask: True on tokens, False on padding, *Shape:* (batch, length).
+            detach_teacher: whether the teacher's log-marginals carry no gradient, which saves half of their cost.
+
+        Returns:
+            log-likelihoods of the student's and of the teacher's view, *Shape:* (2, batch).
+            the student's log-marginals, *Shape:* (batch, length, n_labels).
+            the teacher's log-marginals, *Shape:* (batch, length, n_labels).
+
+        Raises:
+            ValueError: as :meth:`log_partition`; on a CPU also: a label of a token is out of range.
         """
         partition, score, of_student, of_teacher = self._two_views(student, teacher, labels, mask, detach_teacher)
         return (score - partition).view(2, -1).to(of_student.dtype), of_student, of_teacher
@@ -87,15 +124,30 @@ class LinearChainCRF(nn.Module):
     def two_view_marginals(
         self, student: Tensor, teacher: Tensor, mask: Tensor, *, detach_teacher: bool
     ) -> tuple[Tensor, Tensor]:
-        """As :meth:`two_views`, the log-marginals alone."""
+        """The log-marginals of :meth:`two_views` alone.
+
+        Args:
+            student: label scores of one view, *Shape:* (batch, length, n_labels).
+            teacher: label scores of the other view, *Shape:* (batch, length, n_labels).
+            mask: True on tokens, False on padding, *Shape:* (batch, length).
+            detach_teacher: whether the teacher's log-marginals carry no gradient.
+
+        Returns:
+            the student's log-marginals, *Shape:* (batch, length, n_labels).
+            the teacher's log-marginals, *Shape:* (batch, length, n_labels).
+
+        Raises:
+            ValueError: as :meth:`log_partition`.
+        """
         return self._two_views(student, teacher, None, mask, detach_teacher)[2:]
 
     def _two_views(
         self, student: Tensor, teacher: Tensor, labels: Tensor | None, mask: Tensor, detach_teacher: bool
     ) -> tuple[Any, Any, Tensor, Tensor]:
+        self._check_two(student, teacher, mask, labels)
         n_sequences, emissions = len(student), torch.cat([student, teacher])
         partition, score, moving, others = log_partition_and_marginals(
-            self._chain(emissions, mask.repeat(2, 1)),
+            self._unchecked_chain(emissions, mask.repeat(2, 1)),
             self._mixing,
             n_sequences if detach_teacher else 2 * n_sequences,
             None if labels is None else labels.repeat(2, 1),
@@ -105,20 +157,68 @@ class LinearChainCRF(nn.Module):
         return partition, score, of_student.to(dtype), of_teacher.to(dtype)
 
     def score(self, emissions: Tensor, labels: Tensor, mask: Tensor) -> Tensor:
-        """The unnormalised log-score [B] of labels [B, L] (any value on padding)."""
-        return path_score(self._chain(emissions, mask), labels.masked_fill(~mask, 0), mask).to(_result_dtype(emissions))
+        """The unnormalised log-score of label paths.
+
+        Args:
+            emissions: label scores, *Shape:* (batch, length, n_labels).
+            labels: the paths, any value on padding, *Shape:* (batch, length).
+            mask: True on tokens, False on padding, *Shape:* (batch, length).
+
+        Returns:
+            scores, *Shape:* (batch,).
+
+        Raises:
+            ValueError: as :meth:`two_views`.
+        """
+        chain = self._chain(emissions, mask, labels)
+        return path_score(chain, labels.masked_fill(~mask, 0), mask).to(_result_dtype(emissions))
 
     def log_likelihood(self, emissions: Tensor, labels: Tensor, mask: Tensor) -> Tensor:
-        """log p(labels | x) [B]: score - log Z; -inf for a path that takes an excluded transition."""
-        partition, score = log_partition_and_score(self._chain(emissions, mask), self._mixing, labels)
+        """log p(labels | x) = score - log Z.
+
+        Args:
+            emissions: label scores, *Shape:* (batch, length, n_labels).
+            labels: the paths, any value on padding, *Shape:* (batch, length).
+            mask: True on tokens, False on padding, *Shape:* (batch, length).
+
+        Returns:
+            log-likelihoods, -inf for a path that takes an excluded transition, *Shape:* (batch,).
+
+        Raises:
+            ValueError: as :meth:`two_views`.
+        """
+        chain = self._chain(emissions, mask, labels)
+        partition, score = log_partition_and_score(chain, self._mixing, labels)
         return (score - partition).to(_result_dtype(emissions))
 
     def marginals(self, emissions: Tensor, mask: Tensor) -> Tensor:
-        """P(y_t = k | x) [B, L, K], 0 on padding, differentiable."""
+        """P(y_t = k | x), differentiable.
+
+        Args:
+            emissions: label scores, *Shape:* (batch, length, n_labels).
+            mask: True on tokens, False on padding, *Shape:* (batch, length).
+
+        Returns:
+            probabilities, 0 on padding, *Shape:* (batch, length, n_labels).
+
+        Raises:
+            ValueError: as :meth:`log_partition`.
+        """
         return self.log_partition_and_marginals(emissions, mask)[1].exp()
 
     def pairwise_marginals(self, emissions: Tensor, mask: Tensor) -> Tensor:
-        """P(y_{t-1} = i, y_t = j | x) [B, L-1, K, K], 0 where either lies on padding, differentiable by autograd."""
+        """P(y_{t-1} = i, y_t = j | x), differentiable by autograd.
+
+        Args:
+            emissions: label scores, *Shape:* (batch, length, n_labels).
+            mask: True on tokens, False on padding, *Shape:* (batch, length).
+
+        Returns:
+            probabilities, 0 where either position is padding, *Shape:* (batch, length - 1, n_labels, n_labels).
+
+        Raises:
+            ValueError: as :meth:`log_partition`.
+        """
         chain = self._chain(emissions, mask)
         messages = log_messages(chain)
         joint = messages.forward[:, :-1, :, None] + chain.transitions + messages.backward[:, 1:, None, :]
@@ -126,11 +226,20 @@ class LinearChainCRF(nn.Module):
         return joint.masked_fill(~mask[:, 1:, None, None], -torch.inf).exp().to(_result_dtype(emissions))
 
     def viterbi(self, emissions: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """The best allowed path.
+        """The best allowed path: best_t[j] = emission_t[j] + max_i (best_{t-1}[i] + transition[i, j]), read backwards.
+
+        Args:
+            emissions: label scores, *Shape:* (batch, length, n_labels).
+            mask: True on tokens, False on padding, *Shape:* (batch, length).
 
         Returns:
-            labels [B, L], 0 on padding, and the paths' unnormalised log-scores [B].
+            labels, 0 on padding, *Shape:* (batch, length).
+            the paths' unnormalised log-scores, *Shape:* (batch,).
+
+        Raises:
+            ValueError: as :meth:`log_partition`.
         """
+        self._check(emissions, mask)
         with torch.no_grad():
             dtype = _result_dtype(emissions)
             positions = emissions.to(dtype).masked_fill(~mask.unsqueeze(-1), 0.0).transpose(0, 1).contiguous()
@@ -165,16 +274,19 @@ class LinearChainCRF(nn.Module):
         Computed along the chain: P(y_a) · Π P(y_t | y_{t-1}), each factor from the messages.
 
         Args:
-            emissions: [B, L, K]
-            mask: [B, L]
-            labels: [B, L], the labels whose probability is asked (those of the best path, say)
-            spans: [N, 3] int64: row of the batch, first token, token after the last.
+            emissions: label scores, *Shape:* (batch, length, n_labels).
+            mask: True on tokens, False on padding, *Shape:* (batch, length).
+            labels: the labels whose probability is wanted, such as the best path's, *Shape:* (batch, length).
+            spans: row of the batch, first token, token after the last, int64, *Shape:* (n_spans, 3).
 
         Returns:
-            [N]
+            log-probabilities, *Shape:* (n_spans,).
+
+        Raises:
+            ValueError: as :meth:`two_views`.
         """
         with torch.no_grad():
-            chain = self._chain(emissions, mask)
+            chain = self._chain(emissions, mask, labels)
             opening, step = path_log_probabilities(chain, self._mixing, labels)
             rows, first, end = spans.unbind(-1)
             step = step.masked_fill(~mask[:, 1:], 0.0).clamp_min(IMPOSSIBLE)
@@ -183,18 +295,30 @@ class LinearChainCRF(nn.Module):
             return result.clamp_max(0.0).to(_result_dtype(emissions))
 
     def kl(self, teacher: Tensor, student: Tensor, mask: Tensor, temperature: float = 1.0) -> Tensor:
-        """KL(p ‖ q) [B] between the distributions over label sequences that two sets of emissions give this chain.
+        """KL(p ‖ q) between the distributions over label sequences that two sets of emissions give this chain.
 
         With shared transitions, E_p[score_p - score_q] needs p's unary marginals alone:
-        Σ_t Σ_k p_t(k) (teacher_t[k] - student_t[k]) - log Z_p + log Z_q. A temperature divides every score of both
-        chains.
+        Σ_t Σ_k p_t(k) (teacher_t[k] - student_t[k]) - log Z_p + log Z_q.
 
         Differentiable in everything; but where the teacher's emissions carry no gradient, p is a constant as a whole,
         and the transitions are moved as q's alone. That asks only for constant marginals: -log Z_p then gives the
         transitions -E_p[how often each is taken], just what -E_p[score_q] would.
+
+        Args:
+            teacher: label scores that give p, *Shape:* (batch, length, n_labels).
+            student: label scores that give q, *Shape:* (batch, length, n_labels).
+            mask: True on tokens, False on padding, *Shape:* (batch, length).
+            temperature: divides every score of both chains.
+
+        Returns:
+            divergences, *Shape:* (batch,).
+
+        Raises:
+            ValueError: as :meth:`log_partition`.
         """
+        self._check_two(teacher, student, mask)
         emissions = torch.cat([teacher, student])
-        chain = self._chain(emissions, mask.repeat(2, 1), temperature)
+        chain = self._unchecked_chain(emissions, mask.repeat(2, 1), temperature)
         n_rows = len(teacher)
         partition, _, log_marginals, _ = log_partition_and_marginals(chain, self._mixing, n_rows)
         scores = chain.emissions.double().masked_fill(~mask.repeat(2, 1).unsqueeze(-1), 0.0)
@@ -205,7 +329,21 @@ class LinearChainCRF(nn.Module):
         expected = (probabilities * difference).sum((1, 2))
         return (expected - partition[:n_rows] + partition[n_rows:]).to(_result_dtype(emissions))
 
-    def _chain(self, emissions: Tensor, mask: Tensor, temperature: float = 1.0) -> Chain:
+    def _check(self, emissions: Tensor, mask: Tensor, labels: Tensor | None = None) -> None:
+        check_shapes(len(self.start), emissions, mask, labels)
+        if mask.device.type == "cpu":  # to look at values would make a GPU's host wait
+            check_values(len(self.start), mask, labels)
+
+    def _check_two(self, one: Tensor, other: Tensor, mask: Tensor, labels: Tensor | None = None) -> None:
+        self._check(one, mask, labels)
+        if one.shape != other.shape:
+            raise ValueError(f"emissions of both views must match, got {tuple(one.shape)} and {tuple(other.shape)}")
+
+    def _chain(self, emissions: Tensor, mask: Tensor, labels: Tensor | None = None) -> Chain:
+        self._check(emissions, mask, labels)
+        return self._unchecked_chain(emissions, mask)
+
+    def _unchecked_chain(self, emissions: Tensor, mask: Tensor, temperature: float = 1.0) -> Chain:
         emissions = emissions.to(_result_dtype(emissions))
         transitions, start, stop = (score.double() for score in (self.transitions, self.start, self.stop))
         if temperature != 1.0:
