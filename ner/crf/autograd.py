@@ -2,12 +2,10 @@
 
 The recursions and their derivatives are :mod:`ner.crf.recursions`'s; here they meet autograd, and the log domain where
 scores are too far apart for the linear one. What the scores mean is left to :mod:`ner.crf.chain`.
-
-Shapes: B sequences, L positions (the longest sequence), K labels.
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -16,9 +14,9 @@ from ner.crf.recursions import (
     Chain,
     LogMessages,
     ScaledMessages,
+    grad_of_log_marginals,
     log_marginals_of,
     log_messages,
-    marginal_derivative,
     marginals_and_transitions,
     scaled_messages,
     unary_marginals,
@@ -26,19 +24,36 @@ from ner.crf.recursions import (
 
 
 class ChainFunction(torch.autograd.Function):
-    """log Z [B] of a chain and, where asked for, the score of labels [B] and log-marginals, with exact gradients.
+    """log Z of a chain and, where asked for, the score of labels and log-marginals, with exact gradients.
 
-    The gradient of log Z is the marginals themselves; that of the log-marginals is :func:`marginal_derivative`. Only
-    chains whose scores' range exceeds float64's exponents are recomputed in the log domain under autograd.
+    The gradient of log Z is the marginals:
+
+        ∂ log Z / ∂ emission_t[k]       = P(y_t = k | x)
+        ∂ log Z / ∂ transition[i, j]    = Σ_t P(y_{t-1} = i, y_t = j | x)
+
+    That of the log-marginals is :func:`ner.crf.recursions.grad_of_log_marginals`. Only chains whose scores' range
+    exceeds float64's exponents are recomputed in the log domain under autograd.
     """
 
     @staticmethod
     def forward(
         ctx: Any, mixing: int | None, n_rows: int | None, labels: Tensor | None, lengths: Tensor, *scores: Tensor
     ) -> tuple[Tensor | None, ...]:
-        """log Z, score of `labels` [B, L], log-marginals of the first `n_rows` sequences, and of the others.
+        """Run the recursions.
 
-        The last carry no gradient; all but log Z are None where they are not asked for.
+        Args:
+            ctx: autograd's context.
+            mixing: see :func:`ner.crf.recursions.steps_to_mix`.
+            n_rows: of how many sequences the log-marginals carry a gradient; None: no log-marginals are wanted.
+            labels: paths to be scored, any value on padding, *Shape:* (batch, length); None: no score is wanted.
+            lengths: the sequences' lengths, *Shape:* (batch,).
+            scores: emissions, transitions, start and stop of :class:`ner.crf.recursions.Chain`.
+
+        Returns:
+            log Z, *Shape:* (batch,).
+            score of `labels`, *Shape:* (batch,), or None.
+            log-marginals of the first `n_rows` sequences, *Shape:* (n_rows, length, n_labels), or None.
+            log-marginals of the others, without gradient, *Shape:* (batch - n_rows, length, n_labels), or None.
         """
         chain = Chain(scores[0], scores[1], scores[2], scores[3], lengths)
         length = chain.emissions.shape[1]
@@ -66,44 +81,91 @@ class ChainFunction(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(
-        ctx: Any, of_partition: Tensor | None, of_score: Tensor | None, of_marginals: Tensor | None, _of_others: None
+        ctx: Any,
+        grad_partition: Tensor | None,
+        grad_score: Tensor | None,
+        grad_log_marginals: Tensor | None,
+        _grad_others: None,
     ) -> tuple[Tensor | None, ...]:
+        """Gradients with respect to emissions, transitions, start and stop, of the shapes of those.
+
+        Args:
+            ctx: autograd's context.
+            grad_partition: gradient of log Z, *Shape:* (batch,).
+            grad_score: gradient of the labels' score, *Shape:* (batch,).
+            grad_log_marginals: gradient of the log-marginals, *Shape:* (n_rows, length, n_labels).
+        """
         lengths, is_inside, gold, *scores = ctx.saved_tensors
         rows, last = torch.arange(len(lengths), device=lengths.device), lengths - 1
         if ctx.messages is None:
-            unary, pairs, start, stop = _autograd_gradient(lengths, scores, of_partition, of_marginals)
-            unary, pairs = unary.permute(1, 2, 0), pairs.contiguous()
+            grad_emissions, grad_transitions, grad_start, grad_stop = _autograd_gradient(
+                lengths, scores, grad_partition, grad_log_marginals
+            )
+            grad_emissions, grad_transitions = grad_emissions.permute(1, 2, 0), grad_transitions.contiguous()
         else:
             inside = is_inside.to(ctx.messages.forward.dtype)
-            unary, pairs = _scaled_gradient(ctx.messages, inside, of_partition, of_marginals)
-            start, stop = unary[0].sum(1), unary[last, :, rows].sum(0)
-        if of_score is not None:
-            weights = is_inside * of_score  # [L, B]
-            unary.scatter_add_(1, gold.T.unsqueeze(1), weights.unsqueeze(1))
-            pairs.view(-1).index_add_(0, _moves(gold, len(pairs)).T.flatten(), weights[1:].flatten())
-            start.index_add_(0, gold[:, 0], of_score)
-            stop.index_add_(0, gold[rows, last], of_score)
-        return None, None, None, None, unary.permute(2, 0, 1).to(ctx.dtype), pairs, start, stop
+            grad_emissions, grad_transitions = _scaled_gradient(
+                ctx.messages, inside, grad_partition, grad_log_marginals
+            )
+            # A start score is added where the first emission is, a stop score where the last one is.
+            grad_start, grad_stop = grad_emissions[0].sum(1), grad_emissions[last, :, rows].sum(0)
+        if grad_score is not None:
+            weights = is_inside * grad_score  # (length, batch)
+            grad_emissions.scatter_add_(1, gold.T.unsqueeze(1), weights.unsqueeze(1))
+            moves = _moves(gold, len(grad_transitions))
+            grad_transitions.view(-1).index_add_(0, moves.T.flatten(), weights[1:].flatten())
+            grad_start.index_add_(0, gold[:, 0], grad_score)
+            grad_stop.index_add_(0, gold[rows, last], grad_score)
+        return (
+            None,
+            None,
+            None,
+            None,
+            grad_emissions.permute(2, 0, 1).to(ctx.dtype),
+            grad_transitions,
+            grad_start,
+            grad_stop,
+        )
 
 
 def _scaled_gradient(
-    messages: ScaledMessages, inside: Tensor, of_partition: Tensor | None, of_marginals: Tensor | None
+    messages: ScaledMessages, inside: Tensor, grad_partition: Tensor | None, grad_log_marginals: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    """By emissions, [L, K, B], and by transitions, [K, K]."""
-    if of_marginals is None:
-        of_partition = inside.new_zeros(inside.shape[1]) if of_partition is None else of_partition
-        return marginals_and_transitions(messages, inside * of_partition)
-    n_rows = len(of_marginals)
-    unary_moved, pairs_moved = marginal_derivative(messages, of_marginals, inside[:, :n_rows])
-    if of_partition is None:
-        return torch.nn.functional.pad(unary_moved, (0, inside.shape[1] - n_rows)), pairs_moved
-    unary, pairs = marginals_and_transitions(messages, inside * of_partition)
-    unary[..., :n_rows] += unary_moved
-    return unary, pairs + pairs_moved
+    """Gradients from the messages of the linear domain.
+
+    Args:
+        messages: both directions'.
+        inside: 1 on tokens, 0 behind a sequence's end, *Shape:* (length, batch).
+        grad_partition: gradient of log Z, *Shape:* (batch,).
+        grad_log_marginals: gradient of the first sequences' log-marginals, *Shape:* (n_rows, length, n_labels).
+
+    Returns:
+        gradient of the emissions, *Shape:* (length, n_labels, batch).
+        gradient of the transitions, *Shape:* (n_labels, n_labels).
+    """
+    if grad_log_marginals is None:
+        grad_partition = inside.new_zeros(inside.shape[1]) if grad_partition is None else grad_partition
+        return marginals_and_transitions(messages, inside * grad_partition)
+    n_rows = len(grad_log_marginals)
+    grad_emissions, grad_transitions = grad_of_log_marginals(messages, grad_log_marginals, inside[:, :n_rows])
+    if grad_partition is None:
+        return torch.nn.functional.pad(grad_emissions, (0, inside.shape[1] - n_rows)), grad_transitions
+    unary, pairs = marginals_and_transitions(messages, inside * grad_partition)
+    unary[..., :n_rows] += grad_emissions
+    return unary, pairs + grad_transitions
 
 
 def path_score(chain: Chain, labels: Tensor, inside: Tensor) -> Tensor:
-    """The unnormalised log-score [B] of labels [B, L], 0 where `inside` [B, L] is False."""
+    """The unnormalised log-score of paths: start[y_1] + Σ_t emission_t[y_t] + Σ_t transition[y_{t-1}, y_t] + stop[y_n].
+
+    Args:
+        chain: the scores.
+        labels: the paths, 0 on padding, *Shape:* (batch, length).
+        inside: True on tokens, *Shape:* (batch, length).
+
+    Returns:
+        scores, *Shape:* (batch,).
+    """
     taken = chain.emissions.gather(2, labels.unsqueeze(-1)).squeeze(-1).double()
     into = chain.transitions.flatten()[_moves(labels, len(chain.start))]
     scores = taken + torch.cat([chain.start[labels[:, :1]], into], dim=1)
@@ -112,48 +174,93 @@ def path_score(chain: Chain, labels: Tensor, inside: Tensor) -> Tensor:
 
 
 def _moves(labels: Tensor, n_labels: int) -> Tensor:
-    """Where the transitions between labels [B, L] stand in the flattened matrix, [B, L-1]."""
+    """Positions of the labels' transitions in the flattened matrix, *Shape:* (batch, length - 1)."""
     return labels[:, :-1] * n_labels + labels[:, 1:]
 
 
 def _autograd_gradient(
-    lengths: Tensor, scores: Sequence[Tensor], of_partition: Tensor | None, of_marginals: Tensor | None
+    lengths: Tensor, scores: Sequence[Tensor], grad_partition: Tensor | None, grad_log_marginals: Tensor | None
 ) -> tuple[Tensor, ...]:
+    """Gradients from autograd of the recursions in the log domain.
+
+    Args:
+        lengths: the sequences' lengths, *Shape:* (batch,).
+        scores: emissions, transitions, start and stop.
+        grad_partition: gradient of log Z, *Shape:* (batch,).
+        grad_log_marginals: gradient of the first sequences' log-marginals, *Shape:* (n_rows, length, n_labels).
+
+    Returns:
+        gradients of `scores`, of their shapes.
+    """
     with torch.enable_grad():
         leaves = [score.detach().double().requires_grad_() for score in scores]
         messages = log_messages(Chain(leaves[0], leaves[1], leaves[2], leaves[3], lengths))
         outputs, gradients = [], []
-        if of_partition is not None:
+        if grad_partition is not None:
             outputs.append(messages.log_partition)
-            gradients.append(of_partition)
-        if of_marginals is not None:
-            n_rows = len(of_marginals)
+            gradients.append(grad_partition)
+        if grad_log_marginals is not None:
+            n_rows = len(grad_log_marginals)
             log_marginals = log_marginals_of(messages)
             outputs.append(log_marginals[:n_rows])
             inside = torch.arange(log_marginals.shape[1], device=lengths.device) < lengths[:, None]
             impossible = (log_marginals.isinf() | ~inside.unsqueeze(-1))[:n_rows]
-            gradients.append(of_marginals.masked_fill(impossible, 0.0))
+            gradients.append(grad_log_marginals.masked_fill(impossible, 0.0))
         if not outputs:
             return tuple(torch.zeros_like(leaf) for leaf in leaves)
         return torch.autograd.grad(outputs, leaves, gradients, materialize_grads=True)
 
 
 def log_partition(chain: Chain, mixing: int | None) -> Tensor:
-    """log Z [B]."""
-    return ChainFunction.apply(mixing, None, None, chain.lengths, *chain[:4])[0]
+    """log Z of a chain.
+
+    Args:
+        chain: the scores.
+        mixing: see :func:`ner.crf.recursions.steps_to_mix`.
+
+    Returns:
+        log Z, *Shape:* (batch,).
+    """
+    partition: Tensor = _run(chain, mixing, None, None)[0]
+    return partition
 
 
 def log_partition_and_score(chain: Chain, mixing: int | None, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """log Z [B] and the score [B] of labels [B, L] (anything behind a sequence's end)."""
-    return ChainFunction.apply(mixing, None, labels, chain.lengths, *chain[:4])[:2]
+    """log Z of a chain, and the score of paths.
+
+    Args:
+        chain: the scores.
+        mixing: see :func:`ner.crf.recursions.steps_to_mix`.
+        labels: the paths, any value on padding, *Shape:* (batch, length).
+
+    Returns:
+        log Z, *Shape:* (batch,).
+        scores, *Shape:* (batch,).
+    """
+    return _run(chain, mixing, None, labels)[:2]
 
 
 def log_partition_and_marginals(
     chain: Chain, mixing: int | None, n_rows: int, labels: Tensor | None = None
 ) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
-    """log Z [B], score of labels [B, L] (None without), log P(y_t = k | x) of n_rows sequences and of the others.
+    """log Z of a chain, the score of paths, and log-marginals log P(y_t = k | x).
 
-    Log-marginals are [n_rows, L, K], and [B - n_rows, L, K] without gradient; -inf where no allowed path passes and
-    behind a sequence's end.
+    Args:
+        chain: the scores.
+        mixing: see :func:`ner.crf.recursions.steps_to_mix`.
+        n_rows: the log-marginals of so many sequences carry a gradient.
+        labels: the paths, any value on padding, *Shape:* (batch, length); None: no score is wanted.
+
+    Returns:
+        log Z, *Shape:* (batch,).
+        scores, *Shape:* (batch,), or None.
+        log-marginals of the first sequences, *Shape:* (n_rows, length, n_labels); -inf where no allowed path passes and
+        behind a sequence's end.
+        log-marginals of the others, without gradient, *Shape:* (batch - n_rows, length, n_labels).
     """
-    return ChainFunction.apply(mixing, n_rows, labels, chain.lengths, *chain[:4])
+    return _run(chain, mixing, n_rows, labels)
+
+
+def _run(chain: Chain, mixing: int | None, n_rows: int | None, labels: Tensor | None) -> tuple[Any, Any, Any, Any]:
+    found = ChainFunction.apply(mixing, n_rows, labels, chain.lengths, *chain[:4])  # type: ignore[no-untyped-call]
+    return cast("tuple[Any, Any, Any, Any]", found)

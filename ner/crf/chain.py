@@ -152,7 +152,7 @@ class LinearChainCRF(nn.Module):
             n_sequences if detach_teacher else 2 * n_sequences,
             None if labels is None else labels.repeat(2, 1),
         )
-        of_student, of_teacher = (moving, others) if detach_teacher else moving.split(n_sequences)
+        of_student, of_teacher = (moving, others) if detach_teacher else moving.tensor_split(2)
         dtype = _result_dtype(emissions)
         return partition, score, of_student.to(dtype), of_teacher.to(dtype)
 

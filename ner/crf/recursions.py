@@ -2,9 +2,13 @@
 
 Both directions run in one loop over positions, in float64 and in the linear domain where the scores' range allows it
 (nearly always), else, and on a GPU, in the log domain. Autograd meets them in :mod:`ner.crf.autograd`; what the scores
-mean and which transitions are allowed is left to :mod:`ner.crf.chain`.
+mean and which transitions are allowed is left to :mod:`ner.crf.chain`. With e for emissions, A for transitions, s for
+start and z for stop scores, and sequences of n tokens:
 
-Shapes: B sequences, L positions (the longest sequence), K labels.
+    forward_1[j]  = s[j] + e_1[j]         forward_t[j] = e_t[j] + log Σ_i exp(forward_{t-1}[i] + A[i, j])
+    future_n[i]   = z[i]                  future_t[i]  = log Σ_j exp(A[i, j] + backward_{t+1}[j])
+    backward_t[i] = future_t[i] + e_t[i]  log Z        = log Σ_j exp(forward_n[j] + z[j])
+    P(y_t = k | x) = exp(forward_t[k] + future_t[k] - log Z)
 """
 
 import importlib.util
@@ -25,8 +29,8 @@ EXPONENT_BUDGET = 650.0
 TINY = 1e-300
 # Stands for -inf where derivatives are taken by autograd: far below any score, yet free of inf - inf.
 IMPOSSIBLE = -1e30
-# Log-domain messages come from ner.kernels on a GPU where there is Triton, the C compiler that it calls and Python's
-# headers that it includes; elsewhere from plain_messages.
+# Log-domain messages come from ner.crf.kernels on a GPU with Triton, the C compiler that it calls and Python's headers;
+# elsewhere from plain_messages.
 _COMPILER = os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")
 _HEADERS = Path(sysconfig.get_path("include", "posix_prefix"), "Python.h").exists()
 KERNEL_DEVICES = frozenset({"cuda"} if importlib.util.find_spec("triton") and _COMPILER and _HEADERS else ())
@@ -39,11 +43,16 @@ class Chain(NamedTuple):
     Emissions may come in float32, which saves passes over them; whatever is computed of them is float64.
     """
 
-    emissions: Tensor  # [B, L, K] float32 or float64
-    transitions: Tensor  # [K, K] float64, from row to column
-    start: Tensor  # [K] float64
-    stop: Tensor  # [K] float64
-    lengths: Tensor  # [B] int64, each at least 1
+    emissions: Tensor
+    """float32 or float64, *Shape:* (batch, length, n_labels)."""
+    transitions: Tensor
+    """float64, from row to column, *Shape:* (n_labels, n_labels)."""
+    start: Tensor
+    """float64, *Shape:* (n_labels,)."""
+    stop: Tensor
+    """float64, *Shape:* (n_labels,)."""
+    lengths: Tensor
+    """int64, each at least 1, *Shape:* (batch,)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,18 +64,27 @@ class ScaledMessages:
     product of two messages at a position underflows.
     """
 
-    forward: Tensor  # [L, K, B]
-    future: Tensor  # [L, K, B]
-    factors: Tensor  # [2, L, K, B] exponentiated emissions over scales; direction 1 in its own order of positions
-    step: Tensor  # [2, K, K] exponentiated transitions, [0] into each row from each column, [1] the transpose
-    lengths: Tensor | None  # [B]; None: all L
-    log_partition: Tensor  # [B]
+    forward: Tensor
+    """*Shape:* (length, n_labels, batch)."""
+    future: Tensor
+    """*Shape:* (length, n_labels, batch)."""
+    factors: Tensor
+    """exponentiated emissions over scales, direction 1 in its own order, *Shape:* (2, length, n_labels, batch)."""
+    step: Tensor
+    """exponentiated transitions, [0] into rows from columns, [1] the transpose, *Shape:* (2, n_labels, n_labels)."""
+    lengths: Tensor | None
+    """*Shape:* (batch,); None where all have the full length."""
+    log_partition: Tensor
+    """*Shape:* (batch,)."""
 
 
 def steps_to_mix(allowed: Tensor) -> int | None:
     """The least n such that every label reaches every label in exactly n allowed transitions (None: there is none).
 
     It bounds how far below the likeliest label's message any other's can fall, hence when scaling is safe.
+
+    Args:
+        allowed: which transitions may occur, bool, *Shape:* (n_labels, n_labels).
     """
     step = allowed.double()
     reached = step
@@ -85,6 +103,8 @@ def scaled_messages(chain: Chain, mixing: int | None) -> ScaledMessages | None:
     label is left and the position's best emission reached, and by exp(-(T + E)) for the ends and a rest of less than n
     steps; an allowed label's message lies at most a factor exp(-n·(T + E)) below the largest. A product of two such
     messages must fit float64.
+
+    `mixing` is what :func:`steps_to_mix` gives.
     """
     # To look at the scores' range would make a GPU wait.
     if mixing is None or chain.emissions.device.type != "cpu":
@@ -95,7 +115,7 @@ def scaled_messages(chain: Chain, mixing: int | None) -> ScaledMessages | None:
     lengths = chain.lengths if int(chain.lengths.min()) < length else None
     if lengths is not None:
         emissions.masked_fill_((torch.arange(length)[:, None] >= lengths).unsqueeze(1), 0.0)
-    top = emissions.amax(1, keepdim=True)  # [L, 1, B]
+    top = emissions.amax(1, keepdim=True)  # (length, 1, batch)
     emitted = float((top - emissions.amin(1, keepdim=True)).amax())
     scores = torch.cat([chain.transitions, chain.start[None], chain.stop[None]])
     peak = float(scores.amax())
@@ -130,11 +150,20 @@ def scaled_messages(chain: Chain, mixing: int | None) -> ScaledMessages | None:
 
 
 def reverse(values: Tensor, lengths: Tensor | None, *, out: Tensor | None = None) -> Tensor:
-    """Values [L, K, B] from each sequence's last token to its first; meaningless behind that."""
+    """Values from each sequence's last token to its first; meaningless behind that.
+
+    Args:
+        values: from the first token to the last, *Shape:* (length, n_labels, batch).
+        lengths: the sequences' lengths, *Shape:* (batch,); None where all have the full length.
+        out: where to write the result, *Shape:* (length, n_labels, batch).
+
+    Returns:
+        the reversed values, *Shape:* (length, n_labels, batch).
+    """
     length = len(values)
     if lengths is None:
         return torch.index_select(values, 0, torch.arange(length - 1, -1, -1, device=values.device), out=out)
-    index = (lengths - 1 - torch.arange(length, device=values.device)[:, None]).clamp_min(0)  # [L, B]
+    index = (lengths - 1 - torch.arange(length, device=values.device)[:, None]).clamp_min(0)  # (length, batch)
     return torch.gather(values, 0, index[:, None].expand_as(values), out=out)
 
 
@@ -147,11 +176,20 @@ def run_both_ways(
 ) -> tuple[Tensor, Tensor]:
     """One loop over positions for both directions, of which the second reads each sequence from its last token on.
 
-    ``advance(t, before, after, factor)`` fills `after` from `before`, both [2, K, B]: messages without and with the
-    emission of direction 0's position t and of direction 1's, t from the end.
+        before_t = step · after_{t-1}        after_t = advance(before_t), which multiplies by factors_t
+
+    Args:
+        ends: what each direction begins with, *Shape:* (2, n_labels, 1), or one number for all.
+        factors: of each direction's positions, *Shape:* (2, length, n_labels, batch).
+        step: of each direction, *Shape:* (2, n_labels, n_labels).
+        lengths: the sequences' lengths, *Shape:* (batch,); None where all have the full length.
+        advance: ``advance(t, before, after, factor)`` fills `after` from `before` and `factor`, each of *Shape:*
+            (2, n_labels, batch): messages without and with the emission of direction 0's position t and of direction
+            1's position t from the end.
 
     Returns:
-        `after` of direction 0 and `before` of direction 1, both [L, K, B] in reading order.
+        `after` of direction 0, in reading order, *Shape:* (length, n_labels, batch).
+        `before` of direction 1, in reading order, *Shape:* (length, n_labels, batch).
     """
     _, length, n_labels, batch = factors.shape
     # Of each pair only one half is of use later. So the pairs overlap: the next one's is written over the other half,
@@ -175,18 +213,31 @@ def run_both_ways(
 
 
 def unary_marginals(messages: ScaledMessages, weights: Tensor) -> Tensor:
-    """weights[t, b] · P(y_t = k | x_b) as [L, K, B]; `weights` must be 0 behind a sequence's end."""
+    """weights[t, b] · P(y_t = k | x_b).
+
+    Args:
+        messages: both directions'.
+        weights: 0 behind a sequence's end, *Shape:* (length, batch).
+
+    Returns:
+        the weighted marginals, *Shape:* (length, n_labels, batch).
+    """
     product = messages.forward * messages.future
     return product.mul_((weights / product.sum(1).clamp_min_(TINY)).unsqueeze(1))
 
 
 def marginals_and_transitions(messages: ScaledMessages, weights: Tensor) -> tuple[Tensor, Tensor]:
-    """weights[b] · P(y_t = k | x_b) as [L, K, B], and Σ over b and t of weights[b] · P(y_{t-1}, y_t | x_b) as [K, K].
+    """weights[t, b] · P(y_t = k | x_b), and Σ over t and b of weights[t, b] · P(y_{t-1} = i, y_t = j | x_b).
 
     The total over pairs of labels, forward[t-1] · step · (factors · future)[t], is forward[t] · future[t].
 
     Args:
-        weights: [L, B]; must be 0 behind a sequence's end.
+        messages: both directions'.
+        weights: 0 behind a sequence's end, *Shape:* (length, batch).
+
+    Returns:
+        the weighted marginals, *Shape:* (length, n_labels, batch).
+        the weighted sum of pairs' marginals, *Shape:* (n_labels, n_labels).
     """
     unary = messages.forward * messages.future
     shares = (weights / unary.sum(1).clamp_min_(TINY)).unsqueeze(1)
@@ -195,33 +246,41 @@ def marginals_and_transitions(messages: ScaledMessages, weights: Tensor) -> tupl
 
 
 def _summed_pairs(left: Tensor, right: Tensor) -> Tensor:
-    """Σ over positions and sequences of left[·, i, ·] · right[·, j, ·], as [K, K]."""
+    """Σ over positions and sequences of left[·, i, ·] · right[·, j, ·], *Shape:* (n_labels, n_labels)."""
     return torch.bmm(left, right.transpose(1, 2)).sum(0)
 
 
-def marginal_derivative(messages: ScaledMessages, of_log: Tensor, inside: Tensor) -> tuple[Tensor, Tensor]:
-    """The gradient of Σ of_log · log-marginals by emissions and by transitions.
+def grad_of_log_marginals(
+    messages: ScaledMessages, grad_log_marginals: Tensor, inside: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The gradient of Σ grad_log_marginals · log-marginals with respect to emissions and transitions.
 
     As the Hessian of log Z is symmetric, that is how the unary marginals and the expected transitions move when the
-    emissions move along `direction` = of_log / marginals: the forward-backward recursions are differentiated once
-    along it (Li and Eisner 2009, "First- and second-order expectation semirings", section 3), at the cost of one more
-    loop.
+    emissions move along `direction` = grad_log_marginals / marginals: the forward-backward recursions are
+    differentiated once along it (Li and Eisner 2009, "First- and second-order expectation semirings", section 3), at
+    the cost of one more loop. With a dot for that derivative, and messages in the linear domain:
+
+        forward˙_t = factors_t · (step · forward˙_{t-1}) + forward_t · direction_t        (future˙ likewise)
+        P˙_t       = (forward˙_t · future_t + forward_t · future˙_t) / total_t - P_t · (its sum over labels)
 
     Args:
-        of_log: [R, L, K] for the first R sequences; anything where a marginal is 0.
-        inside: [L, R], 1 inside a sequence and 0 behind its end.
+        messages: both directions'.
+        grad_log_marginals: gradient of the first sequences' log-marginals, anything where a marginal is 0,
+            *Shape:* (n_rows, length, n_labels).
+        inside: 1 on tokens, 0 behind a sequence's end, *Shape:* (length, n_rows).
 
     Returns:
-        [L, K, R] and [K, K].
+        gradient of the emissions, *Shape:* (length, n_labels, n_rows).
+        gradient of the transitions, *Shape:* (n_labels, n_labels).
     """
-    n_rows = len(of_log)
+    n_rows = len(grad_log_marginals)
     forward, future, factors = (x[..., :n_rows] for x in (messages.forward, messages.future, messages.factors))
     lengths = None if messages.lengths is None else messages.lengths[:n_rows]
     marginals = forward * future
     total = marginals.sum(1, keepdim=True).clamp_min_(TINY)
     weight = inside.unsqueeze(1) / total
     marginals *= weight
-    direction = torch.empty_like(marginals).copy_(of_log.permute(1, 2, 0))
+    direction = torch.empty_like(marginals).copy_(grad_log_marginals.permute(1, 2, 0))
     direction.div_(marginals).masked_fill_(marginals == 0, 0.0)
 
     drift = torch.empty_like(factors, memory_format=torch.contiguous_format)
@@ -246,12 +305,16 @@ def marginal_derivative(messages: ScaledMessages, of_log: Tensor, inside: Tensor
 
 
 class LogMessages(NamedTuple):
-    """Log-domain messages [B, L, K]: `forward` and `backward` include the position's own emission, `future` not."""
+    """Log-domain messages: `forward` and `backward` include the position's own emission, `future` does not."""
 
     forward: Tensor
+    """*Shape:* (batch, length, n_labels)."""
     backward: Tensor
+    """*Shape:* (batch, length, n_labels)."""
     future: Tensor
-    log_partition: Tensor  # [B]
+    """*Shape:* (batch, length, n_labels)."""
+    log_partition: Tensor
+    """*Shape:* (batch,)."""
 
 
 def log_messages(chain: Chain) -> LogMessages:
@@ -275,20 +338,23 @@ def log_messages(chain: Chain) -> LogMessages:
 def plain_messages(emissions: Tensor, step: Tensor, ends: Tensor, lengths: Tensor) -> Tensor:
     """Log-domain messages of both directions, each with and without the position's own emission.
 
+        after_t[j] = before_t[j] + e_t[j]        before_{t+1}[j] = log Σ_i exp(after_t[i] + step[i, j])
+
     Args:
-        emissions: [B, L, K]
-        step: [2, K, K], transitions from row to column, as each direction takes them; finite
-        ends: [2, K], what each direction begins with; finite
-        lengths: [B]
+        emissions: label scores, *Shape:* (batch, length, n_labels).
+        step: transitions from row to column, as each direction takes them, finite, *Shape:* (2, n_labels, n_labels).
+        ends: what each direction begins with, finite, *Shape:* (2, n_labels).
+        lengths: the sequences' lengths, *Shape:* (batch,).
 
     Returns:
-        [2, 2, B, L, K] float64 in reading order; meaningless behind a sequence's end.
+        messages of each direction, with and without the emission, float64, in reading order, meaningless behind a
+        sequence's end, *Shape:* (2, 2, batch, length, n_labels).
     """
     positions = torch.arange(emissions.shape[1], device=lengths.device)
     known = emissions.double().masked_fill((positions >= lengths[:, None]).unsqueeze(-1), 0.0)
     rows, index = torch.arange(len(lengths), device=lengths.device)[:, None], (lengths[:, None] - 1 - positions)
-    index = index.clamp_min(0)  # [B, L], from the last token to the first
-    both = torch.stack([known, known[rows, index]])  # [2, B, L, K]
+    index = index.clamp_min(0)  # (batch, length), from the last token to the first
+    both = torch.stack([known, known[rows, index]])  # (2, batch, length, n_labels)
     before = [ends.unsqueeze(1).expand_as(both[:, :, 0])]
     after = [before[0] + both[:, :, 0]]
     for t in range(1, len(positions)):
@@ -299,17 +365,25 @@ def plain_messages(emissions: Tensor, step: Tensor, ends: Tensor, lengths: Tenso
 
 
 def log_marginals_of(messages: LogMessages) -> Tensor:
-    """log P(y_t = k | x) as [B, L, K] in log space; -inf where no allowed path passes."""
+    """log P(y_t = k | x), -inf where no allowed path passes, *Shape:* (batch, length, n_labels)."""
     joint = messages.forward + messages.future
     log_marginals = joint - joint.logsumexp(-1, keepdim=True)
     return log_marginals.masked_fill(log_marginals < IMPOSSIBLE / 10, -torch.inf)
 
 
 def path_log_probabilities(chain: Chain, mixing: int | None, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """log P(y_t = labels_t | x) [B, L] and log P(y_t = labels_t | y_{t-1} = labels_{t-1}, x) [B, L-1].
+    """log P(y_t = labels_t | x) and log P(y_t = labels_t | y_{t-1} = labels_{t-1}, x), without gradients.
 
-    Without gradients; meaningless behind a sequence's end. The second is transition times message from y_t on, over
-    the sum of that for all y_t.
+    The second is transition times message from y_t on, over the sum of that for all y_t.
+
+    Args:
+        chain: the scores.
+        mixing: see :func:`steps_to_mix`.
+        labels: paths, *Shape:* (batch, length).
+
+    Returns:
+        log-probabilities of the labels, meaningless behind a sequence's end, *Shape:* (batch, length).
+        log-probabilities of each label given the one before, likewise, *Shape:* (batch, length - 1).
     """
     scaled = scaled_messages(chain, mixing)
     if scaled is None:
@@ -318,7 +392,7 @@ def path_log_probabilities(chain: Chain, mixing: int | None, labels: Tensor) -> 
         forward, backward, future = (x.gather(2, index).squeeze(-1) for x in messages[:3])
         moved = chain.transitions[labels[:, :-1], labels[:, 1:]].clamp_min(IMPOSSIBLE)
         return forward + future - messages.log_partition[:, None], moved + backward[:, 1:] - future[:, :-1]
-    index = labels.T.unsqueeze(1)  # [L, 1, B]
+    index = labels.T.unsqueeze(1)  # (length, 1, batch)
     product = scaled.forward * scaled.future
     marginal = product.gather(1, index).squeeze(1) / product.sum(1).clamp_min_(TINY)
     leaving = scaled.step[1][labels[:, :-1]].permute(1, 2, 0) * (scaled.factors[0, 1:] * scaled.future[1:])
