@@ -6,7 +6,8 @@ import tempfile
 from pathlib import Path
 
 from ner.interop.hub import check_name, gather, read_evaluation, send
-from ner.interop.model_card import read_facts, render
+from ner.interop.model_card import render
+from ner.training import facts
 from pipeline.core.errors import run_cli
 
 
@@ -35,7 +36,7 @@ def main() -> None:
     check_name(arguments.repository)
     evaluation = None if arguments.no_scores else read_evaluation(arguments.tagger, arguments.metrics)
     card = render(
-        read_facts(arguments.tagger),
+        facts.read(arguments.tagger),
         evaluation,
         repository=arguments.repository,
         data=arguments.data,

@@ -1,4 +1,4 @@
-"""Stage `report`: everything that the other stages wrote → report/index.html with its assets beside it.
+"""Stage `report`: everything that the other stages wrote → report/index.html with its assets, report/model_card.md.
 
 With ``--figure FILE.svg`` it draws one picture of the finished run instead.
 """
@@ -6,8 +6,10 @@ With ``--figure FILE.svg`` it draws one picture of the finished run instead.
 import argparse
 from pathlib import Path
 
+from ner.interop import model_card
+from ner.training import facts
 from pipeline.core.errors import run_cli
-from pipeline.core.files import atomic_write
+from pipeline.core.files import atomic_write, read_json
 from pipeline.core.store import Store, stage_lock
 from pipeline.settings import params
 from pipeline.settings.params import Params
@@ -60,6 +62,8 @@ def _write(settings: Params) -> None:
             settings.execution.decode_workers,
         )
         page.write(results, written, paths.REPORT)
+        with atomic_write(paths.MODEL_CARD) as file:
+            file.write(model_card.render(facts.read(paths.TAGGER), read_json(paths.EVALUATION, "evaluate")))
     posts = sum(len(results.posts[split]) for split in settings.report.splits)
     print(f"{paths.REPORT / 'index.html'}: {posts:,} posts, {len(written):,} pictures")
 

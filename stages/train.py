@@ -10,9 +10,8 @@ from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
-from ner.interop import model_card
 from ner.interop.flair import training as flair_training
-from ner.training import processes
+from ner.training import facts, processes
 from ner.training import run as training
 from pipeline.core import checkpoints, environments, records
 from pipeline.core.errors import run_cli
@@ -59,7 +58,7 @@ def main() -> None:
             device=settings.execution.device,
         )
         if processes.is_first():
-            model_card.write(paths.TAGGER, model_card.facts(settings.train, sources, encoder.identity, views, result))
+            facts.write(paths.TAGGER, facts.gather(settings.train, sources, encoder.identity, views, result))
         # The time of a resumed training is that of its last part, and says nothing of how many tweets a second.
         record |= {
             "items": None if resumed else len(views["train"]) * result["epochs"],

@@ -14,13 +14,13 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from huggingface_hub.errors import HTTPError as ConnectionFailure  # type: ignore[attr-defined]  # its HTTP library's
 from huggingface_hub.utils._validators import validate_repo_id
 
-from ner.interop.model_card import CARD
 from ner.models.folder import ONNX_GRAPH, load_config
 from pipeline.core import checkpoints
 from pipeline.core.errors import UserError
 from pipeline.core.files import atomic_write
 from pipeline.core.records import Evaluation
 
+CARD = "README.md"  # as the hub calls it
 SENT = (
     "config.json",
     "model*.safetensors",
@@ -35,7 +35,7 @@ SENT = (
     "sentencepiece.bpe.model",
     "spiece.model",
 )
-"""The files of a tagger, as transformers names them; the card is written anew."""
+"""The files of a tagger, as transformers names them."""
 
 
 def gather(tagger: Path, target: Path, card: str) -> list[Path]:

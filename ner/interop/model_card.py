@@ -1,98 +1,26 @@
-"""The card of a tagger, its README.md: what it was trained on and how, what it scores, how it is loaded, its limits.
+"""The card of a tagger as Markdown: what it was trained on and how, what it scores, how it is loaded, its limits.
 
-The train stage writes training.json and a first card beside the weights; :mod:`ner.interop.hub` writes the card anew
-with the scores that the evaluate stage has measured since, as they may not touch the tagger's folder, an out of
-`train`.
-Names and labels come from people's data, so none is taken for YAML or Markdown.
+It is rendered from what :mod:`ner.training.facts` recorded and what the evaluate stage measured, for the report and for
+the hub. Names and labels come from people's data, so none of them is read as YAML or Markdown.
 """
 
 import json
 import re
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
 
 from ner.scoring.f1 import MICRO, READINGS
-from pipeline.core.errors import UserError
-from pipeline.core.files import atomic_write, portable, write_json
-from pipeline.core.labels import entities
-from pipeline.core.records import Evaluation, View, ViewSources
-from pipeline.settings.params import TrainParams
+from pipeline.core.records import Evaluation
 
-CARD, FACTS = "README.md", "training.json"
 _TRAINED = {
     "both": "the text alone and on the text with what its picture shows, in words",
     "text_only": "the text alone",
     "cross_modal": "the text with what its picture shows, in words, and never on the text alone",
 }
-# Whatever Markdown may take for more than itself in the midst of a line; a _ inside a word is but a _.
+# What Markdown may read as markup inside a line; a _ inside a word is only a _.
 _MARKS = re.compile(r"[!#$&*+:;<=>?@\[\\\]^`{|}~]|\b_|_\b|(?<=www)\.", re.IGNORECASE)
-
-
-def facts(
-    settings: TrainParams,
-    sources: ViewSources,
-    encoder: str,
-    views: Mapping[str, Sequence[View]],
-    result: Mapping[str, Any],
-) -> dict[str, Any]:
-    """What there is to know of a training, as JSON. No path outside the project is in it.
-
-    Args:
-        settings: the section `train` of params.yaml as it was.
-        sources: what the views are made of.
-        encoder: the identity of the encoder's checkpoint.
-        views: by split, what was trained on and chosen by.
-        result: what :func:`ner.training.run.train` returned.
-    """
-    name = portable(settings.encoder)
-    return {
-        "data": sources.data,
-        "splits": {split: _counts(rows) for split, rows in views.items()},
-        "contexts": dict(sources.contexts),
-        "encoder": {"name": name, "identity": encoder},
-        "params": {**settings.model_dump(mode="json"), "encoder": name},
-        "result": dict(result),
-        "versions": {package: version(package) for package in ("torch", "transformers")},
-    }
-
-
-def _counts(views: Sequence[View]) -> dict[str, Any]:
-    found = Counter(entity.type for view in views for entity in entities(view.labels or [], "conlleval"))
-    return {
-        "posts": len(views),
-        "tokens": sum(len(view.tokens) for view in views),
-        "with_context": sum(bool(view.context) for view in views),
-        "entities": dict(sorted(found.items())),
-    }
-
-
-def write(folder: Path, found: Mapping[str, Any]) -> None:
-    """Write training.json and the card, without scores, into a tagger's folder."""
-    write_json(folder / FACTS, found)
-    with atomic_write(folder / CARD) as file:
-        file.write(render(found))
-
-
-def read_facts(folder: Path) -> dict[str, Any]:
-    """What :func:`facts` has found, from a tagger's folder.
-
-    Raises:
-        UserError: the folder has no training.json.
-    """
-    try:
-        return json.loads((folder / FACTS).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(
-            f"{folder}: {FACTS} is missing, which tells how the tagger was trained; only taggers that "
-            "`dvc repro train` has trained have a card"
-        ) from None
-    except ValueError as error:
-        raise UserError(f"{folder / FACTS}: not JSON: {error}") from None
 
 
 def render(
@@ -106,7 +34,7 @@ def render(
     """The card: a YAML header as the hub reads it, then Markdown.
 
     Args:
-        found: training.json.
+        found: what :func:`ner.training.facts.read` has read.
         evaluation: scores by split and condition, or None where they are not known.
         repository: OWNER/NAME on the hub, or None for a folder.
         data: what to call the data set; None: as the training called it.

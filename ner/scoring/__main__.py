@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from ner.scoring.comparison import compare, overlap_scores
-from ner.scoring.f1 import align, score
+from ner.scoring.f1 import score
+from ner.scoring.matching import match
 from pipeline.core.errors import UserError, run_cli
 from pipeline.corpus import conll
 
@@ -66,8 +67,8 @@ def main() -> None:
     gold = [post.labels or [] for post in posts]
     systems: list[list[list[str]]] = []
     for path in filter(None, (arguments.predicted, arguments.other)):
-        aligned = align(posts, conll.read(path, label_column=arguments.label_column), str(arguments.gold), str(path))
-        systems.append([post.labels or [] for post in aligned])
+        matched = match(posts, conll.read(path, label_column=arguments.label_column), str(arguments.gold), str(path))
+        systems.append([post.labels or [] for post in matched])
     scores = [
         score(gold, system, bootstrap_samples=samples, confidence=confidence, seed=seed) | overlap_scores(gold, system)
         for system in systems

@@ -18,3 +18,4 @@ RUNS = Path("metrics/runs")
 CURVES = Path("plots/training")
 CONFUSION = Path("plots/confusion")
 REPORT = Path("report")
+MODEL_CARD = REPORT / "model_card.md"

@@ -12,10 +12,12 @@ from typing import Any
 import pytest
 from markdown_it import MarkdownIt
 
-from ner.interop import hub as publish
+from ner import publish
+from ner.interop import hub as interop_hub
 from ner.interop import model_card
 from ner.scoring.f1 import score
 from ner.tagger import Tagger
+from ner.training import facts
 from pipeline.core import checkpoints
 from pipeline.core.errors import UserError, run_cli
 from pipeline.core.records import View
@@ -53,7 +55,7 @@ def tagger(tagger_folder: Path, tmp_path: Path) -> Path:
     folder = tmp_path / "models" / "tagger"
     shutil.copytree(tagger_folder, folder)
     settings = params.load(ROOT / "params.yaml")
-    model_card.write(folder, model_card.facts(settings.train, sources(settings), "sha256:0123", VIEWS, RESULT))
+    facts.write(folder, facts.gather(settings.train, sources(settings), "sha256:0123", VIEWS, RESULT))
     runs = tmp_path / "metrics" / "runs"
     runs.mkdir(parents=True)
     (runs / "evaluate.json").write_text(json.dumps({"tagger": checkpoints.digest(folder)}))
@@ -79,8 +81,8 @@ def rows_of(card: str) -> list[list[str]]:
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in card.splitlines() if line.startswith("|")]
 
 
-def test_the_first_card_tells_of_the_training(tagger: Path) -> None:
-    card = (tagger / "README.md").read_text(encoding="utf-8")
+def test_a_card_without_scores_tells_of_the_training(tagger: Path) -> None:
+    card = model_card.render(facts.read(tagger))
     assert header(card)["pipeline_tag"] == "token-classification"
     assert "license" not in header(card)
     rows = rows_of(card)
@@ -95,7 +97,7 @@ def test_the_first_card_tells_of_the_training(tagger: Path) -> None:
 
 def test_the_published_card_has_every_condition_and_scorer(tagger: Path) -> None:
     evaluation = {"dev": {"text_only": scores(), "cross_modal": scores()}, "test": {"text_only": scores()}}
-    card = model_card.render(model_card.read_facts(tagger), evaluation, repository="me/it", licence="mit", data="Mine")
+    card = model_card.render(facts.read(tagger), evaluation, repository="me/it", licence="mit", data="Mine")
     found = scores()
     for reading in ("conlleval", "strict"):
         micro = found[reading]["micro"]
@@ -123,10 +125,10 @@ def test_the_published_card_has_every_condition_and_scorer(tagger: Path) -> None
 def test_no_name_or_label_is_taken_for_yaml_or_markdown(tagger: Path) -> None:
     views = {split: [View("1", ["x"] * len(HOSTILE), [f"B-{name}" for name in HOSTILE], "")] for split in VIEWS}
     settings = params.load(ROOT / "params.yaml")
-    found = model_card.facts(settings.train, sources(settings), "sha256:0123", views, RESULT)
+    found = facts.gather(settings.train, sources(settings), "sha256:0123", views, RESULT)
     labels = [views["dev"][0].labels or []]
     plain = model_card.render(
-        model_card.facts(settings.train, sources(settings), "sha256:0123", VIEWS, RESULT),
+        facts.gather(settings.train, sources(settings), "sha256:0123", VIEWS, RESULT),
         {"test": {"text_only": scores()}},
     )
     wanted = {token.type for token in tokens_of(plain)}
@@ -156,7 +158,7 @@ def test_a_card_tells_nothing_of_the_machine(tagger: Path, tmp_path: Path) -> No
             "captions": settings.captions.model_copy(update={"blip": {"model": "../somebody/blip"}}),
         }
     )
-    found = model_card.facts(settings.train, sources(settings), "sha256:0123", VIEWS, RESULT)
+    found = facts.gather(settings.train, sources(settings), "sha256:0123", VIEWS, RESULT)
     assert "somebody" not in model_card.render(found) + json.dumps(found)
     assert (found["data"], found["encoder"]["name"]) == ("tweets", "xlm-r")
     assert found["contexts"]["captions"] == "blip (blip)"
@@ -219,7 +221,7 @@ def test_mistakes_of_publishing_are_one_message(
     tagger: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(publish, "get_token", lambda: None)
+    monkeypatch.setattr(interop_hub, "get_token", lambda: None)
     (tmp_path / "empty").mkdir()
     for arguments, message in [
         ((tagger, "it"), "expected OWNER/NAME"),
@@ -234,7 +236,7 @@ def test_mistakes_of_publishing_are_one_message(
     (tagger / "config.json").write_text((tagger / "config.json").read_text().replace("{", '{"stride": 9, ', 1))
     status, _, err = run(capsys, monkeypatch, tagger, "me/it")
     assert (status, "the scores of another tagger" in err) == (2, True)
-    monkeypatch.setattr(publish, "get_token", lambda: "hf_x")
+    monkeypatch.setattr(interop_hub, "get_token", lambda: "hf_x")
     status, _, err = run(capsys, monkeypatch, tagger, "me/it", "--no-scores")
     assert (status, "the hub cannot be reached (OfflineModeIsEnabled" in err) == (2, True)
 
@@ -251,7 +253,7 @@ def test_a_tagger_of_the_hub_that_is_not_to_be_had_says_so(tmp_path: Path, monke
 
 PUBLISH_AND_LOAD = """
 import sys
-from ner.interop import hub as publish
+from ner import publish
 from ner.tagger import Tagger
 from pipeline.core.errors import UserError
 folder, metrics = sys.argv[1:]

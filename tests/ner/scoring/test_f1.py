@@ -12,10 +12,8 @@ from seqeval.metrics import classification_report, f1_score
 from seqeval.scheme import IOB2
 
 from ner.scoring.comparison import compare, overlap_scores
-from ner.scoring.f1 import align, confusion, score
+from ner.scoring.f1 import confusion, score
 from ner.tagger import Prediction, conll_lines
-from pipeline.core.errors import UserError
-from pipeline.core.records import Post
 from pipeline.corpus import conll
 from pipeline.corpus.dataset import read_split
 from pipeline.settings.params import DataParams
@@ -246,33 +244,6 @@ def test_command_names_the_first_differing_token_without_a_traceback(tmp_path: P
     assert done.returncode == 2
     assert "post 1: token 2 is 'in'" in done.stderr
     assert "Traceback" not in done.stderr
-
-
-def posts(*ids: str, image: str | None = "x.jpg") -> list[Post]:
-    return [Post(name, ["a"], ["O"], [image] if image else []) for name in ids]
-
-
-def test_posts_missing_or_too_many_are_named() -> None:
-    with pytest.raises(UserError, match=r"p: lacks post IMGID:2, unlike g \(1 missing, 0 too many\)"):
-        align(posts("1", "2"), posts("1"), "g", "p")
-    with pytest.raises(UserError, match="p: adds post IMGID:3"):
-        align(posts("1"), posts("1", "3"), "g", "p")
-    with pytest.raises(UserError, match="2 posts, but g has 1"):
-        align(posts("g-1", image=None), posts("p-1", "p-2", image=None), "g", "p")
-
-
-def test_an_id_given_twice_is_aligned_by_its_turn() -> None:
-    gold = [Post("1", ["a"], ["O"], ["1.jpg"]), Post("1", ["b"], ["O"], ["1.jpg"])]
-    assert align(gold, list(gold), "g", "p") == gold
-
-
-def test_the_second_of_a_double_id_is_found_under_the_name_that_predictions_give_it() -> None:
-    gold = [Post("1", ["a"], ["O"], ["1.jpg"]), Post("2", ["c"], ["O"], ["2.jpg"]), Post("1", ["b"], ["O"], ["1.jpg"])]
-    named = [Post("1#2", ["b"], ["O"], ["x"]), Post("1", ["a"], ["O"], ["x"]), Post("2", ["c"], ["O"], ["x"])]
-    assert [post.tokens for post in align(gold, named, "g", "p")] == [["a"], ["c"], ["b"]]
-    assert [post.tokens for post in align(named, gold, "g", "p")] == [["b"], ["a"], ["c"]]
-    with pytest.raises(UserError, match="p: lacks post IMGID:1#2, unlike g"):
-        align(gold, named[1:], "g", "p")
 
 
 def test_predictions_of_a_split_are_scored_by_its_raw_file(tmp_path: Path) -> None:

@@ -1,0 +1,79 @@
+"""What there is to know of a training, kept beside the weights in training.json: data, params, result, versions.
+
+The card of a tagger is rendered from it (:mod:`ner.interop.model_card`).
+"""
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from pipeline.core.errors import UserError
+from pipeline.core.files import portable, write_json
+from pipeline.core.labels import entities
+from pipeline.core.records import View, ViewSources
+from pipeline.settings.params import TrainParams
+
+FILE = "training.json"
+
+
+def gather(
+    settings: TrainParams,
+    sources: ViewSources,
+    encoder: str,
+    views: Mapping[str, Sequence[View]],
+    result: Mapping[str, Any],
+) -> dict[str, Any]:
+    """What there is to know of a training, as JSON. No path outside the project is in it.
+
+    Args:
+        settings: the section `train` of params.yaml as it was.
+        sources: what the views are made of.
+        encoder: the identity of the encoder's checkpoint.
+        views: by split, what was trained on and chosen by.
+        result: what :func:`ner.training.run.train` returned.
+    """
+    name = portable(settings.encoder)
+    return {
+        "data": sources.data,
+        "splits": {split: _counts(rows) for split, rows in views.items()},
+        "contexts": dict(sources.contexts),
+        "encoder": {"name": name, "identity": encoder},
+        "params": {**settings.model_dump(mode="json"), "encoder": name},
+        "result": dict(result),
+        "versions": {package: version(package) for package in ("torch", "transformers")},
+    }
+
+
+def _counts(views: Sequence[View]) -> dict[str, Any]:
+    found = Counter(entity.type for view in views for entity in entities(view.labels or [], "conlleval"))
+    return {
+        "posts": len(views),
+        "tokens": sum(len(view.tokens) for view in views),
+        "with_context": sum(bool(view.context) for view in views),
+        "entities": dict(sorted(found.items())),
+    }
+
+
+def write(folder: Path, found: Mapping[str, Any]) -> None:
+    """Write training.json into a tagger's folder."""
+    write_json(folder / FILE, found)
+
+
+def read(folder: Path) -> dict[str, Any]:
+    """What :func:`gather` has found, from a tagger's folder.
+
+    Raises:
+        UserError: the folder has no training.json.
+    """
+    try:
+        return json.loads((folder / FILE).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(
+            f"{folder}: {FILE} is missing, which tells how the tagger was trained; only taggers that "
+            "`dvc repro train` has trained have a card"
+        ) from None
+    except ValueError as error:
+        raise UserError(f"{folder / FILE}: not JSON: {error}") from None
