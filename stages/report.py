@@ -8,8 +8,10 @@ from pathlib import Path
 
 from ner.interop import model_card
 from ner.training import facts
+from pipeline.core import records
 from pipeline.core.errors import run_cli
-from pipeline.core.files import atomic_write, read_json
+from pipeline.core.files import atomic_write
+from pipeline.core.records import Evaluation
 from pipeline.core.store import Store, stage_lock
 from pipeline.settings import params
 from pipeline.settings.params import Params
@@ -63,7 +65,8 @@ def _write(settings: Params) -> None:
         )
         page.write(results, written, paths.REPORT)
         with atomic_write(paths.MODEL_CARD) as file:
-            file.write(model_card.render(facts.read(paths.TAGGER), read_json(paths.EVALUATION, "evaluate")))
+            evaluation: Evaluation = records.read_one(paths.EVALUATION, Evaluation, "evaluate")
+            file.write(model_card.render(facts.read(paths.TAGGER), evaluation))
     posts = sum(len(results.posts[split]) for split in settings.report.splits)
     print(f"{paths.REPORT / 'index.html'}: {posts:,} posts, {len(written):,} pictures")
 

@@ -4,6 +4,7 @@ The report reads files, and these are written by the code that always writes the
 predicted is drawn at random, and how long it took is made up.
 """
 
+import json
 import random
 import shutil
 from collections.abc import Mapping, Sequence
@@ -15,11 +16,13 @@ import numpy as np
 from PIL import Image
 
 from ner.scoring.f1 import confusion, score
+from ner.training import facts
 from pipeline.core import records
 from pipeline.core.files import write_json, write_jsonl
 from pipeline.core.labels import entities
-from pipeline.core.records import View
+from pipeline.core.records import View, ViewSources
 from pipeline.settings import yaml
+from pipeline.settings.params import TrainParams
 from tests.conftest import ROOT
 from tests.project import Project
 
@@ -167,6 +170,14 @@ def finish(made: Project, *, seed: int = 0, scored: Sequence[str] = ("dev", "tes
             "dev": {},
         },
     )
+    split_views = {
+        split: list(records.read(made.folder / f"data/views/{split}.jsonl", View, "views")) for split in ("train", "dev")
+    }
+    result = {"epochs": 3, "best_epoch": 3, "dev": {"f1": 0.7, "f1_text_only": 0.65, "f1_cross_modal": 0.8}}
+    sources = records.read_one(made.folder / "data/views/sources.json", ViewSources, "views")
+    train = TrainParams.model_validate(settings["train"])
+    (made.folder / "models/tagger").mkdir(parents=True, exist_ok=True)
+    facts.write(made.folder / "models/tagger", facts.gather(train, sources, "sha256:0", split_views, result))
     write_json(written / "evaluate.json", template | {"stage": "evaluate", "items": 6, "unit": "tweets"})
     made.run("python", "-m", "stages.report")
     return made

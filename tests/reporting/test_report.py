@@ -70,11 +70,28 @@ def test_the_stage_gives_the_same_files_again_and_leaves_no_others(made: Project
         }
 
     before = files()
-    assert {"index.html", "assets/posts.js", "assets/gallery.js", "assets/theme.js", "assets/report.css"} <= set(before)
+    assert {
+        "index.html",
+        "model_card.md",
+        "assets/posts.js",
+        "assets/gallery.js",
+        "assets/theme.js",
+        "assets/report.css",
+    } <= set(before)
     (report / "assets/thumbnails/0000.webp").write_bytes(b"of an earlier run")
     made.run("python", "-m", "stages.report")
     assert files() == before
     assert all(re.fullmatch(r"assets/thumbnails/[0-9a-f]{20}\.webp", name) for name in before if "thumb" in name)
+
+
+def test_the_card_has_the_scores_that_were_measured(made: Project) -> None:
+    card = (made.folder / "report/model_card.md").read_text(encoding="utf-8")
+    scores = json.loads((made.folder / "metrics/evaluation.json").read_text(encoding="utf-8"))
+    for split in ("dev", "test"):
+        micro = scores[split]["cross_modal"]["strict"]["micro"]
+        figures = " | ".join(f"{100 * micro[key]:.2f}" for key in ("precision", "recall", "f1"))
+        assert f"| cross_modal | strict | {figures} |" in card
+    assert "Epoch 3 of 3 was the best on dev" in card
 
 
 def test_the_page_asks_for_nothing_beyond_its_assets(page: str) -> None:
