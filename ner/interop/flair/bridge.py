@@ -1,14 +1,13 @@
 """Taggers as flair's SequenceTagger and back: a file that plain flair loads, and a folder of ours from such a file.
 
-`python -m ner.flair_bridge export FOLDER FILE.pt` and `… import FILE.pt FOLDER --trust` go on in the interpreter
-`flair`, whose transformers is older than ours; so a tagger's folder is read and written here file by file, without
+`python -m ner.flair_bridge export FOLDER FILE.pt` and `… import FILE.pt FOLDER --trust` run in the separate environment
+`flair`, whose transformers is older than ours; so a tagger's folder is read and written file by file, without
 :mod:`ner.models`. Training with flair is left to :mod:`ner.interop.flair.trainer`.
 
 Of posts that fit one encoder window, flair finds in an exported tagger the entities that the tagger finds. Longer ones
 are cut into windows by flair's rule (half of each shared with the next), not by ours.
 """
 
-import hashlib
 import json
 import logging
 import os
@@ -22,72 +21,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from ner.bioes import allowed_transitions
+from ner.interop.flair.folder import MODEL_TYPE, SPECIAL, TaggerFolder
 from ner.interop.flair.tokenizer import check_framing, read_any_text, tokenizer_archive
 from pipeline.core.errors import UserError
 from pipeline.core.files import write_json
 
-MODEL_TYPE = "sightread-tagger"
 TAG_TYPE = "ner"
 IMPOSSIBLE = -10_000.0  # flair's own score of what must not be
-_SPECIAL = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 _START, _STOP = "<START>", "<STOP>"
-
-
-class TaggerFolder:
-    """What a tagger's folder holds, read without the classes that wrote it.
-
-    Raises:
-        UserError: the folder is missing, or is no tagger's.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        for pattern in ("config.json", "model*.safetensors", "tokenizer.json", "tokenizer_config.json"):
-            if not any(folder.glob(pattern)):
-                raise UserError(
-                    f"{folder}: no tagger here ({pattern} is missing); name a tagger's folder, or train "
-                    "one (dvc repro train)"
-                )
-        self.config: dict[str, Any] = _read_json(folder / "config.json")
-        if self.config.get("model_type") != MODEL_TYPE:
-            raise UserError(
-                f"{folder}: expected a tagger (model_type {MODEL_TYPE!r}), found {self.config.get('model_type')!r}"
-            )
-        self.weights: dict[str, Tensor] = {}
-        digest = hashlib.sha256()
-        for file in sorted(folder.glob("model*.safetensors")):
-            digest.update(file.read_bytes())
-            self.weights |= load_file(file)
-        self.digest = digest.hexdigest()
-        self.tokenizer: dict[str, Any] = _read_json(folder / "tokenizer.json")
-        self.tokenizer |= {"truncation": None, "padding": None}  # for each call to say
-        named = _read_json(folder / "tokenizer_config.json")
-        self.special = {key: _content(named[key]) for key in _SPECIAL if named.get(key) is not None}
-        self.labels: list[str] = self.config["tag_labels"]
-
-    @property
-    def window(self) -> int:
-        """Sub-tokens of an encoder window; flair puts windows together rightly where a quarter of it is a number."""
-        return self.config["max_length"] - self.config["max_length"] % 4
-
-    def encoder_weights(self) -> dict[str, Tensor]:
-        """The encoder's weights by its own names."""
-        return {
-            name.removeprefix("encoder."): weight
-            for name, weight in self.weights.items()
-            if name.startswith("encoder.")
-        }
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text(encoding="utf-8"))
-
-
-def _content(token: str | Mapping[str, Any]) -> str:
-    return token if isinstance(token, str) else token["content"]
 
 
 def to_flair(
@@ -373,7 +318,8 @@ def import_tagger(file: Path, folder: Path, *, trust: bool) -> None:
     window = min(tokenizer.model_max_length, 512)
     config = {
         "model_type": MODEL_TYPE,
-        "architectures": ["CrossViewTagger"],
+        "architectures": ["ItaTagger"],
+        "system": "ita",
         "dtype": "float32",
         "encoder": encoder,
         "tag_labels": labels,
@@ -386,7 +332,7 @@ def import_tagger(file: Path, folder: Path, *, trust: bool) -> None:
         "stride": window // 4,
     }
     description = json.loads(tokenizer.backend_tokenizer.to_str()) | {"truncation": None, "padding": None}
-    special = {key: _content(str(getattr(tokenizer, key))) for key in _SPECIAL if getattr(tokenizer, key, None)}
+    special = {key: str(getattr(tokenizer, key)) for key in SPECIAL if getattr(tokenizer, key, None)}
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
     try:

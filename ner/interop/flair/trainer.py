@@ -27,7 +27,8 @@ from flair.training_utils import Result
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ner.interop.flair.bridge import TAG_TYPE, TaggerFolder, quiet_flair, to_flair, weights_from_flair
+from ner.interop.flair.bridge import TAG_TYPE, quiet_flair, to_flair, weights_from_flair
+from ner.interop.flair.folder import TaggerFolder
 from ner.scoring.f1 import score
 from pipeline.core.errors import run_cli
 from pipeline.core.files import read_jsonl

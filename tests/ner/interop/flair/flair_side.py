@@ -15,6 +15,7 @@ from flair.embeddings import TransformerWordEmbeddings
 from flair.models import SequenceTagger
 
 from ner.interop.flair import bridge as flair_bridge
+from ner.interop.flair.folder import TaggerFolder
 from ner.interop.flair.trainer import sentences_of, tagger_of
 from pipeline.core.errors import UserError
 from pipeline.core.files import read_jsonl
@@ -80,7 +81,7 @@ def refusal(file: str, folder: str, changes: dict[str, Any]) -> str:
 
 def loss(folder: str, rows: str, params: dict[str, Any], part: int) -> dict[str, Any]:
     """The loss of all rows as one batch, taken in parts of so many tweets, its gradient and terms; no dropout."""
-    model = tagger_of(flair_bridge.TaggerFolder(Path(folder)), TrainParams.model_validate(params))
+    model = tagger_of(TaggerFolder(Path(folder)), TrainParams.model_validate(params))
     model.train()
     sentences = sentences_of(list(read_jsonl(rows)), params["views"])
     model.n_tweets = len(sentences)
