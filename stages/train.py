@@ -16,7 +16,7 @@ from ner.training import run as training
 from pipeline.core import checkpoints, environments, records
 from pipeline.core.errors import run_cli
 from pipeline.core.records import View, ViewSources
-from pipeline.core.store import Store, digest, stage_lock
+from pipeline.core.store import Store, digest, locked, stage_lock
 from pipeline.settings import params
 from stages.shared import paths
 from stages.shared.record import recorded
@@ -46,6 +46,11 @@ def main() -> None:
         hashes = {split: hashlib.sha256(path.read_bytes()).hexdigest() for split, path in files.items()}
         key = digest({"train": settings.train.model_dump(mode="json"), "encoder": encoder.identity, "views": hashes})
         work = store.work_folder("training", key)
+        if processes.is_first():  # the folder, unlike a workspace, is shared by all that train the same
+            lock = store.folder / "locks" / f"training-{work.name}.lock"
+            waiting = "train: another workspace is training the same (process {holder}); waiting for it to end"
+            stack.enter_context(locked(lock, waiting))
+        processes.let_first_go_ahead()
         resumed = processes.is_first() and training.last_whole_checkpoint(work) is not None
         result = train(
             settings.train,

@@ -9,6 +9,7 @@ import signal
 import sys
 import threading
 import time
+from datetime import timedelta
 from typing import NoReturn
 
 
@@ -44,6 +45,24 @@ def count() -> int:
 def is_first() -> bool:
     """Whether this is the process that writes files and speaks."""
     return not launched() or int(os.environ["RANK"]) == 0
+
+
+def let_first_go_ahead() -> None:
+    """Return once the first process has come here, however long that takes; at once where there is only one.
+
+    The others wait at the launcher's own store: whatever joins processes has a time-out, which the first would exceed
+    while it waits for a lock.
+    """
+    if count() == 1:
+        return
+    from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]  # exported by name
+
+    address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    store = PrefixStore("sightread", TCPStore(address, port, is_master=False, wait_for_workers=False))
+    if is_first():
+        store.set("ready", "yes")
+    else:
+        store.wait(["ready"], timedelta(days=3650))
 
 
 def wait() -> None:

@@ -183,7 +183,7 @@ class Store:
             connection = sqlite3.connect(path, timeout=_WAIT_SECONDS, isolation_level=None, check_same_thread=False)
             try:
                 # Turning a new file to WAL does not wait for other processes that do the same.
-                with _locked(self.folder / "results" / ".making.lock"):
+                with locked(self.folder / "results" / ".making.lock"):
                     _prepare(connection, path)
             except BaseException:
                 connection.close()
@@ -257,7 +257,7 @@ def _make(folder: Path) -> None:
 
 
 @contextmanager
-def _locked(path: Path, waiting: str = "") -> Iterator[None]:
+def locked(path: Path, waiting: str = "") -> Iterator[None]:
     """Hold the file's lock, which the system drops with the process. `waiting` is said where another holds it."""
     try:
         file = open(path, "a+", encoding="utf-8")  # noqa: SIM115  (closed below)
@@ -294,7 +294,7 @@ def stage_lock(name: str, workspace: str | os.PathLike[str] | None = None) -> It
     folder = default_folder() / "locks"
     _make(folder)
     path = folder / f"{hashlib.sha256(place.encode('utf-8', 'surrogateescape')).hexdigest()[:16]}-{name}.lock"
-    with _locked(
+    with locked(
         path, f"{name}: another run of this stage is under way in {place} (process {{holder}}); waiting for it to end"
     ):
         yield

@@ -3,6 +3,7 @@
 import hashlib
 import random
 import signal
+import subprocess
 import time
 from pathlib import Path
 
@@ -85,6 +86,27 @@ def test_sigterm_and_a_second_run_of_a_training(tmp_path: Path, xlm_r_folder: Pa
     assert not (project.folder / "models/tagger").exists()
     processes = [project.start(*TRAIN), project.start(*TRAIN)]
     assert [process.wait(200) for process in processes] == [0, 0], "the second waits, then trains anew to the same end"
+
+
+def test_two_workspaces_that_train_the_same_take_turns(tmp_path: Path, xlm_r_folder: Path) -> None:
+    """They share a work folder, whose checkpoints the one would delete while the other trains on from them."""
+    one, other = (training_project(tmp_path / name, xlm_r_folder) for name in ("one", "other"))
+    other.store = one.store
+    for project in (one, other):
+        project.edit(train={"epochs": 3})
+    first = one.start(*TRAIN)
+    wait_for(lambda: whole_checkpoints(one) > 0, 120)
+    first.send_signal(signal.SIGSTOP)  # so that it is still training when the other comes
+    command, options = other.command(*TRAIN)
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, **options) as second:
+        assert second.stderr is not None
+        said = f"another workspace is training the same (process {first.pid}); waiting for it to end"
+        assert said in second.stderr.readline()
+        first.send_signal(signal.SIGCONT)
+        assert first.wait(120) == 0
+        second.communicate(timeout=120)
+    assert second.returncode == 0
+    assert written(one) == written(other)
 
 
 def test_a_checkpoint_deleted_in_part_is_not_taken_for_whole(tmp_path: Path) -> None:

@@ -37,6 +37,17 @@ processes.end_with_launcher()
 Path(sys.argv[1], os.environ["RANK"]).write_text(str(os.getpid()))
 time.sleep(600)
 """
+GOING_AHEAD = """
+import os, sys, time
+from pathlib import Path
+from ner.training import processes
+folder = Path(sys.argv[1])
+(folder / f"started-{os.environ['RANK']}").touch()
+while processes.is_first() and not (folder / "go").exists():
+    time.sleep(0.05)
+processes.let_first_go_ahead()
+(folder / f"passed-{os.environ['RANK']}").touch()
+"""
 TRAINING = """
 import sys, torch
 from pathlib import Path
@@ -128,6 +139,23 @@ def test_processes_end_when_their_launcher_is_killed(tmp_path: Path) -> None:
     while any(map(at_work, workers)):
         assert time.monotonic() < deadline
         time.sleep(0.1)
+
+
+def test_the_others_wait_until_the_first_has_gone_ahead(tmp_path: Path) -> None:
+    script = tmp_path / "going_ahead.py"
+    script.write_text(GOING_AHEAD, encoding="utf-8")
+    launcher = launch(script, tmp_path)
+    deadline = time.monotonic() + 120
+    while len(list(tmp_path.glob("started-*"))) < 2:
+        assert launcher.poll() is None, launcher.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    time.sleep(2)  # the second could be through long since
+    assert not list(tmp_path.glob("passed-*"))
+    (tmp_path / "go").touch()
+    _, errors = launcher.communicate(timeout=120)
+    assert launcher.returncode == 0, errors
+    assert len(list(tmp_path.glob("passed-*"))) == 2
 
 
 def test_a_batch_that_the_processes_cannot_share_is_refused(
