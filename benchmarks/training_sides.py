@@ -40,7 +40,9 @@ def prepare(encoder: Path, views: Path, scratch: Path, batch_size: int, n_batche
     from ner.models.ita import ItaTagger
     from ner.training.sampler import LengthGroupedSampler
 
-    posts = [view for view in records.read(views, View, "views") if view.labels and view.context][: batch_size * n_batches]
+    posts = [view for view in records.read(views, View, "views") if view.labels and view.context][
+        : batch_size * n_batches
+    ]
     if len(posts) < batch_size * n_batches:
         raise UserError(f"{views}: {len(posts)} labelled posts with a context, expected {batch_size * n_batches}")
     params = TrainParams(encoder=str(encoder), batch_size=batch_size)

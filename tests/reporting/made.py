@@ -4,7 +4,6 @@ The report reads files, and these are written by the code that always writes the
 predicted is drawn at random, and how long it took is made up.
 """
 
-import json
 import random
 import shutil
 from collections.abc import Mapping, Sequence
@@ -171,7 +170,8 @@ def finish(made: Project, *, seed: int = 0, scored: Sequence[str] = ("dev", "tes
         },
     )
     split_views = {
-        split: list(records.read(made.folder / f"data/views/{split}.jsonl", View, "views")) for split in ("train", "dev")
+        split: list(records.read(made.folder / f"data/views/{split}.jsonl", View, "views"))
+        for split in ("train", "dev")
     }
     result = {"epochs": 3, "best_epoch": 3, "dev": {"f1": 0.7, "f1_text_only": 0.65, "f1_cross_modal": 0.8}}
     sources = records.read_one(made.folder / "data/views/sources.json", ViewSources, "views")
