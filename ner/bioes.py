@@ -1,4 +1,4 @@
-"""BIOES, the scheme the tagger thinks in: to and from the IOB2 of the records, and what may follow what.
+"""BIOES, the tagger's own scheme: to and from the IOB2 of the records, and which label may follow which.
 
 An ``I-`` that nothing of its type precedes (an orphan) is read as conlleval reads it: it opens an entity. What the
 records' own labels mean, and how scorers read orphans, is left to
@@ -44,10 +44,15 @@ def bioes_labels(sequences: Iterable[Sequence[str]]) -> list[str]:
 
 
 def allowed_transitions(labels: Sequence[str]) -> tuple[Tensor, Tensor, Tensor]:
-    """What may follow what in BIOES.
+    """Which label may follow which in BIOES.
+
+    Args:
+        labels: the labels, in the order of the emissions.
 
     Returns:
-        bool tensors [K, K] (from row to column), [K] (may begin a sequence), [K] (may end one).
+        which transitions may occur, from row to column, bool, *Shape:* (n_labels, n_labels).
+        which labels may begin a sequence, bool, *Shape:* (n_labels,).
+        which labels may end a sequence, bool, *Shape:* (n_labels,).
     """
     parts = [split_label(label, "bioes") for label in labels]
     # Real tensors even while transformers builds a model on the meta device.

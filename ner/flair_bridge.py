@@ -12,7 +12,8 @@ from pipeline.core.errors import run_cli
 def main() -> None:
     """The command line; see ``--help``."""
     parser = argparse.ArgumentParser(
-        prog="python -m ner.flair_bridge", description="Bring taggers to flair and back, in the interpreter `flair`."
+        prog="python -m ner.flair_bridge",
+        description="Bring taggers to flair and back, in the separate environment `flair`.",
     )
     commands = parser.add_subparsers(dest="command", required=True)
     command = commands.add_parser("export", help="a tagger's folder to one file for flair")

@@ -39,7 +39,7 @@ class Tagger:
             revision: commit, branch or tag of a hub repository.
 
         Raises:
-            UserError: the folder holds no tagger, the hub does not give it, or there is no such device.
+            UserError: the folder is not a tagger's, the hub does not have it, or there is no such device.
         """
         return cls(*loading.load(folder, device, revision))
 

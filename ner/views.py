@@ -1,8 +1,8 @@
 """A tweet's text-only and cross-modal views as tensors: sub-tokens, the context behind them, windows, batches.
 
 The text-only view is ``<s> tweet </s>``, the cross-modal one ``<s> tweet </s> context </s>``, with the tokenizer's own
-special tokens. The tweet is never cut: what does not fit a window is read in several, each with the (cut) context, and
-each token is scored in one of them. What an encoder makes of the tensors is left to :mod:`ner.models`.
+special tokens. The tweet is never cut: what does not fit one window is read in several, each with the (cut) context,
+and each token is scored in one of them. What an encoder makes of the tensors is left to :mod:`ner.models`.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -154,7 +154,7 @@ class ViewEncoder:
         return [self._encode(view, words, *context) for view, context in zip(views, contexts, strict=True)]
 
     def _harmless(self, piece: int) -> int:
-        """A SentencePiece vocabulary holds `</s>` as an ordinary piece too: text that spells it gets unknown."""
+        """A SentencePiece vocabulary has `</s>` as an ordinary piece, too: text that spells it becomes unknown."""
         return self._unknown if piece in self._special else piece
 
     def _contexts(self, texts: list[str]) -> list[tuple[str, list[int], list[int]]]:

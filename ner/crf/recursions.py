@@ -25,7 +25,7 @@ from torch import Tensor
 
 # exp() of float64 underflows below about -708; what is left over guards sums of many small terms.
 EXPONENT_BUDGET = 650.0
-# Keeps divisions defined where nothing is possible, which is behind a sequence's end only.
+# Keeps divisions defined where nothing is possible, which is only behind a sequence's end.
 TINY = 1e-300
 # Stands for -inf where derivatives are taken by autograd: far below any score, yet free of inf - inf.
 IMPOSSIBLE = -1e30

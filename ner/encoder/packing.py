@@ -1,7 +1,7 @@
 """Encoder passes over sub-tokens laid end to end: what is padding in a batch costs no linear layer, norm or activation.
 
-Attention alone, a small part of the work at a tweet's length, is padded, and each view for itself. Behind the last
-attention only those sub-tokens are gone on with that are read. What is encoded, and what for, is left to
+Only attention, a small part of the work at a tweet's length, is padded, each view by itself. Behind the last attention
+only the sub-tokens that are read go on. What is encoded, and what for, is left to
 :mod:`ner.models`.
 """
 
@@ -27,12 +27,16 @@ _wanted: ContextVar[Tensor | None] = ContextVar("wanted", default=None)
 
 
 class Block(NamedTuple):
-    """Windows that attend in one go: R windows of at most S sub-tokens, T sub-tokens in all."""
+    """Windows that attend in one go: W windows of at most S sub-tokens, T sub-tokens in all."""
 
-    begin: int  # of its sub-tokens in the row of all
+    begin: int
+    """the first of its sub-tokens in the row of all."""
     end: int
-    rows: Tensor  # [T · heads] int64: where each head's vector stands in [R, heads, S], flattened
-    bias: Tensor  # [R, 1, 1, S]: 0 on sub-tokens, -inf behind them
+    """the one after its last."""
+    rows: Tensor
+    """position of each head's vector in the flattened (W, n_heads, S), int64, *Shape:* (T · n_heads,)."""
+    bias: Tensor
+    """0 on sub-tokens, -inf behind them, *Shape:* (W, 1, 1, S)."""
 
 
 def first_position(config: PreTrainedConfig) -> int:
@@ -54,7 +58,11 @@ def enable(encoder: PreTrainedModel) -> bool:
 
 @contextmanager
 def wanted_alone(places: Tensor) -> Iterator[None]:
-    """Has encoder passes give the hidden states [1, N, hidden] at `places` [N] alone, of all R · S sub-tokens."""
+    """Has encoder passes return only the hidden states at `places`, *Shape:* (1, N, hidden_width).
+
+    Args:
+        places: positions in the flattened windows, *Shape:* (N,).
+    """
     token = _wanted.set(places)
     try:
         yield
@@ -63,15 +71,20 @@ def wanted_alone(places: Tensor) -> Iterator[None]:
 
 
 def _narrow(_module: torch.nn.Module, states: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
-    """What the last layer's attention gives and what it is added to, at the places that are wanted."""
+    """What the last layer's attention gives and what it is added to, at the wanted places."""
     places = _wanted.get()
     return None if places is None else tuple(each.flatten(0, 1)[None, places] for each in states)
 
 
 def encode_packed(encoder: PreTrainedModel, batches: Sequence[ViewBatch]) -> Tensor:
-    """Hidden states [views · B, L, hidden] of the tokens' first sub-tokens, from one pass over several views' batches.
+    """Hidden states of the tokens' first sub-tokens, from one pass over several views' batches.
 
-    Zeros on padding. For a batch see :class:`ner.views.ViewBatch`; B and L are the same for all.
+    Args:
+        encoder: one that :func:`enable` has prepared.
+        batches: views of the same B tweets of at most L tokens.
+
+    Returns:
+        hidden states, view after view, zeros on padding, *Shape:* (views · B, L, hidden_width).
     """
     blocks, firsts, slots, begin = [], [], [], 0
     heads = torch.arange(encoder.config.num_attention_heads, device=batches[0]["places"].device)
@@ -106,9 +119,22 @@ def attention(
     blocks: Sequence[Block] | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """Self-attention [1, T, heads, size] of query, key and value [1, heads, T, size] within each window of `blocks`.
+    """Self-attention within each window of `blocks`; without them transformers' own, on padded batches.
 
-    Without blocks it is transformers' own, on padded batches.
+    Args:
+        module: the attention layer.
+        query: *Shape:* (1, n_heads, T, head_width).
+        key: *Shape:* (1, n_heads, T, head_width).
+        value: *Shape:* (1, n_heads, T, head_width).
+        attention_mask: of padded batches.
+        dropout: probability that a weight is zeroed.
+        scaling: of the scores; None: 1 / sqrt(head_width).
+        blocks: where the windows lie among the T sub-tokens.
+        kwargs: for transformers' own attention.
+
+    Returns:
+        mixed values, *Shape:* (1, T, n_heads, head_width).
+        None, in the place of the weights.
     """
     if blocks is None:
         return sdpa_attention_forward(
@@ -123,7 +149,15 @@ def attention(
 
 
 def _pad(values: Tensor, blocks: Sequence[Block]) -> tuple[Tensor, ...]:
-    """[1, T, heads, size] as [R, heads, S, size] for each block, 0 on padding."""
+    """Each block's values, 0 on padding.
+
+    Args:
+        values: *Shape:* (1, T, n_heads, head_width).
+        blocks: where the windows lie.
+
+    Returns:
+        a tensor for each block, *Shape:* (W, n_heads, S, head_width).
+    """
     n_heads, size = values.shape[2:]
     parts = []
     for block in blocks:
@@ -144,7 +178,7 @@ def _unpad(parts: Sequence[Tensor], blocks: Sequence[Block]) -> Tensor:
 
 
 class _Padded(torch.autograd.Function):
-    """:func:`_pad` with :func:`_unpad` as its derivative; autograd's own would fill and add up a tensor a block."""
+    """:func:`_pad` with :func:`_unpad` as its gradient; autograd's own would fill and sum one tensor per block."""
 
     @staticmethod
     def forward(ctx: Any, values: Tensor, blocks: Sequence[Block]) -> tuple[Tensor, ...]:
@@ -153,12 +187,12 @@ class _Padded(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        return _unpad(gradients, ctx.blocks), None
+    def backward(ctx: Any, *grad_parts: Tensor) -> tuple[Tensor, None]:
+        return _unpad(grad_parts, ctx.blocks), None
 
 
 class _Unpadded(torch.autograd.Function):
-    """:func:`_unpad` with :func:`_pad` as its derivative."""
+    """:func:`_unpad` with :func:`_pad` as its gradient."""
 
     @staticmethod
     def forward(ctx: Any, blocks: Sequence[Block], *parts: Tensor) -> Tensor:
@@ -167,11 +201,12 @@ class _Unpadded(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        return None, *_pad(gradient, ctx.blocks)
+    def backward(ctx: Any, grad_values: Tensor) -> tuple[Tensor | None, ...]:
+        return None, *_pad(grad_values, ctx.blocks)
 
 
 def _attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor, dropout: float, scaling: float | None) -> Tensor:
+    """Attention of one block, all of *Shape:* (W, n_heads, S, head_width); `bias` is added to the scores."""
     if dropout == 0.0 or query.device.type != "cpu":
         return scaled_dot_product_attention(query, key, value, bias, dropout, scale=scaling)
     # torch has no fused attention with dropout on a CPU; these are the parts that it would take, but for the dropout.

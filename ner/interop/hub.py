@@ -1,8 +1,7 @@
 """Sending a tagger to the hub: its weights, config and tokenizer, and a card with its scores; nothing else.
 
-`python -m ner.publish models/tagger OWNER/NAME` gathers in a folder of its own what is to be sent, and sends that;
-with `--dry-run FOLDER` it stays there, to be looked at and loaded. What the card says is left to
-:mod:`ner.interop.model_card`.
+`python -m ner.publish models/tagger OWNER/NAME` gathers the files in a new folder and sends that; with
+`--dry-run FOLDER` they stay there, to be looked at and loaded. The card's text is :mod:`ner.interop.model_card`'s.
 """
 
 import json
@@ -42,10 +41,10 @@ def gather(tagger: Path, target: Path, card: str) -> list[Path]:
     """Copy a tagger's files to a new or empty folder, and write its card there.
 
     Returns:
-        The names of what was left out, being no file of a tagger.
+        The names of files that were left out, as they are not a tagger's.
 
     Raises:
-        UserError: `tagger` is no tagger's folder, or an export; `target` holds something.
+        UserError: `tagger` is not a tagger's folder, or is an export; `target` is not empty.
     """
     if (tagger / ONNX_GRAPH).exists():
         raise UserError(
@@ -54,7 +53,7 @@ def gather(tagger: Path, target: Path, card: str) -> list[Path]:
         )
     load_config(tagger, "model*.safetensors")
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise UserError(f"{target}: not empty; name a folder to be made")
+        raise UserError(f"{target}: not empty; name a new folder")
     target.mkdir(parents=True, exist_ok=True)
     files = sorted({file for pattern in SENT for file in tagger.glob(pattern) if file.is_file()})
     for file in files:
@@ -65,7 +64,7 @@ def gather(tagger: Path, target: Path, card: str) -> list[Path]:
 
 
 def read_evaluation(tagger: Path, metrics: Path) -> Evaluation:
-    """The scores that the evaluate stage has measured of this very tagger.
+    """The scores that the evaluate stage measured of this tagger.
 
     Raises:
         UserError: there are none, or they are another tagger's.
@@ -88,7 +87,7 @@ def check_name(repository: str) -> None:
     """Check a repository's name.
 
     Raises:
-        UserError: it is none that the hub takes.
+        UserError: the hub would not accept it.
     """
     try:
         validate_repo_id(repository)
@@ -98,7 +97,7 @@ def check_name(repository: str) -> None:
         well_formed = repository.count("/") == 1
     if not well_formed:
         raise UserError(
-            f"{repository!r}: no name on the hub; expected OWNER/NAME of letters, digits, -, _ and . "
+            f"{repository!r}: not a name for the hub; expected OWNER/NAME of letters, digits, -, _ and . "
             "(no -- or .., at most 96 characters)"
         )
 

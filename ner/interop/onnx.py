@@ -1,7 +1,7 @@
 """A tagger on onnxruntime: ``python -m ner.onnx export models/tagger FOLDER``, then predict from that folder.
 
-The exported graph makes emissions and gives the CRF's scores as outputs of their own; decoding and confidences stay
-:mod:`ner.crf.chain`'s, so both engines give the same entities. Training, and all that needs gradients, is torch's.
+The exported graph computes emissions and returns the CRF's scores beside them; decoding and confidences stay in
+:mod:`ner.crf.chain`, so both engines give the same entities. Training needs torch.
 """
 
 import logging
@@ -25,8 +25,8 @@ from ner.models.folder import ONNX_GRAPH, load_config, load_tagger, load_view_en
 from ner.views import ViewBatch, ViewEncoder
 from pipeline.core.errors import UserError
 
-INPUTS = ("input_ids", "attention_mask", "firsts")  # [R, S], [R, S], [T]: T tokens' first sub-tokens, in [R * S]
-SCORES = ("transitions", "start", "stop")  # [K, K], [K], [K]
+INPUTS = ("input_ids", "attention_mask", "firsts")  # see ner.models.base.TaggerModel.token_emissions
+SCORES = ("transitions", "start", "stop")  # see ner.crf.chain.LinearChainCRF
 OPSET = 23  # the first with attention as one operator
 # onnxruntime's fused addition and layer norm, or bias and GELU, take longer on a CPU than the two apart.
 _SLOW_FUSIONS = ["SkipLayerNormFusion", "BiasGeluFusion"]
@@ -34,12 +34,12 @@ SUBTOKENS_AT_ONCE = 400  # of a thread, about: enough to be worth a call, few en
 
 
 class OnnxTagger:
-    """A tagger whose emissions onnxruntime makes, on the CPU; what :class:`ner.predict.Tagger` decodes from.
+    """A tagger whose emissions onnxruntime computes, on the CPU; a :class:`ner.decoding.Scorer`.
 
     Args:
         session: an exported graph, which one thread runs.
         config: the tagger's.
-        n_threads: how many run it at once, each on windows of its own.
+        n_threads: how many threads run it at once, each on other windows.
     """
 
     def __init__(self, session: onnxruntime.InferenceSession, config: TaggerConfig, n_threads: int) -> None:
@@ -51,7 +51,14 @@ class OnnxTagger:
         self.crf.load_state_dict(self.crf.state_dict() | dict(zip(SCORES, map(torch.from_numpy, scores), strict=True)))
 
     def emissions(self, batch: ViewBatch) -> Tensor:
-        """Emissions [B, L, K], float32, of one view's batch (:class:`ner.views.ViewBatch`); zeros on padding."""
+        """Score every label of every token.
+
+        Args:
+            batch: a view of B tweets of at most L tokens.
+
+        Returns:
+            emissions, float32, zeros on padding, *Shape:* (B, L, n_labels).
+        """
         n_windows, width = batch["input_ids"].shape
         n_parts = self.n_threads * math.ceil(n_windows * width / (self.n_threads * SUBTOKENS_AT_ONCE))
         parts = torch.arange(n_windows).tensor_split(min(n_parts, n_windows))
@@ -67,7 +74,13 @@ class OnnxTagger:
 
 
 def _inputs(batch: ViewBatch, windows: Tensor, tokens: Tensor) -> dict[str, Any]:
-    """A batch's consecutive `windows` and, of its tokens, those of the mask `tokens` [B, L], as the graph's inputs."""
+    """A part of a batch as the graph's inputs.
+
+    Args:
+        batch: a view of B tweets of at most L tokens.
+        windows: consecutive windows, *Shape:* (n_windows,).
+        tokens: True on the tokens that those windows score, *Shape:* (B, L).
+    """
     mask = batch["attention_mask"][windows]
     width = int(mask.sum(1).max())
     firsts = (batch["rows"][tokens] - windows[0]) * width + batch["positions"][tokens]
@@ -104,11 +117,11 @@ def export(tagger: str | Path, folder: str | Path) -> Path:
     """Write a tagger's graph (and its weights, beside it), config and tokenizer to a new folder.
 
     Raises:
-        UserError: the tagger is none, or the folder is there already.
+        UserError: the tagger's folder is not one, or the target exists.
     """
     source, target = Path(tagger), Path(folder)
     if target.exists():
-        raise UserError(f"{target}: is there already; name a folder that is not, or remove it")
+        raise UserError(f"{target}: exists already; name a new folder, or remove it")
     model, _ = load_tagger(source)
     graph = _Graph(model).eval()
     # More than one of everything: a dimension of one would be taken for a constant.
@@ -151,7 +164,7 @@ class _Graph(nn.Module):
 
 @contextmanager
 def _quiet_export() -> Iterator[None]:
-    """Mutes what the exporter says of torchvision, which a tagger has no use for, and of its own internals."""
+    """Mutes what the exporter says about torchvision, which a tagger does not use, and about its own internals."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:

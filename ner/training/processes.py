@@ -1,7 +1,7 @@
 """Training in several processes: starting them, and what tells the first from the others.
 
-torch's launcher starts them, transformers' Trainer and accelerate share out batches and average gradients; this is what
-is left to say. Which stage wants how many is left to the stage.
+torch's launcher starts them, transformers' Trainer and accelerate share out batches and average gradients; this module
+does the rest. How many there are is the stage's decision.
 """
 
 import os
@@ -21,7 +21,7 @@ def relaunch(module: str, n: int) -> NoReturn:
 
 
 def end_with_launcher() -> None:
-    """Have this process be killed when its launcher has ended: torch's, if killed, would leave it training on."""
+    """Kill this process when its launcher has ended: torch's, if killed, would leave it training."""
     launcher = os.getppid()
 
     def watch() -> None:
@@ -43,7 +43,7 @@ def count() -> int:
 
 
 def is_first() -> bool:
-    """Whether this is the process that writes files and speaks."""
+    """Whether this is the process that writes files and messages."""
     return not launched() or int(os.environ["RANK"]) == 0
 
 
@@ -66,7 +66,7 @@ def let_first_go_ahead() -> None:
 
 
 def wait() -> None:
-    """Wait until every process is here; at once where there is but one."""
+    """Wait until every process is here; return at once where there is only one."""
     if count() > 1:
         from accelerate import PartialState
 

@@ -49,10 +49,10 @@ def train(
         encoder: folder or hub name of the pretrained encoder and its tokenizer.
         train, dev: labelled views; their contexts make the cross-modal view.
         output: the tagger's folder.
-        work: holds a checkpoint an epoch. An interrupted training goes on from the last whole one, to the same
-            scores (on a GPU, whose kernels may add in another order, nearly). It must belong to these params, data
+        work: gets a checkpoint per epoch. An interrupted training continues from the last complete one, to the same
+            scores (nearly, on a GPU, whose kernels may add in another order). It must belong to these params, data
             and encoder; it is removed when training has succeeded.
-        curves: folder for DVCLive's curves, a step an epoch: ``plots/metrics/train/{loss,nll_text_only,
+        curves: folder for DVCLive's curves, one step per epoch: ``plots/metrics/train/{loss,nll_text_only,
             nll_cross_modal,alignment}.tsv``, ``plots/metrics/dev/{f1,f1_text_only,f1_cross_modal}.tsv`` and
             ``metrics.json``; those of a mode or alignment not in use are missing.
         device: auto, cpu, cuda, cuda:1, …
@@ -104,7 +104,7 @@ def train(
         if processes.is_first():
             save_best(model, tokenizer, Path(state.best_model_checkpoint or "") / "model.safetensors", output)
             finished = work.with_name(f"{work.name}.finished")
-            work.rename(finished)  # at once: a kill while the files are deleted must not leave checkpoints in part
+            work.rename(finished)  # in one step: a kill while files are deleted must not leave torn checkpoints
             shutil.rmtree(finished)
     return summary(state)
 
@@ -184,7 +184,7 @@ def check_labelled(split: str, views: Sequence[View]) -> None:
     """Check that a split can be learned from.
 
     Raises:
-        UserError: it has no posts, or one without tokens or labels.
+        UserError: it has no posts, or a post without tokens or labels.
     """
     remedy = "to tag posts without labels, stop at `dvc repro views` and see python -m ner.predict --help"
     if not views:
@@ -193,7 +193,7 @@ def check_labelled(split: str, views: Sequence[View]) -> None:
         if view.labels is None or not view.tokens:
             raise UserError(
                 f"train: post {view.id} of the {split} split has no "
-                f"{'labels' if view.tokens else 'tokens'}; the tagger learns from labelled posts alone; "
+                f"{'labels' if view.tokens else 'tokens'}; the tagger learns only from labelled posts; "
                 f"{remedy}"
             )
 
@@ -235,7 +235,7 @@ def _arguments(params: TrainParams, work: Path, device: torch.device) -> Trainin
 
 
 class _Arguments(TrainingArguments):
-    """Training on one device a process: on several GPUs transformers' own would take the first, or all of them."""
+    """Training on one device per process: on several GPUs transformers' own would take the first, or all of them."""
 
     _taken: torch.device | None = None
 

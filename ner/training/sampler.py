@@ -30,9 +30,9 @@ class Example:
 
 
 class LengthGroupedSampler(Sampler[int]):
-    """Examples in an order, new each epoch, in which each batch holds examples of similar length.
+    """An order of the examples, another one each epoch, in which each batch has examples of similar length.
 
-    The order depends on seed and epoch alone, so a resumed training meets the same batches. Only the epoch's last batch
+    The order depends on seed and epoch alone, so a resumed training reads the same batches. Only the epoch's last batch
     may be smaller than the others.
     """
 

@@ -109,10 +109,10 @@ class TaggerTrainer(Trainer):
 
 
 def keep_gradient(embedding: nn.Embedding) -> None:
-    """Have an embedding's gradient lie in the same memory at every step.
+    """Keep an embedding's gradient in the same memory at every step.
 
-    Autograd would take new memory for all rows and clear it, at each step: 1 GB for XLM-R large, of which a batch
-    reads some hundred rows. What stands in `.grad` is dense as ever, until the next step overwrites it.
+    Autograd would allocate and clear memory for all rows at each step: 1 GB for XLM-R large, of which a batch reads
+    some hundred rows. `.grad` is dense as usual, until the next step overwrites it.
     """
     if embedding.sparse:  # prepared before
         return

@@ -51,7 +51,7 @@ def to_flair(
         tagger_class, embeddings_class: a SequenceTagger and a TransformerWordEmbeddings to make instead.
 
     Raises:
-        UserError: this interpreter's transformers does not know the encoder, or reads it otherwise.
+        UserError: this environment's transformers does not know the encoder, or builds it differently.
     """
     from flair.data import Dictionary
     from flair.embeddings import TransformerWordEmbeddings
@@ -135,7 +135,7 @@ def _load_encoder(encoder: Any, weights: Mapping[str, Tensor], kind: str) -> Non
     if missing or loaded.unexpected_keys:
         differs = (missing or loaded.unexpected_keys)[0]
         raise UserError(
-            f"encoder of type {kind!r}: flair's transformers builds it otherwise ({differs} is on one side "
+            f"encoder of type {kind!r}: flair's transformers builds it differently ({differs} is on one side "
             "only); it cannot be brought to flair"
         )
     with torch.no_grad():  # flair insists on a pooler, which nothing reads

@@ -1,7 +1,7 @@
 """A tagger's tokenizer as flair needs it: made to read any text as ours does, zipped as flair stores one, and checked.
 
 Ours leaves that to :mod:`ner.views`, which flair has not; so here it is all put into the tokenizer's own description,
-tokenizer.json. It serves :mod:`ner.interop.flair.bridge`, in the interpreter `flair`.
+tokenizer.json. It serves :mod:`ner.interop.flair.bridge`, in the separate environment `flair`.
 """
 
 import io

@@ -1,8 +1,8 @@
-"""The two-view objective by flair's own SequenceTagger, CRF and ModelTrainer, in flair's interpreter.
+"""The two-view objective by flair's own SequenceTagger, CRF and ModelTrainer, in the separate environment `flair`.
 
 `python -m ner.interop.flair.trainer JOB` is started by :mod:`ner.interop.flair.training`, which encodes the views
-and saves the result; a line of JSON an epoch on standard output tells it how training goes. Weights come and go through
-:mod:`ner.interop.flair.bridge`.
+and saves the result; one line of JSON per epoch on standard output tells it how training goes. Weights come and go
+through :mod:`ner.interop.flair.bridge`.
 """
 
 import json
@@ -254,7 +254,7 @@ def tagger_of(folder: TaggerFolder, params: TrainParams) -> TwoViewTagger:
 
 
 def adamw(model: torch.nn.Module, weight_decay: float, crf_rate: float, params: Any, lr: float) -> torch.optim.AdamW:
-    """AdamW with the core's groups: a rate of its own for the CRF, and decay for the others' matrices alone."""
+    """AdamW with the core's groups: another rate for the CRF, and decay for the others' matrices alone."""
     named = list(model.named_parameters())
     rest = [weight for name, weight in named if not name.startswith("crf.")]
     return torch.optim.AdamW(

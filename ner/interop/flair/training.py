@@ -1,7 +1,7 @@
 """Training by flair: the same labelled views in, the same folder with a tagger out, as :mod:`ner.training.run`.
 
-Views are encoded and the tagger is set up and saved here, in the core's interpreter; what lies between runs in flair's
-(:mod:`ner.interop.flair.trainer`), as a process of its own that gets a work folder and answers with a line an epoch.
+Views are encoded and the tagger is set up and saved here; what lies between runs in the separate environment `flair`
+(:mod:`ner.interop.flair.trainer`), as a process that gets a work folder and answers with one line per epoch.
 """
 
 import json
@@ -40,7 +40,7 @@ def train(
     """As :func:`ner.training.run.train`, by flair's ModelTrainer; a killed training starts over.
 
     Args:
-        python: the interpreter that has flair.
+        python: the Python of the environment `flair`.
 
     Raises:
         UserError: as there; an option that flair's trainer cannot honour; a post longer than an encoder window.
@@ -74,7 +74,7 @@ def train(
 
 
 def encoded_rows(posts: Sequence[View], views: ViewEncoder, params: TrainParams) -> Iterator[dict[str, Any]]:
-    """A row a post: its tokens and labels, and of each trained view the sub-tokens and each token's first.
+    """One row per post: its tokens and labels, and of each trained view the sub-tokens and each token's first.
 
     Raises:
         UserError: a post is longer than an encoder window.
@@ -87,7 +87,7 @@ def encoded_rows(posts: Sequence[View], views: ViewEncoder, params: TrainParams)
             if len(view.windows) > 1:
                 raise UserError(
                     f"train.trainer: post {post.id} needs {len(view.windows)} encoder windows of "
-                    f"{params.max_length} sub-tokens, which flair would cut by a rule of its own; use "
+                    f"{params.max_length} sub-tokens, which flair would cut differently; use "
                     "trainer: transformers, or leave the post out"
                 )
             row[name] = {"input_ids": view.windows[0], "firsts": view.positions}
