@@ -250,7 +250,7 @@ class LinearChainCRF(nn.Module):
             best = torch.empty_like(positions)
             bests, emitted = best.unbind(0), positions.unbind(0)
             torch.add(emitted[0], start, out=bests[0])
-            candidates = positions.new_empty(batch, n_labels, n_labels)  # [B, to, from]
+            candidates = positions.new_empty(batch, n_labels, n_labels)  # (batch, to, from)
             for t in range(1, length):
                 torch.add(bests[t - 1].unsqueeze(1), into, out=candidates)
                 torch.amax(candidates, dim=2, out=bests[t])
@@ -290,7 +290,7 @@ class LinearChainCRF(nn.Module):
             opening, step = path_log_probabilities(chain, self._mixing, labels)
             rows, first, end = spans.unbind(-1)
             step = step.masked_fill(~mask[:, 1:], 0.0).clamp_min(IMPOSSIBLE)
-            along = torch.cat([step.new_zeros(len(step), 1), step.cumsum(1)], dim=1)  # [B, L]
+            along = torch.cat([step.new_zeros(len(step), 1), step.cumsum(1)], dim=1)  # (batch, length)
             result = opening[rows, first] + along[rows, end - 1] - along[rows, first]
             return result.clamp_max(0.0).to(_result_dtype(emissions))
 

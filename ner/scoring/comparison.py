@@ -91,7 +91,7 @@ def compare_runs(
     for reading in READINGS:
         counts = np.stack(
             [sum(count(gold, run, reading)[1].sum(1) for run in runs) for runs in (ones, others)], axis=1
-        )  # [posts, 2, 3]
+        )  # (n_posts, 2, 3)
         right, found, wanted = np.moveaxis(counts.sum(0), -1, 0)
         difference = float(np.diff(2 * right / np.maximum(found + wanted, 1))[0])
         drawn = np.diff(np.concatenate(list(resampled_f1(counts, samples, seed))), axis=1)[:, 0]

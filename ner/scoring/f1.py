@@ -58,7 +58,17 @@ def score(
 def count(
     gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]], reading: Reading
 ) -> tuple[list[str], NDArray[np.int64]]:
-    """Types, and per post and type the numbers of right, predicted and gold entities: [posts, types, 3]."""
+    """Count entities.
+
+    Args:
+        gold: IOB2 labels per post.
+        predicted: IOB2 labels per post.
+        reading: what an orphan ``I-`` means.
+
+    Returns:
+        the types.
+        numbers of right, predicted and gold entities, *Shape:* (n_posts, n_types, 3).
+    """
     pairs = [
         (set(entities(one, reading)), set(entities(other, reading))) for one, other in zip(gold, predicted, strict=True)
     ]
@@ -103,17 +113,32 @@ def _score(types: list[str], counts: NDArray[np.int64], samples: int, confidence
 
 
 def bootstrap(counts: NDArray[np.int64], samples: int, confidence: float, seed: int) -> NDArray[np.float64]:
-    """Confidence bounds of F1, [2, columns], from :func:`resampled_f1`."""
+    """Confidence bounds of F1.
+
+    Args:
+        counts: numbers of right, predicted and gold entities, *Shape:* (n_posts, n_columns, 3).
+        samples: how many draws.
+        confidence: the share of resampled values between the bounds.
+        seed: of the draws.
+
+    Returns:
+        low and high bounds, *Shape:* (2, n_columns).
+    """
     return interval(np.concatenate(list(resampled_f1(counts, samples, seed))), confidence)
 
 
 def resampled_f1(counts: NDArray[np.int64], samples: int, seed: int) -> Iterator[NDArray[np.float64]]:
-    """F1 of `samples` draws of the posts with replacement, in blocks [draws, columns]; columns share their draws.
+    """F1 of draws of the posts with replacement; columns share their draws.
 
     A draw of n posts weights each by how often it was drawn, so that all draws are one product of matrices.
 
     Args:
-        counts: right, predicted and gold entities, [posts, columns, 3].
+        counts: numbers of right, predicted and gold entities, *Shape:* (n_posts, n_columns, 3).
+        samples: how many draws.
+        seed: of the draws.
+
+    Yields:
+        F1 of a block of draws, *Shape:* (n_draws, n_columns).
     """
     rng = np.random.default_rng(seed)
     posts = len(counts)
@@ -127,7 +152,15 @@ def resampled_f1(counts: NDArray[np.int64], samples: int, seed: int) -> Iterator
 
 
 def interval(values: NDArray[np.float64], confidence: float) -> NDArray[np.float64]:
-    """Bounds [2, …] that hold the middle share `confidence` of resampled values [draws, …]."""
+    """Bounds around the middle share of resampled values.
+
+    Args:
+        values: *Shape:* (n_draws, …).
+        confidence: that share.
+
+    Returns:
+        low and high bounds, *Shape:* (2, …).
+    """
     tail = (1 - confidence) / 2
     return np.quantile(values, [tail, 1 - tail], axis=0)
 

@@ -75,7 +75,7 @@ class TwoViewTagger(SequenceTagger):
     sums: dict[str, float]
 
     def forward_loss(self, sentences: list[Sentence]) -> tuple[Tensor, int]:
-        """A part's share of the batch's mean loss over tweets, and the number of its tweets."""
+        """A part's share of the batch's mean loss over tweets, *Shape:* (), and the number of its tweets."""
         if self.params.views != "both":
             loss, _ = super().forward_loss(sentences)
             self._note({f"nll_{self.params.views}": loss}, loss / self.n_tweets)
@@ -135,16 +135,33 @@ class TwoViewTagger(SequenceTagger):
 
 
 class Chain:
-    """flair's scores [B, L, to, from], emissions and transitions added up, as a chain: sums over paths, marginals.
+    """A chain over flair's scores, emissions and transitions added up: sums over paths, and marginals.
 
-    flair's own loss gives log Z alone; ITA's needs the marginals, for which there must be a way back.
+    flair's own loss computes log Z only; ITA's also needs the marginals, hence both directions:
+
+        forward_t[j]  = log Σ_i exp(forward_{t-1}[i] + score_t[j, i])
+        backward_t[i] = log Σ_j exp(score_{t+1}[j, i] + backward_{t+1}[j])
+
+    Args:
+        transitions: flair's, *Shape:* (to, from).
+        start: index of flair's start label.
+        stop: index of flair's stop label.
     """
 
     def __init__(self, transitions: Tensor, start: int, stop: int) -> None:
         self.stop_scores, self.start = transitions[stop], start
 
     def forward(self, scores: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """Log-sums [B, L, K] over the paths into each label, and log Z [B]."""
+        """Sum over the paths into each label.
+
+        Args:
+            scores: *Shape:* (batch, length, to, from).
+            lengths: the sequences' lengths, *Shape:* (batch,).
+
+        Returns:
+            log-sums, *Shape:* (batch, length, n_labels).
+            log Z, *Shape:* (batch,).
+        """
         steps = [scores[:, 0, :, self.start]]
         for t in range(1, scores.shape[1]):
             steps.append(torch.logsumexp(scores[:, t] + steps[-1].unsqueeze(1), dim=2))
@@ -153,7 +170,15 @@ class Chain:
         return sums, torch.logsumexp(last + self.stop_scores, dim=1)
 
     def backward(self, scores: Tensor, lengths: Tensor) -> Tensor:
-        """Log-sums [B, L, K] over the paths that follow each label."""
+        """Sum over the paths that follow each label.
+
+        Args:
+            scores: *Shape:* (batch, length, to, from).
+            lengths: the sequences' lengths, *Shape:* (batch,).
+
+        Returns:
+            log-sums, *Shape:* (batch, length, n_labels).
+        """
         ended = self.stop_scores.expand(len(scores), -1)
         step, steps = ended, [ended]
         for t in range(scores.shape[1] - 2, -1, -1):
@@ -163,7 +188,16 @@ class Chain:
         return torch.stack(steps[::-1], dim=1)
 
     def score(self, scores: Tensor, labels: Tensor, lengths: Tensor) -> Tensor:
-        """Scores [B] of the paths `labels` [B, L]."""
+        """Score paths.
+
+        Args:
+            scores: *Shape:* (batch, length, to, from).
+            labels: the paths, *Shape:* (batch, length).
+            lengths: the sequences' lengths, *Shape:* (batch,).
+
+        Returns:
+            the paths' scores, *Shape:* (batch,).
+        """
         rows = torch.arange(len(labels), device=labels.device)
         before = torch.cat([labels.new_full((len(labels), 1), self.start), labels[:, :-1]], dim=1)
         taken = scores[rows[:, None], torch.arange(labels.shape[1], device=labels.device), labels, before]
