@@ -45,7 +45,7 @@ def test_the_shipped_params_are_valid() -> None:
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("  epochs:", "  epoch:", r"params\.yaml:\d+: train\.epoch: unknown key; expected one of trainer, "),
+        ("  epochs:", "  epoch:", r"params\.yaml:\d+: train\.epoch: unknown key; expected one of model, trainer, "),
         ("\nviews:", "\nview:", r"params\.yaml:\d+: view: unknown key; expected one of data, images"),
         ("word_dropout: 0.1", "word_dropout: 1.5", r"train\.word_dropout: found 1\.5, expected less than 1"),
         (
@@ -102,7 +102,7 @@ def test_a_mistake_is_named(edited: Edited, old: str, new: str, message: str) ->
             "alignment: found 'sequence', expected marginal or none",
         ),
         ("train", "alignment_warmup: 0.0", "alignment_warmup: 0.5", "alignment_warmup: found 0.5, expected 0.0"),
-        ("train", "context_dropout: 0.0", "context_dropout: 0.1", "context_dropout: found 0.1, expected 0.0"),
+        ("train", "context_dropout: 0.0", "context_dropout: 0.1", "ita.context_dropout: found 0.1, expected 0.0"),
         ("execution", "processes: 1", "processes: 2", "processes: found 2, but train.trainer: flair runs in 1"),
     ],
 )
