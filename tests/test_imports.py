@@ -40,7 +40,7 @@ MODULES = sorted(path.relative_to(ROOT) for room in ROOMS for path in (ROOT / ro
 KNOWN: set[tuple[str, str]] = {
     ("ner.formats", "pipeline.corpus.conll"),  # readers of CoNLL and JSON Lines for texts to be tagged
     ("ner.formats", "pipeline.corpus.reading"),
-    ("ner.scoring.f1", "pipeline.corpus.reading"),
+    ("ner.scoring.matching", "pipeline.corpus.reading"),
     ("ner.scoring.__main__", "pipeline.corpus.conll"),
 }
 
