@@ -14,7 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from pipeline.core.records import Change
+from pipeline.core import records
+from pipeline.core.records import Change, ImageRow
 from pipeline.core.store import Store
 from pipeline.core.version import __version__
 from pipeline.settings.params import TrainParams, changed
@@ -158,7 +159,7 @@ def test_a_malformed_prediction_is_named_with_its_line(made: Project) -> None:
         output = made.run("python", "-m", "stages.report", expect=2)
     finally:
         path.write_text(kept, encoding="utf-8")
-    assert "test.text_only.jsonl:3: no prediction record" in output
+    assert "test.text_only.jsonl:3: an entity ends before it starts, or behind the last token" in output
 
 
 def test_the_figure_shows_a_post_and_the_scores(made: Project, tmp_path: Path) -> None:
@@ -184,15 +185,14 @@ def test_thumbnails_are_decoded_once(made: Project, tmp_path: Path, monkeypatch:
     from pipeline.images import pictures
     from pipeline.settings.params import ImagesParams
 
-    rows = made.rows("data/images.jsonl")
+    rows = list(records.read(made.folder / "data/images.jsonl", ImageRow, "images"))
     folder = made.folder / "set/images"
     with Store.open(tmp_path / "store") as store:
         first = thumbnails.write(rows, folder, tmp_path / "one", 100, ImagesParams(), store)
         monkeypatch.setattr(pictures, "load", lambda *_: pytest.fail("decoded again"))
         again = thumbnails.write(rows, folder, tmp_path / "other", 100, ImagesParams(), store)
     assert first == again
-    assert set(first) == {row["image"] for row in rows if row["status"] == "ok"}
-    from PIL import Image
+    assert set(first) == {row.image for row in rows if row.status == "ok"}
 
     sizes = {Image.open(tmp_path / "one" / name).size for name in first.values()}
     assert max(max(size) for size in sizes) == 100
