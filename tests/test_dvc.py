@@ -22,15 +22,6 @@ FILES = {
 }
 PACKAGES = ("pipeline", "ner", "reporting", "stages")
 
-# (Stage, module that it can load though no room of its deps has it): each goes when the code has moved.
-KNOWN: set[tuple[str, str]] = {
-    ("train", "ner.interop.model_card"),  # a card is to be written by a stage that a reworded card does not retrain
-    ("train", "ner.interop.onnx"),
-    ("train", "pipeline.corpus.reading"),  # by way of ner.scoring.f1, see tests/test_imports.py
-    ("evaluate", "ner.interop.onnx"),
-    ("evaluate", "pipeline.corpus.reading"),
-}
-
 
 def modules_behind(name: str) -> set[str]:
     """Every module of ours that importing and running `name` can load."""
@@ -65,7 +56,7 @@ def test_a_stage_loads_nothing_from_outside_the_rooms_it_depends_on(stage: str) 
     missing = {
         module
         for module in modules_behind(f"stages.{stage}")
-        if not any(FILES[module].is_relative_to(room) for room in rooms) and (stage, module) not in KNOWN
+        if not any(FILES[module].is_relative_to(room) for room in rooms)
     }
     assert missing == set()
 
