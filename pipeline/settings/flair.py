@@ -6,7 +6,6 @@ from typing import Any
 from pipeline.core.records import Change
 
 HONOURED = {
-    "model",
     "trainer",
     "encoder",
     "revision",
