@@ -10,6 +10,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from ner.interop import model_card
+from ner.training import facts
 from pipeline.core.records import ViewSources
 from pipeline.core.version import __version__
 from pipeline.settings import params
@@ -46,10 +47,10 @@ def test_the_version_is_the_same_everywhere() -> None:
     assert headings[0] == (f"{released} (unreleased)" if development else released)
     sources = ViewSources("d", {})
     settings = params.load(ROOT / "params.yaml").train
-    facts = model_card.facts(
+    found = facts.gather(
         settings, sources, "sha256:0", {"train": [], "dev": []}, {"epochs": 1, "best_epoch": 1, "dev": {}}
     )
-    assert f"Sightread {__version__}, torch" in model_card.render(facts).replace("\\", "")
+    assert f"Sightread {__version__}, torch" in model_card.render(found).replace("\\", "")
 
 
 def test_lock_files_have_exact_versions_and_hashes() -> None:

@@ -167,7 +167,7 @@ def test_a_decoding_option_reads_anew_and_going_back_reads_nothing(finished: Pro
 
 def test_a_card_tells_what_its_contexts_were_read_by(finished: Project) -> None:
     """Also where another extractor reads the very same: `train` then runs anew, and only then."""
-    card = (finished.folder / "models/tagger/README.md").read_text(encoding="utf-8")
+    card = (finished.folder / "report/model_card.md").read_text(encoding="utf-8")
     assert "Data set: sample/data." in card
     assert "objects by transformers (checkpoints/sample/detector)" in card
     before = finished.outputs()

@@ -90,7 +90,7 @@ class Kind:
         try:
             value = self._items.dump_python(self._items.validate_python(list(items)), mode="json")
         except ValidationError as error:
-            raise ValueError(mistakes(error)) from None
+            raise ValueError(mistakes(error, skip=1)) from None
         return as_json(value).encode()
 
     def load(self, rows: Any) -> list[Any]:
@@ -102,7 +102,7 @@ class Kind:
         try:
             found: list[Any] = self._items.validate_json(as_json(rows))
         except ValidationError as error:
-            raise ValueError(mistakes(error)) from None
+            raise ValueError(mistakes(error, skip=1)) from None
         return found
 
     def line(self, row: Mapping[str, Any], status: str, error: str | None, items: bytes) -> str:

@@ -296,11 +296,16 @@ def adapter(record: Any) -> TypeAdapter[Any]:
     return _ADAPTERS[record]
 
 
-def mistakes(error: ValidationError) -> str:
-    """What pydantic found wrong, on one line: where, what was expected, what was found."""
+def mistakes(error: ValidationError, *, skip: int = 0) -> str:
+    """What pydantic found wrong, on one line: where, what was expected, what was found.
+
+    Args:
+        error: what pydantic raised.
+        skip: how many steps of the place are left out at its beginning.
+    """
     found = []
     for mistake in error.errors(include_url=False, include_context=False):
-        where = ".".join(str(part) for part in mistake["loc"])
+        where = ".".join(str(part) for part in mistake["loc"][skip:])
         message = mistake["msg"].removeprefix("Value error, ").replace("Input should be", "expected")
         if mistake["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
             message = "unknown key"

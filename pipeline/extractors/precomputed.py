@@ -15,7 +15,7 @@ from pydantic import Field
 from pipeline.core.errors import UserError
 from pipeline.core.files import numbered_jsonl
 from pipeline.core.kinds import KINDS
-from pipeline.core.records import Caption, Item, ObjectTag
+from pipeline.core.records import Caption, Item, ObjectTag, as_json
 from pipeline.extractors.base import Options
 from pipeline.settings.params import ExecutionParams, Fraction
 
@@ -108,6 +108,7 @@ class _Precomputed:
                     f"{', '.join(row) or '(none)'}"
                 )
             try:
+                as_json(name)  # refuses what cannot be written
                 found: list[Item] = KINDS[self.KIND].load(items)
             except ValueError as error:
                 raise UserError(f"{file}:{line}: {error}") from None

@@ -23,7 +23,7 @@ def test_a_model_that_raises_on_the_nth_batch_costs_a_second_try(project: Projec
     ("extractor", "message"),
     [
         ("Raising", "RuntimeError: a kernel failed"),
-        ("NotANumber", "ValueError: the extractor gave a score that is not finite"),
+        ("NotANumber", "ValueError: score: expected a finite number, found nan"),
     ],
 )
 def test_pictures_that_a_model_fails_on_are_rows_and_no_others(project: Project, extractor: str, message: str) -> None:

@@ -67,7 +67,7 @@ def test_an_encoder_of_another_architecture_is_exported_too(model_type: str, ber
 
 
 def test_a_folder_that_is_there_is_left_alone(tagger_folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="is there already"):
+    with pytest.raises(UserError, match="exists already"):
         onnx.export(tagger_folder, tmp_path)
 
 

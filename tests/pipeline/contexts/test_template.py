@@ -79,7 +79,8 @@ def test_a_context_is_one_clean_line() -> None:
     assert render(views(), {"ocr": dirty}) == "two lines a b c d wide"
     family = "\U0001f468\u200d\U0001f469\u200d\U0001f467"
     assert render(views(), {"ocr": [TextLine(family)]}) == family, "joiners are what some emoji are made with"
-    assert "\n" not in render(views(separator="\n"), [ObjectTag("a")], [Caption("b")])
+    both = {"objects": [ObjectTag("a")], "captions": [Caption("b")]}
+    assert "\n" not in render(views(separator="\n"), both)
 
 
 def test_the_contexts_of_a_posts_pictures_stand_in_their_order() -> None:

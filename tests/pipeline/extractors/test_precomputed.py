@@ -124,7 +124,7 @@ def test_vinvls_tsv(payload: object, tmp_path: Path) -> None:
     [
         ("captions", "1.jpg :fine\n2.jpg a dog\n", r"x:2: expected a picture's name.*found '2\.jpg a dog'"),
         ("captions", "1.jpg :a\n\n1.jpg :b\n", r"x:3: a second entry for 1\.jpg \(the first is on line 1\)"),
-        ("captions", '{"image": "1.jpg", "captions": [{"text": 3}]}', r"x:1: text: expected text, found 3"),
+        ("captions", '{"image": "1.jpg", "captions": [{"text": 3}]}', r"x:1: text: expected a valid string, found 3"),
         ("captions", '{"image": "1.jpg", "objects": []}', r'x:1: expected {"image": name, "captions".*image, objects'),
         ("captions", '{"image"', "x:1: not JSON"),
         ("captions", '{"image": "1.jpg", "captions": []}\n\n[]\n', "x:3: expected a JSON object, found list"),
@@ -132,13 +132,13 @@ def test_vinvls_tsv(payload: object, tmp_path: Path) -> None:
         (
             "captions",
             '{"image": "1.jpg", "captions": []}\n{"image": "2.jpg", "captions": [{"text": "hi \\ud83d"}]}',
-            "x:2: text: holds half a character",
+            "x:2: an unpaired surrogate",
         ),
-        ("captions", '{"image": "\\ud83d.jpg", "captions": []}', "x:1: image: holds half a character"),
-        ("objects", '1\t[{"class": "dog \\udc36"}]\n', "x:1: label: holds half a character"),
+        ("captions", '{"image": "\\ud83d.jpg", "captions": []}', "x:1: an unpaired surrogate"),
+        ("objects", '1\t[{"class": "dog \\udc36"}]\n', "x:1: an unpaired surrogate"),
         ("objects", "1\t2054\tAAAA\n", r"x:1: expected a picture's key.*features alone has no tags"),
         ("objects", '1\t[{"conf": 1}]\n', "x:1: expected an object with class"),
-        ("objects", '1\t[{"class": "dog", "conf": "high"}]\n', "x:1: score: expected a number"),
+        ("objects", '1\t[{"class": "dog", "conf": "high"}]\n', "x:1: score: expected a valid number"),
         (
             "objects",
             '1\t[{"class": "dog", "attributes": ["a"], "attr_scores": []}]',
