@@ -45,11 +45,14 @@ class MadePost:
     ocr: Sequence[Mapping[str, Any]] = ()
 
 
-def project(folder: Path, posts: Mapping[str, Sequence[MadePost]], **sections: Mapping[str, Any]) -> Project:
+def project(
+    folder: Path, posts: Mapping[str, Sequence[MadePost]], *, run: bool = True, **sections: Mapping[str, Any]
+) -> Project:
     """A folder in which every stage but train, evaluate and report has run.
 
     Args:
         posts: by split; those that are not named have one post.
+        run: whether to run the stages.
         sections: changes of params.yaml.
     """
     folder.mkdir(parents=True)
@@ -115,7 +118,7 @@ def project(folder: Path, posts: Mapping[str, Sequence[MadePost]], **sections: M
                 for kind, name in (("objects", "transformers"), ("captions", "blip"), ("ocr", "rapidocr"))
             }
         )
-    for stage in ("posts", "images", "objects", "captions", "ocr", "views"):
+    for stage in ("posts", "images", "objects", "captions", "ocr", "views") if run else ():
         made.run("python", "-m", f"stages.{stage}")
     return made
 

@@ -204,7 +204,7 @@ def test_dvc_sees_a_precomputed_file_change(tmp_path: Path) -> None:
     ]
     file = written(project.folder / "sample/data", "captions.txt", "".join(f"{name}.jpg :first\n" for name in ids))
     project.edit(captions={"extractor": "precomputed", "precomputed": {"path": "sample/data/captions.txt"}})
-    assert project.repro("captions") == ["posts", "images", "captions"]
+    assert project.repro("captions") == ["check", "posts", "images", "captions"]
     file.write_text(file.read_text().replace("first", "second"))
     assert "captions" in project.repro("captions")
     assert {row["captions"][0]["text"] for row in project.rows("data/contexts/captions.jsonl")} == {"second"}
