@@ -34,7 +34,10 @@ COLOURS = [(196, 70, 52), (60, 120, 180), (70, 140, 90), (210, 160, 60)]
 
 @dataclass(frozen=True)
 class MadePost:
-    """A post to make a run of: its label sequence may be None, its picture absent, broken or a size in pixels."""
+    """A post to make a run of: its label sequence may be None, its picture absent, broken or a size in pixels.
+
+    `also` names posts whose pictures it has, too.
+    """
 
     id: str
     tokens: list[str]
@@ -43,6 +46,7 @@ class MadePost:
     objects: Sequence[Mapping[str, Any]] = ()
     captions: Sequence[str] = ()
     ocr: Sequence[Mapping[str, Any]] = ()
+    also: Sequence[str] = ()
 
 
 def project(
@@ -72,7 +76,7 @@ def project(
                     "id": post.id,
                     "tokens": post.tokens,
                     "labels": post.labels,
-                    "image": None if post.picture is None else f"{post.id}.png",
+                    "images": [f"{name}.png" for name in ([post.id] if post.picture else []) + list(post.also)],
                 }
                 for post in chosen
             ),

@@ -125,6 +125,25 @@ def test_pictures_search_and_scorer_choose(made: Project, open_report: Open) -> 
     assert "⟨U+200B⟩" in str(gold.text_content())
 
 
+def test_a_post_with_several_pictures_shows_them_all(tmp_path: Path, open_report: Open) -> None:
+    line = {"text": "LIVE", "score": 0.9, "polygon": [[5, 5], [50, 5], [50, 20], [5, 20]]}
+    posts = [
+        MadePost("one", ["see", "Rome"], ["O", "B-LOC"], (120, 90), [], ["a street"]),
+        MadePost("two", ["and", "Bob"], ["O", "B-PER"], (90, 120), [], ["a man"], [line], also=("one",)),
+    ]
+    opened = open_report(finish(project(tmp_path / "run", {"test": posts})), "#posts?split=test")
+    article = opened.page.locator("article").nth(1)
+    assert article.locator("figure img").count() == 2
+    assert article.locator("figcaption code").all_text_contents() == ["two.png", "one.png"]
+    terms = article.locator(".facts dt").all_text_contents()
+    assert "captions of picture 1" in terms
+    assert "captions of picture 2" in terms
+    assert article.locator(".facts dd").first.text_content() == "a man . LIVE . a street"
+    article.get_by_role("button", name="LIVE").click()
+    assert article.locator(".overlay").first.locator(".shape.shown").count() == 1
+    assert article.locator(".overlay").nth(1).locator(".shape.shown").count() == 0
+
+
 def test_sorting_and_paging(made: Project, open_report: Open) -> None:
     opened = open_report(made)
     first = opened.ids()
@@ -161,9 +180,9 @@ def test_boxes_and_polygons_are_drawn_on_demand(made: Project, open_report: Open
     assert shapes.count() == 0
     opened.page.get_by_role("button", name="dog 0.70").click()
     assert shapes.locator("text").all_text_contents() == ["dog"]
-    opened.page.get_by_label("lines of text").check()
+    opened.page.locator("#f-ocr").check()
     assert shapes.locator("text").all_text_contents() == ["LIVE TONIGHT"]
-    opened.page.get_by_label("object boxes").check()
+    opened.page.locator("#f-objects").check()
     assert sorted(shapes.locator("text").all_text_contents()) == ["LIVE TONIGHT", "dog", "guitar"]
     picture = opened.page.locator("article img").bounding_box()
     guitar = shapes.filter(has_text="guitar").locator("polygon").last.bounding_box()
