@@ -11,6 +11,7 @@ from typing import Any, TypedDict
 from pydantic import BaseModel
 
 from pipeline.core import checkpoints, environments
+from pipeline.core.hashes import file_digest
 from pipeline.core.kinds import KINDS
 from pipeline.extractors import registry
 from pipeline.settings.params import Params
@@ -67,7 +68,7 @@ def _checkpoints(options: Mapping[str, Any], prefix: str, data: Path) -> Iterato
         place = Path(value).expanduser()
         if place.exists():
             if not place.resolve().is_relative_to(data.resolve()):
-                content = checkpoints.digest(place) if place.is_dir() else checkpoints.file_digest(place)
+                content = checkpoints.digest(place) if place.is_dir() else file_digest(place)
                 yield f"{prefix}{key}", f"sha256:{content}"
         elif key in _NAMED and checkpoints.is_hub_name(value):
             yield f"{prefix}{key}", checkpoints.cached_identity(value, options.get("revision"))

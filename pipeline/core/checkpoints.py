@@ -1,7 +1,8 @@
 """Finds a model's files: in a local folder, or in the hub's cache, which is filled on first use.
 
 Adapters always get a folder of safetensors files from here, so they need not handle the hub or pickles; a checkpoint
-that requires its own code is refused. Single files of weights are read and converted in pipeline/core/weights.py.
+that requires its own code, or leads out of its folder, is refused (pipeline/core/trust.py). Single files of weights are
+read and converted in pipeline/core/weights.py.
 """
 
 import hashlib
@@ -11,27 +12,17 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
-from functools import lru_cache
 from pathlib import Path
 
+from pipeline.core import checksums, trust
 from pipeline.core.errors import UserError
+from pipeline.core.hashes import file_digest
 
 _HUB_NAME = re.compile(r"^[\w.-]+(/[\w.-]+)?$")
 _PICKLES = ("pytorch_model*.bin", "*.pth", "*.pt", "*.ckpt")
 _WEIGHTS, _INDEX = "model.safetensors", "model.safetensors.index.json"  # whole, or what names its shards
 _DOWNLOADED = ("*.safetensors", "*.json", "*.txt", "*.model")
 _SKIPPED = ("onnx/*", "openvino/*", "*/*.json")
-# what a model, tokenizer or processor is loaded from besides weights
-_LOADED = (
-    "*config.json",
-    "tokenizer*.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "vocab.txt",
-    "merges.txt",
-    "*.model",
-)
 _UNHASHED = {".md", ".gitattributes"}  # files that no model reads
 _MAX_NAMED = 4  # files that a message names
 
@@ -55,14 +46,17 @@ def resolve(model: str, revision: str | None = None) -> Checkpoint:
         The folder and its identity: ``sha256:…`` over a local folder's files, ``name@commit`` for the hub.
 
     Raises:
-        UserError: it does not exist, cannot be downloaded, or lacks safetensors weights.
+        UserError: it does not exist, cannot be downloaded, lacks safetensors weights, needs its own code, leads out of
+            its folder, or is not as it was saved.
     """
     if Path(model).expanduser().is_dir() or not is_hub_name(model):
         folder = _local(model, revision)
+        checksums.verify(folder, model)
         return Checkpoint(folder, f"sha256:{digest(folder)}")
     snapshot = _snapshot(model, revision)
     _require_snapshot(snapshot, model)
-    _refuse_code(snapshot / "config.json", model)
+    trust.inspect(snapshot, model)
+    checksums.verify(snapshot, model)
     return Checkpoint(snapshot, f"{model}@{snapshot.name}")
 
 
@@ -88,7 +82,7 @@ def require(model: str, revision: str | None = None) -> None:
         return
     cached = _cached(model, revision)
     if cached is not None and not _missing(cached, model):
-        _refuse_code(cached / "config.json", model)
+        trust.inspect(cached, model)
         return
     from huggingface_hub import HfApi, hf_hub_download
 
@@ -101,7 +95,7 @@ def require(model: str, revision: str | None = None) -> None:
             raise _unavailable(model, revision, error) from None
         _require_snapshot(cached, model)
     else:
-        _refuse_code(Path(config), model)
+        trust.inspect_config(Path(config), model)
 
 
 def _local(model: str, revision: str | None) -> Path:
@@ -114,31 +108,8 @@ def _local(model: str, revision: str | None) -> Path:
     if revision is not None:
         raise UserError(f"checkpoint {model}: a local folder has no revision; set revision: null")
     _require_weights(folder, model, _lacking_shards(folder), "copy or download the complete checkpoint")
-    _refuse_code(folder / "config.json", model)
+    trust.inspect(folder, model)
     return folder
-
-
-def _refuse_code(config: Path, model: str) -> None:
-    """Refuse a model that needs code from the checkpoint; transformers would ask on the terminal whether to run it.
-
-    If transformers itself has a model of that type, it uses its own.
-    """
-    try:
-        found = json.loads(config.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return  # loading the model will report it
-    code = found.get("auto_map") if isinstance(found, dict) else None
-    if not code:
-        return
-    from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
-
-    if found.get("model_type") not in CONFIG_MAPPING_NAMES:
-        named = ", ".join(sorted(map(str, code.values()))) if isinstance(code, dict) else str(code)
-        raise UserError(
-            f"checkpoint {model}: it needs its own code ({named}; auto_map in {config.name}), and code from a "
-            "checkpoint is never run here; choose a checkpoint whose model_type, unlike "
-            f"{found.get('model_type')!r}, is part of transformers"
-        )
 
 
 def is_hub_name(model: str) -> bool:
@@ -168,7 +139,7 @@ def _missing(snapshot: Path, model: str) -> list[str]:
         listed = {file.path for file in get_cached_repo_tree(model, revision=snapshot.name) if "/" not in file.path}
     except CachedRepoTreeNotFoundError:  # fetched file by file, or by an older version of the hub's library
         listed = set()
-    needed = {"config.json", *(name for name in listed if any(fnmatch(name, pattern) for pattern in _LOADED))}
+    needed = {"config.json", *(name for name in listed if any(fnmatch(name, pattern) for pattern in trust.LOADED))}
     if not (snapshot / _WEIGHTS).is_file() and not (snapshot / _INDEX).is_file():
         named = listed & {_WEIGHTS, _INDEX}
         if named or all("-of-" in file.name for file in snapshot.glob("*.safetensors")):  # none, or shards alone
@@ -267,24 +238,11 @@ def _require_weights(folder: Path, model: str, lacking: Sequence[str], remedy: s
 
 
 def digest(folder: str | os.PathLike[str]) -> str:
-    """SHA-256 of names and contents of a folder's files, without model cards and hidden files."""
+    """SHA-256 of names and contents of a folder's files, without model cards, checksums and hidden files."""
     total = hashlib.sha256()
     for file in sorted(path for path in Path(folder).rglob("*") if path.is_file()):
         name = file.relative_to(folder)
-        if file.suffix in _UNHASHED or any(part.startswith(".") for part in name.parts):
+        if file.suffix in _UNHASHED or file.name == checksums.FILE or any(part.startswith(".") for part in name.parts):
             continue
-        status = file.stat()
-        total.update(f"{name.as_posix()}\0{_file_digest(str(file), status.st_size, status.st_mtime_ns)}\n".encode())
+        total.update(f"{name.as_posix()}\0{file_digest(file)}\n".encode())
     return total.hexdigest()
-
-
-@lru_cache(maxsize=4096)
-def _file_digest(file: str, _size: int, _mtime_ns: int) -> str:
-    with open(file, "rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def file_digest(file: Path) -> str:
-    """SHA-256 of a file, which is read again only if it has changed."""
-    status = file.stat()
-    return _file_digest(str(file), status.st_size, status.st_mtime_ns)

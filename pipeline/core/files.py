@@ -40,7 +40,7 @@ def atomic_write(path: str | os.PathLike[str], mode: str = "w") -> Iterator[IO[A
             yield file
             file.flush()
             os.fsync(file.fileno())
-            os.chmod(temporary, 0o666 & ~_umask())
+            os.chmod(temporary, _RIGHTS & ~_umask())
             os.replace(temporary, path)
     except BaseException as error:
         with suppress(FileNotFoundError):
@@ -76,6 +76,15 @@ def _sweep(path: Path) -> None:
         with suppress(OSError), open(stale, "rb") as file:  # another writer's: it holds the lock, or is gone already
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             stale.unlink()
+
+
+def follow_umask(path: Path) -> None:
+    """Give a file that a library has written for its owner alone the rights that any new file has."""
+    if path.stat().st_mode & 0o077 == 0:
+        path.chmod(_RIGHTS & ~_umask())
+
+
+_RIGHTS = 0o666  # of a new file, less the umask
 
 
 def _umask() -> int:

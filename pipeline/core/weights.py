@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.core.errors import UserError
+from pipeline.core.files import follow_umask
 
 if TYPE_CHECKING:
     import torch
@@ -42,20 +43,28 @@ def load_weights(file: Path) -> "dict[str, torch.Tensor]":
     """The tensors, by name, of a safetensors file or of a file that torch saved; anything beside them is ignored.
 
     Raises:
-        UserError: the file contains something else, or cannot be loaded without running code.
+        UserError: the file contains something else or numbers that are not, or cannot be loaded without running code.
     """
     if file.suffix == ".safetensors":
         from safetensors import SafetensorError
         from safetensors.torch import load_file
 
         try:
-            return load_file(file)
+            return _finite(load_file(file), file)
         except SafetensorError as error:
             raise UserError(f"{file}: not a safetensors file: {error}") from None
     import torch
 
     with _explained(file):
-        return _tensors(torch.load(file, map_location="cpu", weights_only=True), file)
+        return _finite(_tensors(torch.load(file, map_location="cpu", weights_only=True), file), file)
+
+
+def save_weights(tensors: "Mapping[str, torch.Tensor]", file: Path) -> None:
+    """Write tensors by name as a safetensors file, with the rights that any new file has."""
+    from safetensors.torch import save_file
+
+    save_file(dict(tensors), file, metadata={"format": "pt"})
+    follow_umask(file)
 
 
 def convert(path: Path) -> list[Path]:
@@ -69,7 +78,6 @@ def convert(path: Path) -> list[Path]:
         UserError: there are none, they hold anything but tensors, or the result cannot be written.
     """
     from safetensors import SafetensorError
-    from safetensors.torch import save_file
 
     if path.is_dir():
         sources = sorted(path.glob("pytorch_model*.bin"))
@@ -94,7 +102,7 @@ def convert(path: Path) -> list[Path]:
     try:
         with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as folder:
             written = Path(folder) / target.name
-            save_file(tensors, written, metadata={"format": "pt"})
+            save_weights(tensors, written)
             written.replace(target)
     except (OSError, SafetensorError) as error:
         raise UserError(f"{target}: cannot be written: {error}; check the free space and the folder's rights") from None
@@ -128,6 +136,18 @@ def _tensors(found: Any, file: Path) -> "dict[str, torch.Tensor]":
         if not isinstance(name, str) or not isinstance(value, torch.Tensor):
             raise UserError(f"{file}: {name!r} is a {type(value).__name__}; expected tensors by name")
     return dict(found)
+
+
+def _finite(tensors: "dict[str, torch.Tensor]", file: Path) -> "dict[str, torch.Tensor]":
+    """The tensors as they are; minus infinity is allowed, which masks are made of.
+
+    Raises:
+        UserError: one holds NaN or infinity.
+    """
+    for name, values in tensors.items():
+        if values.is_floating_point() and not bool((values < float("inf")).all()):
+            raise UserError(f"{file}: {name} holds NaN or infinity: the file is damaged; fetch it again")
+    return tensors
 
 
 def _unpickled_arrays(file: Path) -> "dict[str, torch.Tensor]":

@@ -18,10 +18,11 @@ from tqdm import tqdm
 
 from pipeline.core.errors import UserError
 from pipeline.core.kinds import KINDS
+from pipeline.core.machine import is_out_of_memory
 from pipeline.core.records import Item
 from pipeline.engine import plan
 from pipeline.engine.plan import Job, Results, Rows
-from pipeline.extractors.base import BucketingExtractor, Extractor, PreparingExtractor, is_out_of_memory, load
+from pipeline.extractors.base import BucketingExtractor, Extractor, PreparingExtractor, load
 from pipeline.images import pictures as images
 from pipeline.images.decoding import PictureError
 from pipeline.settings.params import ImagesParams

@@ -1,18 +1,17 @@
 """What the adapters on torch and transformers share: device, number format, quiet loading, batches of one shape."""
 
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
-from contextlib import contextmanager
 from functools import cache, cached_property
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator
 
-from pipeline.core import checkpoints
+from pipeline.core import checkpoints, trust
 from pipeline.core.errors import UserError
 from pipeline.core.machine import cores
-from pipeline.extractors.base import is_out_of_memory
+from pipeline.core.soundness import explained, refuse_unsound, require_words
 
 if TYPE_CHECKING:
     import torch
@@ -60,10 +59,9 @@ def device(name: str) -> "torch.device":
 
 def quiet() -> None:
     """Keep transformers from showing bars where nobody watches, and from asking whether to run a model's own code."""
-    from transformers import dynamic_module_utils
     from transformers.utils import logging
 
-    dynamic_module_utils.TIME_OUT_REMOTE_CODE = 0  # it refuses without asking
+    trust.never_ask()
     logging.set_verbosity_error()
     if not sys.stderr.isatty():
         logging.disable_progress_bar()
@@ -76,8 +74,21 @@ def part(loader: Any, what: str, folder: Any, name: str, **options: Any) -> Any:
         UserError: the folder holds none.
     """
     quiet()
-    with _explained(f"checkpoint {name}: no {what}"):
-        return loader.from_pretrained(folder, **options)
+    with explained(f"checkpoint {name}: no {what}"):
+        return loader.from_pretrained(folder, trust_remote_code=False, **options)
+
+
+def tokenizer(folder: Any, name: str) -> Any:
+    """The tokenizer of a checkpoint.
+
+    Raises:
+        UserError: the folder holds none, or one without a vocabulary.
+    """
+    from transformers import AutoTokenizer
+
+    found = part(AutoTokenizer, "tokenizer", folder, name)
+    require_words(found, name)
+    return found
 
 
 def image_processor(folder: Any, name: str) -> Any:
@@ -125,69 +136,17 @@ def load(model_class: Any, folder: Any, name: str, dtype: Dtype, target: "torch.
     import torch
 
     quiet()
-    with _explained(f"checkpoint {name}: {model_class.__name__} cannot load it"):
+    with explained(f"checkpoint {name}: {model_class.__name__} cannot load it"):
         model, report = model_class.from_pretrained(
             folder,
             use_safetensors=True,
+            trust_remote_code=False,
             dtype=getattr(torch, dtype),
             output_loading_info=True,
             ignore_mismatched_sizes=True,
         )  # refused below, with what is wrong
-        _refuse_random_weights(model, report, name)
+        refuse_unsound(model, report, name, "it is likely of another task: choose another checkpoint")
         return model.eval().to(target)
-
-
-@contextmanager
-def _explained(trouble: str) -> Iterator[None]:
-    """Make one message, which `trouble` begins, of what goes wrong while something of a checkpoint is loaded.
-
-    Raises:
-        UserError: whatever it is.
-    """
-    from safetensors import SafetensorError
-
-    try:
-        yield
-    except UserError:
-        raise
-    except SafetensorError as error:
-        raise UserError(
-            f"{trouble}: {error}; its *.safetensors are cut short, or stand for files that git-LFS has not "
-            "fetched: fetch the checkpoint again"
-        ) from None
-    except Exception as error:  # of transformers or of any library below it: no picture is the cause
-        if is_out_of_memory(error):  # with smaller batches it would run out again
-            raise UserError(
-                f"{trouble}: memory runs out; take a smaller model, dtype: bfloat16 or another execution.device"
-            ) from None
-        message = " ".join(str(error).split())[:300] or type(error).__name__
-        raise UserError(f"{trouble}: {message}") from None
-
-
-def _refuse_random_weights(model: Any, report: Mapping[str, Any], name: str) -> None:
-    """Refuse a model that transformers has filled up with random weights, which only its `report` tells.
-
-    Raises:
-        UserError: the checkpoint lacks weights of the model, or has them in another shape.
-    """
-    tensors = model.state_dict()
-    # What is no fraction is not learnt: the steps, say, that batch normalisation has counted.
-    missing = sorted(key for key in report["missing_keys"] if key not in tensors or tensors[key].is_floating_point())
-    reshaped = sorted(report["mismatched_keys"])
-    if missing:
-        trouble = f"it lacks {len(missing)} weights ({missing[0]}, …)"
-    elif reshaped:
-        key, found, expected = reshaped[0]
-        trouble = (
-            f"{len(reshaped)} of its weights have another shape than its config.json says ({key} is "
-            f"{list(found)}, expected {list(expected)}, …)"
-        )
-    else:
-        return
-    raise UserError(
-        f"checkpoint {name} is no whole {type(model).__name__}: {trouble}; it is likely of another task: "
-        "choose another checkpoint"
-    )
 
 
 def in_batches_of_one_shape(

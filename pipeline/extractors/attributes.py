@@ -176,7 +176,7 @@ class WithAttributes(_torch.FromCheckpoint):
         if isinstance(self._detector, LoadingExtractor):
             self._detector.load()
         super().load()
-        from transformers import AutoConfig, AutoModel, AutoTokenizer
+        from transformers import AutoConfig, AutoModel
 
         family = self._loaded(AutoConfig, "configuration").model_type
         if family not in _FAMILIES:
@@ -184,7 +184,7 @@ class WithAttributes(_torch.FromCheckpoint):
                 f"checkpoint {self._options.model}: its model_type is {family}; objects.attributes takes "
                 f"{', '.join(_FAMILIES)}"
             )
-        self._tokenizer = self._loaded(AutoTokenizer, "tokenizer")
+        self._tokenizer = _torch.tokenizer(self._checkpoint.folder, str(self._options.model))
         self._model = _torch.load(
             AutoModel, self._checkpoint.folder, str(self._options.model), self._options.dtype, self._device
         )

@@ -97,14 +97,3 @@ def load(extractor: Extractor) -> Extractor:
     if isinstance(extractor, LoadingExtractor):
         extractor.load()
     return extractor
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory ran out, the machine's or the device's."""
-    message = str(error).lower()
-    return (
-        isinstance(error, MemoryError)
-        or type(error).__name__ == "OutOfMemoryError"
-        or "out of memory" in message
-        or "can't allocate memory" in message
-    )

@@ -163,7 +163,7 @@ class Blip(_torch.FromCheckpoint):
             UserError: the checkpoint is not available or is of another kind of model, or has no room for the caption.
         """
         super().load()
-        from transformers import AutoConfig, AutoModelForImageTextToText, AutoTokenizer
+        from transformers import AutoConfig, AutoModelForImageTextToText
 
         self._config = self._loaded(AutoConfig, "configuration")
         if self._family not in _FAMILIES:
@@ -171,7 +171,7 @@ class Blip(_torch.FromCheckpoint):
                 f"checkpoint {self._options.model}: its model_type is {self._family}; captions.blip "
                 f"takes {', '.join(_FAMILIES)}"
             )
-        self._tokenizer = self._loaded(AutoTokenizer, "tokenizer")
+        self._tokenizer = _torch.tokenizer(self._checkpoint.folder, str(self._options.model))
         self._model = _torch.load(
             AutoModelForImageTextToText, self._checkpoint.folder, self._options.model, self._options.dtype, self._device
         )

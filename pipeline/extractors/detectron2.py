@@ -15,8 +15,9 @@ from ruamel.yaml.constructor import SafeConstructor
 from ruamel.yaml.error import YAMLError
 from ruamel.yaml.nodes import MappingNode, SequenceNode
 
-from pipeline.core import checkpoints, environments
+from pipeline.core import environments
 from pipeline.core.errors import UserError
+from pipeline.core.hashes import file_digest
 from pipeline.core.records import ObjectTag
 from pipeline.core.weights import load_weights, weights_file
 from pipeline.extractors import _boxes, _torch
@@ -152,8 +153,8 @@ class Detectron2:
             "extractor": "objects.detectron2",
             "version": VERSION,
             "detectron2": environments.version(INTERPRETER, "detectron2"),
-            "checkpoint": f"sha256:{checkpoints.file_digest(Path(self._options.weights).expanduser())}",
-            "configuration": [checkpoints.file_digest(file) for file in self._options.configurations()],
+            "checkpoint": f"sha256:{file_digest(Path(self._options.weights).expanduser())}",
+            "configuration": [file_digest(file) for file in self._options.configurations()],
             **self._options.model_dump(exclude={"model", "weights"}),
         }
 

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 from PIL import Image
 from pydantic import AfterValidator, Field, NonNegativeInt, PositiveFloat
 
-from pipeline.core import checkpoints, environments
+from pipeline.core import environments
 from pipeline.core.errors import UserError
+from pipeline.core.hashes import file_digest
 from pipeline.core.records import TextLine
 from pipeline.core.weights import load_weights, weights_file
 from pipeline.extractors import _lines, _torch
@@ -179,7 +180,7 @@ class EasyOcr:
             **self._options.model_dump(exclude={"models"}),
             "languages": sorted(set(self._options.languages)),
             "easyocr": environments.version(INTERPRETER, "easyocr"),
-            "models": [checkpoints.file_digest(file) for file in self._options.files()],
+            "models": [file_digest(file) for file in self._options.files()],
         }
 
     def bucket(self, width: int, height: int) -> Hashable:

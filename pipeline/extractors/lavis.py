@@ -15,6 +15,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
 from pipeline.core import checkpoints, environments
 from pipeline.core.errors import UserError
+from pipeline.core.hashes import file_digest
 from pipeline.core.records import Caption
 from pipeline.core.weights import load_weights, weights_file
 from pipeline.extractors import _torch
@@ -132,9 +133,9 @@ class Lavis:
             "extractor": "captions.lavis",
             "version": VERSION,
             "lavis": environments.version(INTERPRETER, "salesforce-lavis"),
-            "checkpoint": f"sha256:{checkpoints.file_digest(Path(options.weights).expanduser())}",
-            "vocabulary": checkpoints.file_digest(options.vocabulary()),
-            "configuration": [checkpoints.file_digest(file) for file in self._configurations()],
+            "checkpoint": f"sha256:{file_digest(Path(options.weights).expanduser())}",
+            "vocabulary": file_digest(options.vocabulary()),
+            "configuration": [file_digest(file) for file in self._configurations()],
             **options.model_dump(exclude={"name", "model_type", "config", "weights", "tokenizer", *unread}),
         }
 

@@ -4,7 +4,6 @@ The pictures' way into the model and its boxes' way out follow the demo that YOL
 exported without decoding.
 """
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from PIL import Image
 from pydantic import Field, PositiveInt
 
+from pipeline.core import onnx_files
 from pipeline.core.errors import UserError
 from pipeline.core.machine import cores
 from pipeline.core.records import ObjectTag
@@ -127,12 +127,13 @@ class YoloxOptions(Options):
     classes: Literal["coco"] | Annotated[list[str], Field(min_length=1)] = "coco"
 
     def require(self) -> None:
-        """Check that the model is there."""
+        """Check that the model is there, and the files of weights that it names."""
         if not self.file.is_file():
             raise UserError(
                 f"yolox.model: {self.file}: no such file; expected a YOLOX model in ONNX format, as the "
                 "releases of YOLOX have them; put it below checkpoints/, so that DVC sees it change"
             )
+        onnx_files.external_files(self.file)
 
     @property
     def file(self) -> Path:
@@ -166,14 +167,12 @@ class Yolox:
         self._pool = _new_pool()
 
     def fingerprint(self) -> Mapping[str, Any]:
-        """The file's digest, options and version."""
+        """The digest of the model's files, options and version."""
         self._options.require()
-        with self._options.file.open("rb") as stream:
-            checkpoint = f"sha256:{hashlib.file_digest(stream, 'sha256').hexdigest()}"
         return {
             "extractor": "objects.yolox",
             "version": VERSION,
-            "checkpoint": checkpoint,
+            "checkpoint": f"sha256:{onnx_files.digest(self._options.file)}",
             **self._options.model_dump(exclude={"model", "classes"}),
             "classes": list(self._options.names),
         }

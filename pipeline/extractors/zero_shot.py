@@ -125,9 +125,7 @@ class ZeroShot(Detector):
         """
         grounding = self._family in _GROUNDING  # first: it refuses other kinds of models
         super().load()
-        from transformers import AutoTokenizer
-
-        self._tokenizer = self._loaded(AutoTokenizer, "tokenizer")
+        self._tokenizer = _torch.tokenizer(self._checkpoint.folder, str(self._options.model))
         if grounding:
             self._phrases = self._tokenized_labels()
         else:
