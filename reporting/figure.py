@@ -12,6 +12,7 @@ from typing import Any
 from PIL import Image
 
 from pipeline.core.errors import UserError
+from pipeline.core.files import portable
 from pipeline.core.labels import entities
 from pipeline.core.records import ImageRow, ObjectTag, Post, TextLine
 from pipeline.images import pictures
@@ -96,7 +97,7 @@ def draw(results: Results, wanted: str | None = None) -> str:
             ],
             chart=chart,
             split=SPLIT,
-            name=results.settings.data.root,
+            name=portable(results.settings.data.root),
         )
     )
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from pipeline.core.files import portable
 from pipeline.core.kinds import KINDS
 from pipeline.core.records import Change, Machine, RunRecord
 from pipeline.core.store import digest
@@ -101,7 +102,7 @@ def summarise(results: Results, types: list[str]) -> Summary:
     splits = [_split_row(results, split, types) for split in SPLITS]
     statuses = sorted({status for row in splits for status in row.pictures}, key=lambda name: (name != "ok", name))
     return Summary(
-        name=str(results.settings.data.root),
+        name=portable(results.settings.data.root),
         missing=list(_missing(results)),
         types=types,
         splits=splits,

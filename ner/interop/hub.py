@@ -14,7 +14,7 @@ from huggingface_hub.errors import HTTPError as ConnectionFailure  # type: ignor
 from huggingface_hub.utils._validators import validate_repo_id
 
 from ner.models.folder import ONNX_GRAPH, load_config
-from pipeline.core import checkpoints
+from pipeline.core import checkpoints, checksums
 from pipeline.core.errors import UserError
 from pipeline.core.files import atomic_write
 from pipeline.core.records import Evaluation
@@ -44,7 +44,8 @@ def gather(tagger: Path, target: Path, card: str) -> list[Path]:
         The names of files that were left out, as they are not a tagger's.
 
     Raises:
-        UserError: `tagger` is not a tagger's folder, or is an export; `target` is not empty.
+        UserError: `tagger` is not a tagger's folder, is an export, or has a link that leads out of it; `target` is not
+            empty.
     """
     if (tagger / ONNX_GRAPH).exists():
         raise UserError(
@@ -57,10 +58,13 @@ def gather(tagger: Path, target: Path, card: str) -> list[Path]:
     target.mkdir(parents=True, exist_ok=True)
     files = sorted({file for pattern in SENT for file in tagger.glob(pattern) if file.is_file()})
     for file in files:
-        shutil.copyfile(file, target / file.name)  # the content, where DVC has put a link
+        shutil.copyfile(file, target / file.name)  # the content, where DVC has put a link to its cache
+    checksums.seal(target)
     with atomic_write(target / CARD) as stream:
         stream.write(card)
-    return sorted(file.relative_to(tagger) for file in set(tagger.iterdir()) - {*files, tagger / CARD})
+    return sorted(
+        file.relative_to(tagger) for file in set(tagger.iterdir()) - {*files, tagger / CARD, tagger / checksums.FILE}
+    )
 
 
 def read_evaluation(tagger: Path, metrics: Path) -> Evaluation:
@@ -122,7 +126,10 @@ def send(folder: Path, repository: str, *, private: bool) -> str:
                 "private on the hub, or leave out --private"
             )
         done = api.upload_folder(
-            repo_id=repository, folder_path=folder, commit_message="Publish a tagger", delete_patterns=list(SENT)
+            repo_id=repository,
+            folder_path=folder,
+            commit_message="Publish a tagger",
+            delete_patterns=[*SENT, checksums.FILE],
         )  # weights of an earlier one, in other shards
         return done.commit_url
     except HfHubHTTPError as error:

@@ -21,7 +21,9 @@ from ner.encoder import packing
 from ner.encoder.dropout import replace_dropouts
 from ner.models import alignment as alignment_forms
 from ner.views import EncodedView, ViewBatch, ViewName, VisualBatch
+from pipeline.core import trust
 from pipeline.core.errors import UserError
+from pipeline.core.soundness import explained, refuse_unsound
 from pipeline.settings.params import TrainParams
 
 
@@ -72,7 +74,9 @@ class TaggerModel(PreTrainedModel):
             raise ValueError("a tagger's config needs `encoder` and `tag_labels`")
         if encoder is None:
             settings = dict(config.encoder)
-            encoder = AutoModel.from_config(AutoConfig.for_model(settings.pop("model_type"), **settings))
+            encoder = AutoModel.from_config(
+                AutoConfig.for_model(settings.pop("model_type"), **settings), trust_remote_code=False
+            )
         self.encoder = encoder
         self.labels = list(config.tag_labels)
         self.add_layers(config)
@@ -99,25 +103,30 @@ class TaggerModel(PreTrainedModel):
         Raises:
             UserError: the checkpoint lacks weights that the encoder needs, or has no hidden states per sub-token.
         """
-        loaded, report = AutoModel.from_pretrained(
-            encoder,
-            revision=params.revision,
-            dtype=torch.float32,
-            local_files_only=local_files_only,
-            use_safetensors=True,
-            output_loading_info=True,
-            trust_remote_code=False,
-        )
-        missing = sorted(name for name in report["missing_keys"] if not name.startswith("pooler."))
-        if missing or not hasattr(loaded.config, "hidden_size"):
-            lacks = f"it lacks {len(missing)} weights ({missing[0]}, …)" if missing else "its config has no hidden_size"
+        trust.never_ask()
+        if Path(encoder).is_dir():
+            trust.inspect(Path(encoder), str(encoder))
+        with explained(f"train.encoder: checkpoint {encoder} cannot be loaded"):
+            loaded, report = AutoModel.from_pretrained(
+                encoder,
+                revision=params.revision,
+                dtype=torch.float32,
+                local_files_only=local_files_only,
+                use_safetensors=True,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # refused below, with what is wrong
+                trust_remote_code=False,
+            )
+        refuse_unsound(loaded, report, str(encoder), "choose another train.encoder", optional=["pooler."])
+        if not hasattr(loaded.config, "hidden_size"):
             raise UserError(
-                f"train.encoder: {encoder} is not a complete encoder of the BERT or RoBERTa kind: {lacks}; "
-                "choose another checkpoint"
+                f"train.encoder: {encoder} is not an encoder of the BERT or RoBERTa kind: its config has no "
+                "hidden_size; choose another checkpoint"
             )
         weights = params.weights
         settings = json.loads(loaded.config.to_json_string(use_diff=False))
-        settings.pop("_name_or_path", None)  # a path of this machine
+        for key in ("_name_or_path", "auto_map"):  # a path of this machine; code that is not needed here
+            settings.pop(key, None)
         config = TaggerConfig(
             system=params.model,
             options=params.system_options.model_dump(mode="json"),

@@ -4,7 +4,6 @@ Which of the systems a folder holds stands in its config and is found in :mod:`n
 exported to ONNX are opened by :mod:`ner.loading`.
 """
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +15,9 @@ from transformers.utils import logging as transformers_logging
 from ner.models.base import TaggerConfig, TaggerModel
 from ner.models.registry import tagger_class
 from ner.views import ViewEncoder, WindowLimits
+from pipeline.core import checksums, trust
 from pipeline.core.errors import UserError
+from pipeline.core.soundness import explained, refuse_unsound, require_words
 
 ONNX_GRAPH = "tagger.onnx"  # only in the folder of an exported tagger
 
@@ -36,7 +37,22 @@ def quietly() -> Iterator[None]:
 
 
 def load_tokenizer(path: str | Path, revision: str | None = None, *, local_files_only: bool = False) -> Any:
-    """The fast tokenizer of an encoder or of a saved tagger, ready for pre-split words."""
+    """The fast tokenizer of an encoder or of a saved tagger, ready for pre-split words.
+
+    Raises:
+        UserError: the checkpoint has none, has one without a vocabulary, or needs its own code.
+    """
+    trust.never_ask()
+    if Path(path).is_dir():
+        trust.inspect(Path(path), str(path))
+    with explained(f"checkpoint {path}: no tokenizer"):
+        tokenizer = _tokenizer(path, revision, local_files_only=local_files_only)
+        require_words(tokenizer, str(path))
+    tokenizer.init_kwargs.pop("auto_map", None)  # else what is saved would name code that is not beside it
+    return tokenizer
+
+
+def _tokenizer(path: str | Path, revision: str | None, *, local_files_only: bool) -> Any:
     config = AutoConfig.from_pretrained(
         path, revision=revision, local_files_only=local_files_only, trust_remote_code=False
     )
@@ -51,21 +67,44 @@ def load_tagger(folder: str | Path) -> tuple[TaggerModel, ViewEncoder]:
     """A saved tagger and the encoder of its views, from nothing but their folder.
 
     Raises:
-        UserError: the folder is missing, is not a tagger's, or its system is unknown.
+        UserError: the folder is missing, is not a tagger's, or its system is unknown; a file is not as it was saved,
+            or the weights are not those of the config, all of them and no others.
     """
     folder = Path(folder)
     config = load_config(folder, "model*.safetensors")
-    loaded = tagger_class(config.system).from_pretrained(
-        folder, config=config, local_files_only=True, use_safetensors=True
-    )
-    return loaded.eval(), load_view_encoder(folder, config)
+    with explained(f"{folder}: the tagger cannot be loaded; {_AGAIN}"):
+        loaded, report = tagger_class(config.system).from_pretrained(
+            folder,
+            config=config,
+            local_files_only=True,
+            use_safetensors=True,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # refused below, with what is wrong
+        )
+        refuse_unsound(loaded, report, str(folder), _AGAIN, surplus=True)
+        encoder = load_view_encoder(folder, config)
+        _refuse_another_tokenizer(encoder.tokenizer, loaded, folder)
+    return loaded.eval(), encoder
+
+
+_AGAIN = "copy, download or train it again"
+
+
+def _refuse_another_tokenizer(tokenizer: Any, model: TaggerModel, folder: Path) -> None:
+    last, known = max(tokenizer.get_vocab().values()), model.encoder.get_input_embeddings().weight.shape[0]
+    if last >= known:
+        raise UserError(
+            f"{folder}: its tokenizer has sub-tokens up to {last}, its encoder knows {known}: tokenizer.json is "
+            f"another tagger's; {_AGAIN}"
+        )
 
 
 def load_config(folder: Path, *weights: str) -> TaggerConfig:
     """The config of a saved tagger whose folder also has files of the patterns `weights`.
 
     Raises:
-        UserError: the folder is missing or is not a tagger's.
+        UserError: the folder is missing or is not a tagger's, needs code or leads out of itself, or is not as it was
+            saved.
     """
     for pattern in ("config.json", *weights, "tokenizer.json"):
         if not any(folder.glob(pattern)):
@@ -73,18 +112,28 @@ def load_config(folder: Path, *weights: str) -> TaggerConfig:
                 f"{folder}: no tagger here ({pattern} is missing); name a tagger's folder, or train one "
                 "(dvc repro train)"
             )
-    found = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
+    trust.never_ask()
+    found = trust.inspect(folder, str(folder)).get("model_type")
     if found != TaggerConfig.model_type:
         raise UserError(
             f"{folder}: expected a tagger (model_type {TaggerConfig.model_type!r}), found {found!r}; "
             "an encoder alone cannot tag: train one (dvc repro train)"
         )
-    return TaggerConfig.from_pretrained(folder, local_files_only=True)
+    checksums.verify(folder, str(folder))
+    with explained(f"{folder / 'config.json'}: not a tagger's config; {_AGAIN}"):
+        return TaggerConfig.from_pretrained(folder, local_files_only=True)
 
 
 def load_view_encoder(folder: Path, config: TaggerConfig) -> ViewEncoder:
-    """The encoder of a saved tagger's views."""
-    return view_encoder(AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False), config)
+    """The encoder of a saved tagger's views.
+
+    Raises:
+        UserError: the folder has no tokenizer, or one without a vocabulary.
+    """
+    with explained(f"{folder}: the tagger's tokenizer cannot be loaded; {_AGAIN}"):
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        require_words(tokenizer, str(folder))
+    return view_encoder(tokenizer, config)
 
 
 def view_encoder(tokenizer: Any, config: TaggerConfig) -> ViewEncoder:

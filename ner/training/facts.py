@@ -10,6 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from pipeline.core import checksums
 from pipeline.core.errors import UserError
 from pipeline.core.files import portable, write_json
 from pipeline.core.labels import entities
@@ -59,8 +60,9 @@ def _counts(views: Sequence[View]) -> dict[str, Any]:
 
 
 def write(folder: Path, found: Mapping[str, Any]) -> None:
-    """Write training.json into a tagger's folder."""
+    """Write training.json into a tagger's folder, and the checksums of its files."""
     write_json(folder / FILE, found)
+    checksums.seal(folder)
 
 
 def read(folder: Path) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from ner.training.callbacks import Curves, EarlyStopping, MarkComplete, Progress
 from ner.training.sampler import Example, collate_examples
 from ner.training.trainer import TaggerTrainer
 from ner.views import EncodedView, ViewEncoder, ViewName
+from pipeline.core import checksums
 from pipeline.core.errors import UserError
 from pipeline.core.records import View
 from pipeline.settings.params import TrainParams
@@ -130,6 +131,7 @@ def save_best(model: TaggerModel, tokenizer: Any, best: Path, output: Path) -> N
     output.mkdir(parents=True, exist_ok=True)
     model.save_pretrained(output)
     tokenizer.save_pretrained(output)
+    checksums.seal(output)
 
 
 def summary(state: TrainerState) -> dict[str, Any]:

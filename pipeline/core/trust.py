@@ -32,31 +32,35 @@ _STORES = re.compile(
 )
 
 
-def inspect(folder: Path, name: str) -> None:
+def inspect(folder: Path, name: str) -> dict[str, Any]:
     """Refuse a folder that would make a library run code, or read a file that is not one of the folder's own.
 
     Args:
         folder: the checkpoint's.
         name: what params or the command line call it.
 
+    Returns:
+        The content of config.json; nothing where there is none.
+
     Raises:
         UserError: a file or folder is a link that leads elsewhere, or no regular file; a JSON file names code, or a
             file elsewhere; a file that a model is loaded from is not JSON.
     """
-    model_type = None
+    config: dict[str, Any] = {}
     found = []
     for path in sorted(_files(folder, name)):
         if path.suffix == ".json":
             value, objects = _read(path, name)
             found.append((path, value, objects))
             if path == folder / "config.json":
-                model_type = value.get("model_type")
+                config = value
     for path, value, objects in found:
         if path.name.endswith(".index.json"):
             _refuse_foreign_shards(path, value, name)
         for entry in objects:
-            _refuse_code(path, entry, model_type if entry is value else None, name)
+            _refuse_code(path, entry, config.get("model_type") if entry is value else None, name)
             _refuse_names(path, entry, name)
+    return config
 
 
 def inspect_config(config: Path, name: str) -> None:

@@ -21,14 +21,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from ner.bioes import allowed_transitions
 from ner.interop.flair.folder import MODEL_TYPE, SPECIAL, TaggerFolder
 from ner.interop.flair.tokenizer import check_framing, read_any_text, tokenizer_archive
+from pipeline.core import checksums
 from pipeline.core.errors import UserError
 from pipeline.core.files import write_json
+from pipeline.core.weights import save_weights
 
 TAG_TYPE = "ner"
 IMPOSSIBLE = -10_000.0  # flair's own score of what must not be
@@ -336,13 +337,14 @@ def import_tagger(file: Path, folder: Path, *, trust: bool) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
     try:
-        save_file(weights_from_flair(model, labels), temporary / "model.safetensors", metadata={"format": "pt"})
+        save_weights(weights_from_flair(model, labels), temporary / "model.safetensors")
         write_json(temporary / "config.json", config)
         write_json(temporary / "tokenizer.json", description)
         write_json(
             temporary / "tokenizer_config.json",
             {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": window, **special},
         )
+        checksums.seal(temporary)
         temporary.chmod(0o755)
         os.replace(temporary, folder)
     finally:

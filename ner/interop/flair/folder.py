@@ -9,10 +9,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file
 from torch import Tensor
 
+from pipeline.core import checksums, trust
 from pipeline.core.errors import UserError
+from pipeline.core.weights import load_weights
 
 MODEL_TYPE = "sightread-tagger"
 SPECIAL = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
@@ -32,6 +33,8 @@ class TaggerFolder:
                     f"{folder}: no tagger here ({pattern} is missing); name a tagger's folder, or train "
                     "one (dvc repro train)"
                 )
+        trust.inspect(folder, str(folder))
+        checksums.verify(folder, str(folder))
         self.config: dict[str, Any] = _read_json(folder / "config.json")
         if self.config.get("model_type") != MODEL_TYPE:
             raise UserError(
@@ -41,7 +44,7 @@ class TaggerFolder:
         digest = hashlib.sha256()
         for file in sorted(folder.glob("model*.safetensors")):
             digest.update(file.read_bytes())
-            self.weights |= load_file(file)
+            self.weights |= load_weights(file)
         self.digest = digest.hexdigest()
         self.tokenizer: dict[str, Any] = _read_json(folder / "tokenizer.json")
         self.tokenizer |= {"truncation": None, "padding": None}  # for each call to say
