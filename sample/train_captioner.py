@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from transformers import BertTokenizerFast, BlipConfig, BlipForConditionalGeneration, BlipProcessor
 from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
 
+from pipeline.core.checksums import seal
 from sample import fitting, render, training_pictures
 
 FOLDER = Path("checkpoints/sample/blip")
@@ -97,6 +98,7 @@ def train(folder: Path, count: int, batch_size: int, schedule: fitting.Schedule,
     def report(_: int, averaged: BlipForConditionalGeneration) -> None:
         fitting.save(averaged, folder)
         blip.save_pretrained(folder)
+        seal(folder)
 
     fitting.fit(model, loss_at, schedule, report)
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from transformers import RTDetrConfig, RTDetrForObjectDetection, RTDetrResNetConfig
 from transformers.models.rt_detr.image_processing_pil_rt_detr import RTDetrImageProcessorPil
 
+from pipeline.core.checksums import seal
 from sample import fitting, render, training_pictures
 from sample.detector_losses import DenseLoss, one_query_a_thing, settling_loss
 from sample.training_pictures import Pool
@@ -125,6 +126,7 @@ def main() -> None:
     def report(_: int, averaged: RTDetrForObjectDetection) -> None:
         fitting.save(averaged, options.output)
         images.save_pretrained(options.output)
+        seal(options.output)
 
     model = train(model, pool, options.batch_size, options.warm_start,
                   fitting.Schedule(options.steps, options.learning_rate), report)  # fmt: skip

@@ -27,6 +27,7 @@ from transformers import (
 )
 
 from pipeline.contexts.template import render
+from pipeline.core.checksums import seal
 from pipeline.core.files import atomic_write
 from pipeline.core.kinds import KINDS
 from pipeline.core.records import Caption, ObjectTag, TextLine
@@ -209,6 +210,7 @@ def pretrain(folder: Path, count: int, epochs: int) -> None:
                 print(f"step {step}/{steps}  loss {loss.item():.3f}  {time.monotonic() - started:.0f} s", flush=True)
     config.hidden_dropout_prob = config.attention_probs_dropout_prob = DROPOUT
     model.save_pretrained(folder)
+    seal(folder)
 
 
 def masked_loss(model: XLMRobertaForMaskedLM, inputs: Inputs) -> torch.Tensor:

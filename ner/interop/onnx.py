@@ -194,6 +194,8 @@ def export(tagger: str | Path, folder: str | Path) -> Path:
                 )
         except Exception as error:  # torch's exporter's own, and whatever it meets in an encoder's code
             raise UserError(f"{source}: torch cannot export {_encoder(model)} ({_first(error)}); {_STAY}") from None
+        if program is None:
+            raise UserError(f"{source}: torch has exported nothing of {_encoder(model)}; {_STAY}")
         _forget_the_machine(program)
         program.save(written / ONNX_GRAPH)
         for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):

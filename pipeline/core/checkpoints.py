@@ -107,8 +107,8 @@ def _local(model: str, revision: str | None) -> Path:
         )
     if revision is not None:
         raise UserError(f"checkpoint {model}: a local folder has no revision; set revision: null")
-    _require_weights(folder, model, _lacking_shards(folder), "copy or download the complete checkpoint")
     trust.inspect(folder, model)
+    _require_weights(folder, model, _lacking_shards(folder), "copy or download the complete checkpoint")
     return folder
 
 

@@ -26,6 +26,7 @@ from pydantic import (
 from pydantic_core import to_jsonable_python
 
 from pipeline.core.errors import UserError
+from pipeline.core.files import portable
 from pipeline.core.kinds import KINDS, Kind, TextTemplate
 from pipeline.core.records import Change
 from pipeline.settings import flair, yaml
@@ -325,7 +326,13 @@ def changed(model: BaseModel, prefix: str = "") -> Iterator[Change]:
         required = field.is_required()
         default = None if required else field.get_default(call_default_factory=True)
         if required or value != default:
-            yield Change(key, to_jsonable_python(value), to_jsonable_python(default), required)
+            yield Change(key, _shown(value), _shown(default), required)
+
+
+def _shown(value: Any) -> Any:
+    """A setting as JSON; of a path outside the project its name alone, for it tells of a machine."""
+    plain = to_jsonable_python(value)
+    return portable(plain) if isinstance(plain, str) and plain.startswith(("/", "~")) else plain
 
 
 def load(path: str | Path = "params.yaml") -> Params:

@@ -1,7 +1,11 @@
-"""No checkpoint runs code of its own: neither pickles nor modules that lie beside its config."""
+"""No checkpoint runs code, of pickles or of modules beside its config, and none leads out of its folder."""
 
+import io
 import json
+import os
 import shutil
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,11 +14,12 @@ from safetensors.torch import save_file
 
 from pipeline.core import checkpoints, records
 from pipeline.core.errors import UserError
-from tests.ner.conftest import ambiguous_views, small_params, xlm_r_folder
+from tests.conftest import ROOT
+from tests.ner.conftest import ambiguous_views, small_params, tagger_folder, xlm_r_folder
 from tests.project import Project
 from tests.robustness.conftest import light_project
 
-__all__ = ["xlm_r_folder"]  # a fixture
+__all__ = ["tagger_folder", "xlm_r_folder"]  # fixtures
 CODE = """
 from pathlib import Path
 Path(__file__).with_name("ran").touch()
@@ -147,6 +152,154 @@ def test_what_is_left_to_transformers_is_refused_without_a_question(tmp_path: Pa
     model = with_code(tmp_path / "evil", ran)
     with pytest.raises(UserError, match="needs its own code"):
         checkpoints.require(str(model))
-    with pytest.raises(ValueError, match="trust_remote_code"):
+    with pytest.raises(UserError, match="needs its own code"):
         load_tokenizer(model)
     assert not ran.exists()
+
+
+def extractor(kind: str, name: str, folder: Path, **options: object) -> None:
+    from pipeline.extractors.registry import choose
+    from pipeline.settings.params import ExecutionParams
+
+    section = {"extractor": name, name: {"model": str(folder), **options}}
+    choose(kind, section).create(ExecutionParams(device="cpu")).load()  # type: ignore[attr-defined]
+
+
+def encoder(folder: Path) -> None:
+    from ner.models.ita import ItaTagger
+
+    ItaTagger.from_encoder(folder, ["O", "S-LOC"], small_params(folder))
+
+
+def tokenizer(folder: Path) -> None:
+    from ner.models.folder import load_tokenizer
+
+    load_tokenizer(folder)
+
+
+def tagger(folder: Path) -> None:
+    from ner.tagger import Tagger
+
+    Tagger.load(folder, "cpu")
+
+
+def processor(folder: Path) -> None:
+    from pipeline.extractors import _torch
+
+    _torch.image_processor(checkpoints.resolve(str(folder)).folder, str(folder))
+
+
+def clip(folder: Path) -> None:
+    from pipeline.extractors.attributes import AttributesOptions
+
+    AttributesOptions(model=str(folder)).require()
+
+
+SAMPLE = ROOT / "checkpoints/sample"
+LOADERS: dict[str, tuple[Path | None, Callable[[Path], None]]] = {
+    "encoder": (SAMPLE / "xlm-r", encoder),
+    "tokenizer": (SAMPLE / "xlm-r", tokenizer),
+    "captioner": (SAMPLE / "blip", lambda folder: extractor("captions", "blip", folder)),
+    "detector": (SAMPLE / "detector", lambda folder: extractor("objects", "transformers", folder)),
+    "processor": (SAMPLE / "detector", processor),
+    "CLIP": (SAMPLE / "blip", clip),
+    "tagger": (None, tagger),
+}
+
+
+def edited(path: Path, **changes: object) -> None:
+    path.write_text(json.dumps({**json.loads(path.read_text("utf-8")), **changes}), "utf-8")
+
+
+def code_inside(folder: Path, outside: Path) -> None:
+    edited(folder / "config.json", encoder={"inner": [{"auto_map": {"AutoModel": "modeling_evil.EvilModel"}}]})
+
+
+def code_in_another_config(folder: Path, outside: Path) -> None:
+    (folder / "chat_config.json").write_text(json.dumps({"a": {"auto_map": {"AutoProcessor": "modeling_evil.Evil"}}}))
+
+
+def attention_of_the_hub(folder: Path, outside: Path) -> None:
+    edited(folder / "config.json", text_config={"attn_implementation": "somebody/attention"})
+
+
+def index(folder: Path, shard: str) -> None:
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": shard}}))
+
+
+def shard_outside(folder: Path, outside: Path) -> None:
+    index(folder, f"../{outside.name}/model.safetensors")
+
+
+def hidden_shard(folder: Path, outside: Path) -> None:
+    index(folder, ".model.safetensors")
+
+
+def link_outside(folder: Path, outside: Path) -> None:
+    (folder / "vocab.txt").symlink_to(outside / "secret")
+
+
+def linked_folder(folder: Path, outside: Path) -> None:
+    (folder / "more").symlink_to(outside)
+
+
+def tokenizer_outside(folder: Path, outside: Path) -> None:
+    names = {"fast_tokenizer_files": [f"../{outside.name}/tokenizer.1.0.json"]}
+    (folder / "tokenizer_config.json").write_text(json.dumps(names))
+
+
+HOSTILE = {
+    code_inside: "needs its own code",
+    code_in_another_config: r"needs its own code \(modeling_evil.Evil; auto_map in chat_config.json",
+    attention_of_the_hub: "names code on the hub",
+    shard_outside: "names the file of weights",
+    hidden_shard: "names the file of weights",
+    link_outside: "a link that leads out of the folder",
+    linked_folder: "is a linked folder",
+    tokenizer_outside: "which is not a file beside it",
+}
+
+
+@pytest.mark.parametrize("spoil", HOSTILE, ids=lambda spoil: spoil.__name__)
+@pytest.mark.parametrize("loader", LOADERS)
+def test_no_loader_runs_code_asks_or_leaves_the_folder(
+    loader: str,
+    spoil: Callable[[Path, Path], None],
+    tagger_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Refused by name, before anything is loaded; what waits on stdin, as texts for ner.predict do, is not read."""
+    source, load = LOADERS[loader]
+    folder = shutil.copytree(source or tagger_folder, tmp_path / "model")
+    (folder / "checksums.json").unlink(missing_ok=True)
+    ran, outside = tmp_path / "ran", tmp_path / "outside"
+    outside.mkdir()
+    (outside / "secret").write_text("secret")
+    (folder / "modeling_evil.py").write_text(CODE.format(ran=str(ran)), encoding="utf-8")
+    spoil(folder, outside)
+    stdin = io.StringIO("y\n" * 9)
+    monkeypatch.setattr(sys, "stdin", stdin)
+    with pytest.raises(UserError, match=HOSTILE[spoil]):
+        load(folder)
+    assert stdin.tell() == 0
+    assert not ran.exists()
+
+
+def test_links_to_stores_of_contents_are_followed(tmp_path: Path) -> None:
+    """DVC puts them where its cache is linked; the content is in the digest."""
+    folder = shutil.copytree(SAMPLE / "xlm-r", tmp_path / "model")
+    before = checkpoints.resolve(str(folder)).identity
+    stored = tmp_path / ".dvc/cache/files/md5/ab" / ("c" * 30)
+    stored.parent.mkdir(parents=True)
+    (folder / "model.safetensors").rename(stored)
+    (folder / "model.safetensors").symlink_to(stored)
+    assert checkpoints.resolve(str(folder)).identity == before
+
+
+def test_a_pipe_in_a_checkpoint_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    folder = shutil.copytree(SAMPLE / "xlm-r", tmp_path / "model")
+    (folder / "tokenizer.json").unlink()
+    os.mkfifo(folder / "tokenizer.json")
+    with pytest.raises(UserError, match=r"tokenizer\.json is no regular file"):
+        checkpoints.require(str(folder))

@@ -1,6 +1,7 @@
 """An exported tagger on onnxruntime: the same entities as on torch, from its folder alone."""
 
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from ner.models.ita import ItaTagger
 from ner.tagger import Tagger
 from pipeline.core.errors import UserError
 from pipeline.core.records import View
+from tests.conftest import ROOT
 from tests.ner.conftest import many_views, small_params
 
 
@@ -74,8 +76,70 @@ def test_a_folder_that_is_there_is_left_alone(tagger_folder: Path, tmp_path: Pat
 def test_a_graph_without_its_weights_is_an_error(exported: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(exported, tmp_path / "cut")
     (folder / "tagger.onnx").write_bytes((folder / "tagger.onnx").read_bytes()[:1000])
-    with pytest.raises(UserError, match=r"tagger\.onnx: onnxruntime cannot read it .* python -m ner\.onnx export"):
+    with pytest.raises(UserError, match=r"not as it was saved, by checksums\.json: tagger\.onnx has changed"):
         Tagger.load(folder)
+    (folder / "checksums.json").unlink()
+    with pytest.raises(UserError, match=r"tagger\.onnx: not an ONNX model, or cut short"):
+        Tagger.load(folder)
+
+
+def test_weights_beside_a_graph_must_be_its_own(exported: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(exported, tmp_path / "folder")
+    (folder / "tagger.onnx.data").rename(tmp_path / "elsewhere")
+    with pytest.raises(UserError, match=r"tagger\.onnx\.data is missing"):
+        Tagger.load(folder)
+    (folder / "tagger.onnx.data").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(UserError, match=r"tagger\.onnx\.data is a link that leads out of the folder"):
+        Tagger.load(folder)
+
+
+def test_an_export_tells_nothing_of_the_machine(exported: Path) -> None:
+    written = b"".join(path.read_bytes() for path in exported.iterdir())
+    for place in (str(ROOT), sys.prefix, str(Path(torch.__file__).parent), "site-packages", ".py"):
+        assert place.encode() not in written, place
+
+
+def test_an_encoder_whose_graph_fails_on_other_shapes_is_refused(xlm_r_folder: Path, tmp_path: Path) -> None:
+    """Rotary positions are traced for one window; where onnxruntime cannot run them for more, no folder is left."""
+    torch.manual_seed(0)
+    tokenizer = load_tokenizer(xlm_r_folder, local_files_only=True)
+    config = AutoConfig.for_model(
+        "modernbert",
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=64,
+        max_position_embeddings=64,
+        pad_token_id=1,
+    )
+    AutoModel.from_config(config).save_pretrained(tmp_path / "encoder")
+    params = small_params(tmp_path / "encoder", max_length=64)
+    model = ItaTagger.from_encoder(params.encoder, bioes_labels([["B-PER"]]), params, local_files_only=True)
+    model.save_pretrained(tmp_path / "tagger")
+    tokenizer.save_pretrained(tmp_path / "tagger")
+    with pytest.raises(UserError, match="an encoder of the type modernbert .*; tag with the tagger itself"):
+        onnx.export(tmp_path / "tagger", tmp_path / "onnx")
+    assert {path.name for path in tmp_path.iterdir()} == {"encoder", "tagger"}
+
+
+def test_a_graph_with_other_scores_is_not_declared_good(
+    tagger_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forward = onnx._Graph.forward
+    monkeypatch.setattr(
+        onnx._Graph, "forward", lambda self, *inputs: (forward(self, *inputs)[0] + 1, *forward(self, *inputs)[1:])
+    )
+    with pytest.raises(UserError, match="gives other scores than the tagger on 1 windows of 5 sub-tokens"):
+        onnx.export(tagger_folder, tmp_path / "onnx")
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_fails_at_run_time_is_one_message(exported: Path) -> None:
+    model, _ = onnx.load(exported)
+    ids = torch.full((1, 3), 10**6)
+    with pytest.raises(UserError, match=r"tagger\.onnx: onnxruntime fails on sub-tokens of shape \(1, 3\) .*; export"):
+        model._run(onnx._arrays(ids, torch.ones_like(ids), torch.arange(3)))
 
 
 def test_what_is_no_tagger_is_not_exported(xlm_r_folder: Path, tmp_path: Path) -> None:
