@@ -155,7 +155,7 @@ def _open(folder: Path, config: TaggerConfig) -> OnnxTagger:
         ) from None
 
 
-def _first(error: Exception) -> str:
+def _first(error: BaseException) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 
@@ -193,11 +193,13 @@ def export(tagger: str | Path, folder: str | Path) -> Path:
                     verbose=False,
                 )
         except Exception as error:  # torch's exporter's own, and whatever it meets in an encoder's code
-            raise UserError(f"{source}: torch cannot export {_encoder(model)} ({_first(error)}); {_STAY}") from None
+            raise UserError(
+                f"{source}: torch cannot export {_encoder(model)} ({_first(error.__cause__ or error)}); {_STAY}"
+            ) from None
         if program is None:
             raise UserError(f"{source}: torch has exported nothing of {_encoder(model)}; {_STAY}")
         _forget_the_machine(program)
-        program.save(written / ONNX_GRAPH)
+        program.save(written / ONNX_GRAPH, external_data=True)
         for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
             if (source / name).exists():
                 shutil.copyfile(source / name, written / name)
