@@ -194,6 +194,7 @@ def test_a_dry_run_writes_the_tagger_and_nothing_else_and_it_loads(
         "tokenizer.json",
         "tokenizer_config.json",
         "training.json",
+        "checksums.json",
     }
     assert all(f"left out, being no part of a tagger: {name}" in err for name in (".env", "notes.txt", "pytorch_model"))
     card = Path("sent/README.md").read_text(encoding="utf-8")
@@ -308,6 +309,7 @@ def test_what_is_published_comes_back_and_a_local_folder_wins(tagger: Path, tmp_
             "tokenizer.json",
             "tokenizer_config.json",
             "training.json",
+        "checksums.json",
         }
         assert hub.received["model.safetensors"] == (tagger / "model.safetensors").read_bytes()
         assert set(hub.others) == {"pytorch_model.bin", "modeling.py"}
@@ -318,3 +320,12 @@ def test_what_is_published_comes_back_and_a_local_folder_wins(tagger: Path, tmp_
     from_cache, here = python(LOAD)
     assert from_cache == expected
     assert here.startswith("me/it: no tagger here")
+
+
+def test_a_link_that_leads_out_of_the_folder_is_not_published(trained: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(trained, tmp_path / "tagger")
+    (tmp_path / "secret").write_text("a key")
+    (folder / "vocab.txt").symlink_to(tmp_path / "secret")
+    with pytest.raises(UserError, match=r"vocab\.txt is a link that leads out of the folder"):
+        hub.gather(folder, tmp_path / "sent", "a card")
+    assert not (tmp_path / "sent").exists()

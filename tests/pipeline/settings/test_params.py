@@ -180,3 +180,9 @@ def test_the_reference_says_what_is_allowed_and_why(edited: Edited) -> None:
     assert '| `captions.blip.decoding` | `"beams"`, `"nucleus"` | `"beams"` |  | beams, or nucleus: sampled |' in page
     assert "| `captions.blip.model` | text | required |" in page
     assert '| `objects.yolox.classes` | `"coco"` or one or more of: text |' in page
+
+
+def test_no_path_of_the_machine_is_in_what_was_changed() -> None:
+    """It goes into metrics/runs and the report."""
+    found = {change.key: change.value for change in params.changed(TrainParams(encoder="/home/me/encoders/mine"))}
+    assert found["encoder"] == "mine"
