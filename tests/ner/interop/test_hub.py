@@ -18,7 +18,7 @@ from ner.interop import model_card
 from ner.scoring.f1 import score
 from ner.tagger import Tagger
 from ner.training import facts
-from pipeline.core import checkpoints
+from pipeline.core import checkpoints, checksums
 from pipeline.core.errors import UserError, run_cli
 from pipeline.core.records import View
 from pipeline.settings import params, yaml
@@ -235,6 +235,7 @@ def test_mistakes_of_publishing_are_one_message(
         assert status == 2
         assert message in err
     (tagger / "config.json").write_text((tagger / "config.json").read_text().replace("{", '{"stride": 9, ', 1))
+    checksums.seal(tagger)
     status, _, err = run(capsys, monkeypatch, tagger, "me/it")
     assert (status, "the scores of another tagger" in err) == (2, True)
     monkeypatch.setattr(interop_hub, "get_token", lambda: "hf_x")
@@ -309,7 +310,7 @@ def test_what_is_published_comes_back_and_a_local_folder_wins(tagger: Path, tmp_
             "tokenizer.json",
             "tokenizer_config.json",
             "training.json",
-        "checksums.json",
+            "checksums.json",
         }
         assert hub.received["model.safetensors"] == (tagger / "model.safetensors").read_bytes()
         assert set(hub.others) == {"pytorch_model.bin", "modeling.py"}
@@ -322,10 +323,10 @@ def test_what_is_published_comes_back_and_a_local_folder_wins(tagger: Path, tmp_
     assert here.startswith("me/it: no tagger here")
 
 
-def test_a_link_that_leads_out_of_the_folder_is_not_published(trained: Path, tmp_path: Path) -> None:
-    folder = shutil.copytree(trained, tmp_path / "tagger")
+def test_a_link_that_leads_out_of_the_folder_is_not_published(tagger: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(tagger, tmp_path / "copy")
     (tmp_path / "secret").write_text("a key")
     (folder / "vocab.txt").symlink_to(tmp_path / "secret")
     with pytest.raises(UserError, match=r"vocab\.txt is a link that leads out of the folder"):
-        hub.gather(folder, tmp_path / "sent", "a card")
+        interop_hub.gather(folder, tmp_path / "sent", "a card")
     assert not (tmp_path / "sent").exists()
