@@ -116,7 +116,7 @@ def test_a_model_that_cannot_serve_is_told(yolox: Path, tmp_path: Path, pictures
     with pytest.raises(UserError, match=r"yolox\.model: .*no such file; expected a YOLOX model in ONNX format"):
         choose("objects", {"extractor": "yolox", "yolox": {"model": str(tmp_path / "no.onnx")}}).require()
     (tmp_path / "bad.onnx").write_bytes(b"no model at all")
-    with pytest.raises(UserError, match=r"bad\.onnx is no ONNX model"):
+    with pytest.raises(UserError, match=r"bad\.onnx: not an ONNX model, or cut short"):
         small(tmp_path / "bad.onnx")
     with pytest.raises(UserError, match=r"gives 84 × 8 numbers, expected 84 × 85.*list the model's classes"):
         detector(yolox).extract(pictures[:1])
