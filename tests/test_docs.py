@@ -20,6 +20,7 @@ from typing import Any
 
 import pytest
 
+from pipeline.core.errors import UserError
 from pipeline.core.kinds import KINDS
 from pipeline.core.records import Post
 from pipeline.corpus import conll, csv, jsonl
@@ -173,7 +174,7 @@ def invalid(settings: dict[str, Any]) -> Iterator[str]:
                 registry.choose(kind, section, "the block")
             else:
                 assert re.fullmatch(r"[\w.]+:\w+", named), f"{kind}.extractor: {named}"
-    except (params.UserError, AssertionError) as error:
+    except (UserError, AssertionError) as error:
         yield str(error)
 
 

@@ -4,12 +4,12 @@ import json
 import math
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 import torch
 
-import benchmarks
 from benchmarks import Ratio, median_seconds, report
 from benchmarks.crf import Tensors, measure
 from ner.models.alignment import TwoViews, marginal
@@ -32,7 +32,7 @@ def test_every_round_gives_each_contestant_a_turn(monkeypatch: pytest.MonkeyPatc
         called.append(name)
         clock[0] += seconds[called.count(name) - 1]
 
-    monkeypatch.setattr(benchmarks.time, "perf_counter", lambda: clock[0])
+    monkeypatch.setattr(time, "perf_counter", lambda: clock[0])
     stalled = [1.0] * 10 + [100.0] * 2  # the last round's turn met with a stall
     found = median_seconds(
         {"a": lambda: contestant("a", stalled), "b": lambda: contestant("b", [3.0] * 12)}, rounds=5, calls=2

@@ -17,7 +17,7 @@ from PIL import Image
 
 from pipeline.core.errors import UserError
 from pipeline.core.kinds import KINDS
-from pipeline.core.records import TextLine
+from pipeline.core.records import ObjectTag, TextLine
 from pipeline.core.store import Store, digest
 from pipeline.core.weights import convert
 from pipeline.engine.run import extract
@@ -75,7 +75,7 @@ CHANGES: dict[str, list[dict[str, Any]]] = {
 }
 """For a case of each adapter, every option that changes its results."""
 
-UNREAD = {"beams": {"top_p": 0.5, "seed": 5}, "nucleus": {"num_beams": 7}}
+UNREAD: dict[str, dict[str, Any]] = {"beams": {"top_p": 0.5, "seed": 5}, "nucleus": {"num_beams": 7}}
 PLACES = {"model", "weights", "models", "tokenizer", "config", "name", "model_type"}
 """Options that name files; what is in these counts."""
 
@@ -284,7 +284,8 @@ def check_attributes(section: Section, pictures: Pictures) -> None:
             "threshold": 0.3,
         }
         found = ready((section[0], {**section[1], "attributes": attributes})).extract(pictures[:4])
-    assert any(tag.attribute in ("red", "blue", "snow") for tags in found for tag in tags)
+    tags = [item for items in found for item in items if isinstance(item, ObjectTag)]
+    assert any(tag.attribute in ("red", "blue", "snow") for tag in tags)
 
 
 def classes(section: Section) -> Sequence[str]:

@@ -259,7 +259,7 @@ def test_one_tagger_is_scored_under_every_condition(tagger: Tagger) -> None:
     for scores, predictions in results.values():
         assert [prediction.labels for prediction in predictions] == [view.labels for view in views]
         assert scores["strict"]["micro"]["support"] == 12
-        assert len(scores["strict"]["micro"]["f1_ci"]) == 2
+        assert len(scores["strict"]["micro"]["f1_ci"] or []) == 2
 
 
 def test_a_split_without_labels_is_predicted_and_not_scored(tagger: Tagger) -> None:

@@ -176,7 +176,8 @@ def test_things_are_broken_as_in_life(posts: dict[str, list[Post]]) -> None:
         assert any(orphans(post.labels or []) for post in of_split), split
         assert any(is_invisible(token) for post in of_split for token in post.tokens), split
         assert any(not (DATA / "images" / f"{post.id}.jpg").exists() for post in of_split), split
-    truncated, formats = 0, Counter()
+    truncated = 0
+    formats: Counter[str | None] = Counter()
     for path in (DATA / "images").iterdir():
         with Image.open(path) as picture:
             formats[picture.format] += 1

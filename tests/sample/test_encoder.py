@@ -2,6 +2,8 @@
 
 import itertools
 import re
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,16 +17,16 @@ POST, CONTEXT = ["RT", "@jess", ":", "finally", "Jordan", "!", "❤️", "🔥",
 
 
 @pytest.fixture(scope="module")
-def tokenizer():
+def tokenizer() -> Any:
     return AutoTokenizer.from_pretrained(FOLDER)
 
 
-def test_folder_is_small_and_holds_no_pickle():
+def test_folder_is_small_and_holds_no_pickle() -> None:
     assert sum(path.stat().st_size for path in FOLDER.iterdir()) <= 5e6
     assert {path.suffix for path in FOLDER.iterdir()} == {".json", ".md", ".safetensors"}
 
 
-def test_it_loads_as_any_xlm_r(tokenizer):
+def test_it_loads_as_any_xlm_r(tokenizer: Any) -> None:
     model = AutoModel.from_pretrained(FOLDER, add_pooling_layer=False).eval()
     assert isinstance(model, XLMRobertaModel)
     assert model.config.vocab_size == len(tokenizer)
@@ -34,7 +36,7 @@ def test_it_loads_as_any_xlm_r(tokenizer):
     assert hidden.isfinite().all()
 
 
-def test_tokenizer_frames_and_separates_as_xlm_r_does(tokenizer):
+def test_tokenizer_frames_and_separates_as_xlm_r_does(tokenizer: Any) -> None:
     assert tokenizer.is_fast
     ids = tokenizer(" ".join(POST), CONTEXT).input_ids
     assert ids[0] == tokenizer.cls_token_id == 0
@@ -44,9 +46,9 @@ def test_tokenizer_frames_and_separates_as_xlm_r_does(tokenizer):
     assert (tokenizer.pad_token_id, tokenizer.unk_token_id, tokenizer.mask_token_id) == (1, 3, len(tokenizer) - 1)
 
 
-def test_unknown_characters_are_unknown_and_invisible_ones_vanish(tokenizer):
+def test_unknown_characters_are_unknown_and_invisible_ones_vanish(tokenizer: Any) -> None:
     encoded = tokenizer(["Jordan", "漢", "\u200b"], is_split_into_words=True, add_special_tokens=False)
-    by_word = {word: [] for word in range(3)}
+    by_word: dict[int, list[int]] = {word: [] for word in range(3)}
     for word, piece in zip(encoded.word_ids(), encoded.input_ids, strict=True):
         by_word[word].append(piece)
     assert 3 not in by_word[0]
@@ -54,20 +56,20 @@ def test_unknown_characters_are_unknown_and_invisible_ones_vanish(tokenizer):
     assert not by_word[2]
 
 
-def test_tokenizer_survives_saving(tokenizer, tmp_path):
+def test_tokenizer_survives_saving(tokenizer: Any, tmp_path: Path) -> None:
     tokenizer.save_pretrained(tmp_path)
     again = AutoTokenizer.from_pretrained(tmp_path)
     for words in (POST, ["ﬁn", "été", "mañana", "🙌", "x" * 40]):
         assert again(" ".join(words), CONTEXT).input_ids == tokenizer(" ".join(words), CONTEXT).input_ids
 
 
-def test_it_was_pretrained_without_the_names_that_only_the_test_split_has():
+def test_it_was_pretrained_without_the_names_that_only_the_test_split_has() -> None:
     corpus = "\n".join(f" {post} " for post, _ in train_encoder.pairs(TRAINING_SPACE, 3000)).lower()
     for name in (*text.AMBIGUOUS_UNSEEN, *text.UNSEEN_LAST, *sum(text.UNAMBIGUOUS_UNSEEN.values(), ())):
         assert f" {name.lower()} " not in corpus
 
 
-def test_the_card_states_what_is_measured():
+def test_the_card_states_what_is_measured() -> None:
     stated = re.search(r"\*\*Quality\*\*: ([\d.]+)% of", (FOLDER / "README.md").read_text(encoding="utf-8"))
     assert stated is not None
     accuracy, _ = train_encoder.masked_accuracy(FOLDER)

@@ -86,7 +86,7 @@ def test_quality_on_held_out_pictures() -> None:
         "captions": {"extractor": "blip", "blip": {"model": str(BLIP)}},
         "ocr": {"extractor": "rapidocr", "rapidocr": {}},
     }  # fmt: skip
-    results = checkpoint_quality.measure(sections, PICTURES)  # type: ignore[arg-type]
+    results = checkpoint_quality.measure(sections, PICTURES)
     assert results["objects"]["f1"] >= 0.85
     assert results["captions"]["exact"] >= 0.70
     assert results["captions"]["distinct_captions"] > 0.9 * PICTURES

@@ -36,7 +36,9 @@ class Enumeration:
 
     def __init__(self, crf: LinearChainCRF, emissions: Tensor, length: int, forbid: bool | None = None) -> None:
         n_labels = emissions.shape[-1]
-        transitions, start, stop = crf.transitions, crf.start, crf.stop
+        transitions: Tensor = crf.transitions
+        start: Tensor = crf.start
+        stop: Tensor = crf.stop
         if crf.exclude_forbidden if forbid is None else forbid:
             transitions = transitions.masked_fill(~crf.allowed_transitions, -torch.inf)
             start = start.masked_fill(~crf.allowed_start, -torch.inf)
@@ -54,7 +56,7 @@ class Enumeration:
 
 
 @pytest.fixture(autouse=True)
-def _seed():
+def _seed() -> None:
     torch.manual_seed(7)
 
 
@@ -206,12 +208,12 @@ def test_likelihood_gradient_and_decode_agree_with_pytorch_crf() -> None:
     n_labels, lengths = 9, [12, 7, 1, 30]
     crf, reference = LinearChainCRF(n_labels).double(), torchcrf.CRF(n_labels, batch_first=True).double()
     with torch.no_grad():
-        for ours, theirs in (
+        for parameter, of_reference in (
             (crf.transitions, reference.transitions),
             (crf.start, reference.start_transitions),
             (crf.stop, reference.end_transitions),
         ):
-            ours.copy_(theirs.normal_())
+            parameter.copy_(of_reference.normal_())
     emissions, mask = random_batch(3.0, lengths, n_labels)
     labels = torch.randint(n_labels, mask.shape)
     emissions.requires_grad_()

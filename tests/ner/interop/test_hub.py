@@ -22,6 +22,7 @@ from pipeline.core import checkpoints, checksums
 from pipeline.core.errors import UserError, run_cli
 from pipeline.core.records import View
 from pipeline.settings import params, yaml
+from pipeline.settings.params import ExtractorParams
 from stages.views import sources
 from tests.conftest import ROOT
 from tests.ner.conftest import ambiguous_views
@@ -155,7 +156,9 @@ def test_a_card_tells_nothing_of_the_machine(tagger: Path, tmp_path: Path) -> No
         update={
             "data": settings.data.model_copy(update={"root": Path("/home/somebody/tweets")}),
             "train": settings.train.model_copy(update={"encoder": "/home/somebody/xlm-r"}),
-            "captions": settings.captions.model_copy(update={"blip": {"model": "../somebody/blip"}}),
+            "captions": ExtractorParams.model_validate(
+                {**settings.extraction("captions"), "blip": {"model": "../somebody/blip"}}
+            ),
         }
     )
     found = facts.gather(settings.train, sources(settings), "sha256:0123", VIEWS, RESULT)

@@ -3,7 +3,9 @@
 import json
 import math
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -29,7 +31,7 @@ def tagger(folder: Path, **changes: object) -> ItaTagger:
     return ItaTagger.from_encoder(folder, labels, small_params(folder, **changes), local_files_only=True)
 
 
-def inputs(model: ItaTagger, folder: Path, n: int = 6) -> dict[str, ViewBatch | Tensor]:
+def inputs(model: ItaTagger, folder: Path, n: int = 6) -> dict[str, Any]:
     posts = ambiguous_views(n, seed=5)
     encoder = view_encoder(load_tokenizer(folder, local_files_only=True), model.config)
     text_only, cross_modal = (encoder.encode(posts, with_context=with_context) for with_context in (False, True))
@@ -39,6 +41,11 @@ def inputs(model: ItaTagger, folder: Path, n: int = 6) -> dict[str, ViewBatch | 
         for one, other, some in zip(text_only, cross_modal, labels, strict=True)
     ]
     return collate_examples(examples, encoder.pad_id)
+
+
+def both_views(crf: LinearChainCRF, teacher: Tensor, student: Tensor, mask: Tensor) -> TwoViews:
+    of_teacher, of_student = (crf.log_partition_and_marginals(emissions, mask)[1] for emissions in (teacher, student))
+    return TwoViews(teacher, student, of_teacher, of_student, mask)
 
 
 def softened(log_marginals: Tensor, temperature: float) -> Tensor:
@@ -107,8 +114,7 @@ def test_published_definition_on_a_case_worked_out_by_hand() -> None:
             parameter.zero_()
     teacher, student = torch.tensor([[[math.log(0.8), math.log(0.2)]]]), torch.zeros(1, 1, 2)
     mask = torch.ones(1, 1, dtype=torch.bool)
-    marginals = [crf.log_partition_and_marginals(emissions, mask)[1] for emissions in (teacher, student)]
-    views = TwoViews(teacher, student, *marginals, mask)
+    views = both_views(crf, teacher, student, mask)
     wanted = 2 / 3 * math.log(4 / 3) + 1 / 3 * math.log(2 / 3)
     assert FORMS["marginal"](crf, views, 2.0).item() == pytest.approx(wanted, rel=1e-5)
 
@@ -121,8 +127,7 @@ def test_alignment_forms_equal_enumeration(form: str, temperature: float) -> Non
     crf = LinearChainCRF(5, allowed_transitions(labels)).double()
     teacher, student = torch.randn(2, 2, 4, 5, dtype=torch.float64) * 2
     mask = torch.tensor([[True] * 4, [True, True, False, False]])
-    marginals = [crf.log_partition_and_marginals(emissions, mask)[1] for emissions in (teacher, student)]
-    found = FORMS[form](crf, TwoViews(teacher, student, *marginals, mask), temperature)
+    found = FORMS[form](crf, both_views(crf, teacher, student, mask), temperature)
     for row, length in enumerate((4, 2)):
         both = [Enumeration(crf, emissions[row], length) for emissions in (teacher, student)]
         if form == "sequence":
@@ -154,22 +159,27 @@ def test_equal_views_have_no_divergence(xlm_r_folder: Path) -> None:
     assert model(**batch)["alignment"].abs() < 1e-6
 
 
-def test_a_detached_teacher_is_not_moved_by_the_alignment(xlm_r_folder: Path) -> None:
+def test_a_detached_teacher_is_not_moved_by_the_alignment(xlm_r_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     weights = {"text_only": 0.0, "cross_modal": 0.0, "alignment": 1.0}
     for detach in (True, False):
         model = tagger(xlm_r_folder, weights=weights, detach_teacher=detach).eval()
-        batch, seen = inputs(model, xlm_r_folder), []
+        batch, seen = inputs(model, xlm_r_folder), list[Tensor]()
         emissions_of = model.two_view_emissions
 
-        def keep(*views: ViewBatch, seen: list[Tensor] = seen, emissions_of=emissions_of) -> tuple[Tensor, ...]:
+        def keep(
+            *views: ViewBatch,
+            seen: list[Tensor] = seen,
+            emissions_of: Callable[..., tuple[Tensor, Tensor]] = emissions_of,
+        ) -> tuple[Tensor, ...]:
             seen += emissions_of(*views)
             for emissions in seen:
                 emissions.retain_grad()
             return tuple(seen)
 
-        model.two_view_emissions = keep
+        monkeypatch.setattr(model, "two_view_emissions", keep)
         model(**batch)["loss"].backward()
         student, teacher = (emissions.grad for emissions in seen)
+        assert student is not None
         assert student.abs().sum() > 0
         assert (teacher is None or not teacher.any()) == detach
 

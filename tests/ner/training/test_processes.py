@@ -11,11 +11,10 @@ import psutil
 import pytest
 import torch
 
-from ner.tagger import Tagger
 from ner.training.callbacks import COMPLETE
 from pipeline.core.errors import UserError
 from tests.ner.conftest import small_params
-from tests.ner.training.test_run import assert_same, first_step, run
+from tests.ner.training.test_run import assert_same, first_step, run, weights
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -61,7 +60,15 @@ print(run(small_params(encoder, epochs=4), folder))
 
 
 def launch(script: Path, *arguments: Path, n: int = 2) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(n), script]
+    command: list[str | Path] = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        str(n),
+        script,
+    ]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
         [*command, *arguments], cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
@@ -109,7 +116,7 @@ def test_two_processes_killed_resume_to_the_same_tagger(xlm_r_folder: Path, tmp_
     assert again.returncode == 0, errors
     assert errors.count("resuming after epoch") == 1
     assert set(resumed.splitlines()) == set(output.splitlines())
-    one, other = (Tagger.load(tmp_path / name / "tagger", "cpu").model.state_dict() for name in ("whole", "killed"))
+    one, other = (weights(tmp_path / name) for name in ("whole", "killed"))
     assert_same(one, other)
     assert not work.exists()
 

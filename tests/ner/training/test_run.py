@@ -34,7 +34,9 @@ def run(params: TrainParams, folder: Path, **changes: Any) -> dict[str, Any]:
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
-    return Tagger.load(folder / "tagger", "cpu").model.state_dict()
+    model = Tagger.load(folder / "tagger", "cpu").model
+    assert isinstance(model, torch.nn.Module)
+    return model.state_dict()
 
 
 def assert_same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> None:
@@ -148,10 +150,10 @@ def first_step(
 ) -> list[torch.Tensor]:
     """The gradients that the optimiser gets in its first step, without dropout."""
     gradients: list[torch.Tensor] = []
-    from_encoder = ItaTagger.from_encoder.__func__
+    from_encoder = ItaTagger.from_encoder
 
-    def without_dropout(cls: type, *args: Any, **kwargs: Any) -> ItaTagger:
-        model = from_encoder(cls, *args, **kwargs)
+    def without_dropout(*args: Any, **kwargs: Any) -> ItaTagger:
+        model = from_encoder(*args, **kwargs)
         for module in model.modules():
             if isinstance(module, torch.nn.Dropout):
                 module.p = 0.0
@@ -162,7 +164,7 @@ def first_step(
         raise _Stop
 
     with monkeypatch.context() as patch:
-        patch.setattr(ItaTagger, "from_encoder", classmethod(without_dropout))
+        patch.setattr(ItaTagger, "from_encoder", without_dropout)
         patch.setattr(torch.optim.AdamW, "step", capture)
         params = small_params(folder, word_dropout=0.0, gradient_accumulation=accumulation, max_grad_norm=1e9)
         with pytest.raises(_Stop):

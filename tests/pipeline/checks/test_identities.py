@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -23,7 +24,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def settings(**sections: dict[str, object]) -> Params:
+def settings(**sections: Mapping[str, object]) -> Params:
     values = yaml.load(ROOT / "params.yaml").values
     for section, changes in sections.items():
         for key, value in changes.items():

@@ -1,5 +1,8 @@
 """The context string made of what extractors find."""
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 from pipeline.contexts.template import render, render_post
 from pipeline.core.kinds import ObjectTemplate, TextTemplate
 from pipeline.core.records import Caption, ObjectTag, TextLine
@@ -9,12 +12,14 @@ from pipeline.settings.params import VIEWS, ViewsParams
 def views(
     kinds: tuple[str, ...] = ("objects", "captions", "ocr"), separator: str = " . ", **changes: object
 ) -> ViewsParams:
-    return VIEWS(
-        kinds=list(kinds),
-        separator=separator,
-        objects=ObjectTemplate(**{"max": 12, **changes}),
-        captions=TextTemplate(max=1),
-        ocr=TextTemplate(max=8),
+    return VIEWS.model_validate(
+        {
+            "kinds": list(kinds),
+            "separator": separator,
+            "objects": ObjectTemplate.model_validate({"max": 12, **changes}),
+            "captions": TextTemplate(max=1),
+            "ocr": TextTemplate(max=8),
+        }
     )
 
 
@@ -25,11 +30,11 @@ TAGS = [
     ObjectTag("dog", None, None),
     ObjectTag("cat", "white", 0.3),
 ]
-FOUND = {"objects": TAGS}
+FOUND: Mapping[str, Sequence[Any]] = {"objects": TAGS}
 
 
 def test_kinds_stand_in_the_order_of_the_template() -> None:
-    parts = {
+    parts: Mapping[str, Sequence[Any]] = {
         "objects": [ObjectTag("dog", "black", 0.9)],
         "captions": [Caption("a dog runs", 0.8)],
         "ocr": [TextLine("STOP", 0.9), TextLine("NOW", 0.8)],
@@ -63,14 +68,19 @@ def test_scores_below_the_threshold_are_left_out_and_no_score_passes() -> None:
 
 
 def test_separators_are_the_templates() -> None:
-    template = VIEWS(
-        kinds=["objects", "ocr"],
-        separator=" </s> ",
-        objects=ObjectTemplate(max=3, separator=", "),
-        captions=TextTemplate(max=1),
-        ocr=TextTemplate(max=3, separator=" / "),
+    template = VIEWS.model_validate(
+        {
+            "kinds": ["objects", "ocr"],
+            "separator": " </s> ",
+            "objects": ObjectTemplate(max=3, separator=", "),
+            "captions": TextTemplate(max=1),
+            "ocr": TextTemplate(max=3, separator=" / "),
+        }
     )
-    found = {"objects": [ObjectTag("a"), ObjectTag("b")], "ocr": [TextLine("C"), TextLine("D")]}
+    found: Mapping[str, Sequence[Any]] = {
+        "objects": [ObjectTag("a"), ObjectTag("b")],
+        "ocr": [TextLine("C"), TextLine("D")],
+    }
     assert render(template, found) == "a, b </s> C / D"
 
 
@@ -79,12 +89,16 @@ def test_a_context_is_one_clean_line() -> None:
     assert render(views(), {"ocr": dirty}) == "two lines a b c d wide"
     family = "\U0001f468\u200d\U0001f469\u200d\U0001f467"
     assert render(views(), {"ocr": [TextLine(family)]}) == family, "joiners are what some emoji are made with"
-    both = {"objects": [ObjectTag("a")], "captions": [Caption("b")]}
-    assert "\n" not in render(views(separator="\n"), both)
+    assert render(views(separator="\n"), {"objects": [ObjectTag("a")], "captions": [Caption("b")]}) == "a b"
 
 
 def test_the_contexts_of_a_posts_pictures_stand_in_their_order() -> None:
-    pictures = [{"captions": [Caption("a dog")]}, {}, {"ocr": [TextLine("STOP")]}, {"captions": [Caption("a cat")]}]
+    pictures: list[Mapping[str, Sequence[Any]]] = [
+        {"captions": [Caption("a dog")]},
+        {},
+        {"ocr": [TextLine("STOP")]},
+        {"captions": [Caption("a cat")]},
+    ]
     assert render_post(views(), pictures) == "a dog . STOP . a cat"
     few = views().model_copy(update={"max_images": 2, "image_separator": " | "})
     assert render_post(few, pictures) == "a dog | STOP", "a picture without a context takes no place"

@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,7 @@ def test_a_renamed_file_changes_the_digest(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("find", [resolve, require])
-def test_what_is_missing_says_how_to_get_it(tmp_path: Path, find: "type[resolve]") -> None:
+def test_what_is_missing_says_how_to_get_it(tmp_path: Path, find: Callable[[str], object]) -> None:
     with pytest.raises(UserError, match="hf download no-such-owner/no-such-model"):
         find("no-such-owner/no-such-model")
     with pytest.raises(UserError, match="no such folder"):
@@ -218,7 +219,7 @@ def test_a_proxys_page_is_no_hub(tmp_path: Path, begun: bool, monkeypatch: pytes
 
 
 @pytest.mark.parametrize("find", [resolve, require])
-def test_a_folder_that_lacks_a_shard_is_not_taken_for_whole(tmp_path: Path, find: "type[resolve]") -> None:
+def test_a_folder_that_lacks_a_shard_is_not_taken_for_whole(tmp_path: Path, find: Callable[[str], object]) -> None:
     folder = tmp_path / "model"
     folder.mkdir()
     for name in NEEDED - {SHARDS[0]}:

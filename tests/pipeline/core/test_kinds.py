@@ -70,10 +70,11 @@ def test_an_item_that_cannot_be_written_is_refused() -> None:
 
 def test_reading_contexts_names_the_line(tmp_path: Path) -> None:
     path = tmp_path / "captions.jsonl"
-    good = {"image": "a.jpg", "sha256": None, "status": "missing", "error": "gone", "captions": []}
+    good: dict[str, Any] = {"image": "a.jpg", "sha256": None, "status": "missing", "error": "gone", "captions": []}
     path.write_text(json.dumps(good) + "\n" + json.dumps({**good, "captions": [{"text": "x", "score": 0.5}]}) + "\n")
     assert [context.items for context in KINDS["captions"].read(path)] == [[], [Caption("x", 0.5)]]
-    for bad in ({**good, "captions": [{}]}, {**good, "captions": None}, {"image": "a.jpg"}):
+    broken: list[dict[str, Any]] = [{**good, "captions": [{}]}, {**good, "captions": None}, {"image": "a.jpg"}]
+    for bad in broken:
         path.write_text(json.dumps(good) + "\n" + json.dumps(bad) + "\n")
         with pytest.raises(UserError, match=r"captions\.jsonl:2: "):
             list(KINDS["captions"].read(path))

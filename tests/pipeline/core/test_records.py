@@ -11,7 +11,7 @@ from pipeline.core.records import View
 
 
 def test_rows_come_back_as_they_went(tmp_path: Path) -> None:
-    rows = [{"text": "a\u2028b\u0085c\r"}, {"text": "é😀", "n": None}]
+    rows: list[dict[str, str | None]] = [{"text": "a\u2028b\u0085c\r"}, {"text": "é😀", "n": None}]
     assert write_jsonl(tmp_path / "new" / "rows.jsonl", rows) == 2
     assert list(read_jsonl(tmp_path / "new" / "rows.jsonl")) == rows
 

@@ -100,7 +100,9 @@ def test_a_type_that_means_something_else_in_counts_is_refused_unless_renamed(tm
     }
     for form, text in texts.items():
         write(tmp_path, text, f"posts.{form}")
-        data = DataParams(root=tmp_path, format=form, train=[f"posts.{form}"], types={name: "OTHER"})
+        data = DataParams.model_validate(
+            {"root": tmp_path, "format": form, "train": [f"posts.{form}"], "types": {name: "OTHER"}}
+        )
         assert read_split(data, "train")[0].labels == ["O", "I-OTHER"]
         with pytest.raises(UserError, match=rf"posts\.{form}:\d: 'I-{name}': .*data\.types: \{{{name}: …\}}"):
             read_split(data.model_copy(update={"types": {}}), "train")

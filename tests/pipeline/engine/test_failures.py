@@ -199,7 +199,7 @@ def test_failures_are_rows_where_anything_speaks_for_the_extractor(broken: type[
 def test_an_extractor_that_keeps_no_contract_is_named(bench: Bench, result: Any, message: str) -> None:
     class Wrong(MeanColour):
         def extract(self, images: Sequence[Image.Image]) -> list[list[Caption]]:
-            return result  # type: ignore[no-any-return]
+            return result
 
     with pytest.raises(UserError, match=f"Wrong.*{message}"):
         bench.run(Wrong())

@@ -401,12 +401,12 @@ def same(found: Sequence[Sequence[Item]], expected: Sequence[Sequence[Item]]) ->
 class Failing:
     """An extractor that runs out of memory on batches of more than four, and chokes on one of the pictures."""
 
-    def __init__(self, extractor: Any, bad: Image.Image) -> None:
+    def __init__(self, extractor: Extractor, bad: Image.Image) -> None:
         self.extractor, self.bad = extractor, np.asarray(bad)
         self.sizes: list[int] = []
 
     def fingerprint(self) -> Mapping[str, Any]:
-        return self.extractor.fingerprint()  # type: ignore[no-any-return]
+        return self.extractor.fingerprint()
 
     def extract(self, images: Sequence[Image.Image]) -> Sequence[Sequence[Item]]:
         self.sizes.append(len(images))
@@ -414,4 +414,4 @@ class Failing:
             raise MemoryError("out of memory")
         if any(np.array_equal(np.asarray(image), self.bad) for image in images):
             raise RuntimeError("choked")
-        return self.extractor.extract(images)  # type: ignore[no-any-return]
+        return self.extractor.extract(images)

@@ -89,7 +89,7 @@ def test_through_the_engine(name: str, sections: Any, pictures: list[Image.Image
     folder.mkdir()
     for number, picture in enumerate(pictures):
         picture.save(folder / f"{number:02}.png")
-    outputs = []
+    outputs: list[bytes] = []
     for batch_size in (5, 5, 16):
         output = tmp_path / f"{len(outputs)}.jsonl"
         with Store.open(tmp_path / f"store {len(outputs)}") as store:

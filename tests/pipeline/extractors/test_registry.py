@@ -22,12 +22,12 @@ from tests.pipeline.extractors.cases import ready
 def test_params_as_shipped_are_valid() -> None:
     params = load(ROOT / "params.yaml")
     for kind, extractors in REGISTRY.items():
-        section = getattr(params, kind).model_dump()
+        section = params.extraction(kind)
         choose(kind, section)
         for name in extractors:
             options = type(choose(kind, {**section, "extractor": name}).create()).Options  # type: ignore[union-attr]
             assert set(section[name]) == set(options.model_fields), "every option has its line in params.yaml"
-    assert set(params.objects.model_dump()["attributes"]) == set(AttributesOptions.model_fields)
+    assert set(params.extraction("objects")["attributes"]) == set(AttributesOptions.model_fields)
 
 
 @pytest.mark.parametrize(
@@ -156,7 +156,7 @@ def test_an_extractor_of_ones_own(own_module: str, tmp_path: Path) -> None:
 
     def caption(section: dict[str, Any]) -> str:
         choose("captions", section)
-        return str(ready(("captions", section)).extract([picture])[0][0].text)  # type: ignore[union-attr]
+        return str(ready(("captions", section)).extract([picture])[0][0].text)
 
     sizes, typed = f"{own_module}:Sizes", f"{own_module}:Typed"
     assert caption({"extractor": sizes}) == "7 pixels wide"

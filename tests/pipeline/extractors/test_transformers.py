@@ -195,7 +195,7 @@ def test_sampling_needs_no_double_precision_of_the_device() -> None:
         @classmethod
         def __torch_function__(cls, function: Any, types: Any, arguments: Any = (), options: Any = None) -> Any:
             plain = [one.as_subclass(torch.Tensor) if isinstance(one, cls) else one for one in arguments]
-            if function is torch.Tensor.device.__get__:  # type: ignore[attr-defined]
+            if function is torch.Tensor.device.__get__:
                 return torch.device("mps")
             found = function(*plain, **(options or {}))
             if not isinstance(found, torch.Tensor):
@@ -248,7 +248,7 @@ def test_a_missing_or_wrong_checkpoint_is_one_message(
     (tmp_path / "model.safetensors").write_bytes(b"")
     for kind, name in (("captions", "blip"), ("objects", "transformers")):
         with pytest.raises(UserError, match="checkpoint"):
-            ready((kind, {"extractor": name, name: {"model": str(tmp_path)}})).extract(pictures[:1])  # type: ignore[arg-type]
+            ready((kind, {"extractor": name, name: {"model": str(tmp_path)}})).extract(pictures[:1])
     with pytest.raises(UserError, match="checkpoint"):
         captions(yolos, pictures[:1])
     with pytest.raises(UserError, match=r"execution\.device"):

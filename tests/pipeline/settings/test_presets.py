@@ -51,18 +51,18 @@ def test_a_shipped_preset_gives_the_published_settings(name: str, path: Path) ->
     assert (train.batch_size, train.epochs, train.warmup_ratio, train.max_grad_norm) == (4, 10, 0.0, 5.0)
     assert (train.word_dropout, train.max_length, train.stride, train.patience) == (0.1, 512, 256, None)
     assert sorted(settings.views.kinds) == ["captions", "objects", "ocr"]
-    assert settings.captions.model_dump()["blip"]["num_beams"] == 5
+    assert settings.extraction("captions")["blip"]["num_beams"] == 5
 
 
 def test_the_preset_for_tweets_of_ones_own_leaves_nothing_at_what_suits_the_sample_alone(path: Path) -> None:
     preset.apply("tweets", path)
     settings = params.load(path)
     for kind in ("objects", "captions", "ocr"):
-        section = getattr(settings, kind).model_dump()
+        section = settings.extraction(kind)
         registry.choose(kind, section)
         assert "checkpoints/sample" not in str(section[section["extractor"]])
-    assert settings.ocr.model_dump()["rapidocr"]["limit_side_len"] == 736
-    assert settings.views.objects.min_score is None
+    assert settings.extraction("ocr")["rapidocr"]["limit_side_len"] == 736
+    assert settings.views.template("objects").min_score is None
     assert (settings.train.encoder, settings.train.learning_rate) == ("FacebookAI/xlm-roberta-base", 5e-6)
     assert settings.data == params.load(ROOT / "params.yaml").data
 
@@ -121,7 +121,7 @@ def test_options_of_extractors_that_the_file_does_not_list_are_left_out(path: Pa
     text = f"{text[:begin]}captions:\n  extractor: my.own:Captions\n{text[end:]}"
     path.write_text(text, encoding="utf-8")
     preset.apply("ita-snap", path)
-    assert params.load(path).captions.model_dump() == {"extractor": "my.own:Captions"}
+    assert params.load(path).extraction("captions") == {"extractor": "my.own:Captions"}
 
 
 @pytest.mark.parametrize(

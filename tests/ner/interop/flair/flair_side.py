@@ -54,19 +54,20 @@ def model_card(file: str) -> dict[str, Any]:
 def refusal(file: str, folder: str, changes: dict[str, Any]) -> str:
     """What `import` says of an exported tagger rebuilt with other options; of embeddings where they are theirs."""
     tagger = SequenceTagger.load(file)
-    of_embeddings = {key: changes.pop(key) for key in ("subtoken_pooling", "layers", "use_context") if key in changes}
+    of_embeddings: dict[str, Any] = {
+        key: changes.pop(key) for key in ("subtoken_pooling", "layers", "use_context") if key in changes
+    }
     embeddings = tagger.embeddings
     if of_embeddings:
-        embeddings = TransformerWordEmbeddings(
-            **{
-                "model": "",
-                "saved_config": embeddings.model.config,
-                "use_context_separator": False,
-                "layers": "-1",
-                "tokenizer_data": embeddings.to_params()["tokenizer_data"],
-                **of_embeddings,
-            }
-        )
+        options: dict[str, Any] = {
+            "model": "",
+            "saved_config": embeddings.model.config,
+            "use_context_separator": False,
+            "layers": "-1",
+            "tokenizer_data": embeddings.to_params()["tokenizer_data"],
+            **of_embeddings,
+        }
+        embeddings = TransformerWordEmbeddings(**options)
     dictionary = Dictionary(add_unk=False)
     for label in changes.pop("labels", ["O", "B-PER", "I-PER", "E-PER", "S-PER"]):
         dictionary.add_item(label)

@@ -17,6 +17,7 @@ from ner.models.ita import ItaTagger
 from ner.scoring.f1 import score
 from ner.tagger import Tagger
 from ner.training.sampler import Example, collate_examples
+from ner.views import ViewName
 from pipeline.core import environments
 from pipeline.core.errors import UserError
 from pipeline.core.files import write_jsonl
@@ -47,15 +48,17 @@ def objective_of_ours(params: TrainParams, views: list[View], folder: Path, rows
         labels = bioes_labels(view.labels or [] for view in views)
         model = ItaTagger.from_encoder(params.encoder, labels, params)
         tokenizer = load_tokenizer(params.encoder)
+        encoder_config = model.config.encoder
+        assert encoder_config is not None
         for setting in ("hidden_dropout_prob", "attention_probs_dropout_prob"):
-            model.config.encoder[setting] = 0.0
+            encoder_config[setting] = 0.0
         with torch.no_grad():
             model.emission.weight.normal_()
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
         encoder = view_encoder(tokenizer, model.config)
     write_jsonl(rows, encoded_rows(views, encoder, params))
-    names = ("text_only", "cross_modal") if params.views == "both" else (params.views,)
+    names: tuple[ViewName, ...] = ("text_only", "cross_modal") if params.views == "both" else (params.views,)
     encoded = {name: encoder.encode(views, with_context=name == "cross_modal") for name in names}
     examples = [
         Example(
