@@ -158,11 +158,14 @@ def test_what_is_left_to_transformers_is_refused_without_a_question(tmp_path: Pa
 
 
 def extractor(kind: str, name: str, folder: Path, **options: object) -> None:
+    from pipeline.extractors.base import LoadingExtractor
     from pipeline.extractors.registry import choose
     from pipeline.settings.params import ExecutionParams
 
     section = {"extractor": name, name: {"model": str(folder), **options}}
-    choose(kind, section).create(ExecutionParams(device="cpu")).load()  # type: ignore[attr-defined]
+    made = choose(kind, section).create(ExecutionParams(device="cpu"))
+    assert isinstance(made, LoadingExtractor)
+    made.load()
 
 
 def encoder(folder: Path) -> None:
@@ -248,7 +251,7 @@ def tokenizer_outside(folder: Path, outside: Path) -> None:
     (folder / "tokenizer_config.json").write_text(json.dumps(names))
 
 
-HOSTILE = {
+HOSTILE: dict[Callable[[Path, Path], None], str] = {
     code_inside: "needs its own code",
     code_in_another_config: r"needs its own code \(modeling_evil.Evil; auto_map in chat_config.json",
     attention_of_the_hub: "names code on the hub",
