@@ -109,7 +109,8 @@ def _embedded(results: Results, row: ImageRow) -> str | None:
         return None
     try:
         limits = results.settings.images
-        picture = pictures.load(pictures.Folder(folder, limits), row.image, str(row.sha256), limits)
+        place = pictures.Folder(folder, limits, results.settings.data.linked_folders)
+        picture = pictures.load(place, row.image, str(row.sha256), limits)
     except PictureError:
         return None
     picture = picture.convert("RGB")

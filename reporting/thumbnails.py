@@ -4,7 +4,7 @@ A thumbnail is kept in the store by its picture's hash, so that a report made ag
 safely is left to :mod:`pipeline.images.pictures`.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 from pathlib import Path
@@ -34,6 +34,7 @@ def write(
     limits: ImagesParams,
     store: Store,
     workers: int = 2,
+    follow: Sequence[Path] = (),
 ) -> dict[str, str]:
     """Write a thumbnail of each picture of the manifest's rows that can be read.
 
@@ -45,6 +46,7 @@ def write(
         limits: on the pictures, as in the manifest.
         store: keeps them between runs.
         workers: threads that decode.
+        follow: other folders that links may lead into.
 
     Returns:
         Thumbnail's file name by picture name; a picture that has changed or gone since the manifest has none.
@@ -56,7 +58,7 @@ def write(
     readable = [row for row in rows if row.status == "ok"]
     written: dict[str, str] = {}
     output.mkdir(parents=True, exist_ok=True)
-    place = None if folder is None else pictures.Folder(folder, limits)
+    place = None if folder is None else pictures.Folder(folder, limits, follow)
 
     def make(row: ImageRow) -> bytes | None:
         if place is None:

@@ -3,7 +3,7 @@
 from collections import Counter
 
 from pipeline.core import records
-from pipeline.core.errors import run_cli
+from pipeline.core.errors import UserError, run_cli
 from pipeline.core.locks import stage_lock
 from pipeline.core.records import Post
 from pipeline.core.store import Store
@@ -24,7 +24,10 @@ def main() -> None:
             for post in records.read(paths.POSTS / f"{split}.jsonl", Post, "posts")
             for image in post.images
         }
-        rows = list(images.manifest(names, settings.data.images_folder, settings.images, store))
+        data = settings.data
+        rows = list(images.manifest(names, data.images_folder, settings.images, store, follow=data.linked_folders))
+        if data.images_folder is not None and (reason := images.nothing_readable(rows, data.images_folder)):
+            raise UserError(reason)
         records.write(paths.IMAGES, rows)
         record |= {"items": len(rows), "unit": "pictures"}
     statuses = Counter(row.status for row in rows)

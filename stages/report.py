@@ -63,6 +63,7 @@ def _write(settings: Params) -> None:
             settings.images,
             store,
             settings.execution.decode_workers,
+            settings.data.linked_folders,
         )
         page.write(results, written, paths.REPORT)
         with atomic_write(paths.MODEL_CARD) as file:

@@ -8,6 +8,7 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import islice
 from pathlib import Path
 
 from pipeline.checks.slips import slips
@@ -15,11 +16,15 @@ from pipeline.core import checkpoints, environments
 from pipeline.core.errors import UserError
 from pipeline.core.folders import default_folder
 from pipeline.core.kinds import KINDS
+from pipeline.corpus.dataset import read_split
 from pipeline.extractors import registry
+from pipeline.images.manifest import look, nothing_readable
 from pipeline.settings import params
 from pipeline.settings.params import SPLITS, Params
 
 _NEEDED_BYTES = 500_000_000  # of DVC's copies of outs, the tagger and its training checkpoints for a small encoder
+
+_LOOKED_AT = 100  # pictures
 
 
 def check(path: str | Path = "params.yaml") -> Params:
@@ -36,6 +41,12 @@ def check(path: str | Path = "params.yaml") -> Params:
     for key, slip in slips(settings):
         print(f"warning: {at(key)}{slip}", file=sys.stderr)
     problems = list(_problems(settings, str(path), lines, at))
+    if not problems and (found := _pictures(settings)):
+        problem, certain = found
+        if certain:
+            problems.append(at("data.images") + problem)
+        else:
+            print(f"warning: {at('data.images')}{problem}", file=sys.stderr)
     if problems:
         raise UserError("\n".join(problems))
     return settings
@@ -78,6 +89,21 @@ def _data_problems(settings: Params) -> Iterator[tuple[str, str]]:
                 yield f"data.{split}", f"{file}: no such file"
     if data.images_folder is not None and not data.images_folder.is_dir():
         yield "data.images", f"{data.images_folder}: no such folder; set it to null for a data set without pictures"
+
+
+def _pictures(settings: Params) -> tuple[str, bool] | None:
+    """Why not one of the first pictures that posts name is there to read, and whether those are all that there are."""
+    data = settings.data
+    if data.images_folder is None:
+        return None
+    try:
+        posts = [post for split in SPLITS for post in read_split(data, split)]
+    except UserError:
+        return None  # the stage `posts` says what is wrong with a text, and where
+    names = dict.fromkeys(image for post in posts for image in post.images)
+    rows = look(islice(names, _LOOKED_AT), data.images_folder, settings.images, data.linked_folders)
+    reason = nothing_readable(rows, data.images_folder)
+    return None if reason is None else (reason, len(names) <= _LOOKED_AT)
 
 
 def _caught(action: Callable[[], object]) -> Iterator[str]:

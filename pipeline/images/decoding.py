@@ -157,13 +157,14 @@ class Decoders:
     """Decodes in child processes, each ended by the system when a picture takes too long or too much memory.
 
     Safe to use from several threads; there are as many processes as threads that wait for one at a time, each started
-    when it is needed. The children get bytes, not files, and end with this process, however it ends.
+    when it is needed. The children get bytes, not files, and end with this process, however it ends. A UserError says
+    that none could be started.
     """
 
     def __init__(self, limits: "ImagesParams") -> None:
         self._limits = limits
-        self._idle: list[subprocess.Popen[bytes]] = []
-        self._all: list[subprocess.Popen[bytes]] = []
+        self._idle: list[_Child] = []
+        self._all: list[_Child] = []
         self._guard = threading.Lock()
         self._closed = False
 
@@ -175,74 +176,65 @@ class Decoders:
         then wait less for each other.
         """
         found: list[Found | PictureError] = []
+        waited = -1  # the picture that was last in hand when the clock, not the processor's time, ran out
         while len(found) < len(pictures):
             with self._guard:
-                process = self._idle.pop() if self._idle else None
-            process = process or self._start()
-            answers = list(_exchange(process, pictures[len(found) :]))
-            found += map(_understood, answers)
+                child = self._idle.pop() if self._idle else None
+            child = child or self._start()
+            found += map(_understood, child.answers(pictures[len(found) :]))
             if len(found) == len(pictures):
                 with self._guard:
-                    self._idle.append(process)
+                    self._idle.append(child)
+                continue
+            code = self._ended(child)
+            if code == -signal.SIGALRM and waited != len(found):
+                waited = len(found)  # it may have been stopped (Ctrl-Z, a frozen container), and the clock was not
             else:
-                found.append(self._ended(process))  # pictures are taken in turn: the first without an answer it was
+                found.append(self._error(code))  # pictures are taken in turn: the first without an answer it was
         return found
 
-    def _start(self) -> "subprocess.Popen[bytes]":
-        home = str(Path(__file__).resolve().parents[2])
-        inherited = os.environ.get("PYTHONPATH")
-        environment = {
-            **os.environ,
-            "PYTHONPATH": f"{home}{os.pathsep}{inherited}" if inherited else home,
-            "PILLOW_BLOCKS_MAX": "8",  # memory of one picture serves the next, which halves the time
-            "OPENBLAS_NUM_THREADS": "1",
-            "MALLOC_ARENA_MAX": "2",
-        }  # else memory is reserved for each core
-        process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "pipeline.images.decoding", self._limits.model_dump_json()],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env=environment,
-        )
+    def _start(self) -> "_Child":
+        child = _Child(self._limits)
         with self._guard:
-            self._all.append(process)
+            self._all.append(child)
             closed = self._closed
         if closed:
-            process.kill()
-        if process.stdout is None or process.stdout.readline() != _READY:
-            raise RuntimeError(f"the decoding process did not start (exit status {process.wait()})")
-        if process.stdin is not None and hasattr(fcntl, "F_SETPIPE_SZ"):
-            with suppress(OSError):  # a user may have used up what pipes may take
-                fcntl.fcntl(process.stdin, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
-        return process
+            child.process.kill()
+        if not child.ready() and not closed:
+            from pipeline.core.errors import UserError  # not at the top: this file is a program as well, without ours
 
-    def _ended(self, process: "subprocess.Popen[bytes]") -> PictureError:
-        code = process.wait()
-        self._forget(process)
+            child.process.kill()
+            code = self._ended(child)
+            raise UserError(
+                f"{sys.executable}: the process that decodes pictures did not start ({_how(code)}); what it wrote is "
+                "above: see that this Python starts without errors"
+            )
+        return child
+
+    def _ended(self, child: "_Child") -> int:
+        """The exit status of a process that has ended, or is about to."""
+        code = child.process.wait()
+        child.close()
+        with self._guard:
+            if child in self._all:
+                self._all.remove(child)
+        return code
+
+    def _error(self, code: int) -> PictureError:
         if -code in (signal.SIGPROF, signal.SIGALRM):
             return DecoderEndedError(
                 "too_slow", f"decoding took more than images.max_seconds = {self._limits.max_seconds:g}"
             )
-        how = signal.Signals(-code).name if code < 0 else f"exit status {code}"
-        return DecoderEndedError("unreadable", f"the decoder broke down ({how})")
-
-    def _forget(self, process: "subprocess.Popen[bytes]") -> None:
-        for pipe in (process.stdin, process.stdout):
-            with suppress(BrokenPipeError):
-                if pipe is not None:
-                    pipe.close()
-        with self._guard:
-            if process in self._all:
-                self._all.remove(process)
+        return DecoderEndedError("unreadable", f"the decoder broke down ({_how(code)})")
 
     def close(self) -> None:
         """End the processes, at once; whoever waits for one gets an error."""
         with self._guard:
-            self._closed, processes, self._idle = True, [*self._all], []
-        for process in processes:
-            process.kill()
-        for process in processes:
-            process.wait()
+            self._closed, children, self._idle = True, [*self._all], []
+        for child in children:
+            child.process.kill()
+        for child in children:
+            child.process.wait()
 
     def __enter__(self) -> Self:
         return self
@@ -251,24 +243,70 @@ class Decoders:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close()
-        for process in [*self._all]:
-            self._forget(process)
+        for child in [*self._all]:
+            self._ended(child)
 
 
-def _exchange(process: "subprocess.Popen[bytes]", pictures: Sequence[bytes]) -> Iterator[bytes]:
-    """The answers for `pictures`; fewer where the process ends before the last."""
-    if process.stdin is None or process.stdout is None:
-        raise RuntimeError("the decoding process has no pipes")
-    with suppress(BrokenPipeError):
-        for data in pictures:
-            process.stdin.write(len(data).to_bytes(8, "big"))
-            process.stdin.write(data)
-        process.stdin.flush()
-    for _ in pictures:
-        answer = process.stdout.readline()
-        if not answer.endswith(b"\n"):
-            return
-        yield answer
+class _Child:
+    """A decoding process: pictures go in by a pipe, answers come by another, which nothing else can print to."""
+
+    def __init__(self, limits: "ImagesParams") -> None:
+        environment = {
+            **os.environ,
+            "PILLOW_BLOCKS_MAX": "8",  # memory of one picture serves the next, which halves the time
+            "OPENBLAS_NUM_THREADS": "1",
+            "MALLOC_ARENA_MAX": "2",
+        }  # else memory is reserved for each core
+        ours, theirs = os.pipe()
+        try:
+            # By its file, which imports nothing of ours: no path needs to be handed over, whatever characters it has.
+            self.process = subprocess.Popen(
+                [sys.executable, "-P", os.path.abspath(__file__), limits.model_dump_json(), str(theirs)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                pass_fds=(theirs,),
+                env=environment,
+            )
+        except BaseException:
+            os.close(ours)
+            raise
+        finally:
+            os.close(theirs)  # so that the answers end with the child
+        self._answers = os.fdopen(ours, "rb")
+        if self.process.stdin is not None and hasattr(fcntl, "F_SETPIPE_SZ"):
+            with suppress(OSError):  # a user may have used up what pipes may take
+                fcntl.fcntl(self.process.stdin, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
+
+    def ready(self) -> bool:
+        """Wait until it has started; False where it has ended instead."""
+        return self._answers.readline() == _READY
+
+    def answers(self, pictures: Sequence[bytes]) -> Iterator[bytes]:
+        """The answers for `pictures`; fewer where the process ends before the last."""
+        source = self.process.stdin
+        if source is None:
+            raise RuntimeError("the decoding process has no pipe")
+        with suppress(BrokenPipeError):
+            for data in pictures:
+                source.write(len(data).to_bytes(8, "big"))
+                source.write(data)
+            source.flush()
+        for _ in pictures:
+            answer = self._answers.readline()
+            if not answer.endswith(b"\n"):
+                return
+            yield answer
+
+    def close(self) -> None:
+        """Close the pipes of a process that has ended."""
+        with suppress(BrokenPipeError):
+            if self.process.stdin is not None:
+                self.process.stdin.close()
+        self._answers.close()
+
+
+def _how(code: int) -> str:
+    return signal.Signals(-code).name if code < 0 else f"exit status {code}"
 
 
 def _understood(answer: bytes) -> Found | PictureError:
@@ -281,10 +319,9 @@ def _understood(answer: bytes) -> Found | PictureError:
     )
 
 
-def _serve(limits: Any) -> None:
-    """The child: for each length and bytes on stdin a line of JSON, until stdin ends."""
-    source, sink = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # whatever a library prints is not to stand between the answers
+def _serve(limits: Any, answers: int) -> None:
+    """The child: for each length and bytes on stdin a line of JSON to the pipe `answers`, until stdin ends."""
+    source, sink = sys.stdin.buffer, os.fdopen(answers, "wb")
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to all; the parent decides
     AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # there is a process for every core
     _limit_memory(limits)
@@ -330,4 +367,4 @@ def _limit_memory(limits: "ImagesParams") -> None:
 
 
 if __name__ == "__main__":
-    _serve(SimpleNamespace(**loads(sys.argv[1])))
+    _serve(SimpleNamespace(**loads(sys.argv[1])), int(sys.argv[2]))

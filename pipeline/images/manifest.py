@@ -8,7 +8,7 @@ import hashlib
 import os
 import stat
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict
@@ -22,7 +22,7 @@ from pipeline.core.machine import cores
 from pipeline.core.records import ImageRow
 from pipeline.core.store import Store, batched, digest
 from pipeline.images.decoding import DecoderEndedError, Decoders, PictureError
-from pipeline.images.pictures import locate, read_bytes
+from pipeline.images.pictures import Folder, read_bytes
 from pipeline.settings.params import ImagesParams
 
 VERSION = 1
@@ -42,6 +42,7 @@ def manifest(
     limits: ImagesParams,
     store: Store | None = None,
     workers: int | None = None,
+    follow: Sequence[Path] = (),
 ) -> Iterator[ImageRow]:
     """Yield one row for each distinct name, sorted by name.
 
@@ -55,6 +56,7 @@ def manifest(
         limits: on each picture.
         store: keeps rows between runs.
         workers: child processes that decode; by default as many as this process may use cores.
+        follow: other folders that links may lead into.
 
     Raises:
         UserError: `folder` does not exist, or a name cannot be written as UTF-8.
@@ -73,11 +75,11 @@ def manifest(
         )
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder of pictures (data.root and data.images in params.yaml)")
-    return _manifest(ordered, folder.resolve(), limits, store, workers or cores())
+    return _manifest(ordered, Folder(folder, limits, follow), limits, store, workers or cores())
 
 
 def _manifest(
-    names: list[str], folder: Path, limits: ImagesParams, store: Store | None, workers: int
+    names: list[str], folder: Folder, limits: ImagesParams, store: Store | None, workers: int
 ) -> Iterator[ImageRow]:
     key = digest({"rows of the manifest": VERSION, "max_pixels": limits.max_pixels, "max_bytes": limits.max_bytes})
     pending: deque[ImageRow | tuple[Future[list[_Examined]], int]] = deque()
@@ -125,10 +127,10 @@ def _manifest(
             store.put_many(key, fresh)
 
 
-def _stamp(folder: Path, name: str) -> str | None:
+def _stamp(folder: Folder, name: str) -> str | None:
     """What tells a file's state without reading it, hashed; None where it cannot be told, or is too young to."""
     try:
-        path = locate(folder, name)
+        path = folder.locate(name)
         status = os.stat(path)
     except (PictureError, OSError):
         return None
@@ -139,7 +141,7 @@ def _stamp(folder: Path, name: str) -> str | None:
 
 
 def _examine(
-    folder: Path, names: Sequence[tuple[str, str | None]], limits: ImagesParams, decoders: Decoders
+    folder: Folder, names: Sequence[tuple[str, str | None]], limits: ImagesParams, decoders: Decoders
 ) -> "list[_Examined]":
     """For each (name, stamp) the row, and the stamp to keep it under; None where another try may end otherwise."""
     done: dict[str, _Examined] = {}
@@ -157,7 +159,7 @@ def _examine(
 
     for name, stamp in names:
         try:
-            data = read_bytes(locate(folder, name), limits)
+            data = read_bytes(folder.locate(name), limits)
         except PictureError as error:
             done[name] = ImageRow(name, status=error.status, error=str(error)), None
             continue
@@ -166,3 +168,43 @@ def _examine(
             decode_read()
     decode_read()
     return [done[name] for name, _ in names]
+
+
+_REMEDIES = {
+    "missing": "see that data.images and data.image_name in params.yaml give the files' names",
+    "unsafe_name": "name the folder that the links lead to in data.follow, or put the files themselves there",
+    "too_large": "raise images.max_bytes or images.max_pixels",
+    "too_slow": "raise images.max_seconds",
+}
+_EXAMPLES = 3
+
+
+def nothing_readable(rows: Sequence[ImageRow], folder: Path) -> str | None:
+    """Why not one picture can be read, and what to do; None where one can, or where there are none."""
+    if not rows or any(row.status == "ok" for row in rows):
+        return None
+    statuses = Counter(row.status for row in rows)
+    examples = [f"  {row.image}: {row.status}: {row.error}" for row in rows[:_EXAMPLES]]
+    remedies = [_REMEDIES[status] for status, _ in statuses.most_common() if status in _REMEDIES]
+    return "\n".join(
+        (
+            f"{folder}: of {len(rows):,} pictures that posts name, not one can be read "
+            f"({', '.join(f'{count:,} {status}' for status, count in statuses.most_common())}):",
+            *examples,
+            "; ".join((*remedies, "where contexts come from files alone (precomputed), set data.images to null")),
+        )
+    )
+
+
+def look(names: Iterable[str], folder: Path, limits: ImagesParams, follow: Sequence[Path] = ()) -> list[ImageRow]:
+    """Open the files of a few pictures without decoding them; the rows of all, or none as soon as one can be opened."""
+    place = Folder(folder, limits, follow)
+    rows = []
+    for name in names:
+        try:
+            place.look(name)
+        except PictureError as error:
+            rows.append(ImageRow(name, status=error.status, error=str(error)))
+        else:
+            return []
+    return rows

@@ -8,6 +8,8 @@ import hashlib
 import os
 import re
 import stat
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
@@ -15,6 +17,7 @@ from PIL import Image
 
 from pipeline.core.errors import UserError
 from pipeline.images.decoding import PictureError, decode
+from pipeline.images.links import Links
 from pipeline.settings.params import ImagesParams
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".webp", ".bmp", ".tif", ".tiff", ".avif")
@@ -36,14 +39,32 @@ class Pictures(Protocol):
 
 
 class Folder:
-    """The pictures of a folder, by their path with ``/`` below it; nothing outside it is read."""
+    """The pictures of a folder, by their path with ``/`` below it.
 
-    def __init__(self, folder: Path, limits: ImagesParams) -> None:
+    Nothing outside it is read but what :mod:`pipeline.images.links` lets links lead to.
+
+    Args:
+        folder: where they lie.
+        limits: on each picture.
+        follow: other folders that links may lead into.
+    """
+
+    def __init__(self, folder: Path, limits: ImagesParams, follow: Sequence[Path] = ()) -> None:
         self._folder, self._limits = folder.resolve(), limits
+        self._links = Links(self._folder, follow)
+
+    def locate(self, name: str) -> Path:
+        """The file of picture `name`; raises as :func:`locate`."""
+        return locate(self._folder, name, self._links)
 
     def read(self, name: str) -> bytes:
         """The bytes of a picture; raises as :func:`locate` and :func:`read_bytes`."""
-        return read_bytes(locate(self._folder, name), self._limits)
+        return read_bytes(self.locate(name), self._limits)
+
+    def look(self, name: str) -> None:
+        """See that a picture's file can be opened; raises as :meth:`read`, which would also find what is in it."""
+        with _opened(self.locate(name), self._limits):
+            pass
 
 
 def load(pictures: Pictures, name: str, sha256: str, limits: ImagesParams) -> Image.Image:
@@ -68,12 +89,13 @@ def load(pictures: Pictures, name: str, sha256: str, limits: ImagesParams) -> Im
     return decode(data, limits)[0]
 
 
-def locate(folder: Path, name: str) -> Path:
+def locate(folder: Path, name: str, links: Links) -> Path:
     """The file of picture `name`, a path with ``/`` below `folder`.
 
     Args:
         folder: the pictures' folder, already resolved (``folder.resolve()``).
         name: as a data set gives it, so anything.
+        links: where a link may lead.
 
     Raises:
         PictureError: the name would lead out of the folder, by ``..``, a root, a drive or a link.
@@ -85,7 +107,7 @@ def locate(folder: Path, name: str) -> Path:
     try:
         if len(parts) > 1 or stat.S_ISLNK(os.lstat(path).st_mode):
             target = os.path.realpath(path, strict=True)
-            if os.path.commonpath((folder, target)) != str(folder):
+            if not links.allow(target):
                 raise PictureError("unsafe_name", "a link leads out of the images folder")
     except OSError as error:
         raise _unopened(error) from None
@@ -103,25 +125,27 @@ def read_bytes(path: Path, limits: ImagesParams) -> bytes:
     Raises:
         PictureError: it is missing, is no regular file, may not be read, or is larger than ``limits.max_bytes``.
     """
+    with _opened(path, limits) as handle, open(handle, "rb", closefd=False) as file:
+        return file.read(limits.max_bytes)
+
+
+@contextmanager
+def _opened(path: Path, limits: ImagesParams) -> Iterator[int]:
+    """The file's descriptor; raises as :func:`read_bytes`."""
     try:
         # Without O_NONBLOCK, opening a named pipe would wait for its writer forever.
         handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
         try:
-            return _read(handle, limits)
+            status = os.fstat(handle)
+            if not stat.S_ISREG(status.st_mode):
+                raise PictureError("unreadable", "not a regular file")
+            if status.st_size > limits.max_bytes:
+                raise PictureError("too_large", f"{status.st_size} bytes; images.max_bytes is {limits.max_bytes}")
+            yield handle
         finally:
             os.close(handle)
     except OSError as error:
         raise _unopened(error) from None
-
-
-def _read(handle: int, limits: ImagesParams) -> bytes:
-    status = os.fstat(handle)
-    if not stat.S_ISREG(status.st_mode):
-        raise PictureError("unreadable", "not a regular file")
-    if status.st_size > limits.max_bytes:
-        raise PictureError("too_large", f"{status.st_size} bytes; images.max_bytes is {limits.max_bytes}")
-    with open(handle, "rb", closefd=False) as file:
-        return file.read(limits.max_bytes)
 
 
 def list_pictures(folder: Path) -> list[str]:

@@ -107,6 +107,7 @@ class DataParams(Section):
     test: list[RelativePath] = []
     images: RelativePath | None = None
     image_name: Annotated[str, AfterValidator(_names_id)] = "{id}.jpg"
+    follow: list[Annotated[str, Field(min_length=1)]] = []
     types: dict[str, EntityType] = {}
 
     def files(self, split: Split) -> list[Path]:
@@ -117,6 +118,11 @@ class DataParams(Section):
     def images_folder(self) -> Path | None:
         """The folder of the pictures, or None for a data set without."""
         return None if self.images is None else self.root / self.images
+
+    @property
+    def linked_folders(self) -> list[Path]:
+        """Folders outside of the data set's that links in it may lead to."""
+        return [Path(folder) for folder in self.follow]
 
 
 class ImagesParams(Section):

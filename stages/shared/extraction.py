@@ -15,7 +15,7 @@ from pipeline.engine.run import extract
 from pipeline.extractors.base import LookupExtractor
 from pipeline.extractors.registry import Choice, choose
 from pipeline.images import manifest as images
-from pipeline.images.pictures import list_pictures
+from pipeline.images.pictures import Folder, list_pictures
 from pipeline.settings import params
 from pipeline.settings.params import Params
 from stages.shared import paths
@@ -47,12 +47,13 @@ def _main(kind: str) -> None:
     with Store.open() as store:
         if arguments.images is None:
             with stage_lock(kind), recorded(kind) as record:
-                record |= _extract(
-                    choice, settings, paths.IMAGES, settings.data.images_folder, paths.CONTEXTS / f"{kind}.jsonl", store
-                )
+                folder = settings.data.images_folder
+                record |= _extract(choice, settings, paths.IMAGES, folder, paths.CONTEXTS / f"{kind}.jsonl", store)
         else:
             names = list_pictures(arguments.images)
-            rows = list(images.manifest(names, arguments.images, settings.images, store))
+            rows = list(
+                images.manifest(names, arguments.images, settings.images, store, follow=settings.data.linked_folders)
+            )
             _extract(choice, settings, rows, arguments.images, arguments.output, store)
 
 
@@ -89,7 +90,7 @@ def _extract(
         choice.kind,
         extractor,
         manifest,
-        folder,
+        None if folder is None else Folder(folder, settings.images, settings.data.linked_folders),
         output,
         store,
         batch_size=getattr(settings.execution.batch_size, choice.kind),

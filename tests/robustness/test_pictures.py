@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ from pipeline.images.manifest import manifest
 from pipeline.images.pictures import list_pictures
 from pipeline.settings.params import ImagesParams
 from tests.conftest import ROOT
+from tests.project import wait_for
 from tests.robustness.conftest import light_project
 from tests.robustness.corpus import KINDS, encoded, pictures, png, png_chunk, progressive_bomb
 
@@ -160,11 +162,52 @@ def test_a_decoder_that_is_killed_costs_one_picture(tmp_path: Path) -> None:
     good = encoded(Image.new("RGB", (30, 20)), "PNG")
     with Decoders(ImagesParams()) as decoders:
         assert decoders.sizes([good]) == [(30, 20, "PNG")]
-        os.kill(decoders._all[0].pid, signal.SIGSEGV)
+        os.kill(decoders._all[0].process.pid, signal.SIGSEGV)
         broken, after = decoders.sizes([good, good])
     assert isinstance(broken, DecoderEndedError)
     assert "SIGSEGV" in str(broken)
     assert after == (30, 20, "PNG")
+
+
+def test_a_stop_from_outside_costs_no_picture() -> None:
+    """Ctrl-Z, a frozen container: the clock of a picture runs on while its decoder does not."""
+    bomb = progressive_bomb(1500, 1500, 600)  # a second or so
+    with Decoders(ImagesParams(max_seconds=20)) as decoders:
+        decoders.sizes([encoded(Image.new("RGB", (30, 20)), "PNG")])
+        child = decoders._all[0].process.pid
+        with ThreadPoolExecutor(1) as pool:
+            reading = pool.submit(decoders.sizes, [bomb])
+            wait_for(lambda: Path(f"/proc/{child}/stat").read_text().split()[2] == "R")
+            os.kill(child, signal.SIGSTOP)
+            os.kill(child, signal.SIGALRM)  # as its clock does, after ten times max_seconds
+            os.kill(child, signal.SIGCONT)
+            assert reading.result() == [(1500, 1500, "JPEG")]
+        assert decoders._all[0].process.pid != child, "it was the clock that ended it"
+
+
+def test_what_is_printed_as_python_starts_disturbs_no_decoder(tmp_path: Path) -> None:
+    """A sitecustomize may print, or end the interpreter; the former is nobody's concern, the latter one message."""
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "a.png").write_bytes(sample_of("PNG"))
+    code = (
+        "import sys; from pathlib import Path; from pipeline.core.errors import run_cli\n"
+        "from pipeline.images.manifest import manifest; from pipeline.settings.params import ImagesParams\n"
+        "run_cli(lambda: print(*(r.status for r in manifest(['a.png'], Path(sys.argv[1]), ImagesParams()))))"
+    )
+    for line, expected in (("print('hello', flush=True)", "ok"), ("import os; os._exit(7)", "exit status 7")):
+        (tmp_path / "sitecustomize.py").write_text(f"import sys\nif sys.flags.safe_path: {line}\n", encoding="utf-8")
+        done = subprocess.run(
+            [sys.executable, "-c", code, str(tmp_path / "images")],
+            cwd=ROOT,
+            env={**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert expected in done.stdout
+        assert "Traceback" not in done.stdout
 
 
 def test_a_picture_that_needs_too_much_memory_is_a_row() -> None:
@@ -172,7 +215,7 @@ def test_a_picture_that_needs_too_much_memory_is_a_row() -> None:
     good, large = sample_of("PNG"), encoded(Image.new("RGB", (3000, 3000)), "JPEG", progressive=True)
     with Decoders(LIMITS) as decoders:
         decoders.sizes([good])
-        child = decoders._all[0].pid
+        child = decoders._all[0].process.pid
         taken = int(Path(f"/proc/{child}/statm").read_text().split()[0]) * resource.getpagesize()
         limit, _ = resource.prlimit(child, resource.RLIMIT_AS)
         assert 0 < limit - taken <= 512_000_000 + LIMITS.max_bytes + 32 * LIMITS.max_pixels
@@ -191,7 +234,7 @@ hard = int(sys.argv[1])
 resource.setrlimit(resource.RLIMIT_AS, (hard, hard))
 with Decoders(ImagesParams()) as decoders:
     print(*decoders.sizes([open(sys.argv[2], "rb").read()]))
-    print(*resource.prlimit(decoders._all[0].pid, resource.RLIMIT_AS))
+    print(*resource.prlimit(decoders._all[0].process.pid, resource.RLIMIT_AS))
 """
 
 
