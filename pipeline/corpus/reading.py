@@ -123,9 +123,8 @@ def from_row(row: Any, known: Labels, image_name: str | None) -> Post:
         raise ValueError("tokens: expected a list of texts, none of them empty")
     if any("\t" in token or "\n" in token for token in tokens):
         raise ValueError("tokens: a token holds a tab or a line break, which ends a token in CoNLL files")
-    if labels is not None:
-        if not _is_texts(labels) or len(labels) != len(tokens):
-            raise ValueError(f"labels: expected null or {len(tokens)} texts, one a token")
+    if labels is not None and (not _is_texts(labels) or len(labels) != len(tokens)):
+        raise ValueError(f"labels: expected null or {len(tokens)} texts, one a token")
     images = _images(row)
     if any(map(has_unpaired_surrogate, (identifier, *tokens, *(labels or ()), *(images or ())))):
         raise ValueError("holds an unpaired surrogate (such as \\ud83d), which cannot be written as UTF-8")
