@@ -5,7 +5,6 @@ In Python: ``from ner.predict import Tagger``, then ``Tagger.load(folder).predic
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Iterable, Iterator
 from typing import IO
@@ -86,12 +85,7 @@ def main() -> None:
     posts = tqdm(
         read_input(arguments.file, arguments.format, arguments.label_column), unit="post", disable=None
     )  # None: quiet if no terminal
-    try:
-        write_output(
-            posts, tagger, arguments.batch_size, output_format, sys.stdout, with_context=not arguments.text_only
-        )
-    except BrokenPipeError:  # whoever read the output has seen enough, as `| head` has
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    write_output(posts, tagger, arguments.batch_size, output_format, sys.stdout, with_context=not arguments.text_only)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 Inside Sightread labels are IOB2 (`O`, `B-TYPE`, `I-TYPE`). Taggers use other schemes internally (ner/bioes.py).
 """
 
+import unicodedata
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
@@ -28,6 +29,8 @@ def split_label(label: str, scheme: Scheme = "iob2") -> tuple[str, str]:
     """
     if label == "O":
         return "O", ""
+    if label != label.strip():
+        raise ValueError(f"{label!r}: white space around the label; remove it")
     prefix, dash, entity_type = label.partition("-")
     if not dash or not entity_type or len(prefix) != 1 or prefix not in _PREFIXES[scheme]:
         raise ValueError(
@@ -35,6 +38,22 @@ def split_label(label: str, scheme: Scheme = "iob2") -> tuple[str, str]:
             f"{'/'.join(_PREFIXES[scheme][:4])}, a dash and a type, as in B-PER"
         )
     return prefix, entity_type
+
+
+def check_type(name: str) -> None:
+    """Hold the name of an entity type to letters of any script, digits, ``-``, ``_`` and ``.``: pages show it.
+
+    Raises:
+        ValueError: it has another character, which is named, or is called O, as what is no entity is.
+    """
+    if name == "O":
+        raise ValueError("no type may be called O, which means no entity")
+    for character in name:
+        if character not in "-_." and unicodedata.category(character)[0] not in "LMN":
+            raise ValueError(
+                f"the type {name!r:.80} has {character!r} (U+{ord(character):04X}) in it; expected letters, digits, "
+                "-, _ and ."
+            )
 
 
 def to_iob2(labels: Sequence[str], scheme: Scheme) -> list[str]:

@@ -11,7 +11,7 @@ from types import MappingProxyType
 from typing import Any
 
 from pipeline.core.errors import UserError
-from pipeline.core.labels import Scheme, split_label, to_iob2
+from pipeline.core.labels import Scheme, check_type, split_label, to_iob2
 from pipeline.core.records import Post
 from pipeline.core.tokens import tokenize
 from pipeline.settings.params import RESERVED_TYPES
@@ -33,8 +33,16 @@ class Labels:
 
     def check(self, label: str) -> None:
         """Raise ValueError for an invalid label, or one whose type has a name that no type may have."""
-        _, entity_type = split_label(label, self.scheme)
-        if self.types.get(entity_type, entity_type) in RESERVED_TYPES:
+        prefix, entity_type = split_label(label, self.scheme)
+        name = self.types.get(entity_type, entity_type)
+        if prefix != "O" and not (name == "O" and entity_type in self.types):  # renamed to O: dropped
+            try:
+                check_type(name)
+            except ValueError as error:
+                raise ValueError(
+                    f"{label!r}: {error}; or give the type another name: data.types: {{{entity_type!r}: …}}"
+                ) from None
+        if name in RESERVED_TYPES:
             raise ValueError(
                 f"{label!r}: {', '.join(RESERVED_TYPES)} mean something else in scores and counts; give "
                 f"the type another name: data.types: {{{entity_type}: …}}"
@@ -58,13 +66,14 @@ class Labels:
 
 
 def rename_types(post: Post, types: Mapping[str, str]) -> Post:
-    """A post whose entity types are renamed by `types`; types it does not name stay."""
+    """A post whose entity types are renamed by `types`; types it does not name stay, one renamed to O is dropped."""
     if post.labels is None or not types:
         return post
     labels = []
     for label in post.labels:
         prefix, entity_type = split_label(label)
-        labels.append(label if prefix == "O" else f"{prefix}-{types.get(entity_type, entity_type)}")
+        name = types.get(entity_type, entity_type)
+        labels.append("O" if prefix == "O" or name == "O" else f"{prefix}-{name}")
     return replace(post, labels=labels)
 
 
@@ -114,14 +123,13 @@ def from_row(row: Any, known: Labels, image_name: str | None) -> Post:
         raise ValueError("tokens: expected a list of texts, none of them empty")
     if any("\t" in token or "\n" in token for token in tokens):
         raise ValueError("tokens: a token holds a tab or a line break, which ends a token in CoNLL files")
-    if labels is not None:
-        if not _is_texts(labels) or len(labels) != len(tokens):
-            raise ValueError(f"labels: expected null or {len(tokens)} texts, one a token")
-        for label in labels:
-            known.check(label)
+    if labels is not None and (not _is_texts(labels) or len(labels) != len(tokens)):
+        raise ValueError(f"labels: expected null or {len(tokens)} texts, one a token")
     images = _images(row)
     if any(map(has_unpaired_surrogate, (identifier, *tokens, *(labels or ()), *(images or ())))):
         raise ValueError("holds an unpaired surrogate (such as \\ud83d), which cannot be written as UTF-8")
+    for label in labels or ():
+        known.check(label)
     return Post(identifier, tokens, labels, images_of([identifier], image_name) if images is None else images)
 
 

@@ -75,6 +75,9 @@ def test_a_file_without_ids_or_labels_reads(tmp_path: Path) -> None:
         ("John B-PER NNP \n", r"posts\.txt: every line is separated by spaces"),
         ("IMGID:1\na\tO\nb O\n", r"posts\.txt:3: 'b O' has no label"),
         ("IMGID:1\na\tB-total\n", r"posts\.txt:2: 'B-total': .*give the type another name: data\.types: \{total: …\}"),
+        ("a\tB-LOC\u00a0\n", r"posts\.txt:1: 'B-LOC\\xa0': white space around the label"),
+        ("a\tB-</script>\n", r"posts\.txt:1: 'B-</script>': .* has '<' \(U\+003C\) in it; expected letters"),
+        ("a\tB-O\n", r"posts\.txt:1: 'B-O': no type may be called O"),
         ("IMGID:\na\tO\n", r"posts\.txt:1: IMGID: without an id"),
         ("IMGID:1\n\nIMGID:2\na\tO\n", r"posts\.txt: post 1 has no tokens"),
     ],
@@ -106,6 +109,11 @@ def test_a_type_that_means_something_else_in_counts_is_refused_unless_renamed(tm
         assert read_split(data, "train")[0].labels == ["O", "I-OTHER"]
         with pytest.raises(UserError, match=rf"posts\.{form}:\d: 'I-{name}': .*data\.types: \{{{name}: …\}}"):
             read_split(data.model_copy(update={"types": {}}), "train")
+
+
+def test_types_are_named_in_any_script_and_one_renamed_to_o_is_dropped(tmp_path: Path) -> None:
+    path = write(tmp_path, "a\tB-स्थान_1.x-y\nb\tB-OTHER\nc\tI-OTHER\nd\tB-a/b\n")
+    assert conll.read(path, types={"OTHER": "O", "a/b": "a.b"})[0].labels == ["B-स्थान_1.x-y", "O", "O", "B-a.b"]
 
 
 def test_many_malformed_lines_make_one_short_message(tmp_path: Path) -> None:
