@@ -35,10 +35,10 @@ def test_output_is_utf8_whatever_the_locale(locale: dict[str, str]) -> None:
 def test_a_reader_that_leaves_ends_a_command_quietly(arguments: list[str]) -> None:
     reader, writer = os.pipe()
     os.close(reader)
-    broken = {"stdout": writer, "stderr": subprocess.PIPE}
+    stdout, stderr = writer, subprocess.PIPE
     if arguments[-1] == "x":  # a message about the arguments that nobody reads
-        broken = {"stdout": subprocess.PIPE, "stderr": writer}
-    done = subprocess.run([sys.executable, "-m", *arguments], cwd=ROOT, check=False, **broken)
+        stdout, stderr = stderr, stdout
+    done = subprocess.run([sys.executable, "-m", *arguments], cwd=ROOT, check=False, stdout=stdout, stderr=stderr)
     os.close(writer)
     assert done.returncode in {"x": (2,), "--help": (0, 141)}.get(arguments[-1], (141,))  # argparse may see it first
     assert not done.stderr
