@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from ner.training.callbacks import COMPLETE, is_complete
-from ner.training.run import last_whole_checkpoint
+from ner.training.work_folder import COMPLETE, is_complete, last_checkpoint, mark_complete
 from pipeline.core import records
 from pipeline.core.files import write_json
 from tests.ner.conftest import ambiguous_views, small_params, xlm_r_folder

@@ -14,7 +14,7 @@ import torch
 
 from ner.models.ita import ItaTagger
 from ner.tagger import Tagger
-from ner.training.callbacks import COMPLETE
+from ner.training.work_folder import COMPLETE
 from ner.training.run import train
 from ner.training.sampler import LengthGroupedSampler
 from ner.training.trainer import TaggerTrainer, keep_gradient
