@@ -98,7 +98,9 @@ def finish(work: Path, tagger: Path, history: Sequence[Mapping[str, float]]) -> 
             shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
     finished = sorted(work.parent.glob(f"*/{_FINISHED}"), key=lambda path: path.stat().st_mtime_ns, reverse=True)
     for old in finished[KEPT:]:
-        removed = old.parent.with_name(f"{old.parent.name}{_REMOVED}")  # a kill half-way leaves nothing that looks whole
+        removed = old.parent.with_name(
+            f"{old.parent.name}{_REMOVED}"
+        )  # a kill half-way leaves nothing that looks whole
         os.replace(old.parent, removed)
         shutil.rmtree(removed, ignore_errors=True)
 

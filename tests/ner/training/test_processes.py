@@ -11,7 +11,7 @@ import psutil
 import pytest
 import torch
 
-from ner.training.callbacks import COMPLETE
+from ner.training.work_folder import COMPLETE
 from pipeline.core.errors import UserError
 from tests.ner.conftest import small_params
 from tests.ner.training.test_run import assert_same, first_step, run, weights
