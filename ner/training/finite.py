@@ -75,6 +75,6 @@ def require_finite(weights: Mapping[str, Tensor]) -> None:
     """
     if (name := not_finite(weights.items())) is not None:
         raise UserError(
-            f"train: the weight {name} is not finite (NaN or infinite) at the end of the training, so no tagger is saved; "
-            "lower train.learning_rate, or train.max_grad_norm"
+            f"train: the weight {name} is not finite (NaN or infinite) at the end of the training, so no tagger is "
+            "saved; lower train.learning_rate, or train.max_grad_norm"
         )

@@ -17,6 +17,7 @@ from ner.decoding import choose_device
 from ner.models.base import TaggerModel
 from ner.models.folder import load_tokenizer, quietly, view_encoder
 from ner.models.registry import tagger_class
+from ner.models.trial import require_trainable
 from ner.training import processes, work_folder
 from ner.training.callbacks import Curves, EarlyStopping, MarkComplete, Progress, Relocate, patience_is_out
 from ner.training.finite import NotFinite, require_finite
@@ -116,12 +117,18 @@ def train(
 
 
 def set_up(params: TrainParams, encoder: Path | str, train: Sequence[View]) -> tuple[TaggerModel, Any, ViewEncoder]:
-    """A seeded tagger of the labels in `train`, with nothing learned yet; its tokenizer; the encoder of its views."""
+    """A seeded tagger of the labels in `train`, with nothing learned yet; its tokenizer; the encoder of its views.
+
+    Raises:
+        UserError: the encoder cannot be trained, as a dry pass shows (:mod:`ner.models.trial`).
+    """
     set_seed(params.seed)
     labels = bioes_labels(view.labels or [] for view in train)
     model = tagger_class(params.model).from_encoder(encoder, labels, params)
     tokenizer = load_tokenizer(encoder, params.revision)
-    return model, tokenizer, view_encoder(tokenizer, model.config)
+    views = view_encoder(tokenizer, model.config)
+    require_trainable(model, views, encoder)
+    return model, tokenizer, views
 
 
 def encode_views(params: TrainParams, views: ViewEncoder, posts: Sequence[View]) -> dict[ViewName, list[EncodedView]]:
