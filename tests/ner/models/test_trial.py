@@ -35,7 +35,7 @@ FAILS: dict[str, tuple[str, dict[str, Any], str]] = {
 
 @pytest.fixture(scope="module")
 def bpe() -> Any:
-    tokenizer = Tokenizer(models.BPE(unk_token="<unk>"))
+    tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     trainer = trainers.BpeTrainer(
         vocab_size=400,
@@ -62,7 +62,7 @@ def test_an_encoder_that_passes_gives_the_same_tagger_when_it_is_loaded(tmp_path
     params = small_params(folder, max_length=512)
     model, tokenizer, views = set_up(params, folder, ambiguous_views(8, seed=0))
     assert views.limits.max_length == 64
-    assert model.packs == False  # noqa: E712 - of none of these
+    assert not model.packs
     model.save_pretrained(tmp_path / "tagger")
     tokenizer.save_pretrained(tmp_path / "tagger")
     again, its_views = load_tagger(tmp_path / "tagger")
