@@ -18,6 +18,7 @@ from ner.training import facts, processes, work_folder
 from ner.training import run as training
 from pipeline.core import checkpoints, environments, records
 from pipeline.core.errors import run_cli
+from pipeline.core.hashes import file_digest
 from pipeline.core.locks import locked, stage_lock
 from pipeline.core.records import View, ViewSources
 from pipeline.core.store import Store, digest
@@ -45,7 +46,7 @@ def code_identity(root: Path = _ROOT) -> dict[str, str]:
     found = hashlib.sha256()
     for place in (root / name for name in CODE):
         for file in sorted(place.rglob("*.py")) if place.is_dir() else [place]:
-            found.update(f"{file.relative_to(root).as_posix()}\0{checkpoints.file_digest(file)}\n".encode())
+            found.update(f"{file.relative_to(root).as_posix()}\0{file_digest(file)}\n".encode())
     return {"rooms": found.hexdigest(), **{name: version(name) for name in ("accelerate", "torch", "transformers")}}
 
 

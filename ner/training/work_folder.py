@@ -16,8 +16,8 @@ from typing import Any
 
 from transformers import TrainerState
 
-from pipeline.core.checkpoints import file_digest
 from pipeline.core.files import write_json
+from pipeline.core.hashes import file_digest
 
 KEPT = 3  # finished trainings whose taggers stay in one store
 COMPLETE = "complete"  # a file, written last, that marks a checkpoint as whole: its files' sizes and digests

@@ -91,7 +91,7 @@ def test_a_slow_tokenizer_is_refused_with_others_to_take(
     tokenizer = slow(str(tmp_path / "vocab.txt"), str(tmp_path / "bpe.codes"))
     tokenizer.save_pretrained(tmp_path / "encoder")
     transformers.RobertaConfig().save_pretrained(tmp_path / "encoder")
-    with pytest.raises(UserError, match=r"expected a fast tokenizer .* BertweetTokenizer.* twitter-roberta-base"):
+    with pytest.raises(UserError, match=r"expected a fast tokenizer .* BertweetTokenizer.*twitter-roberta-base"):
         load_tokenizer(tmp_path / "encoder", local_files_only=True)
 
 

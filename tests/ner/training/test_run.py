@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import TrainerState
+from transformers import Trainer, TrainerState
 
 from ner.models.ita import ItaTagger
 from ner.tagger import Tagger
@@ -317,7 +317,7 @@ def test_a_finished_training_is_taken_and_not_run_again(
     for folder in ("tagger", "curves"):
         shutil.rmtree(tmp_path / folder)
     with monkeypatch.context() as patch:
-        patch.delattr(TaggerTrainer, "train")  # so that training would fail
+        patch.delattr(Trainer, "train")  # so that training would fail
         assert run(params, tmp_path) == result
     assert "its tagger is taken from" in capsys.readouterr().err
     assert_same(trained, weights(tmp_path))
