@@ -4,7 +4,7 @@ Training's dev scores and prediction both decode here. Entities and confidences 
 """
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from typing import Protocol
 
@@ -17,7 +17,8 @@ from ner.crf.chain import LinearChainCRF
 from ner.views import EncodedView, ViewBatch, collate, length_sorted_batches, moved
 from pipeline.core.errors import UserError
 
-DECODED_TOGETHER = 8  # so many of the encoder's batches go through the CRF at once
+DECODED_TOGETHER = 8  # at most so many of the encoder's batches go through the CRF at once,
+MOST_DECODED_TOKENS = 65_536  # of at most so many tokens, padding included: one very long post takes no others along
 
 
 class Scorer(Protocol):
@@ -43,9 +44,10 @@ def decode(
     *,
     bfloat16: bool = False,
 ) -> Iterator[tuple[list[int], Tensor, Tensor, Tensor]]:
-    """The best paths of all views, DECODED_TOGETHER batches of the encoder at a time.
+    """The best paths of all views, up to DECODED_TOGETHER batches of the encoder at a time.
 
-    Decoding costs a few small operations per position, whatever the size of the batch, so batches are collected.
+    Decoding costs a few small operations per position, whatever the size of the batch, so batches are collected; they
+    are padded to the longest, so that what they take together is bounded (MOST_DECODED_TOKENS).
 
     Args:
         model: the tagger.
@@ -61,8 +63,7 @@ def decode(
         True on tokens, *Shape:* (B, L).
     """
     device = model.device
-    batches = length_sorted_batches(encoded, batch_size)
-    while some := list(itertools.islice(batches, DECODED_TOGETHER)):
+    for some in _collected(encoded, length_sorted_batches(encoded, batch_size)):
         with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16) if bfloat16 else nullcontext():
             emitted, masks = [], []
             for indices in some:
@@ -75,6 +76,21 @@ def decode(
             mask = torch.cat([pad(each, (0, longest - each.shape[1])) for each in masks])
             paths, _ = model.crf.viterbi(emissions, mask)
         yield list(itertools.chain.from_iterable(some)), paths, emissions, mask
+
+
+def _collected(encoded: Sequence[EncodedView], batches: Iterable[list[int]]) -> Iterator[list[list[int]]]:
+    """Batches that go through the CRF together, as many as DECODED_TOGETHER and MOST_DECODED_TOKENS allow."""
+    some: list[list[int]] = []
+    n_views = longest = 0
+    for batch in batches:
+        longest = max(longest, max(len(encoded[index]) for index in batch))
+        n_views += len(batch)
+        if some and (len(some) == DECODED_TOGETHER or n_views * longest > MOST_DECODED_TOKENS):
+            yield some
+            some, n_views, longest = [], len(batch), max(len(encoded[index]) for index in batch)
+        some.append(batch)
+    if some:
+        yield some
 
 
 def decode_labels(

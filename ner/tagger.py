@@ -5,7 +5,6 @@ alone if there is nothing else. A confidence is the CRF's own probability of the
 views become tensors is left to :mod:`ner.views`, reading text and files to :mod:`ner.formats`.
 """
 
-import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -19,7 +18,8 @@ from pipeline.core.labels import entities
 from pipeline.core.records import FoundEntity, Prediction, View
 from pipeline.core.tokens import tokenize
 
-CHUNK_BATCHES = 16  # so many batches of views are sorted by length together; all that a stream keeps in memory
+CHUNK_BATCHES = 16  # so many batches of views are sorted by length together; all that a stream keeps in memory,
+CHUNK_TOKENS = 200_000  # or fewer, where they have more tokens than this
 
 
 class Tagger:
@@ -51,15 +51,14 @@ class Tagger:
     def predict(
         self, views: Iterable[View], batch_size: int = 32, *, with_context: bool = True
     ) -> Iterator[Prediction]:
-        """Tag views in order, reading no more than CHUNK_BATCHES batches ahead.
+        """Tag views in order, reading no more than CHUNK_BATCHES batches or CHUNK_TOKENS tokens ahead.
 
         Args:
             views: an empty context makes a text-only example.
             batch_size: encoder windows at once; changes no result but for float noise.
             with_context: False tags every view by its text alone.
         """
-        stream = iter(views)
-        while chunk := list(itertools.islice(stream, batch_size * CHUNK_BATCHES)):
+        for chunk in _chunks(views, batch_size * CHUNK_BATCHES):
             encoded = self.encoder.encode(chunk, with_context=with_context)
             yield from self._predict_chunk(chunk, encoded, batch_size)
 
@@ -85,6 +84,20 @@ class Tagger:
                 for start, end, kind in entities(labels, "conlleval")
             ]
             yield Prediction(view.id, view.tokens, view.labels, labels, named, encoding.context_used)
+
+
+def _chunks(views: Iterable[View], size: int) -> Iterator[list[View]]:
+    """Views in lists of at most `size`, each ended early by the view with which it has CHUNK_TOKENS tokens."""
+    chunk: list[View] = []
+    n_tokens = 0
+    for view in views:
+        chunk.append(view)
+        n_tokens += len(view.tokens)
+        if len(chunk) == size or n_tokens >= CHUNK_TOKENS:
+            yield chunk
+            chunk, n_tokens = [], 0
+    if chunk:
+        yield chunk
 
 
 def conll_lines(prediction: Prediction) -> str:

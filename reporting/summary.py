@@ -265,7 +265,10 @@ def _time_row(run: RunRecord) -> TimeRow:
     if run.resumed:
         notes.append("resumed: the time of its last part alone")
     if run.epochs is not None:
-        notes.append(f"{count(run.epochs, 'epoch')}, the best was number {run.best_epoch}")
+        chosen = f"the best was number {run.best_epoch}"
+        if run.chosen_by == "last_epoch":
+            chosen = "the last is kept: none scored above 0 on dev"
+        notes.append(f"{count(run.epochs, 'epoch')}, {chosen}")
     rate = run.items / run.seconds if run.items and run.seconds else None
     return TimeRow(run.stage, run.seconds, run.items, run.unit, rate, "; ".join(notes))
 

@@ -1,26 +1,53 @@
 """Stage `train`: views → models/tagger/, and the learning curves.
 
-Training checkpoints lie in the store, keyed by everything that training depends on, so that a killed run goes on
-where it was, and are gone when it has succeeded. What trains is `train.trainer`'s to say.
+Training checkpoints lie in the store, keyed by everything that training depends on, its code included, so that a
+killed run goes on where it was; a finished tagger stays there for a while, so that no kill before DVC has recorded it
+costs a training. What trains is `train.trainer`'s to say.
 """
 
 import hashlib
 from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
+from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 from ner.interop.flair import training as flair_training
-from ner.training import facts, processes
+from ner.training import facts, processes, work_folder
 from ner.training import run as training
 from pipeline.core import checkpoints, environments, records
 from pipeline.core.errors import run_cli
+from pipeline.core.hashes import file_digest
 from pipeline.core.locks import locked, stage_lock
 from pipeline.core.records import View, ViewSources
 from pipeline.core.store import Store, digest
 from pipeline.settings import params
 from stages.shared import paths
 from stages.shared.record import recorded
+
+_ROOT = Path(__file__).parents[1]
+CODE = (
+    "ner/bioes.py",
+    "ner/decoding.py",
+    "ner/views.py",
+    "ner/crf",
+    "ner/encoder",
+    "ner/interop/flair",
+    "ner/models",
+    "ner/scoring",
+    "ner/training",
+)
+"""The rooms that decide what a training gives: one that was begun with other code is not gone on with."""
+
+
+def code_identity(root: Path = _ROOT) -> dict[str, str]:
+    """Digest of the rooms' modules, and the versions of the packages that train."""
+    found = hashlib.sha256()
+    for place in (root / name for name in CODE):
+        for file in sorted(place.rglob("*.py")) if place.is_dir() else [place]:
+            found.update(f"{file.relative_to(root).as_posix()}\0{file_digest(file)}\n".encode())
+    return {"rooms": found.hexdigest(), **{name: version(name) for name in ("accelerate", "torch", "transformers")}}
 
 
 def main() -> None:
@@ -45,14 +72,15 @@ def main() -> None:
         views = {split: list(records.read(path, View, "views")) for split, path in files.items()}
         sources: ViewSources = records.read_one(paths.SOURCES, ViewSources, "views")
         hashes = {split: hashlib.sha256(path.read_bytes()).hexdigest() for split, path in files.items()}
-        key = digest({"train": settings.train.model_dump(mode="json"), "encoder": encoder.identity, "views": hashes})
+        trained = {"train": settings.train.model_dump(mode="json"), "encoder": encoder.identity, "views": hashes}
+        key = digest({**trained, "code": code_identity()})
         work = store.work_folder("training", key)
         if processes.is_first():  # the folder, unlike a workspace, is shared by all that train the same
             lock = store.folder / "locks" / f"training-{work.name}.lock"
             waiting = "train: another workspace is training the same (process {holder}); waiting for it to end"
             stack.enter_context(locked(lock, waiting))
         processes.let_first_go_ahead()
-        resumed = processes.is_first() and training.last_whole_checkpoint(work) is not None
+        resumed = processes.is_first() and work_folder.has_progress(work)
         result = train(
             settings.train,
             encoder=encoder.folder,

@@ -113,9 +113,12 @@ def _body(
     yield f"The contexts hold, in this order: {'; '.join(contexts)}." if contexts else "The contexts are empty."
     yield "## Training"
     result = found["result"]
+    chosen = f"Epoch {result['best_epoch']} of {result['epochs']} was the best on dev"
+    if result.get("chosen_by") == "last_epoch":  # which taggers of earlier versions do not tell
+        chosen = f"The last of {result['epochs']} epochs is kept, as none scored above 0 on dev"
     yield (
         f"Encoder: {_escaped(found['encoder']['name'])} ({_escaped(found['encoder']['identity'])}). "
-        f"Epoch {result['best_epoch']} of {result['epochs']} was the best on dev. "
+        f"{chosen}. "
         f"{', '.join(f'{_escaped(name)} {_escaped(number)}' for name, number in found['versions'].items())}."
     )
     yield _table(["param", "value"], [[key, json.dumps(value)] for key, value in _flat(params)])

@@ -51,6 +51,7 @@ class TaggerConfig(PreTrainedConfig):
     max_length: int = 512
     max_context: int = 256
     stride: int = 128
+    packs: bool = True  # False where a dry pass found that packing changes what this encoder gives
 
 
 class TaggerModel(PreTrainedModel):
@@ -83,9 +84,9 @@ class TaggerModel(PreTrainedModel):
         self.crf = LinearChainCRF(len(self.labels), allowed_transitions(self.labels), config.exclude_forbidden)
         # Keeps the pooler, which nothing reads, from being trained or asking DDP for its gradient.
         if getattr(encoder, "pooler", None) is not None:
-            encoder.pooler = None
+            encoder.pooler = nn.Identity()  # not None: SqueezeBERT, say, calls it without a look
         replace_dropouts(encoder)
-        self.packs = packing.enable(encoder)
+        self.packs = config.packs and packing.enable(encoder)
         self.post_init()
 
     @classmethod
@@ -140,7 +141,7 @@ class TaggerModel(PreTrainedModel):
             weight_alignment=weights.alignment,
             detach_teacher=params.detach_teacher,
             word_dropout=params.word_dropout,
-            max_length=min(params.max_length, longest_window(loaded.config)),
+            max_length=min(params.max_length, longest_window(loaded.config, _padding_position(loaded))),
             max_context=params.max_context,
             stride=params.stride,
         )
@@ -321,9 +322,26 @@ class TaggerModel(PreTrainedModel):
             module.reset_parameters()
 
 
-def longest_window(config: PreTrainedConfig) -> int:
-    """How many sub-tokens an encoder takes at once, from its config."""
-    return (getattr(config, "max_position_embeddings", None) or 512) - packing.first_position(config)
+def longest_window(config: PreTrainedConfig, padding_position: int | None = None) -> int:
+    """How many sub-tokens an encoder takes at once.
+
+    Args:
+        config: the encoder's.
+        padding_position: the position id that its embedding of positions keeps for padding, if it does: those of the
+            window come behind it, whatever the encoder is called.
+    """
+    most = getattr(config, "max_position_embeddings", None) or 0
+    first = packing.first_position(config) if padding_position is None else padding_position + 1
+    return (most if most > 0 else 512) - first
+
+
+def _padding_position(encoder: nn.Module) -> int | None:
+    positions = (
+        module
+        for name, module in encoder.named_modules()
+        if name.endswith("position_embeddings") and isinstance(module, nn.Embedding)
+    )
+    return next((module.padding_idx for module in positions), None)
 
 
 # Lets AutoTokenizer and AutoConfig recognise a tagger's folder.

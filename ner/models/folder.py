@@ -4,12 +4,14 @@ Which of the systems a folder holds stands in its config and is found in :mod:`n
 exported to ONNX are opened by :mod:`ner.loading`.
 """
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoConfig, AutoTokenizer
+from tokenizers import Tokenizer
+from transformers import AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
 from ner.models.base import TaggerConfig, TaggerModel
@@ -39,28 +41,60 @@ def quietly() -> Iterator[None]:
 def load_tokenizer(path: str | Path, revision: str | None = None, *, local_files_only: bool = False) -> Any:
     """The fast tokenizer of an encoder or of a saved tagger, ready for pre-split words.
 
+    A byte-level BPE (RoBERTa's) takes words for the middle of one unless a space is put before each; whether this
+    tokenizer does is asked of itself.
+
     Raises:
-        UserError: the checkpoint has none, has one without a vocabulary, or needs its own code.
+        UserError: the checkpoint has none, has one that is not fast, without a vocabulary, or that runs words together
+            even so; or it needs its own code.
     """
     trust.never_ask()
     if Path(path).is_dir():
         trust.inspect(Path(path), str(path))
+
+    def load(**extra: bool) -> Any:
+        return AutoTokenizer.from_pretrained(
+            path, revision=revision, local_files_only=local_files_only, trust_remote_code=False, **extra
+        )
+
     with explained(f"checkpoint {path}: no tokenizer"):
-        tokenizer = _tokenizer(path, revision, local_files_only=local_files_only)
+        tokenizer = load()
+        if not getattr(tokenizer, "is_fast", False):
+            raise UserError(
+                f"{path}: expected a fast tokenizer (tokenizer.json), which maps sub-tokens to tokens; found "
+                f"{type(tokenizer).__name__}, which has none in transformers; choose another encoder, such as "
+                "cardiffnlp/twitter-roberta-base or FacebookAI/xlm-roberta-base for tweets"
+            )
         require_words(tokenizer, str(path))
+        if _runs_words_together(tokenizer):
+            tokenizer = load(add_prefix_space=True)
+            _put_spaces_before_words(tokenizer)  # not every class of tokenizer honours that option
+            if _runs_words_together(tokenizer):
+                raise UserError(
+                    f"{path}: the tokenizer reads pre-split words as one ('a', 'b' as 'ab'), with add_prefix_space as "
+                    "without; choose another encoder"
+                )
     tokenizer.init_kwargs.pop("auto_map", None)  # else what is saved would name code that is not beside it
     return tokenizer
 
 
-def _tokenizer(path: str | Path, revision: str | None, *, local_files_only: bool) -> Any:
-    config = AutoConfig.from_pretrained(
-        path, revision=revision, local_files_only=local_files_only, trust_remote_code=False
-    )
-    # Byte-level BPE (RoBERTa, not XLM-R) takes pre-split words only with a space before each.
-    extra = {"add_prefix_space": True} if config.model_type in ("roberta", "gpt2", "longformer") else {}
-    return AutoTokenizer.from_pretrained(
-        path, revision=revision, local_files_only=local_files_only, trust_remote_code=False, **extra
-    )
+def _runs_words_together(tokenizer: Any) -> bool:
+    def pieces(text: str | list[str]) -> list[int]:
+        found: list[int] = tokenizer(
+            text, is_split_into_words=not isinstance(text, str), add_special_tokens=False, verbose=False
+        )["input_ids"]
+        return found
+
+    return pieces(["the", "a", "b"]) not in (pieces("the a b"), pieces(" the a b"))
+
+
+def _put_spaces_before_words(tokenizer: Any) -> None:
+    backend = json.loads(tokenizer.backend_tokenizer.to_str())
+    step = backend["pre_tokenizer"] or {}
+    for each in step.get("pretokenizers", [step]):
+        if "add_prefix_space" in each:
+            each["add_prefix_space"] = True
+    tokenizer.backend_tokenizer.pre_tokenizer = Tokenizer.from_str(json.dumps(backend)).pre_tokenizer
 
 
 def load_tagger(folder: str | Path) -> tuple[TaggerModel, ViewEncoder]:

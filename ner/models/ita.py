@@ -71,10 +71,19 @@ class ItaTagger(TaggerModel):
     def _padded_vectors(self, batch: ViewBatch) -> Tensor:
         """The tokens' first sub-tokens' hidden states, *Shape:* (B, L, hidden_width)."""
         input_ids, attention_mask = batch["input_ids"], batch["attention_mask"]
-        at_once = len(input_ids) if _in_one_go(batch) else max(1, MAX_SUBTOKENS_AT_ONCE // input_ids.shape[1])
-        parts = zip(input_ids.split(at_once), attention_mask.split(at_once), strict=True)
-        hidden = torch.cat([self._encode(ids, mask) for ids, mask in parts])
-        return hidden[batch["rows"], batch["positions"]]
+        rows, positions = batch["rows"], batch["positions"]
+        if _in_one_go(batch):
+            return self._encode(input_ids, attention_mask)[rows, positions]
+        at_once = max(1, MAX_SUBTOKENS_AT_ONCE // input_ids.shape[1])
+        vectors = None
+        for begin in range(0, len(input_ids), at_once):
+            hidden = self._encode(input_ids[begin : begin + at_once], attention_mask[begin : begin + at_once])
+            if vectors is None:
+                vectors = hidden.new_zeros(*rows.shape, hidden.shape[-1])
+            here = (rows >= begin) & (rows < begin + at_once)
+            vectors[here] = hidden[rows[here] - begin, positions[here]]
+        assert vectors is not None, "a batch has windows"
+        return vectors
 
     def _encode(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Hidden states of sub-tokens (W, S), *Shape:* (W, S, hidden_width)."""

@@ -4,7 +4,6 @@ Hooks of transformers' Trainer, which flair's trainer drives as well (:mod:`ner.
 evaluation are left to :mod:`ner.training.trainer`.
 """
 
-import json
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,47 +12,35 @@ from typing import Any
 from tqdm import tqdm
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from ner.training import processes
-from pipeline.core.files import write_json
+from ner.training import processes, work_folder
 
-COMPLETE = "complete"  # a file, written last, that marks a checkpoint as whole and lists what is in it
 _NOT_LOSSES = ("epoch", "step", "grad_norm", "learning_rate")  # of what the Trainer logs beside the loss and its terms
 
 
 def patience_is_out(state: TrainerState, patience: int | None) -> bool:
-    """Whether the last `patience` epochs brought no better dev score."""
+    """Whether the last `patience` epochs brought no better dev score than one above 0."""
     scores = [logs["eval_f1"] for logs in state.log_history if "eval_f1" in logs]
-    return patience is not None and bool(scores) and len(scores) - 1 - scores.index(max(scores)) >= patience
+    best = max(scores, default=0.0)
+    return patience is not None and best > 0 and len(scores) - 1 - scores.index(best) >= patience
 
 
 class MarkComplete(TrainerCallback):
-    """Marks a checkpoint as whole once all of it is written, by a list of its files and their sizes.
-
-    The list also tells when a kill struck while the Trainer was deleting a checkpoint, the mark last.
-    """
+    """Marks a checkpoint as whole once all of it is written (:func:`ner.training.work_folder.mark_complete`)."""
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
         processes.wait()  # each process writes the state of its own random numbers
         if processes.is_first():
-            write_json(folder / COMPLETE, _sizes(folder))
+            work_folder.mark_complete(Path(args.output_dir) / f"checkpoint-{state.global_step}")
 
 
-def is_complete(checkpoint: Path) -> bool:
-    """Whether all the files are there that :class:`MarkComplete` listed, each of its size."""
-    try:
-        expected = json.loads((checkpoint / COMPLETE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
-    return bool(expected == _sizes(checkpoint))
+class Relocate(TrainerCallback):
+    """Finds the best checkpoint of a resumed training in the work folder, though it was written elsewhere."""
 
+    def __init__(self, work: Path) -> None:
+        self.work = work
 
-def _sizes(folder: Path) -> dict[str, int]:
-    return {
-        path.relative_to(folder).as_posix(): path.stat().st_size
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name != COMPLETE
-    }
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        work_folder.relocate(state, self.work)
 
 
 class EarlyStopping(TrainerCallback):

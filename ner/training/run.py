@@ -4,32 +4,31 @@ Steps, batches and evaluation are :mod:`ner.training.trainer`'s, what is learned
 from, and which work folder belongs to which params and data, is left to the caller.
 """
 
-import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 import torch
-from transformers import PrinterCallback, ProgressCallback, TrainerState, TrainingArguments, set_seed
+from transformers import PrinterCallback, ProgressCallback, TrainerControl, TrainerState, TrainingArguments, set_seed
 
 from ner.bioes import bioes_labels, to_bioes
 from ner.decoding import choose_device
 from ner.models.base import TaggerModel
 from ner.models.folder import load_tokenizer, quietly, view_encoder
 from ner.models.registry import tagger_class
-from ner.training import processes
-from ner.training.callbacks import Curves, EarlyStopping, MarkComplete, Progress, is_complete, patience_is_out
+from ner.models.trial import require_trainable
+from ner.training import processes, work_folder
+from ner.training.callbacks import Curves, EarlyStopping, MarkComplete, Progress, Relocate, patience_is_out
+from ner.training.finite import NotFinite, require_finite
 from ner.training.sampler import Example, collate_examples
 from ner.training.trainer import TaggerTrainer
 from ner.views import EncodedView, ViewEncoder, ViewName
 from pipeline.core import checksums
 from pipeline.core.errors import UserError
+from pipeline.core.labels import entities
 from pipeline.core.records import View
 from pipeline.settings.params import TrainParams
-
-STATE_FILE = "trainer_state.json"
 
 
 def train(
@@ -45,6 +44,8 @@ def train(
 ) -> dict[str, Any]:
     """Train a tagger and save that of the best epoch (by the mean of the trained views' strict dev micro-F1).
 
+    Where no epoch scores above 0, as on a dev split without entities, the last epoch's is saved.
+
     Args:
         params: the section `train` of params.yaml.
         encoder: folder or hub name of the pretrained encoder and its tokenizer.
@@ -52,20 +53,25 @@ def train(
         output: the tagger's folder.
         work: gets a checkpoint per epoch. An interrupted training continues from the last complete one, to the same
             scores (nearly, on a GPU, whose kernels may add in another order). It must belong to these params, data
-            and encoder; it is removed when training has succeeded.
+            and encoder. A training that has ended leaves its tagger there, and is not run again.
         curves: folder for DVCLive's curves, one step per epoch: ``plots/metrics/train/{loss,nll_text_only,
             nll_cross_modal,alignment}.tsv``, ``plots/metrics/dev/{f1,f1_text_only,f1_cross_modal}.tsv`` and
             ``metrics.json``; those of a mode or alignment not in use are missing.
         device: auto, cpu, cuda, cuda:1, …
 
     Returns:
-        ``{"epochs": trained, "best_epoch": from 1, "dev": {"f1", "f1_text_only", "f1_cross_modal"}}``
+        ``{"epochs": trained, "best_epoch": from 1, "chosen_by": "dev_f1" or "last_epoch",
+        "dev": {"f1", "f1_text_only", "f1_cross_modal"}}``
 
     Raises:
-        UserError: posts without labels, no dev posts, an unusable encoder or device.
+        UserError: posts without labels, no dev posts, an unusable encoder or device; a loss or weight that is not
+            finite, of which nothing is saved.
     """
     check_labelled("train", train)
     check_labelled("dev", dev)
+    if (state := take_finished(work, output, curves)) is not None:
+        return summary(state)
+    warn_without_entities(dev)
     chosen = choose_device(device)
     with quietly():
         model, tokenizer, views = set_up(params, encoder, train)
@@ -80,9 +86,7 @@ def train(
         ]
         arguments = _arguments(params, work, chosen)
         if processes.is_first():
-            work.mkdir(parents=True, exist_ok=True)
-            shutil.rmtree(work.with_name(f"{work.name}.finished"), ignore_errors=True)
-            _remove_torn(work)
+            work_folder.clean(work)
         processes.wait()
         trainer = TaggerTrainer(
             model=model,
@@ -90,7 +94,7 @@ def train(
             train_dataset=examples,
             eval_dataset=dev,
             data_collator=lambda batch: collate_examples(batch, views.pad_id, model.training_views),
-            callbacks=[MarkComplete(), EarlyStopping(params.patience), Progress()],
+            callbacks=[Relocate(work), MarkComplete(), EarlyStopping(params.patience), Progress()],
             params=params,
             dev_views=encoded_dev,
             dev_labels=[view.labels or [] for view in dev],
@@ -100,23 +104,31 @@ def train(
             trainer.remove_callback(unwanted)
         if curves is not None and processes.is_first():
             trainer.add_callback(Curves(curves))
-        state = _run(trainer, work, params)
+        try:
+            state = _run(trainer, work, params)
+        except NotFinite as error:
+            raise UserError(_explained(error, trainer, work, params)) from None
         processes.wait()
         if processes.is_first():
-            save_best(model, tokenizer, Path(state.best_model_checkpoint or "") / "model.safetensors", output)
-            finished = work.with_name(f"{work.name}.finished")
-            work.rename(finished)  # in one step: a kill while files are deleted must not leave torn checkpoints
-            shutil.rmtree(finished)
+            best = work / f"checkpoint-{_chosen_step(state)}"
+            trained = type(model).from_pretrained(best, config=model.config, local_files_only=True)
+            finish(trained, tokenizer, work, output, state)
     return summary(state)
 
 
 def set_up(params: TrainParams, encoder: Path | str, train: Sequence[View]) -> tuple[TaggerModel, Any, ViewEncoder]:
-    """A seeded tagger of the labels in `train`, with nothing learned yet; its tokenizer; the encoder of its views."""
+    """A seeded tagger of the labels in `train`, with nothing learned yet; its tokenizer; the encoder of its views.
+
+    Raises:
+        UserError: the encoder cannot be trained, as a dry pass shows (:mod:`ner.models.trial`).
+    """
     set_seed(params.seed)
     labels = bioes_labels(view.labels or [] for view in train)
     model = tagger_class(params.model).from_encoder(encoder, labels, params)
     tokenizer = load_tokenizer(encoder, params.revision)
-    return model, tokenizer, view_encoder(tokenizer, model.config)
+    views = view_encoder(tokenizer, model.config)
+    require_trainable(model, views, encoder)
+    return model, tokenizer, views
 
 
 def encode_views(params: TrainParams, views: ViewEncoder, posts: Sequence[View]) -> dict[ViewName, list[EncodedView]]:
@@ -125,35 +137,78 @@ def encode_views(params: TrainParams, views: ViewEncoder, posts: Sequence[View])
     return {name: views.encode(posts, with_context=name == "cross_modal") for name in names}
 
 
-def save_best(model: TaggerModel, tokenizer: Any, best: Path, output: Path) -> None:
-    """Save the tagger with the weights of the best epoch, a safetensors file, as a folder."""
-    model.load_state_dict(safetensors.torch.load_file(best))
-    output.mkdir(parents=True, exist_ok=True)
-    model.save_pretrained(output)
-    tokenizer.save_pretrained(output)
-    checksums.seal(output)
+def finish(model: TaggerModel, tokenizer: Any, work: Path, output: Path, state: TrainerState) -> None:
+    """Save a trained tagger as a folder, in `work` for whoever trains the same and in `output`.
+
+    Raises:
+        UserError: a weight is not finite.
+    """
+    require_finite(model.state_dict())
+    folder = work_folder.unfinished_tagger(work)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    checksums.seal(folder)
+    work_folder.finish(work, folder, state.log_history)
+    work_folder.take(work, output)
+
+
+def take_finished(work: Path, output: Path, curves: Path | None) -> TrainerState | None:
+    """The tagger and curves of a training that has ended in `work`, and its state; None where none has."""
+    history = work_folder.finished_history(work)
+    if history is None:
+        return None
+    state = TrainerState(log_history=history)
+    if processes.is_first():
+        print(
+            f"train: this training has been run to its end; its tagger is taken from {work} (delete that folder to "
+            "train again)",
+            file=sys.stderr,
+        )
+        work_folder.take(work, output)
+        if curves is not None:
+            arguments: Any = None  # the curves need the history alone
+            Curves(curves).on_train_begin(arguments, state, TrainerControl())
+    return state
 
 
 def summary(state: TrainerState) -> dict[str, Any]:
     """What :func:`train` returns of a training that has reached this state."""
     history = [logs for logs in state.log_history if "eval_f1" in logs]
-    best_logs = max(history, key=lambda logs: logs["eval_f1"])  # the first of equals, as the Trainer has it
+    best = max(history, key=lambda logs: logs["eval_f1"])  # the first of equals, as the Trainer has it
+    scored = best["eval_f1"] > 0
+    chosen = best if scored else history[-1]
     return {
         "epochs": len(history),
-        "best_epoch": history.index(best_logs) + 1,
-        "dev": {
-            key.removeprefix("eval_"): value for key, value in sorted(best_logs.items()) if key.startswith("eval_f1")
-        },
+        "best_epoch": history.index(best) + 1 if scored else len(history),
+        "chosen_by": "dev_f1" if scored else "last_epoch",
+        "dev": {key.removeprefix("eval_"): value for key, value in sorted(chosen.items()) if key.startswith("eval_f1")},
     }
+
+
+def _chosen_step(state: TrainerState) -> int | None:
+    return state.best_global_step if summary(state)["chosen_by"] == "dev_f1" else state.global_step
+
+
+def _explained(error: NotFinite, trainer: "TaggerTrainer", work: Path, params: TrainParams) -> str:
+    checkpoint = work_folder.last_checkpoint(work)
+    left = "no epoch was completed before, and nothing is saved"
+    if checkpoint is not None:
+        epochs = round(work_folder.state_of(checkpoint).epoch or 0)
+        left = f"nothing of it is saved; the last sound checkpoint is that of epoch {epochs}, {checkpoint}"
+    return (
+        f"train: {error.what} at step {error.step} of {trainer.state.max_steps}, where the learning rate was "
+        f"{error.rate:g}: {left}. Lower train.learning_rate ({params.learning_rate:g}), or train.max_grad_norm "
+        f"({params.max_grad_norm:g})"
+    )
 
 
 def _run(trainer: "TaggerTrainer", work: Path, params: TrainParams) -> TrainerState:
     """Train to the end, from the last whole checkpoint if there is one; return the state reached."""
-    checkpoint = last_whole_checkpoint(work)
+    checkpoint = work_folder.last_checkpoint(work)
     if checkpoint is None:
         trainer.train()
         return trainer.state
-    state = TrainerState.load_from_json(str(checkpoint / STATE_FILE))
+    state = work_folder.state_of(checkpoint)
     n_epochs = round(state.epoch or 0)
     if processes.is_first():
         print(f"resuming after epoch {n_epochs} of {params.epochs}, from {checkpoint}", file=sys.stderr)
@@ -166,20 +221,14 @@ def _run(trainer: "TaggerTrainer", work: Path, params: TrainParams) -> TrainerSt
     return trainer.state
 
 
-def last_whole_checkpoint(work: Path) -> Path | None:
-    """The latest checkpoint that was written to its end."""
-    whole = [
-        (int(folder.name.removeprefix("checkpoint-")), folder)
-        for folder in work.glob("checkpoint-*")
-        if is_complete(folder)
-    ]
-    return max(whole)[1] if whole else None
-
-
-def _remove_torn(work: Path) -> None:
-    for folder in work.glob("checkpoint-*"):
-        if not is_complete(folder):
-            shutil.rmtree(folder)
+def warn_without_entities(dev: Sequence[View]) -> None:
+    """Say so where dev cannot tell one epoch from another."""
+    if processes.is_first() and not any(entities(view.labels or [], "strict") for view in dev):
+        print(
+            f"warning: train: none of the {len(dev)} posts of the dev split has an entity, so its F1 is 0 in every "
+            "epoch: the last epoch is kept, and train.patience stops nothing",
+            file=sys.stderr,
+        )
 
 
 def check_labelled(split: str, views: Sequence[View]) -> None:

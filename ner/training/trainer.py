@@ -15,6 +15,7 @@ from transformers import Trainer, TrainerControl
 from ner.decoding import decode_labels
 from ner.models.base import TaggerModel
 from ner.scoring.f1 import score
+from ner.training.finite import FiniteLosses, NotFinite, not_finite
 from ner.training.sampler import LengthGroupedSampler
 from ner.views import EncodedView, ViewName
 from pipeline.settings.params import TrainParams
@@ -38,13 +39,15 @@ class TaggerTrainer(Trainer):
     ) -> None:
         super().__init__(**kwargs)
         self.params, self.dev_views, self.dev_labels, self.pad_id = params, dev_views, dev_labels, pad_id
+        self._losses = FiniteLosses()
         self._terms: dict[str, Tensor] = {}
         self._n_parts = 0
         self._tweets_a_part = 0.0
         # Several processes exchange gradients while they are being made, and could not exchange sparse ones.
         if self.args.device.type == "cpu" and self.args.world_size == 1:
             embeddings = [module for module in self.model.modules() if isinstance(module, nn.Embedding)]
-            keep_gradient(max(embeddings, key=lambda embedding: embedding.weight.numel()))
+            if embeddings:  # not those of an encoder with modules of its own kind
+                keep_gradient(max(embeddings, key=lambda embedding: embedding.weight.numel()))
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """AdamW over the groups that the model declares (:meth:`ner.models.base.TaggerModel.parameter_groups`)."""
@@ -62,6 +65,7 @@ class TaggerTrainer(Trainer):
     ) -> Any:
         """The model's loss, a part's tweets weighing as those of its step; its terms are summed up for the log."""
         outputs = model(**inputs, alignment_scale=self._alignment_scale())
+        self._losses.note(outputs["loss"], self.state.global_step + 1, self._rate())
         self._n_parts += 1
         for name, term in outputs.items():
             if name != "loss":
@@ -74,6 +78,9 @@ class TaggerTrainer(Trainer):
         parts, n_items = super().get_batch_samples(*args, **kwargs)
         self._tweets_a_part = sum(len(part["labels"]) for part in parts) / max(1, len(parts))
         return parts, n_items
+
+    def _rate(self) -> float:
+        return float(self.lr_scheduler.get_last_lr()[0]) if self.lr_scheduler is not None else 0.0
 
     def _alignment_scale(self) -> float:
         """How far the KL term's weight has risen at this step: linearly, from 0, over `alignment_warmup`."""
@@ -91,7 +98,14 @@ class TaggerTrainer(Trainer):
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
     ) -> dict[str, float]:
-        """Strict dev micro-F1 of each trained view, and their mean."""
+        """Strict dev micro-F1 of each trained view, and their mean.
+
+        Raises:
+            NotFinite: the epoch that is to be scored, and saved, has made a loss or a weight NaN or infinite.
+        """
+        self._losses.check()
+        if (name := not_finite(self.model.named_parameters())) is not None:
+            raise NotFinite(self.state.global_step, self._rate(), f"the weight {name} is not finite")
         self.model.eval()
         bfloat16, batch_size = self.params.precision == "bfloat16", 2 * self.params.batch_size
         metrics = {}

@@ -106,8 +106,8 @@ def parse(
     count = 0
     after_blank = False
     for number, line in lines:
-        if line.startswith(_IMAGE):
-            identifier = line.removeprefix(_IMAGE)
+        if line.startswith(_IMAGE) and "\t" not in line.rstrip("\t"):  # else it is a token that spells so, with a label
+            identifier = line.removeprefix(_IMAGE).rstrip("\t")
             if not identifier or "\r" in identifier:
                 report(number, "IMGID: without an id" if not identifier else "the id holds a carriage return")
             if current is not None and not current.tokens and current.ids and not after_blank:

@@ -17,7 +17,7 @@ from ner.decoding import choose_device
 from ner.formats import read_input
 from ner.predict import main
 from ner.scoring.evaluation import condition_views, derangement, evaluate
-from ner.tagger import CHUNK_BATCHES, Tagger
+from ner.tagger import CHUNK_BATCHES, Tagger, conll_lines
 from ner.views import collate
 from pipeline.core.errors import UserError, run_cli
 from pipeline.core.labels import entities
@@ -283,3 +283,29 @@ def test_the_context_of_a_view_is_used_unless_told_otherwise(
         status, output, _ = run_here(capsys, monkeypatch, tagger_folder, file, "--format", "jsonl", *options)
         assert status == 0
         assert [json.loads(line)["context_used"] for line in output.splitlines()] == used
+
+
+def test_a_very_long_post_takes_no_others_along(tagger: Tagger, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What goes through the CRF together is padded to the longest, so it is bounded by that and not by posts."""
+    shapes: list[tuple[int, ...]] = []
+    viterbi = tagger.model.crf.viterbi
+
+    def listen(emissions: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        shapes.append(tuple(mask.shape))
+        return viterbi(emissions, mask)
+
+    monkeypatch.setattr(tagger.model.crf, "viterbi", listen)
+    monkeypatch.setattr("ner.decoding.MOST_DECODED_TOKENS", 1000)
+    long = View("long", ["love", "Jordan"] * 400, None, "")
+    views = [*many_views(), long]
+    found = list(tagger.predict(views))
+    assert max(n_posts * length for n_posts, length in shapes) <= 1000
+    assert [len(prediction.predicted) for prediction in found] == [len(view.tokens) for view in views]
+    assert found[-1].predicted == next(tagger.predict([long])).predicted
+
+
+def test_a_token_that_spells_an_id_line_comes_back_as_a_token(tagger: Tagger, tmp_path: Path) -> None:
+    [prediction] = tagger.predict([View("7", ["IMGID:9", "love"], None, "")])
+    (tmp_path / "out.conll").write_text(conll_lines(prediction), encoding="utf-8")
+    [(view, _)] = read_input(str(tmp_path / "out.conll"), "conll")
+    assert (view.id, view.tokens, view.labels) == ("7", ["IMGID:9", "love"], prediction.predicted)

@@ -243,13 +243,14 @@ class KeepBest(TrainerPlugin):
         losses = {name: total / self.n_batches for name, total in model.sums.items()}
         model.sums, self.n_batches = {}, 0
         self.scores.append(self.logs["eval_f1"])
-        if self.scores[-1] > max(self.scores[:-1], default=-1.0):
+        best = max(self.scores)
+        if self.scores[-1] > max(self.scores[:-1], default=-1.0) or not best:  # none above 0: the last one is kept
             temporary = self.file.with_suffix(".tmp")
             save_file(weights_from_flair(model, self.labels), temporary)
             os.replace(temporary, self.file)
         print(json.dumps({"epoch": epoch, **losses, **self.logs}), file=self.report, flush=True)
         patience = model.params.patience
-        if patience is not None and len(self.scores) - 1 - self.scores.index(max(self.scores)) >= patience:
+        if patience is not None and best > 0 and len(self.scores) - 1 - self.scores.index(best) >= patience:
             raise TrainingInterrupt(f"{patience} epochs without a better dev score")
 
 

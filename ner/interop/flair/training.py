@@ -12,12 +12,21 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import safetensors.torch
 from transformers import TrainerCallback, TrainerControl, TrainerState
 
 from ner.decoding import choose_device
 from ner.models.folder import quietly
 from ner.training.callbacks import Curves, Progress
-from ner.training.run import check_labelled, encode_views, save_best, set_up, summary
+from ner.training.run import (
+    check_labelled,
+    encode_views,
+    finish,
+    set_up,
+    summary,
+    take_finished,
+    warn_without_entities,
+)
 from ner.views import ViewEncoder
 from pipeline.core.errors import UserError
 from pipeline.core.files import write_json, write_jsonl
@@ -54,6 +63,9 @@ def train(
             "expected float32, or train.trainer: transformers"
         )
     work = work.absolute()
+    if (finished := take_finished(work, output, curves)) is not None:
+        return summary(finished)
+    warn_without_entities(dev)
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
     with quietly():
@@ -68,8 +80,8 @@ def train(
         places = {name: str(path) for name, path in {"start": start, "best": best, **files}.items()}
         write_json(job, {"params": params.model_dump(mode="json"), "device": str(chosen), **places})
         state = _run(python, job, params, curves)
-        save_best(model, tokenizer, best, output)
-    shutil.rmtree(work)
+        model.load_state_dict(safetensors.torch.load_file(best))
+        finish(model, tokenizer, work, output, state)
     return summary(state)
 
 

@@ -11,13 +11,15 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import Trainer, TrainerState
 
 from ner.models.ita import ItaTagger
 from ner.tagger import Tagger
-from ner.training.callbacks import COMPLETE
+from ner.training.callbacks import patience_is_out
 from ner.training.run import train
 from ner.training.sampler import LengthGroupedSampler
 from ner.training.trainer import TaggerTrainer, keep_gradient
+from ner.training.work_folder import COMPLETE
 from pipeline.core.errors import UserError
 from pipeline.core.records import View
 from pipeline.settings.params import TrainParams
@@ -48,7 +50,7 @@ def test_the_cross_modal_view_learns_what_only_the_context_tells(xlm_r_folder: P
     result = run(small_params(xlm_r_folder, **LEARNING), tmp_path, train=ambiguous_views(80, seed=0))
     assert result["dev"]["f1_cross_modal"] == 1.0
     assert result["dev"]["f1_text_only"] < 0.9
-    assert not (tmp_path / "work").exists()
+    assert sorted(path.name for path in (tmp_path / "work").iterdir()) == ["finished.json", "tagger"]
     predictions = list(Tagger.load(tmp_path / "tagger", "cpu").predict(DEV))
     assert [prediction.predicted for prediction in predictions] == [view.labels for view in DEV]
 
@@ -66,14 +68,16 @@ class _Stop(Exception):
     pass
 
 
-@pytest.mark.parametrize("torn", [False, True])
+@pytest.mark.parametrize("torn", [False, True, "moved", "optimizer.pt"])
 def test_resumed_training_equals_an_undisturbed_one(
-    xlm_r_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, torn: bool
+    xlm_r_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, torn: bool | str
 ) -> None:
-    """Stopped in the third epoch's evaluation; with `torn`, after a checkpoint of which only half was written."""
+    """Stopped in the third epoch's evaluation; with `torn`, after a checkpoint of which only half was written, with the
+    store moved in between, or with a byte of a file of the newest checkpoint changed.
+    """
     params = small_params(xlm_r_folder, epochs=4)
     undisturbed = run(params, tmp_path / "whole")
-    evaluate = TaggerTrainer.evaluate
+    evaluate, folder = TaggerTrainer.evaluate, tmp_path / "cut"
 
     def stop_in_third_epoch(self: TaggerTrainer, *args: Any, **kwargs: Any) -> dict[str, float]:
         if round(self.state.epoch or 0) == 3:
@@ -84,15 +88,22 @@ def test_resumed_training_equals_an_undisturbed_one(
         patch.setattr(TaggerTrainer, "evaluate", stop_in_third_epoch)
         with pytest.raises(_Stop):
             run(params, tmp_path / "cut")
-    if torn:
+    if torn == "moved":
+        folder = folder.rename(tmp_path / "elsewhere")
+    elif isinstance(torn, str):
+        damaged = tmp_path / "cut/work/checkpoint-10" / torn
+        content = bytearray(damaged.read_bytes())
+        content[len(content) // 2] ^= 1
+        damaged.write_bytes(content)
+    elif torn:
         last = tmp_path / "cut" / "work" / "checkpoint-10"
         half = shutil.copytree(last, last.with_name("checkpoint-15"))
         (half / COMPLETE).unlink()
         (half / "model.safetensors").write_bytes(b"\0" * 100)
-    assert run(params, tmp_path / "cut") == undisturbed
-    assert_same(weights(tmp_path / "whole"), weights(tmp_path / "cut"))
+    assert run(params, folder) == undisturbed
+    assert_same(weights(tmp_path / "whole"), weights(folder))
     for curve in ("train/loss", "train/alignment", "dev/f1"):
-        one, other = (tmp_path / name / "curves/plots/metrics" / f"{curve}.tsv" for name in ("whole", "cut"))
+        one, other = (place / "curves/plots/metrics" / f"{curve}.tsv" for place in (tmp_path / "whole", folder))
         assert one.read_text(encoding="utf-8") == other.read_text(encoding="utf-8")
         assert len(one.read_text(encoding="utf-8").splitlines()) == 1 + 4
 
@@ -124,10 +135,20 @@ run(small_params(Path({str(xlm_r_folder)!r}), epochs=5), Path({str(tmp_path / "k
 
 
 def test_early_stopping_counts_epochs_without_a_better_score(xlm_r_folder: Path, tmp_path: Path) -> None:
-    # A learning rate of next to nothing: the first score is never beaten.
-    params = small_params(xlm_r_folder, epochs=9, patience=2, learning_rate=1e-12, crf_learning_rate=1e-12)
+    # After the first epoch the tagger takes every Jordan for the same; the second learns nothing that shows.
+    params = small_params(xlm_r_folder, epochs=9, patience=1)
     result = run(params, tmp_path)
-    assert (result["epochs"], result["best_epoch"]) == (3, 1)
+    assert (result["epochs"], result["best_epoch"], result["chosen_by"]) == (2, 1, "dev_f1")
+
+
+def test_patience_begins_with_the_first_score_above_0() -> None:
+    def is_out(*scores: float) -> bool:
+        return patience_is_out(TrainerState(log_history=[{"eval_f1": score} for score in scores]), 2)
+
+    assert not is_out()
+    assert not is_out(0.0, 0.0, 0.0, 0.0)
+    assert not is_out(0.0, 0.0, 0.1, 0.1)
+    assert is_out(0.0, 0.2, 0.1, 0.2)
 
 
 @pytest.mark.parametrize("mode", ["text_only", "cross_modal"])
@@ -270,3 +291,37 @@ def test_posts_that_teach_nothing_are_refused(xlm_r_folder: Path, tmp_path: Path
 def test_an_entity_type_of_dev_alone_is_counted_as_missed(xlm_r_folder: Path, tmp_path: Path) -> None:
     dev = [*DEV, View("new", ["Paris"], ["B-ORG"], "")]
     assert run(small_params(xlm_r_folder, epochs=1), tmp_path, dev=dev)["epochs"] == 1
+
+
+def test_without_entities_on_dev_the_last_epoch_is_kept(
+    xlm_r_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dev = [View("1", ["love"], ["O"], ""), View("2", ["in", "the"], ["O", "O"], "")]
+    result = run(small_params(xlm_r_folder, epochs=3, patience=1), tmp_path, dev=dev)
+    assert (result["epochs"], result["best_epoch"], result["chosen_by"]) == (3, 3, "last_epoch")
+    assert "none of the 2 posts of the dev split has an entity" in capsys.readouterr().err
+    kept = run(small_params(xlm_r_folder, epochs=3), tmp_path / "other")
+    assert kept["chosen_by"] == "dev_f1"
+    if kept["best_epoch"] == 3:  # the same training up to here
+        assert_same(weights(tmp_path), weights(tmp_path / "other"))
+
+
+def test_a_finished_training_is_taken_and_not_run_again(
+    xlm_r_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As after a kill between the end of a training and DVC's record of it: DVC removes the outputs first."""
+    params = small_params(xlm_r_folder)
+    result, trained = run(params, tmp_path), weights(tmp_path)
+    curve = tmp_path / "curves/plots/metrics/train/loss.tsv"
+    drawn = curve.read_text(encoding="utf-8")
+    for folder in ("tagger", "curves"):
+        shutil.rmtree(tmp_path / folder)
+    with monkeypatch.context() as patch:
+        patch.delattr(Trainer, "train")  # so that training would fail
+        assert run(params, tmp_path) == result
+    assert "its tagger is taken from" in capsys.readouterr().err
+    assert_same(trained, weights(tmp_path))
+    assert curve.read_text(encoding="utf-8") == drawn
+    (tmp_path / "work/tagger/model.safetensors").write_bytes(b"")  # damaged: trained again
+    assert run(params, tmp_path) == result
+    assert_same(trained, weights(tmp_path))

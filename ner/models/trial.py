@@ -1,0 +1,92 @@
+"""A dry pass of an encoder and its tokenizer before the first epoch: whether a tagger can be trained on them at all.
+
+What must hold is asked of the model itself, not looked up by its name: windows of full length, results that do not
+depend on what else is in a batch, the same tagger after saving and loading. What is learned is left to
+:mod:`ner.training.run`.
+"""
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ner.models.base import TaggerModel
+from ner.models.folder import load_view_encoder
+from ner.views import ViewBatch, ViewEncoder, collate
+from pipeline.core.errors import UserError
+from pipeline.core.records import View
+
+_TOLERANCE = 1e-3  # of emissions, relative to the largest: far above the noise of another order of additions
+
+
+def require_trainable(model: TaggerModel, views: ViewEncoder, name: str | Path) -> None:
+    """Try a tagger that has not been trained yet; packs no longer where packing gives other results.
+
+    Args:
+        model: the tagger, on the CPU.
+        views: its encoder of views.
+        name: what to call the encoder in messages.
+
+    Raises:
+        UserError: it cannot be trained, with the reason.
+    """
+    kind, training = model.config.encoder["model_type"] if model.config.encoder else "", model.training
+    refused = f"train.encoder: {name} ({kind}) cannot be trained here: "
+    remedy = "; choose an encoder of the BERT, RoBERTa, DeBERTa or ModernBERT kind"
+    model.eval()
+    try:
+        with torch.random.fork_rng(devices=[]), torch.no_grad():
+            problem = _problem(model, views)
+    except UserError:
+        raise
+    except Exception as error:  # whatever a model of any kind raises is why it cannot be trained
+        raise UserError(f"{refused}{type(error).__name__}: {error}{remedy}") from error
+    finally:
+        model.train(training)
+    if problem:
+        raise UserError(refused + problem + remedy)
+
+
+def _problem(model: TaggerModel, views: ViewEncoder) -> str | None:
+    short, full = _posts(views)
+    packed = _emissions(model, views, [short])
+    if model.packs:
+        model.packs = False
+        alone = _emissions(model, views, [short])
+        model.packs = model.config.packs = _close(packed, alone)  # an encoder of a packable kind may be causal, say
+    else:
+        alone = packed
+    if not bool(torch.isfinite(alone).all()):
+        return "its results are not finite"
+    beside = _emissions(model, views, [short, full])
+    if not _close(beside[:1, : alone.shape[1]], alone):
+        return "the result of a text depends on what else is in its batch (padding is not masked throughout)"
+    with tempfile.TemporaryDirectory(prefix="sightread-") as folder:
+        model.save_pretrained(folder)
+        again = type(model).from_pretrained(folder, config=model.config, local_files_only=True).eval()
+        if not _close(_emissions(again, views, [short]), alone):
+            return "it gives other results after it was saved and loaded"
+        views.tokenizer.save_pretrained(folder)
+        words = ["name", "Jordan", "a"]
+        if load_view_encoder(Path(folder), model.config).words(words) != views.words(words):
+            return "its tokenizer splits words in another way after it was saved and loaded"
+    return None
+
+
+def _posts(views: ViewEncoder) -> tuple[View, View]:
+    """A short post, and one that fills a window to its last sub-token and begins another."""
+    word = "name"
+    n_words = views.limits.max_length // max(1, len(views.words([word])[word])) + 2
+    return View("short", [word, "a"], None, ""), View("full", [word] * n_words, None, "")
+
+
+def _emissions(model: TaggerModel, views: ViewEncoder, posts: Sequence[View]) -> Tensor:
+    """*Shape:* (posts, length, n_labels)."""
+    batch: ViewBatch = collate(views.encode(posts, with_context=False), views.pad_id)
+    return model.emissions(batch)
+
+
+def _close(found: Tensor, expected: Tensor) -> bool:
+    return bool((found - expected).abs().max() <= _TOLERANCE * expected.abs().max().clamp_min(1e-6))
