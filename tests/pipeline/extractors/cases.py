@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from pipeline.core.records import Item
+from pipeline.core.records import Caption, Item
 from pipeline.extractors.base import Extractor, load
 from pipeline.extractors.registry import choose
 from pipeline.settings.params import ExecutionParams
@@ -242,6 +242,16 @@ def make(section: tuple[str, Mapping[str, Any]], execution: ExecutionParams = CP
 def ready(section: tuple[str, Mapping[str, Any]], execution: ExecutionParams = CPU) -> Extractor:
     """The extractor of a section of params, its model loaded."""
     return load(make(section, execution))
+
+
+def tags(folder: Path, pictures: list[Image.Image], **options: Any) -> list[list[Any]]:
+    section = {"extractor": "transformers", "transformers": {"model": str(folder), **options}}
+    return [list(found) for found in ready(("objects", section)).extract(pictures)]
+
+
+def captions(folder: Path, pictures: list[Image.Image], **options: Any) -> list[list[Caption]]:
+    section = {"extractor": "blip", "blip": {"model": str(folder), **options}}
+    return [list(found) for found in ready(("captions", section)).extract(pictures)]  # type: ignore[arg-type]
 
 
 def same(found: Sequence[Sequence[Item]], expected: Sequence[Sequence[Item]]) -> bool:
