@@ -9,6 +9,7 @@ from PIL import Image
 
 from tests.pipeline.engine.bench import Bench
 from tests.pipeline.extractors import cases as extractor_cases
+from tests.pipeline.extractors import detectors
 from tests.pipeline.extractors.cases import written
 from tests.pipeline.extractors.onnx_file import write_yolox
 
@@ -50,22 +51,22 @@ def clip(checkpoints: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def yolos(checkpoints: Path) -> Path:
-    return extractor_cases.write_yolos(checkpoints / "yolos")
+    return detectors.write_yolos(checkpoints / "yolos")
 
 
 @pytest.fixture(scope="session")
 def rt_detr(checkpoints: Path) -> Path:
-    return extractor_cases.write_rt_detr(checkpoints / "rt_detr")
+    return detectors.write_rt_detr(checkpoints / "rt_detr")
 
 
 @pytest.fixture(scope="session")
 def grounding_dino(checkpoints: Path) -> Path:
-    return extractor_cases.write_grounding_dino(checkpoints / "grounding_dino")
+    return detectors.write_grounding_dino(checkpoints / "grounding_dino")
 
 
 @pytest.fixture(scope="session")
 def owlv2(checkpoints: Path) -> Path:
-    return extractor_cases.write_owlv2(checkpoints / "owlv2")
+    return detectors.write_owlv2(checkpoints / "owlv2")
 
 
 @pytest.fixture(scope="session")

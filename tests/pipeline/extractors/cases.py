@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from pipeline.core.records import Item
+from pipeline.core.records import Caption, Item
 from pipeline.extractors.base import Extractor, load
 from pipeline.extractors.registry import choose
 from pipeline.settings.params import ExecutionParams
@@ -171,7 +171,7 @@ def write_clip(folder: Path) -> Path:
 
     torch.manual_seed(0)
     vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[MASK]", *WORDS[5:], "photo", "person", "[SEP]"]
-    _write_tokenizer(folder, vocabulary)
+    write_tokenizer(folder, vocabulary)
     narrow = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 2, "num_hidden_layers": 2}
     text = {
         **narrow,
@@ -200,7 +200,7 @@ def write_siglip(folder: Path) -> Path:
 
     torch.manual_seed(0)
     vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[MASK]", *WORDS[5:], "photo", "person", "[SEP]"]
-    _write_tokenizer(folder, vocabulary)
+    write_tokenizer(folder, vocabulary)
     narrow = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 2, "num_hidden_layers": 2}
     model = SiglipModel(
         SiglipConfig(
@@ -217,146 +217,12 @@ def write_siglip(folder: Path) -> Path:
     return folder
 
 
-def write_yolos(folder: Path) -> Path:
-    """A YOLOS detector: its pictures keep their aspect ratio, so no two need to have the same shape."""
-    import torch
-    from transformers import YolosConfig, YolosForObjectDetection, YolosImageProcessorPil
-
-    torch.manual_seed(0)
-    config = YolosConfig(
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=64,
-        image_size=[64, 96],
-        patch_size=16,
-        num_detection_tokens=12,
-        initializer_range=0.5,
-        id2label={0: "person", 1: "dog", 2: "ball"},
-        label2id={"person": 0, "dog": 1, "ball": 2},
-    )
-    YolosForObjectDetection(config).save_pretrained(folder)
-    YolosImageProcessorPil(size={"shortest_edge": 64, "longest_edge": 96}).save_pretrained(folder)
-    return folder
-
-
-def write_rt_detr(folder: Path) -> Path:
-    """An RT-DETR detector: every picture becomes the same size."""
-    import torch
-    from transformers import RTDetrConfig, RTDetrForObjectDetection, RTDetrImageProcessorPil, RTDetrResNetConfig
-
-    torch.manual_seed(0)
-    backbone = RTDetrResNetConfig(
-        embedding_size=8,
-        hidden_sizes=[8, 16, 16, 32],
-        depths=[1, 1, 1, 1],
-        layer_type="basic",
-        out_features=["stage2", "stage3", "stage4"],
-    )
-    config = RTDetrConfig(
-        backbone_config=backbone,
-        encoder_hidden_dim=32,
-        encoder_in_channels=[16, 16, 32],
-        encoder_ffn_dim=32,
-        encoder_attention_heads=2,
-        d_model=32,
-        decoder_in_channels=[32, 32, 32],
-        decoder_ffn_dim=32,
-        num_queries=20,
-        decoder_layers=1,
-        decoder_attention_heads=2,
-        num_denoising=0,
-        initializer_bias_prior_prob=0.3,
-        id2label={0: "person", 1: "dog", 2: "ball"},
-        label2id={"person": 0, "dog": 1, "ball": 2},
-    )
-    RTDetrForObjectDetection(config).save_pretrained(folder)
-    RTDetrImageProcessorPil(size={"height": 64, "width": 64}).save_pretrained(folder)
-    return folder
-
-
-def _write_tokenizer(folder: Path, vocabulary: Sequence[str]) -> None:
+def write_tokenizer(folder: Path, vocabulary: Sequence[str]) -> None:
     from transformers import BertTokenizer
 
     folder.mkdir()
     (folder / "vocab.txt").write_text("\n".join(vocabulary) + "\n")
     BertTokenizer(str(folder / "vocab.txt")).save_pretrained(folder)
-
-
-def write_grounding_dino(folder: Path) -> Path:
-    """A Grounding DINO: labels are phrases of one text that it reads along with the picture."""
-    import torch
-    from transformers import (
-        BertConfig,
-        GroundingDinoConfig,
-        GroundingDinoForObjectDetection,
-        GroundingDinoImageProcessorPil,
-        SwinConfig,
-    )
-
-    torch.manual_seed(0)
-    # BERT's numbers for its special tokens, which the model's code has by heart.
-    fixed = {0: "[PAD]", 100: "[UNK]", 101: "[CLS]", 102: "[SEP]", 103: "[MASK]", 1012: ".", 1029: "?"}
-    _write_tokenizer(folder, [fixed.get(number, f"[unused{number}]") for number in range(1030)] + list(WORDS[5:]))
-    text = BertConfig(
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=32,
-        vocab_size=1030 + len(WORDS[5:]),
-        max_position_embeddings=64,
-        initializer_range=0.3,
-    )
-    backbone = SwinConfig(
-        image_size=64,
-        embed_dim=8,
-        depths=[1, 1, 1, 1],
-        num_heads=[1, 1, 2, 2],
-        window_size=2,
-        out_features=["stage2", "stage3", "stage4"],
-    )
-    config = GroundingDinoConfig(
-        backbone_config=backbone,
-        text_config=text,
-        num_queries=20,
-        encoder_layers=1,
-        decoder_layers=2,
-        d_model=32,
-        encoder_ffn_dim=32,
-        decoder_ffn_dim=32,
-        encoder_attention_heads=2,
-        decoder_attention_heads=2,
-        max_text_len=32,
-        init_std=0.3,
-    )
-    GroundingDinoForObjectDetection(config).save_pretrained(folder)
-    GroundingDinoImageProcessorPil(size={"shortest_edge": 96, "longest_edge": 128}).save_pretrained(folder)
-    return folder
-
-
-def write_owlv2(folder: Path) -> Path:
-    """An OWLv2: labels are texts of their own, and the picture is padded to a square."""
-    import torch
-    from transformers import Owlv2Config, Owlv2ForObjectDetection, Owlv2ImageProcessorPil
-
-    torch.manual_seed(0)
-    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[MASK]", *WORDS[5:], "photo", "[SEP]"]  # the largest number ends a text
-    _write_tokenizer(folder, vocabulary)
-    narrow = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 2, "num_hidden_layers": 2}
-    config = Owlv2Config(
-        vision_config={**narrow, "image_size": 64, "patch_size": 16},
-        text_config={**narrow, "vocab_size": len(vocabulary), "max_position_embeddings": 16},
-        projection_dim=32,
-    )
-    model = Owlv2ForObjectDetection(config)
-    with torch.no_grad():  # labels unlike each other, and boxes of any size
-        model.owlv2.text_model.embeddings.token_embedding.weight.normal_(std=1.0)
-        model.class_head.logit_scale.weight.normal_(std=0.5)
-        model.class_head.logit_shift.weight.normal_(std=0.2)
-        model.box_head.dense2.weight.mul_(0.1)
-    model.save_pretrained(folder)
-    Owlv2ImageProcessorPil(size={"height": 64, "width": 64}).save_pretrained(folder)
-    return folder
 
 
 def written(text: str, width: int = 320, height: int = 120, size: int = 32) -> Image.Image:
@@ -376,6 +242,16 @@ def make(section: tuple[str, Mapping[str, Any]], execution: ExecutionParams = CP
 def ready(section: tuple[str, Mapping[str, Any]], execution: ExecutionParams = CPU) -> Extractor:
     """The extractor of a section of params, its model loaded."""
     return load(make(section, execution))
+
+
+def tags(folder: Path, pictures: list[Image.Image], **options: Any) -> list[list[Any]]:
+    section = {"extractor": "transformers", "transformers": {"model": str(folder), **options}}
+    return [list(found) for found in ready(("objects", section)).extract(pictures)]
+
+
+def captions(folder: Path, pictures: list[Image.Image], **options: Any) -> list[list[Caption]]:
+    section = {"extractor": "blip", "blip": {"model": str(folder), **options}}
+    return [list(found) for found in ready(("captions", section)).extract(pictures)]  # type: ignore[arg-type]
 
 
 def same(found: Sequence[Sequence[Item]], expected: Sequence[Sequence[Item]]) -> bool:
