@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from benchmarks.extraction import Pictures, adapter, compare_ocr, opened_below, run_engine
+from benchmarks.extraction import Pictures, adapter, compare_ocr, run_engine
+from benchmarks.extraction_store import opened_below
 from pipeline.core.errors import UserError
 from tests.conftest import ROOT
 

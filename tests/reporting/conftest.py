@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -117,6 +117,9 @@ class Opened:
     def count(self) -> str:
         """What the line above the posts says."""
         return str(self.page.locator("#count").text_content())
+
+
+Open = Callable[..., Opened]
 
 
 @pytest.fixture
