@@ -28,6 +28,7 @@ from pipeline.extractors.base import load
 from pipeline.extractors.rapidocr import RapidOcrOptions
 from pipeline.images import manifest as images
 from pipeline.images import pictures as places
+from pipeline.images.listing import list_pictures
 from pipeline.settings.params import ExecutionParams, ImagesParams
 
 PARTS = ("captions", "objects", "ocr", "store", "images")
@@ -43,7 +44,7 @@ class Pictures:
     """A folder of pictures: their rows in the manifest, and the pictures decoded."""
 
     def __init__(self, folder: Path, count: int) -> None:
-        rows = [row for row in images.manifest(places.list_pictures(folder), folder, LIMITS) if row.status == "ok"]
+        rows = [row for row in images.manifest(list_pictures(folder), folder, LIMITS) if row.status == "ok"]
         if not rows:
             raise UserError(f"--images {folder}: no picture there that can be read")
         self.folder, self.rows = folder, rows[:count]

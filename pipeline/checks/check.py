@@ -11,6 +11,7 @@ from functools import partial
 from itertools import islice
 from pathlib import Path
 
+from pipeline.checks.folders import findings
 from pipeline.checks.slips import slips
 from pipeline.core import checkpoints, environments
 from pipeline.core.errors import UserError
@@ -41,6 +42,11 @@ def check(path: str | Path = "params.yaml") -> Params:
     for key, slip in slips(settings):
         print(f"warning: {at(key)}{slip}", file=sys.stderr)
     problems = list(_problems(settings, str(path), lines, at))
+    for key, problem, certain in findings(settings):
+        if certain:
+            problems.append(at(key) + problem)
+        else:
+            print(f"warning: {at(key)}{problem}", file=sys.stderr)
     if not problems and (found := _pictures(settings)):
         problem, certain = found
         if certain:

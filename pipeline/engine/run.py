@@ -21,7 +21,7 @@ from pipeline.core.records import ImageRow, Item
 from pipeline.core.store import batched, digest
 from pipeline.engine.local import Reading, described, encoded
 from pipeline.engine.plan import WINDOW, Results, Rows, jobs, read_rows
-from pipeline.extractors.base import Extractor, LookupExtractor
+from pipeline.extractors.base import ExpectingExtractor, Extractor, LookupExtractor
 from pipeline.images.pictures import Folder, Pictures
 from pipeline.settings.params import ImagesParams
 
@@ -165,6 +165,8 @@ def _write_looked_up(file: IO[str], kind: str, extractor: LookupExtractor, rows:
     Raises:
         UserError: it has an entry for none of the pictures, so it is of some other data set.
     """
+    if isinstance(extractor, ExpectingExtractor):
+        extractor.expect(row["image"] for row in rows())
     total = entries = read = 0
     for row in rows():
         items = extractor.lookup(row["image"])

@@ -5,7 +5,7 @@ its model, so that params are checked, and a stage whose results are all in the 
 extractor that params name is left to :mod:`pipeline.extractors.registry`.
 """
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 from PIL import Image
@@ -71,11 +71,20 @@ class BucketingExtractor(Extractor, Protocol):
 class LookupExtractor(Protocol):
     """Reads results that somebody else computed; neither pictures nor the store are touched.
 
-    A text `source`, where there is one, tells in messages what it reads.
+    :class:`ExpectingExtractor` adds to it. A text `source`, where there is one, tells in messages what it reads.
     """
 
     def lookup(self, image_name: str) -> Sequence[Item] | None:
         """The picture's items, or None where there is no entry for it."""
+        ...
+
+
+@runtime_checkable
+class ExpectingExtractor(LookupExtractor, Protocol):
+    """One that wants to know all pictures before the first lookup, to see which of them an entry could be meant for."""
+
+    def expect(self, names: Iterable[str]) -> None:
+        """The names of the data set's pictures; called once, before ``lookup``."""
         ...
 
 

@@ -5,9 +5,9 @@ of our own as JSON Lines. What a picture without an entry becomes is left to the
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar
 
 from pydantic import Field
@@ -56,9 +56,10 @@ class PrecomputedObjectsOptions(PrecomputedOptions):
 
 
 class _Precomputed:
-    """What a file says of each picture; read when the first is asked for.
+    """What a file says of each picture; read when the first is asked for. An entry may be empty.
 
-    An entry is found by the picture's name as it is, else by the name without its extension. An entry may be empty.
+    An entry is found by the picture's name as it is, else by that without its extension, else by the file's name alone
+    without folder and extension. One that lacks the extension must fit one picture of the data set only.
     """
 
     KIND: ClassVar[str]
@@ -66,6 +67,9 @@ class _Precomputed:
 
     def __init__(self, options: PrecomputedOptions, execution: ExecutionParams) -> None:
         self._options = options
+        self._fitting: dict[
+            str, list[str]
+        ] = {}  # an entry without an extension → the pictures that it fits, two at most
 
     @property
     def source(self) -> str:
@@ -73,28 +77,54 @@ class _Precomputed:
         names = ", ".join(list(self._entries)[:3])
         return f"{self._options.path} (with entries for {names}, …)" if names else f"{self._options.path} (empty)"
 
+    def expect(self, names: Iterable[str]) -> None:
+        """Be told the data set's pictures, so that no two of them get the same entry.
+
+        Raises:
+            UserError: as :meth:`lookup`.
+        """
+        self._fitting = {}
+        for name in names:
+            for key in _without_extension(name):
+                if key in self._entries:
+                    self._fitting.setdefault(key, [])
+                    if len(self._fitting[key]) < 2:
+                        self._fitting[key].append(name)
+
     def lookup(self, image_name: str) -> list[Item] | None:
         """The picture's items, or None where the file has no entry for it.
 
         Raises:
-            UserError: the file cannot be read; the message names file and line.
+            UserError: the file cannot be read, or the picture's entry fits another picture too; the message names file
+                and line.
         """
-        items = self._entries.get(image_name)
-        return self._entries.get(Path(image_name).stem) if items is None else items
+        if image_name in self._entries:
+            return self._entries[image_name][1]
+        for key in _without_extension(image_name):
+            if key in self._entries:
+                line, items = self._entries[key]
+                if len(pictures := self._fitting.get(key, [])) > 1:
+                    first, second = pictures
+                    raise UserError(
+                        f"{self._options.path}:{line}: the entry {key} fits two pictures of the data set, {first} and "
+                        f"{second}; expected one entry for each, under those names"
+                    )
+                return items
+        return None
 
     @cached_property
-    def _entries(self) -> dict[str, list[Item]]:
+    def _entries(self) -> dict[str, tuple[int, list[Item]]]:
+        """Line and items of every entry."""
         file = self._options.file()
-        entries: dict[str, list[Item]] = {}
-        first: dict[str, int] = {}
+        entries: dict[str, tuple[int, list[Item]]] = {}
         read = self._read_jsonl if _is_jsonl(file) else self._read_other
         for line, name, items in read(file):
             if name in entries:
                 raise UserError(
-                    f"{file}:{line}: a second entry for {name} (the first is on line {first[name]}); "
+                    f"{file}:{line}: a second entry for {name} (the first is on line {entries[name][0]}); "
                     "expected one entry a picture"
                 )
-            entries[name], first[name] = items, line
+            entries[name] = line, items
         return entries
 
     def _read_jsonl(self, file: Path) -> Iterator[Entry]:
@@ -202,6 +232,13 @@ class PrecomputedObjects(_Precomputed):
         ]
         score, name = max(scored, key=_first, default=(0.0, None))
         return name if score >= least else None
+
+
+def _without_extension(name: str) -> list[str]:
+    """A picture's path without its extension, and where that has a folder, without it too; the most telling first."""
+    folder, slash, file = name.rpartition("/")
+    stem = PurePosixPath(file).stem
+    return [f"{folder}{slash}{stem}", stem] if slash else [stem]
 
 
 def _first(pair: tuple[float, Any]) -> float:

@@ -15,13 +15,9 @@ from typing import Protocol
 
 from PIL import Image
 
-from pipeline.core.errors import UserError
 from pipeline.images.decoding import PictureError, decode
 from pipeline.images.links import Links
 from pipeline.settings.params import ImagesParams
-
-SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".webp", ".bmp", ".tif", ".tiff", ".avif")
-"""The names that :func:`list_pictures` takes for pictures; elsewhere the content alone decides."""
 
 _DRIVE = re.compile(r"^[A-Za-z]:")
 
@@ -146,23 +142,3 @@ def _opened(path: Path, limits: ImagesParams) -> Iterator[int]:
             os.close(handle)
     except OSError as error:
         raise _unopened(error) from None
-
-
-def list_pictures(folder: Path) -> list[str]:
-    """Names of the pictures below `folder`, by their suffix; hidden files and folders are left out.
-
-    Raises:
-        UserError: there is no such folder, or no picture in it.
-    """
-    if not folder.is_dir():
-        raise UserError(f"{folder}: no such folder of pictures")
-    names = []
-    for place, folders, files in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        below = Path(place).relative_to(folder)
-        names += [
-            (below / name).as_posix() for name in files if not name.startswith(".") and name.lower().endswith(SUFFIXES)
-        ]
-    if not names:
-        raise UserError(f"{folder}: no pictures; expected files named {', '.join(SUFFIXES)}")
-    return sorted(names)

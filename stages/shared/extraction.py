@@ -11,11 +11,12 @@ from pipeline.core.files import write_jsonl
 from pipeline.core.locks import stage_lock
 from pipeline.core.records import ImageRow
 from pipeline.core.store import Store
-from pipeline.engine.run import extract
+from pipeline.engine.run import Summary, extract
 from pipeline.extractors.base import LookupExtractor
 from pipeline.extractors.registry import Choice, choose
 from pipeline.images import manifest as images
-from pipeline.images.pictures import Folder, list_pictures
+from pipeline.images.listing import listing
+from pipeline.images.pictures import Folder
 from pipeline.settings import params
 from pipeline.settings.params import Params
 from stages.shared import paths
@@ -48,13 +49,18 @@ def _main(kind: str) -> None:
         if arguments.images is None:
             with stage_lock(kind), recorded(kind) as record:
                 folder = settings.data.images_folder
-                record |= _extract(choice, settings, paths.IMAGES, folder, paths.CONTEXTS / f"{kind}.jsonl", store)
+                summary, found = _extract(
+                    choice, settings, paths.IMAGES, folder, paths.CONTEXTS / f"{kind}.jsonl", store
+                )
+                record |= found
+                print(summary)
         else:
-            names = list_pictures(arguments.images)
+            names, left_out = listing(arguments.images)
             rows = list(
                 images.manifest(names, arguments.images, settings.images, store, follow=settings.data.linked_folders)
             )
-            _extract(choice, settings, rows, arguments.images, arguments.output, store)
+            summary, _ = _extract(choice, settings, rows, arguments.images, arguments.output, store)
+            print(f"{summary}; left out: {left_out}" if left_out else summary)
 
 
 def _switched_off(kind: str, output: Path | None) -> None:
@@ -82,8 +88,8 @@ def _extract(
     folder: Path | None,
     output: Path,
     store: Store,
-) -> dict[str, Any]:
-    """Run the engine; return what the report says of it."""
+) -> tuple[Summary, dict[str, Any]]:
+    """Run the engine; return what became of the pictures, and what the report says of it."""
     choice.require()
     extractor = choice.create(settings.execution)
     summary = extract(
@@ -97,8 +103,7 @@ def _extract(
         workers=settings.execution.decode_workers,
         limits=settings.images,
     )
-    print(summary)
-    return {
+    return summary, {
         "items": summary.read,
         "unit": "pictures",
         "from_store": summary.from_store,

@@ -24,8 +24,8 @@ from pipeline.engine.run import extract
 from pipeline.extractors import _boxes
 from pipeline.extractors.base import PreparingExtractor
 from pipeline.extractors.registry import choose
+from pipeline.images.listing import list_pictures
 from pipeline.images.manifest import manifest
-from pipeline.images.pictures import list_pictures
 from pipeline.settings.params import ExecutionParams, ImagesParams
 from tests.envs import models
 from tests.pipeline.extractors.cases import Failing, make, ready, same, write_clip

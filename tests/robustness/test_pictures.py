@@ -17,8 +17,8 @@ from PIL import Image
 
 from pipeline.core.records import ImageRow
 from pipeline.images.decoding import DecoderEndedError, Decoders, PictureError, decode
+from pipeline.images.listing import list_pictures
 from pipeline.images.manifest import manifest
-from pipeline.images.pictures import list_pictures
 from pipeline.settings.params import ImagesParams
 from tests.conftest import ROOT
 from tests.project import wait_for
@@ -117,7 +117,7 @@ BOUNDED = """
 import resource, sys
 from pathlib import Path
 from pipeline.images.manifest import manifest
-from pipeline.images.pictures import list_pictures
+from pipeline.images.listing import list_pictures
 from pipeline.settings.params import ImagesParams
 folder = Path(sys.argv[1])
 limits = ImagesParams(max_pixels=10_000_000, max_bytes=20_000_000, max_seconds=2)

@@ -24,3 +24,17 @@ def test_a_kind_that_is_off_reads_nothing_and_counts_nothing_as_failed(tmp_path:
     refused = made.run("python", "-m", "stages.ocr", "--images", "set/images", "--output", "out.jsonl", expect=2)
     assert "ocr.extractor: null" in refused
     assert "Traceback" not in refused
+
+
+def test_what_is_left_out_of_a_folder_is_told(tmp_path: Path) -> None:
+    made = project(tmp_path / "run", {}, run=False)
+    made.edit(captions={"extractor": "precomputed", "precomputed": {"path": "set/captions.txt"}})
+    (made.folder / "pictures/sub").mkdir(parents=True)
+    (made.folder / "pictures/door").symlink_to("sub")
+    for name in ("a.jpg", "sub/b.jfif", "a.txt", "sub/b.txt", "c.txt"):
+        (made.folder / "pictures" / name).touch()
+    (made.folder / "set/captions.txt").write_text("a :a dog\nb :a cat\n")
+    command = ("python", "-m", "stages.captions", "--images", "pictures", "--output", "out.jsonl")
+    closing = made.run(*command)
+    assert closing.endswith("0 failed; left out: 3 files that are no pictures (.txt), 1 linked folder\n"), closing
+    assert [row["image"] for row in made.rows("out.jsonl")] == ["a.jpg", "sub/b.jfif"]

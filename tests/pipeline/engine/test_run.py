@@ -283,7 +283,7 @@ import sys
 from pathlib import Path
 from pipeline.engine.run import extract
 from pipeline.images.manifest import ImagesParams, manifest
-from pipeline.images.pictures import list_pictures
+from pipeline.images.listing import list_pictures
 from pipeline.core.store import Store
 from tests.pipeline.engine.bench import MeanColour
 folder, output, store, seconds = Path(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]), float(sys.argv[4])

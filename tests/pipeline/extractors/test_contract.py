@@ -22,8 +22,8 @@ from pipeline.engine.run import extract
 from pipeline.extractors import _torch
 from pipeline.extractors.base import PreparingExtractor
 from pipeline.extractors.registry import choose
+from pipeline.images.listing import list_pictures
 from pipeline.images.manifest import manifest
-from pipeline.images.pictures import list_pictures
 from pipeline.settings.params import ExecutionParams, ImagesParams
 from tests.conftest import ROOT
 from tests.pipeline.extractors.cases import Failing, make, ready, same

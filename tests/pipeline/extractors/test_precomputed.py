@@ -194,6 +194,39 @@ def test_a_file_of_another_data_set_is_an_error(tmp_path: Path) -> None:
     assert run(written(tmp_path, "c.txt", ""), [], tmp_path) == []
 
 
+SUBFOLDERS = ["a/1.jpg", "b/1.jpg", "b/2.png"]
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ("a/1.jpg :x\nb/1.jpg :y\nb/2.png :z\n", "xyz"),
+        ("a/1 :x\nb/1 :y\nb/2 :z\n", "xyz"),
+        ("a/1.jpg :x\na/1 :no\nb/1 :y\n2 :z\n", "xyz"),
+        ("1 :no\na/1 :x\nb/1.jpg :y\n2 :z\n", "xyz"),
+    ],
+    ids=["names", "paths-without-extension", "the-stem-of-one", "better-names-come-first"],
+)
+def test_pictures_in_subfolders(content: str, expected: str, tmp_path: Path) -> None:
+    found = run(written(tmp_path, "c.txt", content), SUBFOLDERS, tmp_path)
+    assert found == [(name, "ok", [Caption(text)]) for name, text in zip(SUBFOLDERS, expected, strict=True)]
+
+
+@pytest.mark.parametrize(
+    ("content", "names", "message"),
+    [
+        ("2 :z\n1 :x\n", SUBFOLDERS, r"c\.txt:2: the entry 1 fits two pictures.*, a/1\.jpg and b/1\.jpg; expected one"),
+        ("a/1 :x\n1 :y\n", SUBFOLDERS, r"c\.txt:2: the entry 1 fits two pictures.*, a/1\.jpg and b/1\.jpg"),
+        ("1 :x\n", ["1.jpg", "a/1.jpg", "b/1.jpg"], r"the entry 1 fits two pictures.*, 1\.jpg and a/1\.jpg"),
+        ("1 :x\n", ["1.jpg", "1.png"], r"the entry 1 fits two pictures.*, 1\.jpg and 1\.png"),
+        ("a/1 :x\n", ["a/1.jpg", "a/1.png"], r"the entry a/1 fits two pictures.*, a/1\.jpg and a/1\.png"),
+    ],
+)
+def test_no_two_pictures_share_an_entry(content: str, names: list[str], message: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=message):
+        run(written(tmp_path, "c.txt", content), names, tmp_path)
+
+
 @pytest.mark.slow
 def test_dvc_sees_a_precomputed_file_change(tmp_path: Path) -> None:
     project = Project.make(tmp_path / "project", {"train": 3, "valid": 1, "test": 1})

@@ -7,9 +7,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from pipeline.core.errors import UserError
 from pipeline.images.decoding import PictureError
-from pipeline.images.pictures import Folder, list_pictures, load, read_bytes
+from pipeline.images.pictures import Folder, load, read_bytes
 from pipeline.settings.params import ImagesParams
 
 LIMITS = ImagesParams()
@@ -57,14 +56,3 @@ def test_load_refuses_a_file_that_has_changed(tmp_path: Path) -> None:
     Image.new("RGB", (41, 20)).save(tmp_path / "a.png")
     with pytest.raises(PictureError, match="changed"):
         load(folder, "a.png", sha256, LIMITS)
-
-
-def test_list_pictures(tmp_path: Path) -> None:
-    for name in ["b.JPG", "a.png", "sub/c.webp", ".hidden.jpg", ".git/d.jpg", "notes.txt"]:
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).touch()
-    assert list_pictures(tmp_path) == ["a.png", "b.JPG", "sub/c.webp"]
-    (tmp_path / "none").mkdir()
-    for folder in (tmp_path / "none", tmp_path / "absent"):
-        with pytest.raises(UserError):
-            list_pictures(folder)

@@ -1,0 +1,110 @@
+"""What in the folders that stages depend on DVC would trip over: files of its own, and links to folders.
+
+Looked at are folders, not what is in pictures, and of a large data set the upper ones: some thousand folders and some
+hundred thousand names take a second.
+"""
+
+import os
+from collections import deque
+from collections.abc import Iterator, Mapping
+from itertools import islice
+from pathlib import Path
+from typing import NamedTuple
+
+from pipeline.core.kinds import KINDS
+from pipeline.settings.params import Params
+
+CHECKPOINTS = Path("checkpoints")
+"""The folder that the stage `check` depends on."""
+
+MOST_FOLDERS = 5_000
+MOST_NAMES = 200_000
+
+_OF_TOOLS = {".git", ".hg", ".dvc"}  # DVC passes over them
+_NAMED_LINKS = 3  # in a message
+
+
+class Finding(NamedTuple):
+    """What is wrong with a folder that the dotted key `key` names; `certain` if no run can go well."""
+
+    key: str
+    problem: str
+    certain: bool
+
+
+def findings(settings: Params) -> Iterator[Finding]:
+    """What DVC would trip over, in the data set's folder and on the way to checkpoints."""
+    root = settings.data.root
+    links = []
+    for folder, linked in _walk(root):
+        links += linked
+        if os.path.lexists(folder / ".dvcignore"):
+            yield Finding(
+                "data.root",
+                f"{folder / '.dvcignore'}: DVC reads no folder that such a file lies in, since it would miss changes "
+                "of what the file names; move its lines to .dvcignore beside dvc.yaml, and remove it",
+                True,
+            )
+        if os.path.lexists(folder / "dvc.yaml") and folder.resolve().is_relative_to(Path.cwd().resolve()):
+            yield Finding(
+                "data.root",
+                f"{folder / 'dvc.yaml'}: `dvc repro` runs the stages of every dvc.yaml of the project, so the data "
+                "set's commands too; remove or rename it",
+                True,
+            )
+    if links:
+        yield Finding("data.root", _unseen(links), False)
+    for key, place in _checkpoints(settings):
+        if link := _linked(place):
+            yield Finding(key, _unseen([link]), False)
+
+
+def _unseen(links: list[Path]) -> str:
+    named = ", ".join([str(link) for link in links[:_NAMED_LINKS]] + ["…"] * (len(links) > _NAMED_LINKS))
+    what = "a link to a folder" if len(links) == 1 else f"{len(links):,} links to folders"
+    return (
+        f"{named}: {what}, into which DVC does not look, so that a change there runs no stage again; put the folder "
+        "itself in its place, or run `dvc repro --force` after a change"
+    )
+
+
+def _walk(root: Path) -> Iterator[tuple[Path, list[Path]]]:
+    """Folders below `root`, itself among them, upper ones first, and the links to folders in each."""
+    waiting, names = deque([root]), MOST_NAMES
+    for _ in range(MOST_FOLDERS):
+        if not waiting:
+            return
+        folder = waiting.popleft()
+        linked = []
+        try:
+            with os.scandir(folder) as entries:
+                for entry in islice(entries, names):
+                    names -= 1
+                    if entry.is_symlink():
+                        if entry.is_dir():
+                            linked.append(folder / entry.name)
+                    elif entry.is_dir() and entry.name not in _OF_TOOLS:
+                        waiting.append(folder / entry.name)
+        except OSError:
+            continue  # DVC says so, of the folder that it was to read
+        yield folder, sorted(linked)
+
+
+def _checkpoints(settings: Params) -> Iterator[tuple[str, str]]:
+    """(Dotted key, value) of every option in use that may be a checkpoint's folder."""
+    for kind in KINDS:
+        section = settings.extraction(kind)
+        name = section["extractor"]
+        options = section.get(name) if name else None
+        if isinstance(options, Mapping):
+            yield from ((f"{kind}.{name}.{key}", value) for key, value in options.items() if isinstance(value, str))
+    yield "train.encoder", settings.train.encoder
+
+
+def _linked(value: str) -> Path | None:
+    """The link to a folder, below the folder of checkpoints, that leads to `value`."""
+    place = Path(value)
+    if place.is_absolute() or place.parts[:1] != CHECKPOINTS.parts or ".." in place.parts:
+        return None
+    ways = [place, *place.parents][: len(place.parts) - 1]
+    return next((way for way in reversed(ways) if way.is_symlink() and way.is_dir()), None)
