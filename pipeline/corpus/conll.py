@@ -68,13 +68,16 @@ def read(
     return finish(path, posts, problems, known, odd)
 
 
-def stream(lines: Iterable[tuple[int, str]], name: str, label_column: int = 2) -> Iterator[Post]:
+def stream(
+    lines: Iterable[tuple[int, str]], name: str, label_column: int = 2, odd: Counter[str] | None = None
+) -> Iterator[Post]:
     """Posts as they come, called by their number where they have no `IMGID` line; for prediction.
 
     Args:
         lines: numbered, without their ends.
         name: what stands for the file in messages.
         label_column: which column holds the label, where there is one.
+        odd: counts what is skipped, as for :func:`read`.
 
     Raises:
         UserError: a line is malformed, with its number.
@@ -84,7 +87,7 @@ def stream(lines: Iterable[tuple[int, str]], name: str, label_column: int = 2) -
     def refuse(number: int, problem: str) -> None:
         raise UserError(f"{name}:{number}: {problem}")
 
-    for post in parse(lines, refuse, known, label_column, None, str, Counter()):
+    for post in parse(lines, refuse, known, label_column, None, str, Counter() if odd is None else odd):
         if _is_separated_by_spaces(post, known):
             raise UserError(
                 f"{name}: every line of post {post.id} is separated by spaces, as is {post.tokens[0]!r}; expected "

@@ -1,5 +1,6 @@
 """What is no part of a post is skipped and counted; what a spreadsheet or a script has spoilt is named."""
 
+import json
 from collections import Counter
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from pipeline.corpus.csv import read as read_csv
 from pipeline.corpus.dataset import read_split
 from pipeline.corpus.report import ODD, described, report
 from pipeline.settings.params import DataParams
+from tests.robustness.conftest import light_project
 
 NEWS = "-DOCSTART-\t-X-\t-X-\tO\n\nParis\tNNP\tB-NP\tB-LOC\nrocks\tVBZ\tB-VP\tO\n{}\nBob\tNNP\tB-NP\tB-PER\n"
 
@@ -145,3 +147,14 @@ def test_what_was_counted_is_in_the_report_and_put_in_words() -> None:
         "2,000 comment lines skipped",
     ]
     assert list(described(found["splits"]["test"]["odd"])) == []
+
+
+def test_the_posts_stage_says_what_it_counted(tmp_path: Path) -> None:
+    project = light_project(tmp_path / "project", 2)
+    write(project.folder / "set", "-DOCSTART-\n\na\tB-OTHER\nb\tB-OTHER\n", "dev.txt")
+    project.edit(data={"format": "conll", "dev": ["dev.txt"], "types": {"OTHER": "O"}})
+    output = project.run("python", "-m", "stages.posts")
+    counted = ", 0 orphan I-, 1 -DOCSTART- line skipped, 2 labels dropped (data.types renames their types to O)\n"
+    assert f"dev: 1 posts, 2 tokens, 0 entities (0 read strictly){counted}" in output
+    odd = json.loads((project.folder / "data/posts/report.json").read_text(encoding="utf-8"))["splits"]["dev"]["odd"]
+    assert odd == dict.fromkeys(ODD, 0) | {"control_lines": 1, "dropped_labels": 2}
