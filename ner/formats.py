@@ -5,6 +5,7 @@ the stages read them, by :mod:`pipeline.corpus.conll`.
 """
 
 import sys
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +17,7 @@ from pipeline.core.records import View
 from pipeline.core.tokens import tokenize
 from pipeline.corpus import conll
 from pipeline.corpus.reading import has_unpaired_surrogate
+from pipeline.corpus.report import described
 
 FORMATS = ("text", "conll", "jsonl")
 
@@ -33,8 +35,11 @@ def read_input(path: str, format_name: str, label_column: int = 2) -> Iterator[t
     """
     with _lines(path) as (name, lines):
         if format_name == "conll":
-            for post in conll.stream(lines, name, label_column):
+            odd: Counter[str] = Counter()
+            for post in conll.stream(lines, name, label_column, odd):
                 yield View(post.id, post.tokens, post.labels, ""), None
+            if skipped := ", ".join(described(odd)):
+                print(f"{name}: {skipped}", file=sys.stderr)
         else:
             yield from (_read_text if format_name == "text" else _read_jsonl)(name, lines)
 

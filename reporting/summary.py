@@ -13,6 +13,7 @@ from pipeline.core.files import portable
 from pipeline.core.kinds import KINDS
 from pipeline.core.records import Change, Machine, RunRecord
 from pipeline.core.store import digest
+from pipeline.corpus.report import described
 from pipeline.settings.params import SPLITS, Split, changed
 from reporting.sources import STAGES, Results
 
@@ -195,7 +196,9 @@ def _missing(results: Results) -> Iterator[str]:
 def _oddities(results: Results) -> Iterator[str]:
     """What the posts stage found odd and kept."""
     totals: Counter[str] = Counter()
+    odd: Counter[str] = Counter()
     for counts in results.report["splits"].values():
+        odd.update(counts["odd"])
         totals.update(
             {
                 key: counts[key]
@@ -213,6 +216,7 @@ def _oddities(results: Results) -> Iterator[str]:
         yield f"{count(totals['several_images'], 'post')} with more than one picture."
     if totals["sharing_an_image"]:
         yield f"{count(totals['sharing_an_image'], 'post')} with a picture that another post of the split has, too."
+    yield from (f"{found}." for found in described(odd))
     for pair, shared in results.report["shared_texts"].items():
         if shared:
             one, other = pair.split("/")

@@ -1,13 +1,16 @@
 """Stage `posts`: a data set's text files → data/posts/{train,dev,test}.jsonl and a report of what is in them."""
 
+from collections import Counter
+
 from pipeline.core import records
 from pipeline.core.errors import run_cli
 from pipeline.core.files import write_json
 from pipeline.core.locks import stage_lock
 from pipeline.corpus.dataset import read_split
+from pipeline.corpus.report import described
 from pipeline.corpus.report import report as report_on
 from pipeline.settings import params
-from pipeline.settings.params import SPLITS
+from pipeline.settings.params import SPLITS, Split
 from stages.shared import paths
 from stages.shared.record import recorded
 
@@ -16,10 +19,11 @@ def main() -> None:
     """Run the stage."""
     settings = params.load(paths.PARAMS)
     with stage_lock("posts"), recorded("posts") as record:
-        splits = {split: read_split(settings.data, split) for split in SPLITS}
+        odd: dict[Split, Counter[str]] = {split: Counter() for split in SPLITS}
+        splits = {split: read_split(settings.data, split, odd[split]) for split in SPLITS}
         for split, rows in splits.items():
             records.write(paths.POSTS / f"{split}.jsonl", sorted(rows, key=lambda post: post.id))
-        report = report_on(splits)
+        report = report_on(splits, odd)
         write_json(paths.POSTS_REPORT, report)
         record |= {"items": sum(map(len, splits.values())), "unit": "posts"}
     for split, counts in report["splits"].items():
@@ -28,7 +32,7 @@ def main() -> None:
         print(
             f"{split}: {counts['posts']:,} posts{labelled}, {counts['tokens']:,} tokens, "
             f"{entities['conlleval']['total']:,} entities ({entities['strict']['total']:,} read strictly), "
-            f"{counts['orphan_i']:,} orphan I-"
+            + ", ".join([f"{counts['orphan_i']:,} orphan I-", *described(counts["odd"])])
         )
 
 

@@ -138,7 +138,8 @@ def portable(path: str | PurePath) -> str:
 def numbered_lines(path: str | os.PathLike[str]) -> Iterator[tuple[int, str]]:
     """Lines of a text file with their numbers from 1, without their ends; blank ones too.
 
-    Lines end at LF or CRLF alone: U+2028, U+0085 and their like are part of a token. A byte-order mark is skipped.
+    Lines end at LF, CRLF or CR CR LF (CRLF that was written as text on Windows) alone: U+2028, U+0085 and their like
+    are part of a token. A byte-order mark is skipped.
 
     Raises:
         UserError: the file is missing, is no file, cannot be read or is not UTF-8; the message names file and line.
@@ -164,7 +165,7 @@ def decoded_lines(file: Iterable[bytes], name: str) -> Iterator[tuple[int, str]]
                 f"{name}:{number}: not UTF-8 (byte 0x{error.object[error.start]:02x} at place {error.start} of the "
                 f"line: {error.reason}); convert it: iconv -f latin1 -t utf-8"
             ) from None
-        yield number, line.removesuffix("\n").removesuffix("\r")
+        yield number, line.removesuffix("\n").removesuffix("\r").removesuffix("\r")
 
 
 def read_jsonl(path: str | os.PathLike[str]) -> Iterator[dict[str, Any]]:

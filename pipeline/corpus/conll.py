@@ -1,8 +1,11 @@
 """CoNLL-like files, the one reader of them: for the stages, for prediction and for scoring.
 
 `IMGID:<id>` lines, then a token a line with its label behind a tab, then a blank line.
+`-DOCSTART-` lines and comments before a post (`# id …`) are no part of it: they are skipped, and counted.
 """
 
+import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,9 +14,11 @@ from pipeline.core.errors import UserError
 from pipeline.core.files import numbered_lines
 from pipeline.core.labels import Scheme
 from pipeline.core.records import Post
-from pipeline.corpus.reading import AS_THEY_ARE, Labels, finish, images_of
+from pipeline.corpus.reading import AS_THEY_ARE, Labels, finish, images_of, without_mark
 
 _IMAGE = "IMGID:"
+_CONTROL = re.compile("-DOCSTART-(?![^\t ])")
+_COMMENT = "# "
 
 
 def read(
@@ -23,12 +28,13 @@ def read(
     scheme: Scheme = "iob2",
     image_name: str | None = "{id}.jpg",
     types: Mapping[str, str] = AS_THEY_ARE,
+    odd: Counter[str] | None = None,
 ) -> list[Post]:
     """Read a CoNLL-like file.
 
-    Lines end in LF or CRLF, a byte-order mark is skipped, a line of nothing but tabs counts as blank. Several `IMGID`
-    lines in a row name several pictures of one post, whose id is the first. A post without an `IMGID` line is called
-    `{file}-{number}` and has no picture. A file of tokens alone gives posts without labels.
+    Lines end in LF or CRLF, byte-order marks before a post are skipped, a line of nothing but tabs counts as blank.
+    Several `IMGID` lines in a row name several pictures of one post, whose id is the first. A post without an `IMGID`
+    line is called `{file}-{number}` and has no picture. A file of tokens alone gives posts without labels.
 
     Args:
         path: the file.
@@ -36,11 +42,13 @@ def read(
         scheme: what the labels are written in; they become IOB2.
         image_name: how an id names its picture, or None for no picture.
         types: new names of entity types; types it does not name stay.
+        odd: counts what is skipped and what is dropped, by the names of :data:`pipeline.corpus.report.ODD`.
 
     Raises:
         UserError: the file is missing, not UTF-8, or has malformed lines; the first few are named.
     """
     path, known = Path(path), Labels(scheme, types)
+    odd = Counter() if odd is None else odd
     problems: list[str] = []
     posts = list(
         parse(
@@ -50,22 +58,26 @@ def read(
             label_column,
             image_name,
             lambda count: f"{path.stem}-{count}",
+            odd,
         )
     )
     if not problems and posts and all(_is_separated_by_spaces(post, known) for post in posts):
         problems.append(
             f"{path}: every line is separated by spaces, as is {posts[0].tokens[0]!r}; expected token<TAB>label"
         )
-    return finish(path, posts, problems, known)
+    return finish(path, posts, problems, known, odd)
 
 
-def stream(lines: Iterable[tuple[int, str]], name: str, label_column: int = 2) -> Iterator[Post]:
+def stream(
+    lines: Iterable[tuple[int, str]], name: str, label_column: int = 2, odd: Counter[str] | None = None
+) -> Iterator[Post]:
     """Posts as they come, called by their number where they have no `IMGID` line; for prediction.
 
     Args:
         lines: numbered, without their ends.
         name: what stands for the file in messages.
         label_column: which column holds the label, where there is one.
+        odd: counts what is skipped, as for :func:`read`.
 
     Raises:
         UserError: a line is malformed, with its number.
@@ -75,7 +87,7 @@ def stream(lines: Iterable[tuple[int, str]], name: str, label_column: int = 2) -
     def refuse(number: int, problem: str) -> None:
         raise UserError(f"{name}:{number}: {problem}")
 
-    for post in parse(lines, refuse, known, label_column, None, str):
+    for post in parse(lines, refuse, known, label_column, None, str, Counter() if odd is None else odd):
         if _is_separated_by_spaces(post, known):
             raise UserError(
                 f"{name}: every line of post {post.id} is separated by spaces, as is {post.tokens[0]!r}; expected "
@@ -91,6 +103,7 @@ def parse(
     label_column: int,
     image_name: str | None,
     name_post: Callable[[int], str],
+    odd: Counter[str],
 ) -> Iterator[Post]:
     """Yield the posts of numbered lines, their labels as they stand; a malformed line is reported and left out.
 
@@ -101,13 +114,15 @@ def parse(
         label_column: which column holds the label, from 1.
         image_name: how an id names its picture, or None for no picture.
         name_post: the id of a post without one, by its place from 1.
+        odd: counts what is skipped.
     """
     current: _Draft | None = None
     count = 0
     after_blank = False
-    for number, line in lines:
-        if line.startswith(_IMAGE) and "\t" not in line.rstrip("\t"):  # else it is a token that spells so, with a label
-            identifier = line.removeprefix(_IMAGE).rstrip("\t")
+    for number, text in lines:
+        line = without_mark(text, odd) if _is_marked(text, current is None) else text
+        if line.startswith(_IMAGE) and "	" not in line.rstrip("	"):  # else a token spelled so
+            identifier = line.removeprefix(_IMAGE).rstrip("	")
             if not identifier or "\r" in identifier:
                 report(number, "IMGID: without an id" if not identifier else "the id holds a carriage return")
             if current is not None and not current.tokens and current.ids and not after_blank:
@@ -117,13 +132,19 @@ def parse(
                 count += 1
                 yield current.finish(name_post(count), image_name)
             current = _Draft([identifier])
-        elif not line.strip("\t"):
+        elif not line.strip("\t") or _CONTROL.match(line):
+            odd["control_lines"] += line.startswith("-")
             if current is not None and current.tokens:
                 count += 1
                 yield current.finish(name_post(count), image_name)
                 current = None
             after_blank = True
             continue
+        elif _is_comment(line, label_column, known):
+            if current is None or not current.tokens:
+                odd["comment_lines"] += 1
+                continue
+            report(number, f"{line!r}: a comment amid a post; expected it before the post's first token")
         else:
             current = current or _Draft()
             problem = current.add(line.split("\t"), label_column, known)
@@ -132,6 +153,17 @@ def parse(
         after_blank = False
     if current is not None:
         yield current.finish(name_post(count + 1), image_name)
+
+
+def _is_marked(line: str, between_posts: bool) -> bool:
+    """Whether a line begins with a byte-order mark that is no token, nor part of one."""
+    rest = line.lstrip("\ufeff")
+    return len(rest) < len(line) and (rest.startswith(_IMAGE) or (between_posts and rest[:1] not in ("", "\t")))
+
+
+def _is_comment(line: str, label_column: int, known: Labels) -> bool:
+    """Whether a line is a comment, which may hold tabs, and not a token with a label."""
+    return line.startswith(_COMMENT) and not known.among(line.split("\t")[label_column - 1 : label_column])
 
 
 def _is_separated_by_spaces(post: Post, known: Labels) -> bool:

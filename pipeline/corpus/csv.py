@@ -2,6 +2,7 @@
 
 import csv
 import re
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,11 @@ from typing import Any
 from pipeline.core.files import numbered_lines
 from pipeline.core.labels import Scheme
 from pipeline.core.records import Post
-from pipeline.corpus.reading import AS_THEY_ARE, KEYS, Labels, finish, from_row
+from pipeline.corpus.reading import AS_THEY_ARE, KEYS, Labels, finish, from_row, without_mark
+
+_BRACKETS = re.compile(r"\[.*\]", re.DOTALL)
+_LIST = re.compile(r"""[\[(]\s*(['"]).*['"],?\s*[\])] | \[[^\s,]+(,\s?[^\s,]+)+\] | \[\]""", re.DOTALL | re.VERBOSE)
+"""Of tokens: quotes or commas tell a list from a tweet in brackets, `[ Video ]`."""
 
 
 def read(
@@ -18,6 +23,7 @@ def read(
     scheme: Scheme = "iob2",
     image_name: str | None = "{id}.jpg",
     types: Mapping[str, str] = AS_THEY_ARE,
+    odd: Counter[str] | None = None,
 ) -> list[Post]:
     """Read posts from a CSV file: a header, then a row a post, fields with commas or line breaks in double quotes.
 
@@ -30,12 +36,15 @@ def read(
         scheme: what the labels are written in; they become IOB2.
         image_name: how an id names its picture, or None for no picture.
         types: new names of entity types; types it does not name stay.
+        odd: counts what is skipped and what is dropped, by the names of :data:`pipeline.corpus.report.ODD`.
 
     Raises:
         UserError: the file is missing, not UTF-8, or has malformed rows; the number is that of a row's first line.
     """
     path, known = Path(path), Labels(scheme, types)
-    rows = csv.reader((f"{line}\n" for _, line in numbered_lines(path)), strict=True)
+    odd = Counter() if odd is None else odd
+    lines = (without_mark(line, odd) if number == 1 else line for number, line in numbered_lines(path))
+    rows = csv.reader((f"{line}\n" for line in lines), strict=True)
     posts: list[Post] = []
     problems: list[str] = []
     header: list[str] | None = None
@@ -63,7 +72,7 @@ def read(
             problems.append(f"{path}:{number}: {error}")
             if header is None:
                 break
-    return finish(path, posts, problems, known)
+    return finish(path, posts, problems, known, odd)
 
 
 def _header(fields: list[str]) -> list[str]:
@@ -78,9 +87,18 @@ def _header(fields: list[str]) -> list[str]:
 
 
 def _row(fields: dict[str, str]) -> dict[str, Any]:
-    """The object that the fields of a row stand for; an empty one, as a spreadsheet writes it, is null."""
+    """The object that the fields of a row stand for; an empty one, as a spreadsheet writes it, is null.
+
+    Raises:
+        ValueError: a field holds a list as Python or JSON writes it.
+    """
     row: dict[str, Any] = {name: value for name, value in fields.items() if name in KEYS}
     for name, separator in (("tokens", "[ \t\r\n]+"), ("labels", "[ \t\r\n]+"), ("images", "[; \t\r\n]+")):
         if name in row:
+            if (_LIST if name == "tokens" else _BRACKETS).fullmatch(row[name].strip()):
+                raise ValueError(
+                    f"{name}: {row[name]!r:.80} is a list as Python or JSON writes it; expected {name} with spaces "
+                    "between them, or the file as JSON Lines (data.format: jsonl)"
+                )
             row[name] = [part for part in re.split(separator, row[name]) if part]
     return row | {name: row[name] or None for name in ("labels", "image") if name in row}

@@ -1,13 +1,14 @@
 """JSON Lines, a post a line: `id`, `tokens` or `text`, and perhaps `labels` and `images`."""
 
 import json
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
 from pipeline.core.files import numbered_lines
 from pipeline.core.labels import Scheme
 from pipeline.core.records import Post
-from pipeline.corpus.reading import AS_THEY_ARE, Labels, finish, from_row
+from pipeline.corpus.reading import AS_THEY_ARE, Labels, finish, from_row, without_mark
 
 
 def read(
@@ -16,6 +17,7 @@ def read(
     scheme: Scheme = "iob2",
     image_name: str | None = "{id}.jpg",
     types: Mapping[str, str] = AS_THEY_ARE,
+    odd: Counter[str] | None = None,
 ) -> list[Post]:
     """Read posts from JSON Lines.
 
@@ -27,17 +29,19 @@ def read(
         scheme: what the labels are written in; they become IOB2.
         image_name: how an id names its picture, or None for no picture.
         types: new names of entity types; types it does not name stay.
+        odd: counts what is skipped and what is dropped, by the names of :data:`pipeline.corpus.report.ODD`.
 
     Raises:
         UserError: the file is missing, not UTF-8, or has malformed lines; the first few are named.
     """
     path, known = Path(path), Labels(scheme, types)
+    odd = Counter() if odd is None else odd
     posts, problems = [], []
     for number, line in numbered_lines(path):
         if not line.strip():
             continue
         try:
-            posts.append(from_row(json.loads(line), known, image_name))
+            posts.append(from_row(json.loads(without_mark(line, odd)), known, image_name))
         except (ValueError, RecursionError) as error:  # a JSONDecodeError is a ValueError
             problems.append(f"{path}:{number}: {error}")
-    return finish(path, posts, problems, known)
+    return finish(path, posts, problems, known, odd)

@@ -2,8 +2,10 @@
 
 Readers lose nothing and repair nothing silently: a malformed line stops the run with its file and number, and what
 is merely odd (orphan `I-`, invisible tokens, ids given twice) is kept and counted (:mod:`pipeline.corpus.report`).
+What is no part of a post (control lines, comments) is skipped and counted too, in a counter that the caller hands in.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -90,6 +92,13 @@ def unique_ids(posts: Iterable[Post]) -> Iterator[Post]:
         yield post if name == post.id else replace(post, id=name)
 
 
+def without_mark(line: str, odd: Counter[str]) -> str:
+    """A line without the byte-order marks that it begins with (those of joined files); they are counted."""
+    rest = line.lstrip("\ufeff")
+    odd["byte_order_marks"] += len(line) - len(rest)
+    return rest
+
+
 def images_of(ids: Sequence[str], image_name: str | None) -> list[str]:
     """How ids name pictures; none where `image_name` is None. A picture named twice is one."""
     return [] if image_name is None else list(dict.fromkeys(image_name.format(id=each) for each in ids))
@@ -164,8 +173,8 @@ def _is_texts(value: Any) -> bool:
     return isinstance(value, list) and all(isinstance(item, str) for item in value)
 
 
-def finish(path: Path, posts: list[Post], problems: list[str], known: Labels) -> list[Post]:
-    """The posts of a file with their final labels.
+def finish(path: Path, posts: list[Post], problems: list[str], known: Labels, odd: Counter[str]) -> list[Post]:
+    """The posts of a file with their final labels; those that a type renamed to O takes along are counted.
 
     Raises:
         UserError: there are problems, the first few of which are named, or a post has no tokens.
@@ -180,4 +189,10 @@ def finish(path: Path, posts: list[Post], problems: list[str], known: Labels) ->
         more = [f"… and {rest} more in {path}"] if rest > 0 else []
         shown = [text if len(text) <= _MAX_MESSAGE else text[:_MAX_MESSAGE] + " …" for text in problems[:_MAX_REPORTED]]
         raise UserError("\n".join(shown + more))
-    return [known.final(post) for post in posts]
+    final = [known.final(post) for post in posts]
+    odd["dropped_labels"] += sum(map(_labels_other_than_o, posts)) - sum(map(_labels_other_than_o, final))
+    return final
+
+
+def _labels_other_than_o(post: Post) -> int:
+    return sum(label != "O" for label in post.labels or ())

@@ -2,32 +2,59 @@
 
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from pipeline.core.labels import entities, orphans
 from pipeline.core.records import Post
 from pipeline.settings.params import SPLITS, Split
 
+ODD = {
+    "control_lines": ("-DOCSTART- line skipped", "-DOCSTART- lines skipped"),
+    "comment_lines": ("comment line skipped", "comment lines skipped"),
+    "byte_order_marks": ("further byte-order mark skipped", "further byte-order marks skipped"),
+    "dropped_labels": (
+        "label dropped (data.types renames its type to O)",
+        "labels dropped (data.types renames their types to O)",
+    ),
+    "repeated_ids": ("id given again and numbered", "ids given again and numbered"),
+    "rounded_ids": (
+        "id that a spreadsheet seems to have rounded, such as 7.91E+17: export it as text",
+        "ids that a spreadsheet seems to have rounded, such as 7.91E+17: export them as text",
+    ),
+}
+"""What readers count and do not stop at, and how one and several of it are put."""
 
-def report(splits: dict[Split, list[Post]]) -> dict[str, Any]:
+
+def described(odd: Mapping[str, int]) -> Iterator[str]:
+    """Each kind of :data:`ODD` that was found, with its number."""
+    for name, (one, many) in ODD.items():
+        if number := odd.get(name, 0):
+            yield f"{number:,} {one if number == 1 else many}"
+
+
+def report(splits: Mapping[Split, list[Post]], odd: Mapping[Split, Mapping[str, int]] | None = None) -> dict[str, Any]:
     """What the posts stage found: counts by split and type, and everything odd.
+
+    Args:
+        splits: the posts.
+        odd: what the readers counted, by split and the names of :data:`ODD`.
 
     Returns:
         ``{"splits": {split: {"posts", "labelled", "tokens", "entities": {"conlleval" | "strict": {"total" | type: n}},
         "orphan_i", "invisible_tokens", "without_image", "several_images",
-        "sharing_an_image"}}, "shared_texts": {"train/dev": n, …}}``;
+        "sharing_an_image", "odd": {name of ODD: n}}}, "shared_texts": {"train/dev": n, …}}``;
         `shared_texts` counts the texts that stand in both splits.
     """
     texts = {split: {tuple(post.tokens) for post in posts} for split, posts in splits.items()}
     pairs = [(one, other) for index, one in enumerate(SPLITS) for other in SPLITS[index + 1 :]]
     return {
-        "splits": {split: _split_report(posts) for split, posts in splits.items()},
+        "splits": {split: _split_report(posts, (odd or {}).get(split, {})) for split, posts in splits.items()},
         "shared_texts": {f"{one}/{other}": len(texts[one] & texts[other]) for one, other in pairs},
     }
 
 
-def _split_report(posts: Sequence[Post]) -> dict[str, Any]:
+def _split_report(posts: Sequence[Post], odd: Mapping[str, int]) -> dict[str, Any]:
     labelled = [post.labels for post in posts if post.labels is not None]
     images = [image for post in posts for image in post.images]
     return {
@@ -43,6 +70,7 @@ def _split_report(posts: Sequence[Post]) -> dict[str, Any]:
         "without_image": sum(not post.images for post in posts),
         "several_images": sum(len(post.images) > 1 for post in posts),
         "sharing_an_image": len(images) - len(set(images)),
+        "odd": {name: odd.get(name, 0) for name in ODD},
     }
 
 

@@ -28,6 +28,7 @@ from pydantic_core import to_jsonable_python
 from pipeline.core.errors import UserError
 from pipeline.core.files import portable
 from pipeline.core.kinds import KINDS, Kind, TextTemplate
+from pipeline.core.labels import check_type
 from pipeline.core.records import Change
 from pipeline.settings import flair, yaml
 from pipeline.settings.mistakes import describe as describe
@@ -70,11 +71,13 @@ def _not_mps(value: Any) -> Any:
     return value
 
 
-def _no_reserved_type(value: str) -> str:
+def _names_type(value: str) -> str:
     if value in RESERVED_TYPES:
         raise ValueError(
             f"expected a name other than {', '.join(RESERVED_TYPES)}, which mean something else in scores and counts"
         )
+    if value != "O":  # which drops the type
+        check_type(value)
     return value
 
 
@@ -86,7 +89,7 @@ def _known_kind(value: str) -> str:
 
 KnownKind = Annotated[str, AfterValidator(_known_kind), WithJsonSchema({"enum": list(KINDS)})]
 RelativePath = Annotated[str, AfterValidator(_below_root)]
-EntityType = Annotated[str, Field(min_length=1), AfterValidator(_no_reserved_type)]
+EntityType = Annotated[str, Field(min_length=1), AfterValidator(_names_type)]
 
 
 class Section(BaseModel):

@@ -159,6 +159,16 @@ def run_here(
     return int(stop.value.code or 0), out, err
 
 
+def test_command_says_what_it_skips(
+    tagger_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "posts.txt"
+    file.write_text("-DOCSTART-\n\n# id 0a1\nParis\n", encoding="utf-8")
+    code, output, errors = run_here(capsys, monkeypatch, tagger_folder, file, "--format", "conll")
+    assert (code, output.count("Paris"), "DOCSTART" in output) == (0, 1, False)
+    assert errors.endswith("posts.txt: 1 -DOCSTART- line skipped, 1 comment line skipped\n")
+
+
 def test_command_reads_conll_and_jsonl_to_the_same_labels(
     tagger_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -18,12 +18,15 @@ from pipeline.core import records
 from pipeline.core.records import Change, ImageRow
 from pipeline.core.store import Store
 from pipeline.core.version import __version__
+from pipeline.settings import params
 from pipeline.settings.params import TrainParams, changed
-from reporting import thumbnails
+from reporting import sources, thumbnails
 from reporting.charts import line_chart, spread, ticks
 from reporting.page import duration, script
 from reporting.sources import STAGES
+from reporting.summary import summarise
 from reporting.text import visible, visible_token
+from stages.report import SOURCES
 from tests.project import Project
 from tests.reporting.made import MadePost, finish, project
 
@@ -62,6 +65,14 @@ def test_the_run_is_described(made: Project, page: str) -> None:
     for stage in STAGES:
         seconds = json.loads((made.folder / f"metrics/runs/{stage}.json").read_text(encoding="utf-8"))["seconds"]
         assert f"{stage} {duration(seconds)}" in words
+
+
+def test_what_the_readers_counted_is_said_of_all_splits(made: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(made.folder)
+    results = sources.read(params.load(made.folder / "params.yaml"), SOURCES)
+    for split, number in (("train", 1), ("test", 2)):
+        results.report["splits"][split]["odd"]["dropped_labels"] = number
+    assert "3 labels dropped (data.types renames their types to O)." in summarise(results, []).oddities
 
 
 def test_the_stage_gives_the_same_files_again_and_leaves_no_others(made: Project) -> None:
