@@ -251,7 +251,7 @@ def compare_ocr(pictures: Pictures, rounds: int, workers: int) -> Iterator[Ratio
     yield Ratio(
         f"ocr: all cores / one picture at a time on one thread, {note}",
         seconds["one"] / seconds["all"],
-        OCR_LOOP if cores == 2 else None,
+        OCR_LOOP if n_cores == 2 else None,
     )
     yield Ratio(f"ocr: all cores / RapidOCR's own loop on all threads, {note}", seconds["loop"] / seconds["all"])
 
