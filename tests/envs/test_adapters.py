@@ -1,6 +1,7 @@
 """The adapters that run in interpreters of their own: their contract there, and the stages that change to them.
 
-What is checked inside is in tests/envs/contract.py. Interpreters that are not built are skipped, by name.
+What is checked inside is in tests/envs/contract.py and own_checks.py. Interpreters that are not built are
+skipped, by name.
 """
 
 import json
@@ -19,7 +20,8 @@ from PIL import Image
 from pipeline.core import environments
 from pipeline.settings import yaml
 from tests.conftest import ROOT
-from tests.envs.contract import CASES, checks
+from tests.envs.cases import CASES
+from tests.envs.contract import checks
 from tests.project import Project, stages_run
 
 QUICK = {"beams", "faster_rcnn", "en"}
