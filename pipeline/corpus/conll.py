@@ -121,8 +121,8 @@ def parse(
     after_blank = False
     for number, text in lines:
         line = without_mark(text, odd) if _is_marked(text, current is None) else text
-        if line.startswith(_IMAGE) and "	" not in line.rstrip("	"):  # else a token spelled so
-            identifier = line.removeprefix(_IMAGE).rstrip("	")
+        if line.startswith(_IMAGE) and ("\t" not in line.rstrip("\t") or "\r" in line):  # else a token spelled so
+            identifier = line.removeprefix(_IMAGE).rstrip("\t")
             if not identifier or "\r" in identifier:
                 report(number, "IMGID: without an id" if not identifier else "the id holds a carriage return")
             if current is not None and not current.tokens and current.ids and not after_blank:
