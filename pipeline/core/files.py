@@ -9,6 +9,7 @@ import fcntl
 import glob
 import json
 import os
+import stat
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -135,6 +136,19 @@ def portable(path: str | PurePath) -> str:
     return place.name if place.is_absolute() or place.parts[:1] == ("~",) or ".." in place.parts else str(path)
 
 
+def require_regular(path: str | os.PathLike[str]) -> None:
+    """See that reading a file will not wait for a writer or go on forever, as that of a pipe or a device may.
+
+    Raises:
+        UserError: it is something other than a file.
+        OSError: there is nothing, or it may not be looked at.
+    """
+    mode = os.stat(path).st_mode
+    if not stat.S_ISREG(mode):
+        kinds = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a named pipe", stat.S_IFSOCK: "a socket"}
+        raise UserError(f"{path}: {kinds.get(stat.S_IFMT(mode), 'a device')}; expected a file")
+
+
 def numbered_lines(path: str | os.PathLike[str]) -> Iterator[tuple[int, str]]:
     """Lines of a text file with their numbers from 1, without their ends; blank ones too.
 
@@ -145,12 +159,11 @@ def numbered_lines(path: str | os.PathLike[str]) -> Iterator[tuple[int, str]]:
         UserError: the file is missing, is no file, cannot be read or is not UTF-8; the message names file and line.
     """
     try:
+        require_regular(path)
         with open(path, "rb") as file:
             yield from decoded_lines(file, str(path))
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
-    except IsADirectoryError:
-        raise UserError(f"{path}: a folder; expected a file") from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from None
 

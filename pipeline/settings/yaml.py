@@ -15,6 +15,7 @@ from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 from ruamel.yaml.reader import ReaderError
 
 from pipeline.core.errors import UserError
+from pipeline.core.files import require_regular
 
 MOST_NODES = 20_000
 """Keys and values that a document may have, an alias counted as everything it repeats."""
@@ -68,9 +69,10 @@ def text_of(path: str | Path) -> str:
     """The text of a file.
 
     Raises:
-        UserError: it is missing or not UTF-8.
+        UserError: it is missing, no file or not UTF-8.
     """
     try:
+        require_regular(path)
         return Path(path).read_text(encoding="utf-8")
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
