@@ -104,8 +104,8 @@ def test_two_processes_killed_resume_to_the_same_tagger(xlm_r_folder: Path, tmp_
         assert killed.poll() is None, killed.communicate()
         assert time.monotonic() < deadline
         time.sleep(0.002)
-    for process in [*psutil.Process(killed.pid).children(recursive=True), killed]:
-        process.send_signal(signal.SIGKILL)
+    for pid in [*(child.pid for child in psutil.Process(killed.pid).children(recursive=True)), killed.pid]:
+        os.kill(pid, signal.SIGKILL)
     killed.communicate()
     output, errors = whole.communicate(timeout=240)
     assert whole.returncode == 0, errors
