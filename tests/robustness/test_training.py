@@ -84,7 +84,9 @@ def test_sigterm_and_a_second_run_of_a_training(tmp_path: Path, xlm_r_folder: Pa
     assert process.wait(60) == 143
     assert not (project.folder / "models/tagger").exists()
     processes = [project.start(*TRAIN), project.start(*TRAIN)]
-    assert [process.wait(200) for process in processes] == [0, 0], "the second waits, then takes what the first has trained"
+    assert [process.wait(200) for process in processes] == [0, 0], (
+        "the second waits, then takes what the first has trained"
+    )
 
 
 def test_two_workspaces_that_train_the_same_take_turns(tmp_path: Path, xlm_r_folder: Path) -> None:
