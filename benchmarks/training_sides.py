@@ -34,7 +34,7 @@ def prepare(encoder: Path, views: Path, scratch: Path, batch_size: int, n_batche
     Returns:
         sub-tokens and padding a batch, of both views.
     """
-    from ner.bioes import bioes_labels, to_bioes
+    from ner.bioes import scheme_labels, to_scheme
     from ner.interop.flair.training import encoded_rows
     from ner.models.folder import load_tokenizer, quietly, view_encoder
     from ner.models.ita import ItaTagger
@@ -49,13 +49,13 @@ def prepare(encoder: Path, views: Path, scratch: Path, batch_size: int, n_batche
     with quietly():
         torch.manual_seed(1)
         tokenizer = load_tokenizer(encoder, local_files_only=True)
-        labels = bioes_labels(view.labels or [] for view in posts)
+        labels = scheme_labels(view.labels or [] for view in posts)
         model = ItaTagger.from_encoder(encoder, labels, params, local_files_only=True)
         model.save_pretrained(scratch / "start")
         tokenizer.save_pretrained(scratch / "start")
         rows = list(encoded_rows(posts, view_encoder(tokenizer, model.config), params))
     for row in rows:
-        row["bioes"] = to_bioes(row["labels"])
+        row["bioes"] = to_scheme(row["labels"])
     write_jsonl(scratch / "rows.jsonl", rows)
     widths = {name: [len(row[name]["input_ids"]) for row in rows] for name in ("text_only", "cross_modal")}
     both = [sum(pair) for pair in zip(*widths.values(), strict=True)]
@@ -290,12 +290,13 @@ def _examples(work: Work) -> list[Any]:
     labels = json.loads((work.start / "config.json").read_text(encoding="utf-8"))["tag_labels"]
     index = {label: place for place, label in enumerate(labels)}
     names: list[ViewName] = ["text_only", "cross_modal"] if work.kind == "both" else ["text_only"]
+
+    def encoded(ids: list[int], firsts: list[int]) -> EncodedView:
+        return EncodedView([ids], [0] * len(firsts), firsts, [first + 1 for first in firsts], [len(ids) - 1], "")
+
     return [
         Example(
-            {
-                name: EncodedView([row[name]["input_ids"]], [0] * len(row["tokens"]), row[name]["firsts"], "")
-                for name in names
-            },
+            {name: encoded(row[name]["input_ids"], row[name]["firsts"]) for name in names},
             [index[label] for label in row["bioes"]],
         )
         for row in work.rows

@@ -1,4 +1,4 @@
-"""BIOES, the tagger's own scheme: to and from the IOB2 of the records, and which label may follow which.
+"""The tagger's own scheme, BIOES or IOB2: to and from the IOB2 of the records, and which label may follow which.
 
 An ``I-`` that nothing of its type precedes (an orphan) is read as conlleval reads it: it opens an entity. What the
 records' own labels mean, and how scorers read orphans, is left to
@@ -13,12 +13,16 @@ from torch import Tensor
 from pipeline.core.errors import UserError
 from pipeline.core.labels import entities, split_label
 
+_PREFIXES = {"bioes": "BIES", "iob2": "BI"}
 
-def to_bioes(labels: Sequence[str]) -> list[str]:
-    """IOB2 → BIOES; an orphan ``I-`` opens an entity, as in conlleval."""
+
+def to_scheme(labels: Sequence[str], scheme: str = "bioes") -> list[str]:
+    """IOB2 → BIOES, or IOB2 itself; an orphan ``I-`` opens an entity, as in conlleval."""
     result = ["O"] * len(labels)
     for start, end, kind in entities(labels, "conlleval"):
-        if end - start == 1:
+        if scheme == "iob2":
+            result[start:end] = [f"B-{kind}", *[f"I-{kind}"] * (end - start - 1)]
+        elif end - start == 1:
             result[start] = f"S-{kind}"
         else:
             result[start:end] = [f"B-{kind}", *[f"I-{kind}"] * (end - start - 2), f"E-{kind}"]
@@ -26,13 +30,13 @@ def to_bioes(labels: Sequence[str]) -> list[str]:
 
 
 def to_iob2(labels: Sequence[str]) -> list[str]:
-    """BIOES → IOB2, label by label."""
+    """BIOES (or IOB2) → IOB2, label by label."""
     begins = {"S": "B", "E": "I"}
     return [begins.get(label[0], label[0]) + label[1:] for label in labels]
 
 
-def bioes_labels(sequences: Iterable[Sequence[str]]) -> list[str]:
-    """The BIOES labels of a corpus in IOB2: O, then B-, I-, E-, S- of each of its entity types, in order.
+def scheme_labels(sequences: Iterable[Sequence[str]], scheme: str = "bioes") -> list[str]:
+    """The labels of a corpus in IOB2: O, then B-, I-, and of BIOES E-, S-, of each of its entity types, in order.
 
     Raises:
         UserError: no label names an entity.
@@ -40,11 +44,11 @@ def bioes_labels(sequences: Iterable[Sequence[str]]) -> list[str]:
     types = sorted({split_label(label)[1] for label in {label for labels in sequences for label in labels}} - {""})
     if not types:
         raise UserError("train: no post has an entity (every label is O); expected labels such as B-PER")
-    return ["O", *(f"{prefix}-{kind}" for kind in types for prefix in "BIES")]
+    return ["O", *(f"{prefix}-{kind}" for kind in types for prefix in _PREFIXES[scheme])]
 
 
 def allowed_transitions(labels: Sequence[str]) -> tuple[Tensor, Tensor, Tensor]:
-    """Which label may follow which in BIOES.
+    """Which label may follow which: in IOB2 where no label is an E- or S-, else in BIOES.
 
     Args:
         labels: the labels, in the order of the emissions.
@@ -55,9 +59,12 @@ def allowed_transitions(labels: Sequence[str]) -> tuple[Tensor, Tensor, Tensor]:
         which labels may end a sequence, bool, *Shape:* (n_labels,).
     """
     parts = [split_label(label, "bioes") for label in labels]
+    bioes = any(prefix in ("E", "S") for prefix, _ in parts)
     # Real tensors even while transformers builds a model on the meta device.
     stays_open = torch.tensor([prefix in ("B", "I") for prefix, _ in parts], device="cpu")
     continues = torch.tensor([prefix in ("I", "E") for prefix, _ in parts], device="cpu")
     same_type = torch.tensor([[one == other for _, other in parts] for _, one in parts], device="cpu")
+    if not bioes:  # an entity may end anywhere, and an I- needs one of its type before it
+        return ~continues | (stays_open[:, None] & same_type), ~continues, torch.ones_like(continues)
     transitions = torch.where(stays_open[:, None], continues & same_type, ~continues)
     return transitions, ~continues, ~stays_open

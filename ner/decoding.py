@@ -14,7 +14,9 @@ from torch.nn.functional import pad
 
 from ner.bioes import to_iob2
 from ner.crf.chain import LinearChainCRF
+from ner.models.base import TaggerConfig
 from ner.views import EncodedView, ViewBatch, collate, length_sorted_batches, moved
+from ner.visual import VisualBatch, collate_visuals
 from pipeline.core.errors import UserError
 
 DECODED_TOGETHER = 8  # at most so many of the encoder's batches go through the CRF at once,
@@ -25,14 +27,17 @@ class Scorer(Protocol):
     """What decoding needs of a tagger, whichever engine computes its emissions."""
 
     labels: list[str]
-    """BIOES, in the order of the emissions."""
+    """BIOES or IOB2, in the order of the emissions."""
     crf: LinearChainCRF
+    config: TaggerConfig
+    reads_visual: bool
+    """Whether :meth:`emissions` takes what pictures give as tensors."""
 
     @property
     def device(self) -> torch.device:
         """Where views are to be."""
 
-    def emissions(self, view: ViewBatch) -> Tensor:
+    def emissions(self, view: ViewBatch, visual: VisualBatch | None = None) -> Tensor:
         """Label scores of every token, *Shape:* (B, L, n_labels)."""
 
 
@@ -67,9 +72,10 @@ def decode(
         with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16) if bfloat16 else nullcontext():
             emitted, masks = [], []
             for indices in some:
-                batch = collate([encoded[index] for index in indices], pad_id)
-                batch = moved(batch, device)
-                emitted.append(model.emissions(batch))
+                views = [encoded[index] for index in indices]
+                batch = moved(collate(views, pad_id), device)
+                visual = collate_visuals([view.visual for view in views])
+                emitted.append(model.emissions(batch, None if visual is None else moved(visual, device)))
                 masks.append(batch["mask"])
             longest = max(mask.shape[1] for mask in masks)
             emissions = torch.cat([pad(each, (0, 0, 0, longest - each.shape[1])) for each in emitted])

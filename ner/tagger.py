@@ -14,6 +14,8 @@ from ner import loading
 from ner.bioes import to_iob2
 from ner.decoding import Scorer, decode
 from ner.views import EncodedView, ViewEncoder
+from ner.visual import Visuals
+from pipeline.core.errors import UserError
 from pipeline.core.labels import entities
 from pipeline.core.records import FoundEntity, Prediction, View
 from pipeline.core.tokens import tokenize
@@ -42,6 +44,17 @@ class Tagger:
             UserError: the folder is not a tagger's, the hub does not have it, or there is no such device.
         """
         return cls(*loading.load(folder, device, revision))
+
+    def show(self, visuals: Visuals) -> None:
+        """Have views with pictures tagged with what those give as tensors, where the tagger's system reads that.
+
+        Raises:
+            UserError: the features are not of the kind that the tagger was trained with, or it reads text alone, as an
+                exported one does.
+        """
+        if not self.model.reads_visual:
+            raise UserError(f"a tagger of system {self.model.config.system!r}, or an exported one, reads no features")
+        self.encoder.show(visuals, self.model.config.facts or {})
 
     def tag(self, text: str) -> Prediction:
         """Tag one text, split into tokens by :func:`pipeline.core.tokens.tokenize`."""

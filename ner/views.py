@@ -5,17 +5,19 @@ special tokens. The tweet is never cut: what does not fit one window is read in 
 and each token is scored in one of them. What an encoder makes of the tensors is left to :mod:`ner.models`.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, TypedDict, cast
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal, NotRequired, TypedDict, TypeVar, cast
 
 import torch
 from torch import Tensor
 
+from ner.visual import PostVisual, VisualBatch, Visuals
 from pipeline.core.errors import UserError
 from pipeline.core.records import View
 
 ViewName = Literal["text_only", "cross_modal"]
+UNKNOWN_WORD = 1  # the row of a table of word vectors for tokens that it does not have; row 0 is no token's
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,13 +43,22 @@ class EncodedView:
         windows: sub-token ids with special tokens; more than one only for a long tweet.
         rows: for each token, the window in which it is scored.
         positions: for each token, its first sub-token in that window.
+        ends: for each token, one behind its last sub-token in that window.
+        closings: for each window, the position of the special token behind its part of the tweet.
         context_used: as much of the context as the windows carry, a prefix of the string.
+        words: for each window, what stands at each position in the table of word vectors: a token's row at its first
+            sub-token, 0 elsewhere; None where the system has no such table.
+        visual: what the post's pictures give as tensors; None without a picture, and in the text-only view.
     """
 
     windows: list[list[int]]
     rows: list[int]
     positions: list[int]
+    ends: list[int]
+    closings: list[int]
     context_used: str
+    words: list[list[int]] | None = None
+    visual: PostVisual | None = None
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -78,33 +89,41 @@ class ViewBatch(TypedDict):
     """True on tokens, False on padding, *Shape:* (B, L)."""
     tokens: Tensor
     """positions of the tokens in the flattened tweets, *Shape:* (N,)."""
+    ends: Tensor
+    """one behind the position of each token's last sub-token in its window, 1 on padding, *Shape:* (B, L)."""
+    closings: Tensor
+    """the position of the special token behind each window's part of the tweet, *Shape:* (W,)."""
+    tweets: Tensor
+    """the tweet that each window is of, *Shape:* (W,)."""
+    words: NotRequired[Tensor]
+    """rows of the table of word vectors at tokens' first sub-tokens, 0 elsewhere, *Shape:* (W, S)."""
 
 
-class VisualBatch(TypedDict):
-    """What the pictures of B tweets give as tensors, for systems that do not read them as text."""
-
-    regions: Tensor
-    """features of R regions of width D, *Shape:* (B, R, D)."""
-    present: Tensor
-    """True where the tweet has a readable picture, *Shape:* (B,)."""
-    objects: Tensor
-    """indices of the surest object labels, 0 for none, *Shape:* (B, 5)."""
+M = TypeVar("M", ViewBatch, VisualBatch)
 
 
-def moved(batch: ViewBatch, device: torch.device) -> ViewBatch:
+def moved(batch: M, device: torch.device) -> M:
     """A batch on another device."""
     tensors = cast("dict[str, Tensor]", batch)
-    return cast("ViewBatch", {name: tensor.to(device) for name, tensor in tensors.items()})
+    return cast("M", {name: tensor.to(device) for name, tensor in tensors.items()})
 
 
 class ViewEncoder:
     """Turns views into sub-token windows with one tokenizer call for many of them.
 
+    Args:
+        tokenizer: a fast one.
+        limits: of the windows.
+        table: rows of the tagger's table of word vectors by token, from UNKNOWN_WORD + 1, for systems that have one.
+
+    Attributes:
+        visuals: where posts' pictures are as tensors, for systems that read them; None: nowhere.
+
     Raises:
         UserError: the tokenizer cannot tell words apart or has no special tokens to frame a sentence with.
     """
 
-    def __init__(self, tokenizer: Any, limits: WindowLimits) -> None:
+    def __init__(self, tokenizer: Any, limits: WindowLimits, table: Mapping[str, int] | None = None) -> None:
         if not getattr(tokenizer, "is_fast", False):
             raise UserError(
                 f"{tokenizer.name_or_path}: expected a fast tokenizer (tokenizer.json), which maps "
@@ -120,10 +139,24 @@ class ViewEncoder:
         room = limits.max_length - 3
         if room < 4:
             raise UserError(f"train.max_length: {limits.max_length} sub-tokens leave no room for a tweet; at least 16")
-        self.tokenizer, self.limits = tokenizer, limits
+        self.tokenizer, self.limits, self.table = tokenizer, limits, table
+        self.visuals: Visuals | None = None
         self.pad_id: int = tokenizer.pad_token_id
         self._first, self._last, self._unknown = int(first), int(last), int(tokenizer.unk_token_id)
         self._special = set(tokenizer.all_special_ids) - {self._unknown}
+
+    def show(self, visuals: Visuals, facts: Mapping[str, Any]) -> None:
+        """Look up what the pictures of cross-modal views give as tensors.
+
+        Args:
+            visuals: where they are.
+            facts: those of the tagger that is to read them (:meth:`ner.visual.Visuals.facts`).
+
+        Raises:
+            UserError: the features are not of the kind that the tagger was trained with.
+        """
+        visuals.fit(facts)
+        self.visuals = visuals
 
     def words(self, tokens: Iterable[str]) -> dict[str, list[int]]:
         """Sub-tokens of each distinct token, never none and never a special token, whatever the token spells.
@@ -151,7 +184,11 @@ class ViewEncoder:
         """Encode views, `with_context` as cross-modal, else as text-only (as an empty context does either way)."""
         words = self.words(token for view in views for token in view.tokens)
         contexts = self._contexts([view.context if with_context else "" for view in views])
-        return [self._encode(view, words, *context) for view, context in zip(views, contexts, strict=True)]
+        encoded = [self._encode(view, words, *context) for view, context in zip(views, contexts, strict=True)]
+        if not with_context or self.visuals is None:
+            return encoded
+        visuals = map(self.visuals.of, views)
+        return [replace(each, visual=visual) for each, visual in zip(encoded, visuals, strict=True)]
 
     def _harmless(self, piece: int) -> int:
         """A SentencePiece vocabulary has `</s>` as an ordinary piece, too: text that spells it becomes unknown."""
@@ -193,10 +230,29 @@ class ViewEncoder:
         tail = [*context, self._last] if context else []
         starts, share = window_starts(len(tweet), self.limits.max_length - 2 - len(tail), self.limits.stride)
         windows = [[self._first, *tweet[start : start + share], self._last, *tail] for start in starts]
+        closings = [len(window) - 1 - len(tail) for window in windows]
         rows = [best_window(first, starts, share, len(tweet)) for first in firsts]
         positions = [1 + first - starts[row] for first, row in zip(firsts, rows, strict=True)]
+        behind = [
+            min(1 + next_first - starts[row], closings[row])
+            for next_first, row in zip([*firsts[1:], len(tweet)], rows, strict=True)
+        ]
         used = text[: max(ends[: len(context)], default=0)]
-        return EncodedView(windows, rows, positions, used)
+        in_table = self._words(view, firsts, starts, windows, share)
+        return EncodedView(windows, rows, positions, behind, closings, used, in_table)
+
+    def _words(
+        self, view: View, firsts: Sequence[int], starts: Sequence[int], windows: Sequence[Sequence[int]], share: int
+    ) -> list[list[int]] | None:
+        """What stands in the table of word vectors, for each position of each window."""
+        if self.table is None:
+            return None
+        found = [[0] * len(window) for window in windows]
+        for token, first in zip(view.tokens, firsts, strict=True):
+            for window, start in zip(found, starts, strict=True):
+                if start <= first < start + share:
+                    window[1 + first - start] = self.table.get(token, UNKNOWN_WORD)
+        return found
 
 
 def window_starts(length: int, share: int, stride: int) -> tuple[list[int], int]:
@@ -237,15 +293,19 @@ def collate(encoded: Sequence[EncodedView], pad_id: int) -> ViewBatch:
     lengths = torch.tensor([len(window) for window in windows])
     n_tokens = torch.tensor([len(view) for view in encoded])
     longest = int(n_tokens.max())
-    rows, positions, before = [], [], 0
-    for view in encoded:
-        padding = [0] * (longest - len(view))
-        rows.append([*(before + row for row in view.rows), *padding])
-        positions.append([*view.positions, *padding])
-        before += len(view.windows)
+    rows: list[list[int]] = []
+    positions: list[list[int]] = []
+    ends: list[list[int]] = []
+    tweets: list[int] = []
+    for number, view in enumerate(encoded):
+        n_padding = longest - len(view)
+        rows.append([*(len(tweets) + row for row in view.rows), *[0] * n_padding])
+        positions.append([*view.positions, *[0] * n_padding])
+        ends.append([*view.ends, *[1] * n_padding])
+        tweets += [number] * len(view.windows)
     attention_mask = torch.arange(width) < lengths[:, None]
     mask = torch.arange(longest) < n_tokens[:, None]
-    return ViewBatch(
+    batch = ViewBatch(
         input_ids=input_ids,
         attention_mask=attention_mask.long(),
         places=attention_mask.flatten().nonzero().squeeze(1),
@@ -253,7 +313,14 @@ def collate(encoded: Sequence[EncodedView], pad_id: int) -> ViewBatch:
         positions=torch.tensor(positions, dtype=torch.long),
         mask=mask,
         tokens=mask.flatten().nonzero().squeeze(1),
+        ends=torch.tensor(ends, dtype=torch.long),
+        closings=torch.tensor([closing for view in encoded for closing in view.closings]),
+        tweets=torch.tensor(tweets),
     )
+    words = [each for view in encoded for each in view.words or []]
+    if words:
+        batch["words"] = torch.tensor([[*each, *[0] * (width - len(each))] for each in words])
+    return batch
 
 
 def length_sorted_batches(encoded: Sequence[EncodedView], batch_size: int) -> Iterator[list[int]]:

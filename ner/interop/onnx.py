@@ -25,6 +25,7 @@ from ner.crf.chain import LinearChainCRF
 from ner.models.base import TaggerConfig, TaggerModel
 from ner.models.folder import ONNX_GRAPH, load_config, load_tagger, load_view_encoder
 from ner.views import ViewBatch, ViewEncoder
+from ner.visual import VisualBatch
 from pipeline.core import checksums, onnx_files
 from pipeline.core.errors import UserError
 from pipeline.core.machine import is_out_of_memory
@@ -54,7 +55,7 @@ class OnnxTagger:
     """
 
     def __init__(self, session: onnxruntime.InferenceSession, name: str, config: TaggerConfig, n_threads: int) -> None:
-        self.name = name
+        self.name, self.config, self.reads_visual = name, config, False
         self.session, self.labels, self.device = session, list(config.tag_labels or ()), torch.device("cpu")
         self.n_threads, self._threads = n_threads, ThreadPoolExecutor(n_threads)
         self.crf = LinearChainCRF(len(self.labels), allowed_transitions(self.labels), config.exclude_forbidden)
@@ -62,11 +63,12 @@ class OnnxTagger:
         scores = self.session.run(SCORES, _arrays(ones, ones, torch.zeros(1, dtype=torch.long)))
         self.crf.load_state_dict(self.crf.state_dict() | dict(zip(SCORES, map(torch.from_numpy, scores), strict=True)))
 
-    def emissions(self, batch: ViewBatch) -> Tensor:
+    def emissions(self, batch: ViewBatch, visual: VisualBatch | None = None) -> Tensor:
         """Score every label of every token.
 
         Args:
             batch: a view of B tweets of at most L tokens.
+            visual: not read: the graph is that of the text-only view.
 
         Returns:
             emissions, float32, zeros on padding, *Shape:* (B, L, n_labels).

@@ -9,7 +9,7 @@ the first to the second. Making tensors of tweets is left to :mod:`ner.views`, t
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -20,9 +20,11 @@ from ner.crf.chain import LinearChainCRF
 from ner.encoder import packing
 from ner.encoder.dropout import replace_dropouts
 from ner.models import alignment as alignment_forms
-from ner.views import EncodedView, ViewBatch, ViewName, VisualBatch
+from ner.views import EncodedView, ViewBatch, ViewName
+from ner.visual import VisualBatch, Visuals
 from pipeline.core import trust
 from pipeline.core.errors import UserError
+from pipeline.core.records import View
 from pipeline.core.soundness import explained, refuse_unsound
 from pipeline.settings.params import TrainParams
 
@@ -37,8 +39,9 @@ class TaggerConfig(PreTrainedConfig):
 
     system: str = "ita"  # its name in ner/models/registry.py
     options: dict[str, Any] | None = None  # the system's own, as in train.{system} of params.yaml
+    facts: dict[str, Any] | None = None  # what the system took from the training data (TaggerModel.facts_of)
     encoder: dict[str, Any] | None = None  # the encoder's config, its model_type included
-    tag_labels: list[str] | None = None  # BIOES, in the order of the emissions
+    tag_labels: list[str] | None = None  # BIOES or IOB2, in the order of the emissions
     views: str = "both"
     alignment: str = "marginal"
     temperature: float = 4.0
@@ -47,7 +50,7 @@ class TaggerConfig(PreTrainedConfig):
     weight_alignment: float = 0.5
     detach_teacher: bool = True
     word_dropout: float = 0.1
-    exclude_forbidden: bool = True  # transitions that BIOES forbids have probability 0 in training, too
+    exclude_forbidden: bool = True  # transitions that the scheme forbids have probability 0 in training, too
     max_length: int = 512
     max_context: int = 256
     stride: int = 128
@@ -58,8 +61,16 @@ class TaggerModel(PreTrainedModel):
     """Base of the systems: a pretrained encoder, layers of the system's own, and a CRF over tokens.
 
     A subclass defines :meth:`add_layers` and :meth:`emissions`, and where it has them :meth:`two_view_emissions`,
-    :meth:`extra_losses`, :meth:`parameter_groups`, :meth:`training_views` and :meth:`token_emissions`.
+    :meth:`extra_losses`, :meth:`facts_of`, :meth:`parameter_groups`, :meth:`training_views` and
+    :meth:`token_emissions`.
+
+    Attributes:
+        reads_context: whether the cross-modal view has what pictures say, in words, behind the tweet.
+        reads_visual: whether the cross-modal view has features and objects of pictures as tensors.
     """
+
+    reads_context: ClassVar[bool] = True
+    reads_visual: ClassVar[bool] = False
 
     config_class = TaggerConfig
     config: TaggerConfig
@@ -91,14 +102,21 @@ class TaggerModel(PreTrainedModel):
 
     @classmethod
     def from_encoder(
-        cls, encoder: str | Path, labels: list[str], params: TrainParams, *, local_files_only: bool = False
+        cls,
+        encoder: str | Path,
+        labels: list[str],
+        params: TrainParams,
+        *,
+        facts: Mapping[str, Any] | None = None,
+        local_files_only: bool = False,
     ) -> Self:
         """A tagger on a pretrained encoder, with nothing else learned yet.
 
         Args:
             encoder: a folder or a hub name.
-            labels: BIOES, in the order that emissions will have.
+            labels: BIOES or IOB2, in the order that emissions will have.
             params: the section `train` of params.yaml.
+            facts: what the system takes from the training data (:meth:`facts_of`).
             local_files_only: whether to leave the hub alone.
 
         Raises:
@@ -131,6 +149,7 @@ class TaggerModel(PreTrainedModel):
         config = TaggerConfig(
             system=params.model,
             options=params.system_options.model_dump(mode="json"),
+            facts=dict(facts or {}),
             encoder=settings,
             tag_labels=labels,
             views=params.views,
@@ -141,11 +160,26 @@ class TaggerModel(PreTrainedModel):
             weight_alignment=weights.alignment,
             detach_teacher=params.detach_teacher,
             word_dropout=params.word_dropout,
+            exclude_forbidden=params.exclude_forbidden,
             max_length=min(params.max_length, longest_window(loaded.config, _padding_position(loaded))),
-            max_context=params.max_context,
+            max_context=params.max_context if cls.reads_context else 0,
             stride=params.stride,
         )
         return cls(config, loaded)
+
+    @classmethod
+    def facts_of(cls, params: TrainParams, posts: Sequence[View], visuals: Visuals | None) -> dict[str, Any]:
+        """What the system takes from the training data before it is built, as JSON values; nothing by default.
+
+        Args:
+            params: the section `train` of params.yaml.
+            posts: the training split.
+            visuals: what its pictures give as tensors, where the stage `features` or `objects` ran.
+
+        Raises:
+            UserError: the system needs something that is not there.
+        """
+        return {}
 
     def add_layers(self, config: TaggerConfig) -> None:
         """Add the system's layers between the encoder, which is there, and the CRF, which follows."""
@@ -210,7 +244,10 @@ class TaggerModel(PreTrainedModel):
         return {}
 
     def parameter_groups(self, params: TrainParams) -> list[dict[str, Any]]:
-        """Groups for the optimizer: weight decay on matrices alone; the CRF has its own learning rate and no decay.
+        """Groups for the optimizer: weight decay on matrices alone, learning rates by what the parameters belong to.
+
+        The encoder has `learning_rate`, the layers on top of it `new_learning_rate`, if there is one, and the CRF
+        `crf_learning_rate` and no weight decay.
 
         Args:
             params: the section `train` of params.yaml.
@@ -218,14 +255,18 @@ class TaggerModel(PreTrainedModel):
         Returns:
             groups as torch's optimizers take them; one without `lr` gets `params.learning_rate`.
         """
-        named = list(self.named_parameters())
-        crf = [parameter for name, parameter in named if name.startswith("crf.")]
-        rest = [parameter for name, parameter in named if not name.startswith("crf.")]
-        return [
-            {"params": [parameter for parameter in rest if parameter.ndim > 1], "weight_decay": params.weight_decay},
-            {"params": [parameter for parameter in rest if parameter.ndim <= 1], "weight_decay": 0.0},
-            {"params": crf, "weight_decay": 0.0, "lr": params.crf_learning_rate},
-        ]
+        parts: dict[str, list[nn.Parameter]] = {"encoder": [], "new": [], "crf": []}
+        for name, parameter in self.named_parameters():
+            part = name.partition(".")[0]
+            parts[part if part in parts else "new"].append(parameter)
+        new_rate = params.new_learning_rate or params.learning_rate
+        groups = []
+        for part, rate in (("encoder", params.learning_rate), ("new", new_rate)):
+            matrices = [parameter for parameter in parts[part] if parameter.ndim > 1]
+            others = [parameter for parameter in parts[part] if parameter.ndim <= 1]
+            groups.append({"params": matrices, "weight_decay": params.weight_decay, "lr": rate})
+            groups.append({"params": others, "weight_decay": 0.0, "lr": rate})
+        return [*groups, {"params": parts["crf"], "weight_decay": 0.0, "lr": params.crf_learning_rate}]
 
     def training_views(self, batch: Sequence[Mapping[ViewName, EncodedView]]) -> list[Mapping[ViewName, EncodedView]]:
         """A batch's views as this step of the training reads them; by default as they are.

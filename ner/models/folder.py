@@ -16,7 +16,7 @@ from transformers.utils import logging as transformers_logging
 
 from ner.models.base import TaggerConfig, TaggerModel
 from ner.models.registry import tagger_class
-from ner.views import ViewEncoder, WindowLimits
+from ner.views import UNKNOWN_WORD, ViewEncoder, WindowLimits
 from pipeline.core import checksums, trust
 from pipeline.core.errors import UserError
 from pipeline.core.soundness import explained, refuse_unsound, require_words
@@ -172,4 +172,7 @@ def load_view_encoder(folder: Path, config: TaggerConfig) -> ViewEncoder:
 
 def view_encoder(tokenizer: Any, config: TaggerConfig) -> ViewEncoder:
     """The encoder of views with the window limits a tagger was trained with."""
-    return ViewEncoder(tokenizer, WindowLimits(config.max_length, config.max_context, config.stride))
+    limits = WindowLimits(config.max_length, config.max_context, config.stride)
+    words = (config.facts or {}).get("words")
+    table = None if words is None else {word: row for row, word in enumerate(words, UNKNOWN_WORD + 1)}
+    return ViewEncoder(tokenizer, limits, table)

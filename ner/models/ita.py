@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from ner.encoder import packing
 from ner.models.base import TaggerConfig, TaggerModel
-from ner.views import EncodedView, ViewBatch, ViewName, VisualBatch
+from ner.views import EncodedView, ViewBatch, ViewName
+from ner.visual import VisualBatch
 from pipeline.settings.params import ItaParams
 
 # Encoder passes without gradients take at most so many sub-tokens at once, so that a tweet of many windows fits memory.

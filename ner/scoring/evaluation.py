@@ -19,8 +19,8 @@ from pipeline.settings.params import EvaluateParams
 def condition_views(views: Sequence[View], condition: str, seed: int) -> list[View]:
     """The views of a condition, in order.
 
-    `cross_modal`: as they are. `text_only`: contexts emptied. `shuffled`: each post with another post's context, by a
-    seeded permutation that leaves none in place (:func:`derangement`).
+    `cross_modal`: as they are. `text_only`: without contexts and pictures. `shuffled`: each post with another post's
+    context and pictures, by a seeded permutation that leaves none in place (:func:`derangement`).
 
     Raises:
         UserError: no such condition, or a single post to shuffle.
@@ -28,10 +28,13 @@ def condition_views(views: Sequence[View], condition: str, seed: int) -> list[Vi
     if condition == "cross_modal":
         return list(views)
     if condition == "text_only":
-        return [replace(view, context="") for view in views]
+        return [replace(view, context="", images=[]) for view in views]
     if condition == "shuffled":
         others = derangement(len(views), seed)
-        return [replace(view, context=views[other].context) for view, other in zip(views, others, strict=True)]
+        return [
+            replace(view, context=views[other].context, images=views[other].images)
+            for view, other in zip(views, others, strict=True)
+        ]
     raise UserError(f"evaluate.conditions: {condition!r}; expected cross_modal, text_only or shuffled")
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from transformers import PrinterCallback, ProgressCallback, TrainerControl, TrainerState, TrainingArguments, set_seed
 
-from ner.bioes import bioes_labels, to_bioes
+from ner.bioes import scheme_labels, to_scheme
 from ner.decoding import choose_device
 from ner.models.base import TaggerModel
 from ner.models.folder import load_tokenizer, quietly, view_encoder
@@ -24,6 +24,7 @@ from ner.training.finite import NotFinite, require_finite
 from ner.training.sampler import Example, collate_examples
 from ner.training.trainer import TaggerTrainer
 from ner.views import EncodedView, ViewEncoder, ViewName
+from ner.visual import Visuals
 from pipeline.core import checksums
 from pipeline.core.errors import UserError
 from pipeline.core.labels import entities
@@ -41,6 +42,7 @@ def train(
     work: Path,
     curves: Path | None,
     device: str = "auto",
+    visuals: Visuals | None = None,
 ) -> dict[str, Any]:
     """Train a tagger and save that of the best epoch (by the mean of the trained views' strict dev micro-F1).
 
@@ -58,6 +60,7 @@ def train(
             nll_cross_modal,alignment}.tsv``, ``plots/metrics/dev/{f1,f1_text_only,f1_cross_modal}.tsv`` and
             ``metrics.json``; those of a mode or alignment not in use are missing.
         device: auto, cpu, cuda, cuda:1, …
+        visuals: what posts' pictures give as tensors, for the systems that read those.
 
     Returns:
         ``{"epochs": trained, "best_epoch": from 1, "chosen_by": "dev_f1" or "last_epoch",
@@ -74,13 +77,13 @@ def train(
     warn_without_entities(dev)
     chosen = choose_device(device)
     with quietly():
-        model, tokenizer, views = set_up(params, encoder, train)
+        model, tokenizer, views = set_up(params, encoder, train, visuals)
         encoded_dev, encoded_train = (encode_views(params, views, posts) for posts in (dev, train))
         index = {label: position for position, label in enumerate(model.labels)}
         examples = [
             Example(
                 {name: encoded[place] for name, encoded in encoded_train.items()},
-                [index[label] for label in to_bioes(view.labels or [])],
+                [index[label] for label in to_scheme(view.labels or [], params.scheme)],
             )
             for place, view in enumerate(train)
         ]
@@ -116,17 +119,23 @@ def train(
     return summary(state)
 
 
-def set_up(params: TrainParams, encoder: Path | str, train: Sequence[View]) -> tuple[TaggerModel, Any, ViewEncoder]:
+def set_up(
+    params: TrainParams, encoder: Path | str, train: Sequence[View], visuals: Visuals | None = None
+) -> tuple[TaggerModel, Any, ViewEncoder]:
     """A seeded tagger of the labels in `train`, with nothing learned yet; its tokenizer; the encoder of its views.
 
     Raises:
-        UserError: the encoder cannot be trained, as a dry pass shows (:mod:`ner.models.trial`).
+        UserError: the encoder cannot be trained, as a dry pass shows (:mod:`ner.models.trial`), or the system needs
+            something of pictures that is not there.
     """
     set_seed(params.seed)
-    labels = bioes_labels(view.labels or [] for view in train)
-    model = tagger_class(params.model).from_encoder(encoder, labels, params)
+    labels = scheme_labels((view.labels or [] for view in train), params.scheme)
+    system = tagger_class(params.model)
+    model = system.from_encoder(encoder, labels, params, facts=system.facts_of(params, train, visuals))
     tokenizer = load_tokenizer(encoder, params.revision)
     views = view_encoder(tokenizer, model.config)
+    if visuals is not None and model.reads_visual:
+        views.show(visuals, model.config.facts or {})
     require_trainable(model, views, encoder)
     return model, tokenizer, views
 
@@ -198,7 +207,7 @@ def _explained(error: NotFinite, trainer: "TaggerTrainer", work: Path, params: T
     return (
         f"train: {error.what} at step {error.step} of {trainer.state.max_steps}, where the learning rate was "
         f"{error.rate:g}: {left}. Lower train.learning_rate ({params.learning_rate:g}), or train.max_grad_norm "
-        f"({params.max_grad_norm:g})"
+        f"({'null' if params.max_grad_norm is None else format(params.max_grad_norm, 'g')})"
     )
 
 
@@ -260,10 +269,11 @@ def _arguments(params: TrainParams, work: Path, device: torch.device) -> Trainin
         per_device_train_batch_size=params.batch_size // (params.gradient_accumulation * processes.count()),
         gradient_accumulation_steps=params.gradient_accumulation,
         learning_rate=params.learning_rate,
-        lr_scheduler_type="linear",
+        lr_scheduler_type=params.schedule,
         warmup_steps=params.warmup_ratio,  # below 1 it is a ratio
         weight_decay=params.weight_decay,
-        max_grad_norm=params.max_grad_norm,
+        max_grad_norm=params.max_grad_norm or 0.0,  # 0: the Trainer does not clip
+        adam_epsilon=params.adam_epsilon,
         bf16=params.precision == "bfloat16",
         seed=params.seed,
         eval_strategy="epoch",

@@ -12,6 +12,7 @@ import torch
 from torch.utils.data import Sampler
 
 from ner.views import EncodedView, ViewBatch, ViewName, collate
+from ner.visual import collate_visuals
 
 _BUCKET_BATCHES = 50  # batches among which examples are sorted by length
 
@@ -75,11 +76,12 @@ def collate_examples(
         training_views: which views this step reads (:meth:`ner.models.base.TaggerModel.training_views`).
 
     Returns:
-        keyword arguments of :meth:`ner.models.base.TaggerModel.forward`: a :class:`ner.views.ViewBatch` for each view,
-        and `labels`, 0 on padding, *Shape:* (B, L).
+        keyword arguments of :meth:`ner.models.base.TaggerModel.forward`: a :class:`ner.views.ViewBatch` for each view;
+        `labels`, 0 on padding, *Shape:* (B, L); and where pictures give tensors, `visual`.
     """
     views = training_views([example.views for example in examples])
     longest = max(len(example.labels) for example in examples)
     labels = torch.tensor([[*example.labels, *[0] * (longest - len(example.labels))] for example in examples])
     batches: dict[str, ViewBatch] = {name: collate([each[name] for each in views], pad_id) for name in views[0]}
-    return {**batches, "labels": labels}
+    visual = collate_visuals([each["cross_modal"].visual for each in views]) if "cross_modal" in batches else None
+    return {**batches, "labels": labels} | ({} if visual is None else {"visual": visual})

@@ -178,10 +178,31 @@ class ItaParams(Section):
     context_dropout: LessThanOne = 0.0
 
 
+class RpbertParams(Section):
+    """What RpBERT alone has: regions of the picture behind the tweet, gated by a text-image relation."""
+
+    gate: Literal["soft", "hard", "none"] = "soft"
+    gate_on: Literal["input", "attention"] = "input"
+    detach_gate: bool = False
+    pooling: Literal["mean", "first"] = "mean"
+    lstm_layers: NonNegativeInt = 2
+    lstm_width: PositiveInt = 256
+    relation_weight: PositiveFloat = 0.05
+
+
+class Iie4mnerParams(Section):
+    """What IIE4MNER alone has: semantic augmentation, and attention to the picture's grid and to its objects."""
+
+    word_vectors: Annotated[str, Field(min_length=1)] | None = None
+    neighbours: PositiveInt = 4
+    fusion_dropout: LessThanOne = 0.5
+    span_weight: NonNegativeFloat = 0.5
+
+
 class TrainParams(Section):
     """The tagger and its training; what one system alone has stands in a section of its name."""
 
-    model: Literal["ita"] = "ita"
+    model: Literal["ita", "rpbert", "iie4mner"] = "ita"
     trainer: Literal["transformers", "flair"] = "transformers"
     encoder: Annotated[str, Field(min_length=1)]
     revision: str | None = None
@@ -195,10 +216,15 @@ class TrainParams(Section):
     batch_size: PositiveInt = 4
     gradient_accumulation: PositiveInt = 1
     learning_rate: PositiveFloat = 5e-6
+    new_learning_rate: PositiveFloat | None = None
     crf_learning_rate: PositiveFloat = 0.05
+    schedule: Literal["linear", "constant_with_warmup"] = "linear"
     warmup_ratio: LessThanOne = 0.0
     weight_decay: NonNegativeFloat = 0.01
-    max_grad_norm: PositiveFloat = 5.0
+    adam_epsilon: PositiveFloat = 1e-8
+    max_grad_norm: PositiveFloat | None = 5.0
+    scheme: Literal["bioes", "iob2"] = "bioes"
+    exclude_forbidden: bool = True
     word_dropout: LessThanOne = 0.1
     max_length: Annotated[int, Field(ge=16)] = 512
     max_context: NonNegativeInt = 256
@@ -207,6 +233,8 @@ class TrainParams(Section):
     seed: Annotated[int, Field(ge=0, le=MOST_SEED)] = 1
     patience: PositiveInt | None = None
     ita: ItaParams = ItaParams()
+    rpbert: RpbertParams = RpbertParams()
+    iie4mner: Iie4mnerParams = Iie4mnerParams()
 
     @property
     def system_options(self) -> Section:

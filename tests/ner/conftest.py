@@ -10,7 +10,7 @@ import pytest
 import torch
 from transformers import BertConfig, BertModel, BertTokenizer, XLMRobertaConfig, XLMRobertaModel, XLMRobertaTokenizer
 
-from ner.bioes import bioes_labels
+from ner.bioes import scheme_labels
 from ner.models.folder import load_tokenizer
 from ner.models.ita import ItaTagger
 from pipeline.core.records import View
@@ -110,7 +110,7 @@ def tagger_folder(xlm_r_folder: Path, tmp_path_factory: pytest.TempPathFactory) 
     """An untrained tagger whose scores are wide apart, so that it finds entities everywhere."""
     folder = tmp_path_factory.mktemp("tagger")
     torch.manual_seed(4)
-    labels = bioes_labels([["B-PER", "B-LOC"]])
+    labels = scheme_labels([["B-PER", "B-LOC"]])
     model = ItaTagger.from_encoder(xlm_r_folder, labels, small_params(xlm_r_folder), local_files_only=True)
     with torch.no_grad():
         model.emission.weight.mul_(20)

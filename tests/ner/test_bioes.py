@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 
-from ner.bioes import allowed_transitions, bioes_labels, to_bioes, to_iob2
+from ner.bioes import allowed_transitions, scheme_labels, to_iob2, to_scheme
 from pipeline.core.errors import UserError
 
 
@@ -18,16 +18,16 @@ from pipeline.core.errors import UserError
     ],
 )
 def test_iob2_and_bioes_say_the_same(iob2: list[str], bioes: list[str]) -> None:
-    assert to_bioes(iob2) == bioes
+    assert to_scheme(iob2) == bioes
     assert to_iob2(bioes) == iob2
 
 
 def test_an_orphan_opens_an_entity_as_conlleval_reads_it() -> None:
-    assert to_bioes(["O", "I-PER", "I-PER", "I-LOC"]) == ["O", "B-PER", "E-PER", "S-LOC"]
+    assert to_scheme(["O", "I-PER", "I-PER", "I-LOC"]) == ["O", "B-PER", "E-PER", "S-LOC"]
 
 
 def test_labels_of_a_corpus_are_those_of_its_types_in_order() -> None:
-    assert bioes_labels([["O", "I-PER"], ["B-LOC"]]) == [
+    assert scheme_labels([["O", "I-PER"], ["B-LOC"]]) == [
         "O",
         "B-LOC",
         "I-LOC",
@@ -39,14 +39,14 @@ def test_labels_of_a_corpus_are_those_of_its_types_in_order() -> None:
         "S-PER",
     ]
     with pytest.raises(UserError, match="no post has an entity"):
-        bioes_labels([["O"], []])
+        scheme_labels([["O"], []])
 
 
 def test_allowed_paths_are_exactly_those_that_describe_entities() -> None:
-    labels = bioes_labels([["B-A", "B-B"]])
+    labels = scheme_labels([["B-A", "B-B"]])
     transitions, start, stop = allowed_transitions(labels)
     for path in itertools.product(range(len(labels)), repeat=3):
         allowed = bool(start[path[0]] & stop[path[2]] & transitions[path[0], path[1]] & transitions[path[1], path[2]])
         names = [labels[index] for index in path]
         # A path is well-formed if going to IOB2 and back gives it again.
-        assert allowed == (to_bioes(to_iob2(names)) == names), names
+        assert allowed == (to_scheme(to_iob2(names)) == names), names

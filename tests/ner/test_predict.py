@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from ner.bioes import to_bioes
+from ner.bioes import to_scheme
 from ner.decoding import choose_device
 from ner.formats import read_input
 from ner.predict import main
@@ -70,7 +70,7 @@ def test_confidence_is_the_probability_of_the_entity_over_all_paths(tagger: Tagg
             scores.append(score.item())
             paths.append([model.labels[label] for label in path])
     total = math.fsum(math.exp(score - max(scores)) for score in scores)
-    bioes = to_bioes(prediction.predicted)
+    bioes = to_scheme(prediction.predicted)
     assert prediction.entities
     for found in prediction.entities:
         mass = math.fsum(

@@ -34,7 +34,9 @@ def batch(lengths: list[list[int]]) -> ViewBatch:
     for windows in lengths:
         rows = [row for row, length in enumerate(windows) for _ in range(length)]
         positions = [place for length in windows for place in range(length)]
-        views.append(EncodedView([torch.randint(2, 50, (length,)).tolist() for length in windows], rows, positions, ""))
+        ids = [torch.randint(2, 50, (length,)).tolist() for length in windows]
+        ends = [position + 1 for position in positions]
+        views.append(EncodedView(ids, rows, positions, ends, [length - 1 for length in windows], ""))
     return collate(views, PAD)
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModel
 
-from ner.bioes import bioes_labels
+from ner.bioes import scheme_labels
 from ner.interop import onnx
 from ner.models.folder import load_tokenizer
 from ner.models.ita import ItaTagger
@@ -60,7 +60,7 @@ def test_an_encoder_of_another_architecture_is_exported_too(model_type: str, ber
     )
     AutoModel.from_config(config).save_pretrained(tmp_path / "encoder")
     params = small_params(tmp_path / "encoder", max_length=64)
-    model = ItaTagger.from_encoder(params.encoder, bioes_labels([["B-PER"]]), params, local_files_only=True)
+    model = ItaTagger.from_encoder(params.encoder, scheme_labels([["B-PER"]]), params, local_files_only=True)
     with torch.no_grad():
         model.emission.weight.mul_(20)
     model.save_pretrained(tmp_path / "tagger")
@@ -115,7 +115,7 @@ def test_an_encoder_whose_graph_fails_on_other_shapes_is_refused(xlm_r_folder: P
     )
     AutoModel.from_config(config).save_pretrained(tmp_path / "encoder")
     params = small_params(tmp_path / "encoder", max_length=64)
-    model = ItaTagger.from_encoder(params.encoder, bioes_labels([["B-PER"]]), params, local_files_only=True)
+    model = ItaTagger.from_encoder(params.encoder, scheme_labels([["B-PER"]]), params, local_files_only=True)
     model.save_pretrained(tmp_path / "tagger")
     tokenizer.save_pretrained(tmp_path / "tagger")
     with pytest.raises(UserError, match=r"an encoder of the type modernbert .*; tag with the tagger itself"):

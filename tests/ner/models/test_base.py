@@ -1,19 +1,22 @@
 """The base of the systems: another system, with pictures as tensors and a loss of its own, is trained and loaded."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
-from ner.bioes import bioes_labels, to_bioes
+from ner.bioes import scheme_labels, to_scheme
 from ner.decoding import decode_labels
 from ner.models.base import TaggerConfig, TaggerModel
 from ner.models.folder import load_tagger, load_tokenizer, view_encoder
 from ner.models.registry import SYSTEMS
 from ner.training.sampler import Example, LengthGroupedSampler, collate_examples
-from ner.views import ViewBatch, VisualBatch
+from ner.views import ViewBatch
+from ner.visual import PostVisual, VisualBatch
 from pipeline.settings.params import TrainParams
 from tests.ner.conftest import ambiguous_views, small_params
 
@@ -55,22 +58,21 @@ def test_a_system_of_ones_own_is_trained_saved_and_loaded(
     params = small_params(xlm_r_folder, word_dropout=0.0)
     posts = ambiguous_views(64, seed=2)
     torch.manual_seed(1)
-    model = Toy.from_encoder(xlm_r_folder, bioes_labels(post.labels or [] for post in posts), params)
+    model = Toy.from_encoder(xlm_r_folder, scheme_labels(post.labels or [] for post in posts), params)
     model.config.system = "toy"
     tokenizer = load_tokenizer(xlm_r_folder)
     views = view_encoder(tokenizer, model.config)
     encoded = views.encode(posts, with_context=False)
+    # The picture shows what the text cannot say: whether the name is a person's or a place's.
     examples = [
         Example(
-            {"text_only": view, "cross_modal": view},
-            [model.labels.index(label) for label in to_bioes(post.labels or [])],
+            {"text_only": view, "cross_modal": replace(view, visual=picture(1.0 if "court" in post.context else -1.0))},
+            [model.labels.index(label) for label in to_scheme(post.labels or [])],
         )
         for view, post in zip(encoded, posts, strict=True)
     ]
-    # The picture shows what the text cannot say: whether the name is a person's or a place's.
-    shown = torch.tensor([1.0 if "court" in post.context else -1.0 for post in posts])
     optimizer = torch.optim.AdamW(model.parameter_groups(params), lr=params.learning_rate)
-    assert [group["lr"] for group in optimizer.param_groups] == [3e-3, 3e-3, 0.05, 0.01]
+    assert [group["lr"] for group in optimizer.param_groups] == [3e-3, 3e-3, 3e-3, 3e-3, 0.05, 0.01]
     order = LengthGroupedSampler([example.width for example in examples], 16, seed=1)
     history = []
     for epoch in range(8):
@@ -79,7 +81,7 @@ def test_a_system_of_ones_own_is_trained_saved_and_loaded(
         for start in range(0, len(places), 16):
             some = places[start : start + 16]
             batch = collate_examples([examples[place] for place in some], views.pad_id, model.training_views)
-            outputs = model(**batch, visual=pictures(shown[some]))
+            outputs = model(**batch)
             outputs["loss"].backward()
             optimizer.step()
             optimizer.zero_grad()
@@ -97,10 +99,5 @@ def test_a_system_of_ones_own_is_trained_saved_and_loaded(
     assert decode_labels(loaded, encoded, views.pad_id, 8) == decode_labels(model, encoded, views.pad_id, 8)
 
 
-def pictures(shown: Tensor) -> VisualBatch:
-    n_tweets = len(shown)
-    return VisualBatch(
-        regions=shown[:, None, None].expand(n_tweets, 4, 6),
-        present=torch.ones(n_tweets, dtype=torch.bool),
-        objects=torch.zeros(n_tweets, 5, dtype=torch.int64),
-    )
+def picture(shown: float) -> PostVisual:
+    return PostVisual((np.full((4, 6), shown, np.float32),), ())

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from ner.bioes import allowed_transitions, bioes_labels, to_bioes
+from ner.bioes import allowed_transitions, scheme_labels, to_scheme
 from ner.crf.chain import LinearChainCRF
 from ner.models.alignment import FORMS, TwoViews
 from ner.models.base import longest_window
@@ -27,7 +27,7 @@ from tests.ner.crf.test_chain import Enumeration
 
 def tagger(folder: Path, **changes: object) -> ItaTagger:
     torch.manual_seed(1)
-    labels = bioes_labels([["B-PER", "B-LOC"]])
+    labels = scheme_labels([["B-PER", "B-LOC"]])
     return ItaTagger.from_encoder(folder, labels, small_params(folder, **changes), local_files_only=True)
 
 
@@ -35,7 +35,7 @@ def inputs(model: ItaTagger, folder: Path, n: int = 6) -> dict[str, Any]:
     posts = ambiguous_views(n, seed=5)
     encoder = view_encoder(load_tokenizer(folder, local_files_only=True), model.config)
     text_only, cross_modal = (encoder.encode(posts, with_context=with_context) for with_context in (False, True))
-    labels = [[model.labels.index(label) for label in to_bioes(post.labels or [])] for post in posts]
+    labels = [[model.labels.index(label) for label in to_scheme(post.labels or [])] for post in posts]
     examples = [
         Example({"text_only": one, "cross_modal": other}, some)
         for one, other, some in zip(text_only, cross_modal, labels, strict=True)
@@ -262,7 +262,8 @@ def test_a_tagger_of_an_unknown_system_is_refused(tagger_folder: Path, tmp_path:
 
 
 def test_context_dropout_reads_some_tweets_without_their_context(xlm_r_folder: Path) -> None:
-    tweet, seen = EncodedView([[0, 5, 2]], [0], [1], ""), EncodedView([[0, 5, 2, 7, 2]], [0], [1], "x")
+    tweet = EncodedView([[0, 5, 2]], [0], [1], [2], [2], "")
+    seen = EncodedView([[0, 5, 2, 7, 2]], [0], [1], [2], [2], "x")
     examples = [Example({"text_only": tweet, "cross_modal": seen}, [0])] * 400
     model = tagger(xlm_r_folder, ita={"context_dropout": 0.25})
     torch.manual_seed(0)

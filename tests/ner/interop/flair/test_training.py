@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from ner.bioes import bioes_labels, to_bioes
+from ner.bioes import scheme_labels, to_scheme
 from ner.interop.flair.training import encoded_rows, train
 from ner.models.folder import load_tokenizer, quietly, view_encoder
 from ner.models.ita import ItaTagger
@@ -45,7 +45,7 @@ def objective_of_ours(params: TrainParams, views: list[View], folder: Path, rows
     """Loss and gradients of one batch by our tagger without dropout, which it leaves in `folder` for flair."""
     with quietly():
         torch.manual_seed(2)
-        labels = bioes_labels(view.labels or [] for view in views)
+        labels = scheme_labels(view.labels or [] for view in views)
         model = ItaTagger.from_encoder(params.encoder, labels, params)
         tokenizer = load_tokenizer(params.encoder)
         encoder_config = model.config.encoder
@@ -63,7 +63,7 @@ def objective_of_ours(params: TrainParams, views: list[View], folder: Path, rows
     examples = [
         Example(
             {name: encoded[name][place] for name in names},
-            [labels.index(label) for label in to_bioes(view.labels or [])],
+            [labels.index(label) for label in to_scheme(view.labels or [])],
         )
         for place, view in enumerate(views)
     ]
