@@ -235,7 +235,7 @@ class ViewEncoder:
         positions = [1 + first - starts[row] for first, row in zip(firsts, rows, strict=True)]
         behind = [
             min(1 + next_first - starts[row], closings[row])
-            for next_first, row in zip([*firsts[1:], len(tweet)], rows, strict=True)
+            for next_first, row in zip([*firsts, len(tweet)][1:], rows, strict=True)
         ]
         used = text[: max(ends[: len(context)], default=0)]
         in_table = self._words(view, firsts, starts, windows, share)

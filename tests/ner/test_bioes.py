@@ -50,3 +50,16 @@ def test_allowed_paths_are_exactly_those_that_describe_entities() -> None:
         names = [labels[index] for index in path]
         # A path is well-formed if going to IOB2 and back gives it again.
         assert allowed == (to_scheme(to_iob2(names)) == names), names
+
+
+def test_iob2_is_a_scheme_of_its_own() -> None:
+    labels = scheme_labels([["B-PER", "O", "I-LOC"]], "iob2")
+    assert labels == ["O", "B-LOC", "I-LOC", "B-PER", "I-PER"]
+    assert to_scheme(["O", "I-LOC", "I-LOC", "I-PER"], "iob2") == ["O", "B-LOC", "I-LOC", "B-PER"]
+    assert to_iob2(labels) == labels
+    transitions, starts, stops = allowed_transitions(labels)
+    allowed = {(labels[one], labels[other]) for one, other in transitions.nonzero().tolist()}
+    assert {a for a, b in allowed if b == "I-LOC"} == {"B-LOC", "I-LOC"}
+    assert all((a, b) in allowed for a in labels for b in ("O", "B-LOC", "B-PER"))
+    assert [label for label, may in zip(labels, starts.tolist(), strict=True) if may] == ["O", "B-LOC", "B-PER"]
+    assert stops.all()

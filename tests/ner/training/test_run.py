@@ -234,10 +234,10 @@ def test_groups_have_their_learning_rates(xlm_r_folder: Path, tmp_path: Path, mo
 
     monkeypatch.setattr(torch.optim.AdamW, "step", look)
     with pytest.raises(_Stop):
-        run(small_params(xlm_r_folder), tmp_path)
-    assert [group["lr"] for group in groups] == [3e-3, 3e-3, 0.05]
-    assert [group["weight_decay"] for group in groups] == [0.01, 0.0, 0.0]
-    assert len(groups[2]["params"]) == 3
+        run(small_params(xlm_r_folder, new_learning_rate=0.01), tmp_path)
+    assert [group["lr"] for group in groups] == [3e-3, 3e-3, 0.01, 0.01, 0.05]
+    assert [group["weight_decay"] for group in groups] == [0.01, 0.0, 0.01, 0.0, 0.0]
+    assert [len(group["params"]) for group in groups[2:]] == [1, 1, 3]
 
 
 def test_the_alignments_weight_rises_over_its_warm_up(
