@@ -73,7 +73,7 @@ def _view_of(row: dict[str, Any], place: str, number: int) -> tuple[View, list[i
     if ("tokens" not in row) == ("text" not in row):
         raise UserError(f"{place}: expected an object with either `tokens` or `text`")
     identifier = str(number if row.get("id") is None else row["id"])
-    context, labels = row.get("context") or "", row.get("labels")
+    context, labels, images = row.get("context") or "", row.get("labels"), row.get("images") or []
     starts: list[int] | None = None
     if "text" in row:
         if not isinstance(row["text"], str):
@@ -98,4 +98,6 @@ def _view_of(row: dict[str, Any], place: str, number: int) -> tuple[View, list[i
         )
     if any(map(has_unpaired_surrogate, (identifier, context, *tokens, *(labels or ())))):
         raise UserError(f"{place}: holds an unpaired surrogate (such as \\ud83d), which cannot be written as UTF-8")
-    return View(identifier, tokens, labels, context), starts
+    if not isinstance(images, list) or not all(isinstance(image, str) for image in images):
+        raise UserError(f"{place}: images: expected a list of picture names")
+    return View(identifier, tokens, labels, context, images), starts

@@ -7,12 +7,14 @@ import argparse
 import json
 import sys
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import IO
 
 from tqdm import tqdm
 
 from ner.formats import FORMATS, read_input
 from ner.tagger import Tagger, conll_lines
+from ner.visual import Visuals
 from pipeline.core import records
 from pipeline.core.errors import UserError, run_cli
 from pipeline.core.records import View
@@ -75,12 +77,26 @@ def main() -> None:
     parser.add_argument(
         "--text-only", action="store_true", help="leave out the context that posts of data/views bring along"
     )
+    parser.add_argument(
+        "--features",
+        metavar="FOLDER",
+        type=Path,
+        help="features of the pictures that posts name (jsonl), as data/features, for a tagger that reads them",
+    )
+    parser.add_argument(
+        "--objects",
+        metavar="FILE",
+        type=Path,
+        help="objects on those pictures, as data/contexts/objects.jsonl, likewise",
+    )
     parser.add_argument("--batch-size", type=int, default=32, help="posts the encoder reads at once [%(default)s]")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, … [%(default)s]")
     arguments = parser.parse_args()
     if arguments.batch_size < 1:
         raise UserError(f"--batch-size: expected at least 1, found {arguments.batch_size}")
     tagger = Tagger.load(arguments.model, arguments.device, arguments.revision)
+    if arguments.features or arguments.objects:
+        tagger.show(Visuals.open(arguments.features, arguments.objects))
     output_format = arguments.output_format or ("conll" if arguments.format == "conll" else "jsonl")
     posts = tqdm(
         read_input(arguments.file, arguments.format, arguments.label_column), unit="post", disable=None
