@@ -13,16 +13,17 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
-from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedConfig, PreTrainedModel
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from ner.encoder.dropout import dropout as drop
-from ner.views import ViewBatch
+from ner.views import EncodedView, ViewBatch, collate
+from pipeline.core.machine import is_out_of_memory
 
 ATTENTION = "sightread_packed"
-# Encoders that take positions and hand attention on, without a look at how sub-tokens lie in a batch (tested).
-PACKABLE = ("bert", "camembert", "electra", "roberta", "xlm-roberta")
+_TRIED = (3, 40, 11)  # sub-tokens of the windows that an encoder is tried on
+_NOISE = 1e-3  # relative to the largest value: far above what another order of additions makes
 _wanted: ContextVar[Tensor | None] = ContextVar("wanted", default=None)
 
 
@@ -39,21 +40,76 @@ class Block(NamedTuple):
     """0 on sub-tokens, -inf behind them, *Shape:* (W, 1, 1, S)."""
 
 
-def first_position(config: PreTrainedConfig) -> int:
-    """The position id of a window's first sub-token: RoBERTa's kind begins behind the padding id."""
-    if "roberta" in config.model_type or config.model_type in ("camembert", "longformer", "xmod"):
-        return (config.pad_token_id or 0) + 1
+def first_position(encoder: torch.nn.Module) -> int:
+    """The position id of a window's first sub-token: it comes behind the one that is kept for padding, if one is.
+
+    Args:
+        encoder: the encoder, or its embeddings.
+    """
+    for name, module in encoder.named_modules():
+        if name.endswith("position_embeddings") and isinstance(module, torch.nn.Embedding):
+            return 0 if module.padding_idx is None else module.padding_idx + 1
     return 0
 
 
-def enable(encoder: PreTrainedModel) -> bool:
-    """Prepare an encoder for :func:`encode_packed` and :func:`wanted_alone`; returns whether it is one that can."""
-    if encoder.config.model_type not in PACKABLE:
-        return False
-    encoder.set_attn_implementation(ATTENTION)
+def enable(encoder: PreTrainedModel) -> torch.utils.hooks.RemovableHandle:
+    """Prepare an encoder that :func:`try_out` has found to be one for :func:`encode_packed` and :func:`wanted_alone`.
+
+    Raises:
+        AttributeError, ValueError: its layers are not where those of BERT are, or its attention cannot be replaced.
+    """
     last = encoder.get_submodule(f"encoder.layer.{encoder.config.num_hidden_layers - 1}.attention.output")
-    last.register_forward_pre_hook(_narrow)
-    return True
+    encoder.set_attn_implementation(ATTENTION)
+    return last.register_forward_pre_hook(_narrow)
+
+
+def try_out(encoder: PreTrainedModel) -> bool:
+    """Prepare an encoder, if packed windows give what padded ones do; leave it alone, if they do not.
+
+    So it does where an encoder takes positions, and hands attention on without a look at how sub-tokens lie in a batch.
+
+    Args:
+        encoder: with the weights that it will have, or others that are not all the same.
+    """
+    training, implementation = encoder.training, encoder.config._attn_implementation
+    encoder.eval()
+    handle = None
+    try:
+        with torch.no_grad():
+            views = _tried(encoder)
+            firsts = (views["rows"], views["positions"])
+            padded = encoder(input_ids=views["input_ids"], attention_mask=views["attention_mask"])
+            wanted = padded.last_hidden_state[firsts] * views["mask"].unsqueeze(-1)
+            handle = enable(encoder)
+            if close(encode_packed(encoder, [views]), wanted):
+                return True
+    except Exception as error:  # whatever an encoder of any kind raises is why it is not packed
+        if is_out_of_memory(error):
+            raise
+    finally:
+        encoder.train(training)
+    if handle is not None:
+        handle.remove()
+        encoder.set_attn_implementation(implementation)
+    return False
+
+
+def close(found: Tensor, expected: Tensor) -> bool:
+    """Whether values are the same but for float noise."""
+    return bool((found - expected).abs().max() <= _NOISE * expected.abs().max().clamp_min(1e-6))
+
+
+def _tried(encoder: PreTrainedModel) -> ViewBatch:
+    """Windows of different lengths, of sub-tokens from the whole vocabulary, each a token."""
+    known = encoder.get_input_embeddings().weight.shape[0]
+    pad = encoder.config.pad_token_id or 0
+    longest = max(2, getattr(encoder.config, "max_position_embeddings", 512) - first_position(encoder))
+    posts = []
+    for length in (min(length, longest) for length in _TRIED):
+        ids = [place * 7919 % known for place in range(1, length + 1)]  # a prime: they are scattered
+        ids = [piece if piece != pad else (pad + 1) % known for piece in ids]
+        posts.append(EncodedView([ids], [0] * length, list(range(length)), ""))
+    return collate(posts, pad)
 
 
 @contextmanager
@@ -80,7 +136,7 @@ def encode_packed(encoder: PreTrainedModel, batches: Sequence[ViewBatch]) -> Ten
     """Hidden states of the tokens' first sub-tokens, from one pass over several views' batches.
 
     Args:
-        encoder: one that :func:`enable` has prepared.
+        encoder: one that :func:`enable` or :func:`try_out` has prepared.
         batches: views of the same B tweets of at most L tokens.
 
     Returns:
@@ -100,7 +156,7 @@ def encode_packed(encoder: PreTrainedModel, batches: Sequence[ViewBatch]) -> Ten
         begin += len(places)
     ids = torch.cat([batch["input_ids"].flatten()[batch["places"]] for batch in batches])
     positions = torch.cat([batch["places"] % batch["input_ids"].shape[1] for batch in batches])
-    positions += first_position(encoder.config)
+    positions += first_position(encoder.get_submodule("embeddings"))
     with wanted_alone(torch.cat(firsts)):
         hidden = encoder(input_ids=ids[None], position_ids=positions[None], blocks=blocks).last_hidden_state[0]
     n_views, longest = batches[0]["mask"].shape

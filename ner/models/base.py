@@ -54,7 +54,7 @@ class TaggerConfig(PreTrainedConfig):
     max_length: int = 512
     max_context: int = 256
     stride: int = 128
-    packs: bool = True  # False where a dry pass found that packing changes what this encoder gives
+    packs: bool | None = None  # whether packed windows give what padded ones do, as was tried; None: not yet
 
 
 class TaggerModel(PreTrainedModel):
@@ -97,7 +97,9 @@ class TaggerModel(PreTrainedModel):
         if getattr(encoder, "pooler", None) is not None:
             encoder.pooler = nn.Identity()  # not None: SqueezeBERT, say, calls it without a look
         replace_dropouts(encoder)
-        self.packs = config.packs and packing.enable(encoder)
+        self.packs = bool(config.packs)
+        if self.packs:
+            packing.enable(encoder)
         self.post_init()
 
     @classmethod
@@ -161,11 +163,17 @@ class TaggerModel(PreTrainedModel):
             detach_teacher=params.detach_teacher,
             word_dropout=params.word_dropout,
             exclude_forbidden=params.exclude_forbidden,
-            max_length=min(params.max_length, longest_window(loaded.config, _padding_position(loaded))),
+            max_length=min(params.max_length, longest_window(loaded)),
             max_context=params.max_context if cls.reads_context else 0,
             stride=params.stride,
         )
-        return cls(config, loaded)
+        model = cls(config, loaded)
+        model.try_packing()
+        return model
+
+    def try_packing(self) -> None:
+        """Find out whether the encoder, whose weights are loaded, may be given packed windows."""
+        self.packs = self.config.packs = packing.try_out(self.encoder)
 
     @classmethod
     def facts_of(cls, params: TrainParams, posts: Sequence[View], visuals: Visuals | None) -> dict[str, Any]:
@@ -363,26 +371,10 @@ class TaggerModel(PreTrainedModel):
             module.reset_parameters()
 
 
-def longest_window(config: PreTrainedConfig, padding_position: int | None = None) -> int:
-    """How many sub-tokens an encoder takes at once.
-
-    Args:
-        config: the encoder's.
-        padding_position: the position id that its embedding of positions keeps for padding, if it does: those of the
-            window come behind it, whatever the encoder is called.
-    """
-    most = getattr(config, "max_position_embeddings", None) or 0
-    first = packing.first_position(config) if padding_position is None else padding_position + 1
-    return (most if most > 0 else 512) - first
-
-
-def _padding_position(encoder: nn.Module) -> int | None:
-    positions = (
-        module
-        for name, module in encoder.named_modules()
-        if name.endswith("position_embeddings") and isinstance(module, nn.Embedding)
-    )
-    return next((module.padding_idx for module in positions), None)
+def longest_window(encoder: PreTrainedModel) -> int:
+    """How many sub-tokens an encoder takes at once; the positions of a window may come behind one for padding."""
+    most = getattr(encoder.config, "max_position_embeddings", None) or 0
+    return (most if most > 0 else 512) - packing.first_position(encoder)
 
 
 # Lets AutoTokenizer and AutoConfig recognise a tagger's folder.

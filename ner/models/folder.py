@@ -116,6 +116,8 @@ def load_tagger(folder: str | Path) -> tuple[TaggerModel, ViewEncoder]:
             ignore_mismatched_sizes=True,  # refused below, with what is wrong
         )
         refuse_unsound(loaded, report, str(folder), _AGAIN, surplus=True)
+        if loaded.config.packs is None:  # trained by flair, or before this was tried
+            loaded.try_packing()
         encoder = load_view_encoder(folder, config)
         _refuse_another_tokenizer(encoder.tokenizer, loaded, folder)
     return loaded.eval(), encoder

@@ -46,7 +46,10 @@ def padded(model: PreTrainedModel, view: ViewBatch) -> Tensor:
     return hidden[view["rows"], view["positions"]] * view["mask"].unsqueeze(-1)
 
 
-@pytest.mark.parametrize("model_type", packing.PACKABLE)
+PACKED = ("bert", "camembert", "electra", "roberta", "xlm-roberta")
+
+
+@pytest.mark.parametrize("model_type", PACKED)
 def test_a_packed_pass_gives_the_padded_ones_states_and_gradients(model_type: str) -> None:
     model = encoder(model_type)
     views = [batch([[4], [9, 9, 2], [1], [6]]), batch([[4], [20], [1], [3, 3]])]
@@ -55,7 +58,7 @@ def test_a_packed_pass_gives_the_padded_ones_states_and_gradients(model_type: st
     named = {name: parameter for name, parameter in model.named_parameters() if "pooler" not in name}
     of_padded = torch.autograd.grad(wanted, list(named.values()), upstream, allow_unused=True)
 
-    assert packing.enable(model)
+    assert packing.try_out(model)
     found = packing.encode_packed(model, views)
     torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
     of_packed = torch.autograd.grad(found, list(named.values()), upstream, allow_unused=True)
@@ -76,7 +79,7 @@ def test_a_packed_pass_gives_the_padded_ones_states_and_gradients(model_type: st
 
 def test_threads_do_not_meet_in_a_pass() -> None:
     model = encoder("bert")
-    assert packing.enable(model)
+    packing.enable(model)
     views = [batch([[length]]) for length in range(2, 32)]
     with torch.no_grad(), ThreadPoolExecutor(4) as threads:
         alone = [packing.encode_packed(model, [view]) for view in views]
@@ -87,7 +90,7 @@ def test_threads_do_not_meet_in_a_pass() -> None:
 
 def test_attention_dropout_without_padding_is_right_on_average() -> None:
     model = encoder("bert")
-    assert packing.enable(model)
+    packing.enable(model)
     views = [batch([[3], [6]])]
     mask = views[0]["mask"]
     exact = packing.encode_packed(model, views)[mask]
@@ -102,11 +105,35 @@ def test_attention_dropout_without_padding_is_right_on_average() -> None:
     assert (draws.mean(0) - exact).abs().mean() < 3 * draws.std(0).mean() / 300**0.5
 
 
-def test_an_encoder_that_cannot_be_packed_is_left_alone() -> None:
-    model = AutoModel.from_config(AutoConfig.for_model("deberta-v2", **SIZES))
+OTHERS: dict[str, dict[str, object]] = {
+    "a DeBERTa": {"model_type": "deberta-v2"},
+    "a causal BERT": {"model_type": "bert", "is_decoder": True},
+    "a Longformer": {"model_type": "longformer", "attention_window": 8},
+    "an MPNet": {"model_type": "mpnet"},
+    "an ALBERT": {"model_type": "albert", "embedding_size": 8},
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_an_encoder_that_cannot_be_packed_is_left_alone(name: str) -> None:
+    torch.manual_seed(3)
+    model = AutoModel.from_config(AutoConfig.for_model(**SIZES | OTHERS[name]))
     before = model.config._attn_implementation
-    assert not packing.enable(model)
+    ids = torch.randint(2, 50, (2, 7))
+    [wanted] = [model.eval()(input_ids=ids).last_hidden_state]
+    assert not packing.try_out(model.train())
+    assert model.training
     assert model.config._attn_implementation == before
+    assert not any(module._forward_pre_hooks for module in model.modules())
+    torch.testing.assert_close(model.eval()(input_ids=ids).last_hidden_state, wanted)
+
+
+def test_a_kind_that_nobody_has_named_is_packed_where_it_can_be() -> None:
+    model = encoder("data2vec-text")
+    views = [batch([[4], [9, 9, 2]])]
+    wanted = padded(model, views[0])
+    assert packing.try_out(model)
+    torch.testing.assert_close(packing.encode_packed(model, views), wanted, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])

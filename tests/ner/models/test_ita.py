@@ -285,7 +285,18 @@ def test_loading_what_is_no_tagger_says_what_it_is(xlm_r_folder: Path, tmp_path:
 def test_windows_never_exceed_what_the_encoder_takes(xlm_r_folder: Path, bert_folder: Path) -> None:
     assert tagger(xlm_r_folder, max_length=512, max_context=256).config.max_length == 64
     assert tagger(bert_folder, max_length=512, max_context=256).config.max_length == 64
-    assert longest_window(tagger(xlm_r_folder).encoder.config) == 64
+    assert longest_window(tagger(xlm_r_folder).encoder) == 64
+
+
+def test_a_folder_that_does_not_say_whether_its_encoder_packs_is_tried(tagger_folder: Path, tmp_path: Path) -> None:
+    """Those that flair trains do not; `true` and `false` are taken as they stand."""
+    config = json.loads((tagger_folder / "config.json").read_text())
+    assert config["packs"] is True
+    folder = tmp_path / "tagger"
+    shutil.copytree(tagger_folder, folder)
+    for said, expected in ((None, True), (False, False)):
+        (folder / "config.json").write_text(json.dumps(config | {"packs": said}))
+        assert load_tagger(folder)[0].packs is expected
 
 
 def test_the_encoder_keeps_its_pretrained_weights(xlm_r_folder: Path) -> None:
