@@ -51,7 +51,6 @@ def resolve(model: str, revision: str | None = None) -> Checkpoint:
     """
     if Path(model).expanduser().is_dir() or not is_hub_name(model):
         folder = _local(model, revision)
-        checksums.verify(folder, model)
         return Checkpoint(folder, f"sha256:{digest(folder)}")
     snapshot = _snapshot(model, revision)
     _require_snapshot(snapshot, model)
@@ -72,7 +71,7 @@ def cached_identity(model: str, revision: str | None = None) -> str:
 
 
 def require(model: str, revision: str | None = None) -> None:
-    """Check that :func:`resolve` would find the checkpoint, without downloading or hashing its weights.
+    """Check that :func:`resolve` would find the checkpoint, without downloading its weights.
 
     Raises:
         UserError: as :func:`resolve`, or a hub repository is neither complete in the cache nor reachable.
@@ -83,6 +82,7 @@ def require(model: str, revision: str | None = None) -> None:
     cached = _cached(model, revision)
     if cached is not None and not _missing(cached, model):
         trust.inspect(cached, model)
+        checksums.verify(cached, model)
         return
     from huggingface_hub import HfApi, hf_hub_download
 
@@ -109,6 +109,7 @@ def _local(model: str, revision: str | None) -> Path:
         raise UserError(f"checkpoint {model}: a local folder has no revision; set revision: null")
     trust.inspect(folder, model)
     _require_weights(folder, model, _lacking_shards(folder), "copy or download the complete checkpoint")
+    checksums.verify(folder, model)
     return folder
 
 

@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from pipeline.core import checksums
 from pipeline.core.checkpoints import digest, require, resolve
 from pipeline.core.errors import UserError
 from tests.conftest import ROOT
@@ -49,6 +50,16 @@ def test_what_is_missing_says_how_to_get_it(tmp_path: Path, find: Callable[[str]
         find("no-such-owner/no-such-model")
     with pytest.raises(UserError, match="no such folder"):
         find(str(tmp_path / "nowhere" / "at" / "all"))
+
+
+@pytest.mark.parametrize("find", [require, resolve])
+def test_what_is_not_as_it_was_saved_is_refused(tmp_path: Path, find: Callable[[str], object]) -> None:
+    folder = checkpoint(tmp_path / "model")
+    checksums.seal(folder)
+    find(str(folder))
+    (folder / "config.json").write_text('{"a": 1}')
+    with pytest.raises(UserError, match=r"not as it was saved, by checksums\.json: config\.json has changed"):
+        find(str(folder))
 
 
 def test_a_revision_of_a_folder_is_an_error(tmp_path: Path) -> None:
