@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from ner.dry_pass import require_trainable
 from pipeline.checks.check import check
 from pipeline.core.errors import run_cli
 from pipeline.core.kinds import KINDS
@@ -22,7 +23,7 @@ def main() -> None:
     if arguments.command == "reference":
         print(reference(arguments.file, {kind: option_models(kind) for kind in KINDS}), end="")
         return
-    check(arguments.file)
+    check(arguments.file, require_trainable)
     print(f"{arguments.file}: valid, and what it names is there")
 
 

@@ -18,7 +18,7 @@ from ner.training import facts, processes, work_folder
 from ner.training import run as training
 from pipeline.core import checkpoints, environments, records
 from pipeline.core.errors import run_cli
-from pipeline.core.hashes import file_digest
+from pipeline.core.hashes import modules_digest
 from pipeline.core.locks import locked, stage_lock
 from pipeline.core.records import View, ViewSources
 from pipeline.core.store import Store, digest
@@ -43,11 +43,10 @@ CODE = (
 
 def code_identity(root: Path = _ROOT) -> dict[str, str]:
     """Digest of the rooms' modules, and the versions of the packages that train."""
-    found = hashlib.sha256()
-    for place in (root / name for name in CODE):
-        for file in sorted(place.rglob("*.py")) if place.is_dir() else [place]:
-            found.update(f"{file.relative_to(root).as_posix()}\0{file_digest(file)}\n".encode())
-    return {"rooms": found.hexdigest(), **{name: version(name) for name in ("accelerate", "torch", "transformers")}}
+    return {
+        "rooms": modules_digest(root, CODE),
+        **{name: version(name) for name in ("accelerate", "torch", "transformers")},
+    }
 
 
 def main() -> None:

@@ -12,29 +12,42 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ner.encoder.packing import close
 from ner.models.base import TaggerModel
 from ner.models.folder import load_view_encoder
 from ner.views import ViewBatch, ViewEncoder, collate
 from pipeline.core.errors import UserError
+from pipeline.core.machine import is_out_of_memory
 from pipeline.core.records import View
-
-_TOLERANCE = 1e-3  # of emissions, relative to the largest: far above the noise of another order of additions
 
 
 def require_trainable(model: TaggerModel, views: ViewEncoder, name: str | Path) -> None:
-    """Try a tagger that has not been trained yet; packs no longer where packing gives other results.
+    """Try a tagger that has not been trained yet.
 
     Args:
         model: the tagger, on the CPU.
         views: its encoder of views.
-        name: what to call the encoder in messages.
+        name: what to call the encoder in the message.
 
     Raises:
         UserError: it cannot be trained, with the reason.
     """
+    if reason := obstacle(model, views):
+        raise UserError(f"train.encoder: {name} {reason}")
+
+
+def obstacle(model: TaggerModel, views: ViewEncoder) -> str | None:
+    """Why a tagger that has not been trained yet cannot be, as the end of a message that names it; None where it can.
+
+    Args:
+        model: the tagger, on the CPU.
+        views: its encoder of views.
+
+    Raises:
+        UserError: the tagger that was saved for the trial cannot be loaded.
+        Exception: memory ran out, which says nothing of the encoder.
+    """
     kind, training = model.config.encoder["model_type"] if model.config.encoder else "", model.training
-    refused = f"train.encoder: {name} ({kind}) cannot be trained here: "
-    remedy = "; choose an encoder of the BERT, RoBERTa, DeBERTa or ModernBERT kind"
     model.eval()
     try:
         with torch.random.fork_rng(devices=[]), torch.no_grad():
@@ -42,31 +55,27 @@ def require_trainable(model: TaggerModel, views: ViewEncoder, name: str | Path) 
     except UserError:
         raise
     except Exception as error:  # whatever a model of any kind raises is why it cannot be trained
-        raise UserError(f"{refused}{type(error).__name__}: {error}{remedy}") from error
+        if is_out_of_memory(error):
+            raise
+        problem = f"{type(error).__name__}: {error}"
     finally:
         model.train(training)
-    if problem:
-        raise UserError(refused + problem + remedy)
+    remedy = "choose an encoder of the BERT, RoBERTa, DeBERTa or ModernBERT kind"
+    return f"({kind}) cannot be trained here: {problem}; {remedy}" if problem else None
 
 
 def _problem(model: TaggerModel, views: ViewEncoder) -> str | None:
     short, full = _posts(views)
-    packed = _emissions(model, views, [short])
-    if model.packs:
-        model.packs = False
-        alone = _emissions(model, views, [short])
-        model.packs = model.config.packs = _close(packed, alone)  # an encoder of a packable kind may be causal, say
-    else:
-        alone = packed
+    alone = _emissions(model, views, [short])
     if not bool(torch.isfinite(alone).all()):
         return "its results are not finite"
     beside = _emissions(model, views, [short, full])
-    if not _close(beside[:1, : alone.shape[1]], alone):
+    if not close(beside[:1, : alone.shape[1]], alone):
         return "the result of a text depends on what else is in its batch (padding is not masked throughout)"
     with tempfile.TemporaryDirectory(prefix="sightread-") as folder:
         model.save_pretrained(folder)
         again = type(model).from_pretrained(folder, config=model.config, local_files_only=True).eval()
-        if not _close(_emissions(again, views, [short]), alone):
+        if not close(_emissions(again, views, [short]), alone):
             return "it gives other results after it was saved and loaded"
         views.tokenizer.save_pretrained(folder)
         words = ["name", "Jordan", "a"]
@@ -86,7 +95,3 @@ def _emissions(model: TaggerModel, views: ViewEncoder, posts: Sequence[View]) ->
     """*Shape:* (posts, length, n_labels)."""
     batch: ViewBatch = collate(views.encode(posts, with_context=False), views.pad_id)
     return model.emissions(batch)
-
-
-def _close(found: Tensor, expected: Tensor) -> bool:
-    return bool((found - expected).abs().max() <= _TOLERANCE * expected.abs().max().clamp_min(1e-6))

@@ -21,15 +21,19 @@ from pipeline.corpus.dataset import read_split
 from pipeline.extractors import registry
 from pipeline.images.manifest import look, nothing_readable
 from pipeline.settings import params
-from pipeline.settings.params import SPLITS, Params
+from pipeline.settings.params import SPLITS, Params, TrainParams
 
 _NEEDED_BYTES = 500_000_000  # of DVC's copies of outs, the tagger and its training checkpoints for a small encoder
 
 _LOOKED_AT = 100  # pictures
 
 
-def check(path: str | Path = "params.yaml") -> Params:
+def check(path: str | Path = "params.yaml", try_encoder: Callable[[TrainParams], None] | None = None) -> Params:
     """Load params and check what they name. What looks like a slip is a warning on stderr.
+
+    Args:
+        path: params.yaml.
+        try_encoder: is called where nothing else is wrong; raises UserError if no tagger can be trained on the encoder.
 
     Raises:
         UserError: with a line for every problem.
@@ -53,6 +57,9 @@ def check(path: str | Path = "params.yaml") -> Params:
             problems.append(at("data.images") + problem)
         else:
             print(f"warning: {at('data.images')}{problem}", file=sys.stderr)
+    if not problems and try_encoder is not None:
+        for problem in _caught(partial(try_encoder, settings.train)):
+            problems.append(at("train.encoder") + problem.removeprefix("train.encoder: "))
     if problems:
         raise UserError("\n".join(problems))
     return settings

@@ -5,9 +5,12 @@ import random
 import string
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+import transformers
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import BertConfig, BertModel, BertTokenizer, XLMRobertaConfig, XLMRobertaModel, XLMRobertaTokenizer
 
 from ner.bioes import scheme_labels
@@ -72,6 +75,34 @@ def bert_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
             max_position_embeddings=64,
         )
     ).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def bpe() -> Any:
+    """A byte-level BPE that puts no space before the first word."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=400,
+        special_tokens=["<s>", "<pad>", "</s>", "<unk>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(["love the Jordan in Paris court desert photo of name"] * 20, trainer)
+    special = {"cls_token": "<s>", "sep_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>"}
+    return transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special)
+
+
+_IDS = {"pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2, "vocab_size": 400, "max_position_embeddings": 64}
+
+
+def saved_encoder(folder: Path, tokenizer: Any, kind: str, options: dict[str, Any]) -> Path:
+    """A checkpoint of random weights, with the config class `kind`."""
+    torch.manual_seed(0)
+    config = getattr(transformers, kind)(**_IDS | options)
+    transformers.AutoModel.from_config(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
 

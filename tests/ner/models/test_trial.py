@@ -6,15 +6,13 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
 from ner.models.folder import load_tagger, load_tokenizer
 from ner.training.run import set_up
 from pipeline.core.errors import UserError
-from tests.ner.conftest import ambiguous_views, small_params
+from tests.ner.conftest import ambiguous_views, saved_encoder, small_params
 
 SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
-IDS = {"pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2, "vocab_size": 400, "max_position_embeddings": 64}
 BART = {"d_model": 32, "encoder_layers": 1, "decoder_layers": 1, "encoder_ffn_dim": 64, "decoder_ffn_dim": 64}
 GROUPS = {f"{name}_groups": 2 for name in ("q", "k", "v", "intermediate", "output")}
 WORKS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -33,32 +31,9 @@ FAILS: dict[str, tuple[str, dict[str, Any], str]] = {
 }
 
 
-@pytest.fixture(scope="module")
-def bpe() -> Any:
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    trainer = trainers.BpeTrainer(
-        vocab_size=400,
-        special_tokens=["<s>", "<pad>", "</s>", "<unk>"],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(["love the Jordan in Paris court desert photo of name"] * 20, trainer)
-    special = {"cls_token": "<s>", "sep_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>"}
-    return transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special)
-
-
-def encoder(folder: Path, tokenizer: Any, kind: str, options: dict[str, Any]) -> Path:
-    torch.manual_seed(0)
-    config = getattr(transformers, kind)(**IDS | options)
-    transformers.AutoModel.from_config(config).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
-
-
 @pytest.mark.parametrize("name", WORKS)
 def test_an_encoder_that_passes_gives_the_same_tagger_when_it_is_loaded(tmp_path: Path, bpe: Any, name: str) -> None:
-    folder = encoder(tmp_path / "encoder", bpe, *WORKS[name])
+    folder = saved_encoder(tmp_path / "encoder", bpe, *WORKS[name])
     params = small_params(folder, max_length=512)
     model, tokenizer, views = set_up(params, folder, ambiguous_views(8, seed=0))
     assert views.limits.max_length == 64
@@ -77,7 +52,7 @@ def test_an_encoder_that_passes_gives_the_same_tagger_when_it_is_loaded(tmp_path
 @pytest.mark.parametrize("name", FAILS)
 def test_an_encoder_that_fails_is_refused_by_name(tmp_path: Path, bpe: Any, name: str) -> None:
     kind, options, message = FAILS[name]
-    folder = encoder(tmp_path / "encoder", bpe, kind, options)
+    folder = saved_encoder(tmp_path / "encoder", bpe, kind, options)
     with pytest.raises(UserError, match=message):
         set_up(small_params(folder, max_length=64), folder, ambiguous_views(8, seed=0))
 

@@ -52,7 +52,7 @@ def test_the_preset_for_tweets_has_none(tmp_path: Path) -> None:
 def test_params_check_warns_with_the_line_and_succeeds(tmp_path: Path) -> None:
     """Of data that are the sample's, under another name."""
     (tmp_path / "mine").symlink_to(ROOT / "sample/data")
-    for name in ("checkpoints", "pipeline"):
+    for name in ("checkpoints", "ner", "pipeline"):
         (tmp_path / name).symlink_to(ROOT / name)
     text = (ROOT / "params.yaml").read_text(encoding="utf-8").replace("root: sample/data", "root: mine")
     (tmp_path / "params.yaml").write_text(text, encoding="utf-8")
