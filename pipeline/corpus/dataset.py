@@ -2,9 +2,10 @@
 
 import re
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
+from pipeline.core.names import composed
 from pipeline.core.records import Post
 from pipeline.corpus import conll, csv, jsonl
 from pipeline.corpus.reading import unique_ids
@@ -12,6 +13,10 @@ from pipeline.settings.params import DataParams, Split
 
 _ROUNDED = re.compile(r"\d([.,]\d+)?[eE]\+?\d+")
 """A long number as a spreadsheet shows it, and saves it: 7.91E+17."""
+_DIGITS = 15
+"""So many of a number's digits a spreadsheet keeps; the others become zeros."""
+_BY_CHANCE = 5
+"""Zeros behind those, in all ids together, that a data set may well have by chance."""
 
 
 def read_split(data: DataParams, split: Split, odd: Counter[str] | None = None) -> list[Post]:
@@ -35,6 +40,18 @@ def read_split(data: DataParams, split: Split, odd: Counter[str] | None = None) 
     for path in data.files(split):
         posts += readers[data.format](path, scheme=data.scheme, image_name=data.image_name, types=data.types, odd=odd)
     unique = list(unique_ids(posts))
-    odd["rounded_ids"] += sum(_ROUNDED.fullmatch(post.id) is not None for post in posts)
-    odd["repeated_ids"] += sum(post.id != given.id for post, given in zip(unique, posts, strict=True))
+    odd["rounded_ids"] += _n_rounded([post.id for post in posts])
+    firsts: dict[str, str] = {}
+    for post, given in zip(unique, posts, strict=True):
+        same_form = firsts.setdefault(composed(given.id), given.id) == given.id
+        if post.id != given.id:
+            odd["repeated_ids" if same_form else "ids_in_other_forms"] += 1
     return unique
+
+
+def _n_rounded(ids: Sequence[str]) -> int:
+    """How many ids a spreadsheet has rounded: to 7.91E+17, or to zeros at the end of every long number there is."""
+    long = [each for each in ids if len(each) > _DIGITS and each.isascii() and each.isdigit()]
+    zeros = [len(each) - _DIGITS for each in set(long) if not each[_DIGITS:].strip("0")]
+    cut = len(long) if len(zeros) == len(set(long)) and sum(zeros) > _BY_CHANCE else 0
+    return cut + sum(_ROUNDED.fullmatch(each) is not None for each in ids)

@@ -14,6 +14,7 @@ from typing import Any
 
 from pipeline.core.errors import UserError
 from pipeline.core.labels import Scheme, check_type, split_label, to_iob2
+from pipeline.core.names import composed
 from pipeline.core.records import Post
 from pipeline.core.tokens import tokenize
 from pipeline.settings.params import RESERVED_TYPES
@@ -80,15 +81,15 @@ def rename_types(post: Post, types: Mapping[str, str]) -> Post:
 
 
 def unique_ids(posts: Iterable[Post]) -> Iterator[Post]:
-    """The posts, an id that was there before made `id#2`, `id#3`, …; ids that are unique stay."""
+    """The posts, an id that was there before, in whichever Unicode form, made `id#2`, `id#3`, …; unique ids stay."""
     seen: set[str] = set()
     tried: dict[str, int] = {}  # how far the numbers of an id are known to be taken
     for post in posts:
-        name = post.id
-        while name in seen:
-            tried[post.id] = tried.get(post.id, 1) + 1
-            name = f"{post.id}#{tried[post.id]}"
-        seen.add(name)
+        name, key = post.id, composed(post.id)
+        while composed(name) in seen:
+            tried[key] = tried.get(key, 1) + 1
+            name = f"{post.id}#{tried[key]}"
+        seen.add(composed(name))
         yield post if name == post.id else replace(post, id=name)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from pipeline.core.labels import entities, orphans
+from pipeline.core.names import FORMS, composed
 from pipeline.core.records import Post
 from pipeline.settings.params import SPLITS, Split
 
@@ -18,9 +19,13 @@ ODD = {
         "labels dropped (data.types renames their types to O)",
     ),
     "repeated_ids": ("id given again and numbered", "ids given again and numbered"),
+    "ids_in_other_forms": (
+        f"id that differs from an earlier one {FORMS}, numbered",
+        f"ids that differ from earlier ones {FORMS}, numbered",
+    ),
     "rounded_ids": (
-        "id that a spreadsheet seems to have rounded, such as 7.91E+17: export it as text",
-        "ids that a spreadsheet seems to have rounded, such as 7.91E+17: export them as text",
+        "id that a spreadsheet seems to have rounded, such as 7.91E+17 or 791000000000000000: export it as text",
+        "ids that a spreadsheet seems to have rounded, such as 7.91E+17 or 791000000000000000: export them as text",
     ),
 }
 """What readers count and do not stop at, and how one and several of it are put."""
@@ -69,7 +74,7 @@ def _split_report(posts: Sequence[Post], odd: Mapping[str, int]) -> dict[str, An
         "invisible_tokens": sum(is_invisible(token) for post in posts for token in post.tokens),
         "without_image": sum(not post.images for post in posts),
         "several_images": sum(len(post.images) > 1 for post in posts),
-        "sharing_an_image": len(images) - len(set(images)),
+        "sharing_an_image": len(images) - len(set(map(composed, images))),
         "odd": {name: odd.get(name, 0) for name in ODD},
     }
 

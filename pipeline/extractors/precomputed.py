@@ -15,6 +15,7 @@ from pydantic import Field
 from pipeline.core.errors import UserError
 from pipeline.core.files import numbered_jsonl
 from pipeline.core.kinds import KINDS
+from pipeline.core.names import FORMS, composed
 from pipeline.core.records import Caption, Item, ObjectTag, as_json
 from pipeline.extractors.base import Options
 from pipeline.settings.params import ExecutionParams, Fraction
@@ -59,7 +60,8 @@ class _Precomputed:
     """What a file says of each picture; read when the first is asked for. An entry may be empty.
 
     An entry is found by the picture's name as it is, else by that without its extension, else by the file's name alone
-    without folder and extension. One that lacks the extension must fit one picture of the data set only.
+    without folder and extension; names are compared in Unicode's form NFC. One that lacks the extension must fit one
+    picture of the data set only.
     """
 
     KIND: ClassVar[str]
@@ -85,11 +87,11 @@ class _Precomputed:
         """
         self._fitting = {}
         for name in names:
-            for key in _without_extension(name):
+            for key in _without_extension(composed(name)):
                 if key in self._entries:
-                    self._fitting.setdefault(key, [])
-                    if len(self._fitting[key]) < 2:
-                        self._fitting[key].append(name)
+                    fitting = self._fitting.setdefault(key, [])
+                    if len(fitting) < 2 and composed(name) not in fitting:
+                        fitting.append(composed(name))
 
     def lookup(self, image_name: str) -> list[Item] | None:
         """The picture's items, or None where the file has no entry for it.
@@ -98,9 +100,10 @@ class _Precomputed:
             UserError: the file cannot be read, or the picture's entry fits another picture too; the message names file
                 and line.
         """
-        if image_name in self._entries:
-            return self._entries[image_name][1]
-        for key in _without_extension(image_name):
+        name = composed(image_name)
+        if name in self._entries:
+            return self._entries[name][1]
+        for key in _without_extension(name):
             if key in self._entries:
                 line, items = self._entries[key]
                 if len(pictures := self._fitting.get(key, [])) > 1:
@@ -114,17 +117,20 @@ class _Precomputed:
 
     @cached_property
     def _entries(self) -> dict[str, tuple[int, list[Item]]]:
-        """Line and items of every entry."""
+        """Line and items of every entry, by its name in NFC."""
         file = self._options.file()
         entries: dict[str, tuple[int, list[Item]]] = {}
+        as_written: dict[str, str] = {}
         read = self._read_jsonl if _is_jsonl(file) else self._read_other
         for line, name, items in read(file):
-            if name in entries:
+            key = composed(name)
+            if key in entries:
+                hint = "" if as_written[key] == name else f"; the two names differ {FORMS}"
                 raise UserError(
-                    f"{file}:{line}: a second entry for {name} (the first is on line {entries[name][0]}); "
-                    "expected one entry a picture"
+                    f"{file}:{line}: a second entry for {name} (the first is on line {entries[key][0]}); "
+                    f"expected one entry a picture{hint}"
                 )
-            entries[name] = line, items
+            entries[key], as_written[key] = (line, items), name
         return entries
 
     def _read_jsonl(self, file: Path) -> Iterator[Entry]:

@@ -15,6 +15,7 @@ from typing import Protocol
 
 from PIL import Image
 
+from pipeline.core.names import other_forms
 from pipeline.images.decoding import PictureError, decode
 from pipeline.images.links import Links
 from pipeline.settings.params import ImagesParams
@@ -50,8 +51,15 @@ class Folder:
         self._links = Links(self._folder, follow)
 
     def locate(self, name: str) -> Path:
-        """The file of picture `name`; raises as :func:`locate`."""
-        return locate(self._folder, name, self._links)
+        """The file of picture `name`, or one under its name in another Unicode form; raises as :func:`locate`."""
+        try:
+            return locate(self._folder, name, self._links)
+        except PictureError as error:
+            if error.status == "missing":
+                for form in other_forms(name):
+                    if os.path.lexists(os.path.join(self._folder, form)):
+                        return locate(self._folder, form, self._links)
+            raise
 
     def read(self, name: str) -> bytes:
         """The bytes of a picture; raises as :func:`locate` and :func:`read_bytes`."""

@@ -1,5 +1,7 @@
 """Posts of two files are matched by id or by place, and what has no match is named."""
 
+import unicodedata
+
 import pytest
 
 from ner.scoring.matching import match
@@ -23,6 +25,14 @@ def test_posts_missing_or_too_many_are_named() -> None:
 def test_an_id_given_twice_is_matched_by_its_turn() -> None:
     gold = [Post("1", ["a"], ["O"], ["1.jpg"]), Post("1", ["b"], ["O"], ["1.jpg"])]
     assert match(gold, list(gold), "g", "p") == gold
+
+
+def test_ids_that_differ_in_unicode_form_alone_match_and_tokens_are_said_to() -> None:
+    nfc, nfd = (unicodedata.normalize(form, "é") for form in ("NFC", "NFD"))
+    assert match(posts("1", nfc), posts(nfd, "1"), "g", "p") == [*posts("1"), *posts(nfd)]
+    gold, found = ([Post("1", [token], ["O"], ["1.jpg"])] for token in (nfc, nfd))
+    with pytest.raises(UserError, match=r"token 1 is 'é' in g, .*; they differ in Unicode form alone .*: write both"):
+        match(gold, found, "g", "p")
 
 
 def test_the_second_of_a_double_id_is_found_under_the_name_that_predictions_give_it() -> None:

@@ -1,6 +1,7 @@
 """What is no part of a post is skipped and counted; what a spreadsheet or a script has spoilt is named."""
 
 import json
+import unicodedata
 from collections import Counter
 from pathlib import Path
 
@@ -100,6 +101,45 @@ def test_rounded_and_repeated_ids_are_counted(tmp_path: Path) -> None:
     posts = read_split(DataParams(root=tmp_path, format="csv", test=["a.csv"]), "test", odd)
     assert len({post.id for post in posts}) == 6
     assert +odd == {"rounded_ids": 4, "repeated_ids": 1}
+
+
+def test_ids_that_differ_in_unicode_form_alone_are_numbered_and_counted_apart(tmp_path: Path) -> None:
+    nfc, nfd = (unicodedata.normalize(form, "café") for form in ("NFC", "NFD"))
+    write(tmp_path, f"id,text\n{nfd},a\n{nfc},b\n{nfd},c\n", "a.csv")
+    odd: Counter[str] = Counter()
+    posts = read_split(DataParams(root=tmp_path, format="csv", test=["a.csv"]), "test", odd)
+    assert [(post.id, post.images) for post in posts] == [
+        (nfd, [f"{nfd}.jpg"]),
+        (f"{nfc}#2", [f"{nfc}.jpg"]),
+        (f"{nfd}#3", [f"{nfd}.jpg"]),
+    ]
+    assert +odd == {"ids_in_other_forms": 1, "repeated_ids": 1}
+    assert report({"train": [], "dev": [], "test": posts})["splits"]["test"]["sharing_an_image"] == 2
+    assert "1 id that differs from an earlier one in Unicode form alone (NFC, NFD), numbered" in described(odd)
+
+
+@pytest.mark.parametrize(
+    ("ids", "rounded"),
+    [
+        (["791000000000123000", "791000000000456000"], 2),
+        (["791000000000123000", "791000000000123000", "791000000000456000", "12"], 3),
+        (["1" * 15 + "0" * 4, "2" * 15 + "0" * 4], 2),
+        (["791000000000123000"], 0),
+        (["791000000000123000", "791000000000456001"], 0),
+        (["1234567890123450", "1234567890123460"], 0),
+        (["1000", "2000", "3000"], 0),
+        (["a" * 15 + "000", "b" * 15 + "000"], 0),
+    ],
+    ids=["two", "repeated", "19 digits", "one may be by chance", "one is not", "16 digits", "short", "no numbers"],
+)
+def test_ids_that_all_end_in_the_zeros_of_a_spreadsheet_are_counted(
+    tmp_path: Path, ids: list[str], rounded: int
+) -> None:
+    """A spreadsheet keeps 15 digits of a number."""
+    write(tmp_path, "id,text\n" + "".join(f"{one},a\n" for one in ids), "a.csv")
+    odd: Counter[str] = Counter()
+    read_split(DataParams(root=tmp_path, format="csv", test=["a.csv"]), "test", odd)
+    assert odd["rounded_ids"] == rounded
 
 
 def test_dropped_labels_are_counted(tmp_path: Path) -> None:

@@ -3,8 +3,9 @@
 import base64
 import json
 import shutil
+import unicodedata
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import pytest
 
@@ -13,9 +14,11 @@ from pipeline.core.kinds import KINDS
 from pipeline.core.records import Caption, ImageRow, ObjectTag, TextLine
 from pipeline.core.store import Store
 from pipeline.engine.run import extract
-from pipeline.extractors.base import LookupExtractor
+from pipeline.extractors.base import ExpectingExtractor, LookupExtractor
 from pipeline.extractors.registry import choose
 from tests.project import Project
+
+Form = Literal["NFC", "NFD"]
 
 
 def reader(kind: str, path: Path | str | None, **options: Any) -> LookupExtractor:
@@ -40,6 +43,25 @@ def test_a_caption_file(tmp_path: Path, ends: str) -> None:
     assert captions.lookup("8.jpg") == [Caption("schöne Grüße\u2028von hier")]
     assert captions.lookup("9.jpg") == [Caption("by its id")], "names without their extension serve too"
     assert captions.lookup("10.jpg") is None
+
+
+@pytest.mark.parametrize(("named", "written_as"), [("NFC", "NFD"), ("NFD", "NFC")])
+def test_an_entry_whose_name_differs_in_unicode_form_alone_is_found(
+    tmp_path: Path, named: Form, written_as: Form
+) -> None:
+    picture, stem = unicodedata.normalize(named, "Köln/é.jpg"), unicodedata.normalize(written_as, "Köln/é")
+    for entry in (f"{stem}.jpg", stem, stem.rpartition("/")[2]):
+        captions = reader("captions", written(tmp_path, "c.txt", f"{entry} :a dog\n"))
+        assert isinstance(captions, ExpectingExtractor)
+        captions.expect([picture, unicodedata.normalize(written_as, picture)])
+        assert captions.lookup(picture) == [Caption("a dog")], entry
+
+
+def test_two_entries_that_differ_in_unicode_form_alone_are_said_to(tmp_path: Path) -> None:
+    lines = "".join(f"{unicodedata.normalize(form, 'é')}.jpg :a dog\n" for form in get_args(Form))
+    captions = reader("captions", written(tmp_path, "c.txt", lines))
+    with pytest.raises(UserError, match=r"c\.txt:2: a second entry for .*; the two names differ in Unicode form alone"):
+        captions.lookup("é.jpg")
 
 
 ROWS: dict[str, tuple[list[dict[str, Any]], list[Any]]] = {

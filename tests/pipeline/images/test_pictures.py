@@ -2,7 +2,9 @@
 
 import hashlib
 import os
+import unicodedata
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from PIL import Image
@@ -12,6 +14,7 @@ from pipeline.images.pictures import Folder, load, read_bytes
 from pipeline.settings.params import ImagesParams
 
 LIMITS = ImagesParams()
+Form = Literal["NFC", "NFD"]
 
 
 def test_a_folder_gives_its_pictures_and_nothing_else(tmp_path: Path) -> None:
@@ -35,6 +38,27 @@ def test_a_folder_gives_its_pictures_and_nothing_else(tmp_path: Path) -> None:
     (tmp_path / "images" / "big.png").write_bytes(b"7 bytes")
     with pytest.raises(PictureError, match="max_bytes is 6"):
         folder.read("big.png")
+
+
+@pytest.mark.parametrize(("named", "lies"), [("NFC", "NFD"), ("NFD", "NFC")])
+def test_a_picture_whose_name_differs_in_unicode_form_alone_is_found(tmp_path: Path, named: Form, lies: Form) -> None:
+    """As macOS names files, or a data set its ids."""
+    name, file = (unicodedata.normalize(form, "Köln/café.png") for form in (named, lies))
+    (tmp_path / file).parent.mkdir()
+    (tmp_path / file).write_bytes(b"inside")
+    assert Folder(tmp_path, LIMITS).read(name) == b"inside"
+    (tmp_path / name).parent.mkdir()
+    (tmp_path / name).write_bytes(b"its own")
+    assert Folder(tmp_path, LIMITS).read(name) == b"its own"
+
+
+def test_a_link_under_another_form_of_a_name_is_held_to_the_rules(tmp_path: Path) -> None:
+    (tmp_path / "secret").write_bytes(b"outside")
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / unicodedata.normalize("NFD", "é.png")).symlink_to(tmp_path / "secret")
+    with pytest.raises(PictureError) as caught:
+        Folder(tmp_path / "images", LIMITS).read("é.png")
+    assert caught.value.status == "unsafe_name"
 
 
 def test_what_is_no_file_leaves_nothing_open(tmp_path: Path) -> None:
