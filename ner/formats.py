@@ -16,7 +16,7 @@ from pipeline.core.files import decoded_lines, parse_object
 from pipeline.core.records import View
 from pipeline.core.tokens import tokenize
 from pipeline.corpus import conll
-from pipeline.corpus.reading import has_unpaired_surrogate
+from pipeline.corpus.reading import has_unpaired_surrogate, without_mark
 from pipeline.corpus.report import described
 
 FORMATS = ("text", "conll", "jsonl")
@@ -34,14 +34,14 @@ def read_input(path: str, format_name: str, label_column: int = 2) -> Iterator[t
         UserError: no such file, not UTF-8, or a malformed line; the message names file and line.
     """
     with _lines(path) as (name, lines):
+        odd: Counter[str] = Counter()
         if format_name == "conll":
-            odd: Counter[str] = Counter()
             for post in conll.stream(lines, name, label_column, odd):
                 yield View(post.id, post.tokens, post.labels, ""), None
-            if skipped := ", ".join(described(odd)):
-                print(f"{name}: {skipped}", file=sys.stderr)
         else:
-            yield from (_read_text if format_name == "text" else _read_jsonl)(name, lines)
+            yield from (_read_text if format_name == "text" else _read_jsonl)(name, lines, odd)
+        if skipped := ", ".join(described(odd)):
+            print(f"{name}: {skipped}", file=sys.stderr)
 
 
 @contextmanager
@@ -55,18 +55,22 @@ def _lines(path: str) -> Iterator[tuple[str, Iterator[tuple[int, str]]]]:
         yield path, decoded_lines(file, path)
 
 
-def _read_text(_name: str, lines: Iterable[tuple[int, str]]) -> Iterator[tuple[View, list[int]]]:
+def _read_text(_name: str, lines: Iterable[tuple[int, str]], odd: Counter[str]) -> Iterator[tuple[View, list[int]]]:
     """A post a line; an empty line is a post without tokens, so that output lines match input lines."""
     for number, line in lines:
-        tokens = tokenize(line)
-        yield View(str(number), [token for token, _ in tokens], None, ""), [start for _, start in tokens]
+        text = without_mark(line, odd)
+        tokens, skipped = tokenize(text), len(line) - len(text)
+        yield View(str(number), [token for token, _ in tokens], None, ""), [skipped + start for _, start in tokens]
 
 
-def _read_jsonl(name: str, lines: Iterable[tuple[int, str]]) -> Iterator[tuple[View, list[int] | None]]:
+def _read_jsonl(
+    name: str, lines: Iterable[tuple[int, str]], odd: Counter[str]
+) -> Iterator[tuple[View, list[int] | None]]:
     """Objects with `tokens` (a post or a view, its `context` used) or with `text`; `id`, `labels` where there."""
     for number, line in lines:
         if line.strip():
-            yield _view_of(parse_object(line, f"{name}:{number}"), f"{name}:{number}", number)
+            row = parse_object(without_mark(line, odd), f"{name}:{number}")
+            yield _view_of(row, f"{name}:{number}", number)
 
 
 def _view_of(row: dict[str, Any], place: str, number: int) -> tuple[View, list[int] | None]:

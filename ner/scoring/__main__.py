@@ -2,6 +2,8 @@
 
 import argparse
 import json
+import sys
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,9 @@ from ner.scoring.comparison import compare, overlap_scores
 from ner.scoring.f1 import score
 from ner.scoring.matching import match
 from pipeline.core.errors import UserError, run_cli
+from pipeline.core.records import Post
 from pipeline.corpus import conll
+from pipeline.corpus.report import described
 
 
 def table(scores: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str:
@@ -39,6 +43,15 @@ def _bounds(bounds: Sequence[float] | None) -> str:
     return "" if bounds is None else f"  [{100 * bounds[0]:.2f}, {100 * bounds[1]:.2f}]"
 
 
+def _read(path: Path, label_column: int) -> list[Post]:
+    """The posts of a file; what is no part of them is said on stderr."""
+    odd: Counter[str] = Counter()
+    posts = conll.read(path, label_column=label_column, odd=odd)
+    if skipped := ", ".join(described(odd)):
+        print(f"{path}: {skipped}", file=sys.stderr)
+    return posts
+
+
 def main() -> None:
     """The command line; see ``--help``."""
     parser = argparse.ArgumentParser(
@@ -61,13 +74,13 @@ def main() -> None:
         raise UserError("--bootstrap-samples and --seed must be at least 0 and --confidence between 0 and 1")
     if arguments.other is not None and not samples:
         raise UserError("--bootstrap-samples 0: testing two systems against each other takes at least one sample")
-    posts = conll.read(arguments.gold, label_column=arguments.label_column)
+    posts = _read(arguments.gold, arguments.label_column)
     if not posts:
         raise UserError(f"{arguments.gold}: no posts; expected token<TAB>label lines")
     gold = [post.labels or [] for post in posts]
     systems: list[list[list[str]]] = []
     for path in filter(None, (arguments.predicted, arguments.other)):
-        matched = match(posts, conll.read(path, label_column=arguments.label_column), str(arguments.gold), str(path))
+        matched = match(posts, _read(path, arguments.label_column), str(arguments.gold), str(path))
         systems.append([post.labels or [] for post in matched])
     scores = [
         score(gold, system, bootstrap_samples=samples, confidence=confidence, seed=seed) | overlap_scores(gold, system)

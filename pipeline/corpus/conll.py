@@ -50,7 +50,7 @@ def read(
     path, known = Path(path), Labels(scheme, types)
     odd = Counter() if odd is None else odd
     problems: list[str] = []
-    posts = list(
+    numbered = list(
         parse(
             numbered_lines(path),
             lambda number, problem: problems.append(f"{path}:{number}: {problem}"),
@@ -61,11 +61,15 @@ def read(
             odd,
         )
     )
-    if not problems and posts and all(_is_separated_by_spaces(post, known) for post in posts):
-        problems.append(
-            f"{path}: every line is separated by spaces, as is {posts[0].tokens[0]!r}; expected token<TAB>label"
-        )
-    return finish(path, posts, problems, known, odd)
+    if not problems and numbered and all(_is_separated_by_spaces(post, known) for _, post in numbered):
+        problems.append(_separated_by_spaces(str(path), *numbered[0]))
+    problems = problems or [
+        f"{path}:{number}: post {post.id if post.id.isprintable() else repr(post.id)} has no tokens; expected "
+        "token<TAB>label lines, or no post"
+        for number, post in numbered
+        if not post.tokens
+    ]
+    return finish(path, [post for _, post in numbered], problems, known, odd)
 
 
 def stream(
@@ -87,12 +91,9 @@ def stream(
     def refuse(number: int, problem: str) -> None:
         raise UserError(f"{name}:{number}: {problem}")
 
-    for post in parse(lines, refuse, known, label_column, None, str, Counter() if odd is None else odd):
+    for number, post in parse(lines, refuse, known, label_column, None, str, Counter() if odd is None else odd):
         if _is_separated_by_spaces(post, known):
-            raise UserError(
-                f"{name}: every line of post {post.id} is separated by spaces, as is {post.tokens[0]!r}; expected "
-                "token<TAB>label"
-            )
+            raise UserError(_separated_by_spaces(name, number, post))
         yield post
 
 
@@ -104,8 +105,10 @@ def parse(
     image_name: str | None,
     name_post: Callable[[int], str],
     odd: Counter[str],
-) -> Iterator[Post]:
+) -> Iterator[tuple[int, Post]]:
     """Yield the posts of numbered lines, their labels as they stand; a malformed line is reported and left out.
+
+    Each comes with the number of the line of its first token, or where it has none, of its first line.
 
     Args:
         lines: numbered, without their ends.
@@ -131,7 +134,7 @@ def parse(
             if current is not None:
                 count += 1
                 yield current.finish(name_post(count), image_name)
-            current = _Draft([identifier])
+            current = _Draft(number, [identifier])
         elif not line.strip("\t") or _CONTROL.match(line):
             odd["control_lines"] += line.startswith("-")
             if current is not None and current.tokens:
@@ -146,8 +149,8 @@ def parse(
                 continue
             report(number, f"{line!r}: a comment amid a post; expected it before the post's first token")
         else:
-            current = current or _Draft()
-            problem = current.add(line.split("\t"), label_column, known)
+            current = current or _Draft(number)
+            problem = current.add(number, line.split("\t"), label_column, known)
             if problem:
                 report(number, problem)
         after_blank = False
@@ -171,16 +174,24 @@ def _is_separated_by_spaces(post: Post, known: Labels) -> bool:
     return post.labels is None and bool(post.tokens) and all(known.among(token.split(" ")[1:]) for token in post.tokens)
 
 
+def _separated_by_spaces(name: str, number: int, post: Post) -> str:
+    return (
+        f"{name}:{number}: {post.tokens[0]!r} and every other line of the post is separated by spaces; expected "
+        "token<TAB>label"
+    )
+
+
 @dataclass(slots=True)
 class _Draft:
     """A post that is being read; whether it is labelled, its first line says."""
 
+    number: int
     ids: list[str] = field(default_factory=list)
     tokens: list[str] = field(default_factory=list)
     labels: list[str] = field(default_factory=list)
     labelled: bool | None = None
 
-    def add(self, columns: list[str], label_column: int, known: Labels) -> str | None:
+    def add(self, number: int, columns: list[str], label_column: int, known: Labels) -> str | None:
         """Take one line's columns; return what is wrong with them, if anything is."""
         if not columns[0]:
             return "no token before the first tab"
@@ -202,11 +213,13 @@ class _Draft:
             except ValueError as error:
                 return str(error)
             self.labels.append(label)
+        if not self.tokens:
+            self.number = number
         self.tokens.append(columns[0])
         return None
 
-    def finish(self, default_id: str, image_name: str | None) -> Post:
-        return Post(
+    def finish(self, default_id: str, image_name: str | None) -> tuple[int, Post]:
+        return self.number, Post(
             self.ids[0] if self.ids and self.ids[0] else default_id,
             self.tokens,
             self.labels if self.labelled else None,

@@ -3,7 +3,7 @@
 import csv
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,8 @@ def read(
 
     Columns, in any order: `id`; `text`, or `tokens` separated by spaces; perhaps `labels`, separated by spaces, for
     `tokens` alone; perhaps `images`, separated by spaces or semicolons, or `image` (else `image_name` names it). An
-    empty field of labels or pictures is null. Other columns, such as those of a tweet dump, are left out.
+    empty field of labels or pictures is null. Other columns, such as those of a tweet dump, are left out. So are the
+    headers and byte-order marks of files that were joined.
 
     Args:
         path: the file.
@@ -43,13 +44,21 @@ def read(
     """
     path, known = Path(path), Labels(scheme, types)
     odd = Counter() if odd is None else odd
-    lines = (without_mark(line, odd) if number == 1 else line for number, line in numbered_lines(path))
-    rows = csv.reader((f"{line}\n" for line in lines), strict=True)
+    begins = True  # whether the next line that is read begins a row, and not the inside of a quoted field
+
+    def lines() -> Iterator[str]:
+        nonlocal begins
+        for _, line in numbered_lines(path):
+            text = without_mark(line, odd) if begins else line
+            begins = False
+            yield f"{text}\n"
+
+    rows = csv.reader(lines(), strict=True)
     posts: list[Post] = []
     problems: list[str] = []
     header: list[str] | None = None
     while True:
-        number = rows.line_num + 1
+        number, begins = rows.line_num + 1, True
         try:
             fields = next(rows, None)
             if fields is None:
@@ -58,13 +67,15 @@ def read(
                 continue
             if header is None:
                 header = _header(fields)
+            elif fields == header:  # of another file that was joined
+                odd["repeated_headers"] += 1
             elif len(fields) != len(header):
                 problems.append(
                     f"{path}:{number}: {len(fields)} fields, but the header has {len(header)}; a text with "
                     "a comma stands in double quotes, a double quote in it is doubled"
                 )
             else:
-                posts.append(from_row(_row(dict(zip(header, fields, strict=True))), known, image_name))
+                posts.append(from_row(_row(dict(zip(header, fields, strict=True))), known, image_name, odd))
         except csv.Error as error:  # the reader has lost its place
             problems.append(f"{path}:{number}: not CSV: {error}")
             break

@@ -41,7 +41,7 @@ def read(
         if not line.strip():
             continue
         try:
-            posts.append(from_row(json.loads(without_mark(line, odd)), known, image_name))
+            posts.append(from_row(json.loads(without_mark(line, odd)), known, image_name, odd))
         except (ValueError, RecursionError) as error:  # a JSONDecodeError is a ValueError
             problems.append(f"{path}:{number}: {error}")
     return finish(path, posts, problems, known, odd)

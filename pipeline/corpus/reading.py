@@ -105,8 +105,8 @@ def images_of(ids: Sequence[str], image_name: str | None) -> list[str]:
     return [] if image_name is None else list(dict.fromkeys(image_name.format(id=each) for each in ids))
 
 
-def from_row(row: Any, known: Labels, image_name: str | None) -> Post:
-    """The post that a JSON object or a row of a table stands for.
+def from_row(row: Any, known: Labels, image_name: str | None, odd: Counter[str]) -> Post:
+    """The post that a JSON object or a row of a table stands for; one whose text is blank is counted.
 
     Raises:
         ValueError: it stands for none.
@@ -131,6 +131,9 @@ def from_row(row: Any, known: Labels, image_name: str | None) -> Post:
     tokens = row["tokens"] if "tokens" in row else _split(row["text"], labels)
     if not _is_texts(tokens) or not all(tokens):
         raise ValueError("tokens: expected a list of texts, none of them empty")
+    if not tokens and "tokens" in row:
+        shown = identifier if identifier.isprintable() else repr(identifier)
+        raise ValueError(f"post {shown} has no tokens; expected at least one, or no post")
     if any("\t" in token or "\n" in token for token in tokens):
         raise ValueError("tokens: a token holds a tab or a line break, which ends a token in CoNLL files")
     if labels is not None and (not _is_texts(labels) or len(labels) != len(tokens)):
@@ -140,6 +143,7 @@ def from_row(row: Any, known: Labels, image_name: str | None) -> Post:
         raise ValueError("holds an unpaired surrogate (such as \\ud83d), which cannot be written as UTF-8")
     for label in labels or ():
         known.check(label)
+    odd["blank_texts"] += not tokens
     return Post(identifier, tokens, labels, images_of([identifier], image_name) if images is None else images)
 
 
@@ -178,13 +182,8 @@ def finish(path: Path, posts: list[Post], problems: list[str], known: Labels, od
     """The posts of a file with their final labels; those that a type renamed to O takes along are counted.
 
     Raises:
-        UserError: there are problems, the first few of which are named, or a post has no tokens.
+        UserError: there are problems, the first few of which are named.
     """
-    problems = problems or [
-        f"{path}: post {post.id if post.id.isprintable() else repr(post.id)} has no tokens"
-        for post in posts
-        if not post.tokens
-    ]
     if problems:
         rest = len(problems) - _MAX_REPORTED
         more = [f"… and {rest} more in {path}"] if rest > 0 else []

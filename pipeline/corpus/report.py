@@ -13,7 +13,9 @@ from pipeline.settings.params import SPLITS, Split
 ODD = {
     "control_lines": ("-DOCSTART- line skipped", "-DOCSTART- lines skipped"),
     "comment_lines": ("comment line skipped", "comment lines skipped"),
+    "repeated_headers": ("further header skipped", "further headers skipped"),
     "byte_order_marks": ("further byte-order mark skipped", "further byte-order marks skipped"),
+    "blank_texts": ("text that is blank, a post without tokens", "texts that are blank, posts without tokens"),
     "dropped_labels": (
         "label dropped (data.types renames its type to O)",
         "labels dropped (data.types renames their types to O)",

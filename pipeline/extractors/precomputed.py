@@ -257,7 +257,7 @@ def _is_jsonl(file: Path) -> bool:
 
 
 def _lines(file: Path) -> Iterator[tuple[int, str]]:
-    """Numbered lines that are not empty, without their ends and a byte-order mark; split at "\\n" alone.
+    """Numbered lines that are not empty, without their ends and byte-order marks; split at "\\n" alone.
 
     Raises:
         UserError: the file is not UTF-8.
@@ -266,7 +266,9 @@ def _lines(file: Path) -> Iterator[tuple[int, str]]:
     try:
         with open(file, encoding="utf-8-sig", newline="\n") as stream:
             for number, line in enumerate(stream, start=1):
-                if stripped := line.rstrip("\r\n"):
+                if stripped := line.rstrip("\r\n").lstrip(
+                    "\ufeff"
+                ):  # a mark on each line that a joined file began with
                     yield number, stripped
     except UnicodeDecodeError as error:
         raise UserError(f"{file}: after line {number}: not UTF-8 (byte {error.start})") from None

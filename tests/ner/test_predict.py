@@ -14,7 +14,7 @@ import torch
 
 from ner.bioes import to_scheme
 from ner.decoding import choose_device
-from ner.formats import read_input
+from ner.formats import FORMATS, read_input
 from ner.predict import main
 from ner.scoring.evaluation import condition_views, derangement, evaluate
 from ner.tagger import CHUNK_BATCHES, Tagger, conll_lines
@@ -23,6 +23,7 @@ from pipeline.core.errors import UserError, run_cli
 from pipeline.core.labels import entities
 from pipeline.core.records import View
 from pipeline.core.tokens import tokenize
+from pipeline.corpus import conll
 from pipeline.settings.params import EvaluateParams
 from tests.ner.conftest import ambiguous_views, many_views
 
@@ -172,17 +173,42 @@ def test_command_says_what_it_skips(
 def test_command_reads_conll_and_jsonl_to_the_same_labels(
     tagger_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    conll = tmp_path / "posts.txt"
-    conll.write_text("IMGID:7\nlove\tO\nJordan\tB-PER\n\nParis\nin\n", encoding="utf-8")
+    lines = tmp_path / "posts.txt"
+    lines.write_text("IMGID:7\nlove\tO\nJordan\tB-PER\n\nParis\nin\n", encoding="utf-8")
     jsonl = tmp_path / "posts.jsonl"
     rows = [{"id": "7", "tokens": ["love", "Jordan"]}, {"text": "Paris in", "id": 2}]
     jsonl.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    one = run_here(capsys, monkeypatch, tagger_folder, conll, "--format", "conll")
+    one = run_here(capsys, monkeypatch, tagger_folder, lines, "--format", "conll")
     two = run_here(capsys, monkeypatch, tagger_folder, jsonl, "--format", "jsonl", "--output-format", "conll")
     assert one == two
     assert one[0] == 0
     assert one[1].startswith("IMGID:7\nlove\t")
     assert one[1].count("\n\n") == 2
+
+
+@pytest.mark.parametrize("format_name", FORMATS)
+def test_marks_of_joined_files_are_skipped_counted_and_keep_offsets_right(
+    format_name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "posts"
+    one = {"text": "Hi\n", "conll": "Hi\n\n", "jsonl": '{"text": "Hi"}\n'}[format_name]
+    file.write_text(f"\ufeff{one}\ufeff{one}", encoding="utf-8")
+    posts = list(read_input(str(file), format_name))
+    assert [view.tokens for view, _ in posts] == [["Hi"], ["Hi"]]
+    if format_name == "text":
+        assert [starts for _, starts in posts] == [[0], [1]]
+    assert capsys.readouterr().err == f"{file}: 1 further byte-order mark skipped\n"
+
+
+def test_lines_separated_by_spaces_are_refused_in_the_words_of_the_stages(tmp_path: Path) -> None:
+    file = tmp_path / "posts.conll"
+    file.write_text("IMGID:1\nJordan B-LOC\nrocks O\n", encoding="utf-8")
+    messages = []
+    for read in (conll.read, lambda path: list(read_input(str(path), "conll"))):
+        with pytest.raises(UserError, match=r"posts\.conll:2: 'Jordan B-LOC' and every other line") as caught:
+            read(file)
+        messages.append(str(caught.value))
+    assert messages[0] == messages[1]
 
 
 @pytest.mark.parametrize(

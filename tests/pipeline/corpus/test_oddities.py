@@ -172,6 +172,33 @@ def test_a_byte_order_mark_that_is_a_token_stays(tmp_path: Path) -> None:
     assert conll.read(write(tmp_path, "a\tO\n\n\ufeff\tO\n\ufeffb\tO\n"))[1].tokens == ["\ufeff", "\ufeffb"]
 
 
+def test_headers_and_marks_of_joined_csv_files_are_skipped_and_counted(tmp_path: Path) -> None:
+    one, other = '\ufeff"id","text"\n1,a\n', '\ufeff"id","text"\n2,"b, c\n\ufeffd"\n'
+    odd: Counter[str] = Counter()
+    posts = read_csv(write(tmp_path, one + other + "\ufeff" + one), odd=odd)
+    assert [(post.id, post.tokens[0]) for post in posts] == [("1", "a"), ("2", "b"), ("1", "a")]
+    assert any("\ufeff" in token for token in posts[1].tokens), "inside of quotes it is the tweet's own"
+    assert +odd == {"byte_order_marks": 3, "repeated_headers": 2}
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("a.csv", 'id,text\n1,Hi\n2,\n3," \u200e "\n'),
+        ("a.jsonl", '{"id": 1, "text": "Hi"}\n{"id": 2, "text": ""}\n{"id": 3, "text": "\\n"}\n'),
+    ],
+)
+def test_a_blank_text_stays_a_post_and_is_counted(tmp_path: Path, name: str, text: str) -> None:
+    write(tmp_path, text, name)
+    odd: Counter[str] = Counter()
+    data = DataParams(root=tmp_path, format="csv" if name.endswith(".csv") else "jsonl", test=[name])
+    posts = read_split(data, "test", odd)
+    assert [(post.id, len(post.tokens)) for post in posts][:2] == [("1", 1), ("2", 0)]
+    assert len(posts) == 3
+    assert odd["blank_texts"] == sum(not post.tokens for post in posts) >= 1
+    assert any("posts without tokens" in line or "a post without tokens" in line for line in described(odd))
+
+
 def test_two_carriage_returns_before_a_line_feed_end_a_line(tmp_path: Path) -> None:
     posts = [Post("1", ["a"], ["O"], ["1.jpg"]), Post("2", ["b"], ["B-LOC"], ["2.jpg"])]
     text = "IMGID:1\na\tO\n\nIMGID:2\nb\tB-LOC\n"

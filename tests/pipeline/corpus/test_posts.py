@@ -69,17 +69,18 @@ def test_a_file_without_ids_or_labels_reads(tmp_path: Path) -> None:
         ("IMGID:1\n\tO\n", r"posts\.txt:2: no token"),
         (
             "IMGID:1\nJohn B-PER\nruns O\n",
-            r"posts\.txt: every line is separated by spaces, as is 'John B-PER'; expected",
+            r"posts\.txt:2: 'John B-PER' and every other line of the post is separated by spaces; expected",
         ),
-        ("John NNP B-NP B-PER\n", r"posts\.txt: every line is separated by spaces"),
-        ("John B-PER NNP \n", r"posts\.txt: every line is separated by spaces"),
+        ("John NNP B-NP B-PER\n", r"posts\.txt:1: 'John NNP B-NP B-PER' and every other line"),
+        ("John B-PER NNP \n", r"posts\.txt:1: 'John B-PER NNP ' and every other line"),
         ("IMGID:1\na\tO\nb O\n", r"posts\.txt:3: 'b O' has no label"),
         ("IMGID:1\na\tB-total\n", r"posts\.txt:2: 'B-total': .*give the type another name: data\.types: \{total: …\}"),
         ("a\tB-LOC\u00a0\n", r"posts\.txt:1: 'B-LOC\\xa0': white space around the label"),
         ("a\tB-</script>\n", r"posts\.txt:1: 'B-</script>': .* has '<' \(U\+003C\) in it; expected letters"),
         ("a\tB-O\n", r"posts\.txt:1: 'B-O': no type may be called O"),
         ("IMGID:\na\tO\n", r"posts\.txt:1: IMGID: without an id"),
-        ("IMGID:1\n\nIMGID:2\na\tO\n", r"posts\.txt: post 1 has no tokens"),
+        ("IMGID:1\n\nIMGID:2\na\tO\n", r"posts\.txt:1: post 1 has no tokens; expected"),
+        ("a\tO\n\n\nIMGID:1\nIMGID:2\n", r"posts\.txt:4: post 1 has no tokens; expected"),
     ],
 )
 def test_malformed_lines_are_named(tmp_path: Path, text: str, message: str) -> None:
@@ -148,14 +149,14 @@ def test_a_text_in_jsonl_is_split_and_takes_no_labels(tmp_path: Path) -> None:
         '{"id": "1", "text": "a", "labels": ["O"]}',
         '{"id": "1", "text": "a", "tokens": ["a"]}',
         '{"id": "1", "text": 3}',
-        '{"id": "1", "text": " "}',
+        '{"id": "1", "tokens": []}',
     ]
     for row, message in zip(
         rows,
         ("labels: a text has none", "either tokens or text", "text: expected a text, found 3", "post 1 has no tokens"),
         strict=True,
     ):
-        with pytest.raises(UserError, match=rf"bad\.jsonl.*{message}"):
+        with pytest.raises(UserError, match=rf"bad\.jsonl:1: .*{message}"):
             jsonl.read(write(tmp_path, row, "bad.jsonl"))
 
 
@@ -206,7 +207,7 @@ def test_csv_of_labelled_tokens(tmp_path: Path) -> None:
         ("id,text,labels\n1,a b,O O\n", r"t\.csv:2: labels: a text has none"),
         ("id,tokens,labels\n1,a b,O\n", r"t\.csv:2: labels: expected null or 2"),
         ("id,tokens,labels\n1,a,PER\n", r"t\.csv:2: 'PER' is no IOB2 label"),
-        ("id,text\n1,  \n", r"t\.csv: post 1 has no tokens"),
+        ("id,tokens\n0,a\n1,  \n", r"t\.csv:3: post 1 has no tokens"),
         ("id,text\n1," + "x" * 200_000 + "\n", r"t\.csv:2: not CSV: field larger"),
     ],
 )
@@ -286,7 +287,7 @@ def test_any_bytes_as_csv_are_read_or_refused(tmp_path_factory: pytest.TempPathF
     except UserError as error:
         assert str(path) in str(error)  # noqa: PT017  (either outcome is right)
         return
-    assert all(post.tokens and post.labels is None for post in posts)
+    assert all(all(post.tokens) and post.labels is None for post in posts)
 
 
 @pytest.mark.parametrize(
@@ -340,7 +341,7 @@ def test_pictures_and_ids_that_cannot_be_are_refused(tmp_path: Path, row: str, m
 
 
 def test_a_blank_line_between_ids_leaves_a_post_without_tokens(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="post 1 has no tokens"):
+    with pytest.raises(UserError, match=r"posts\.txt:1: post 1 has no tokens"):
         conll.read(write(tmp_path, "IMGID:1\n\nIMGID:2\nHo\tO\n"))
 
 
