@@ -91,6 +91,24 @@ def tokenizer(folder: Any, name: str) -> Any:
     return found
 
 
+def require_room(tokenizer: Any, texts: Sequence[str], room: int, key: str, name: str) -> None:
+    """See that each text fits into a model as a whole.
+
+    Args:
+        tokenizer: the model's.
+        texts: what it is to read.
+        room: sub-tokens that it takes.
+        key: of params, whose values the texts are made of.
+        name: what params call the model.
+
+    Raises:
+        UserError: one is longer.
+    """
+    for text, ids in zip(texts, tokenizer(list(texts))["input_ids"], strict=True):
+        if len(ids) > room:
+            raise UserError(f"{key}: {text!r} is {len(ids)} sub-tokens, longer than the {room} that {name} takes")
+
+
 def image_processor(folder: Any, name: str) -> Any:
     """The image processor that works without torchvision.
 

@@ -151,14 +151,19 @@ class WithAttributes(_torch.FromCheckpoint):
         return _torch.in_batches_of_one_shape(pixels, run, self._device, self._options.dtype)
 
     def _encoded(self, label: str) -> "torch.Tensor":
-        """A label with each attribute, and last without any, as unit vectors, *Shape:* (attributes + 1, width)."""
+        """A label with each attribute, and last without any, as unit vectors, *Shape:* (attributes + 1, width).
+
+        Raises:
+            UserError: with one of them, it is too long for the model.
+        """
         import torch
 
         texts = [self._options.template.format(f"{name} {label}") for name in self._options.labels]
         texts.append(self._options.template.format(label))
         room = self._model.config.text_config.max_position_embeddings
+        _torch.require_room(self._tokenizer, texts, room, "objects.attributes", str(self._options.model))
         # SigLIP was trained on texts padded to its full length, and sees the padding.
-        inputs = self._tokenizer(texts, padding="max_length", max_length=room, truncation=True, return_tensors="pt")
+        inputs = self._tokenizer(texts, padding="max_length", max_length=room, return_tensors="pt")
         given = {
             key: inputs[key].to(self._device)
             for key in ("input_ids", "attention_mask")

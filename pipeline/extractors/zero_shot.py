@@ -191,12 +191,7 @@ class ZeroShot(Detector):
 
         texts = [self._options.template.format(label) for label in self._options.labels]
         room = self._model.config.text_config.max_position_embeddings
-        for text, ids in zip(texts, self._tokenizer(texts)["input_ids"], strict=True):
-            if len(ids) > room:
-                raise UserError(
-                    f"objects.zero_shot.labels: {text!r} is {len(ids)} sub-tokens, longer than the {room} "
-                    f"that {self._options.model} takes"
-                )
+        _torch.require_room(self._tokenizer, texts, room, "objects.zero_shot.labels", self._options.model)
         inputs = self._tokenizer(texts, padding="max_length", max_length=room, return_tensors="pt")
         inputs = {key: inputs[key].to(self._device) for key in ("input_ids", "attention_mask")}
         base = self._model.base_model

@@ -116,3 +116,13 @@ def test_mistakes_are_named(yolos: Path, yolox: Path, pictures: list[Image.Image
         choose("objects", {"extractor": "precomputed", "attributes": {"model": "x"}}).create()
     with pytest.raises(UserError, match=r"model_type is yolos; objects\.attributes takes clip, siglip"):
         ready(("objects", {**section, "attributes": {"model": str(yolos)}})).extract(pictures[:1])
+
+
+@pytest.mark.parametrize("name", ["clip", "siglip"])
+def test_a_label_too_long_for_the_model_is_named_and_not_cut(
+    name: str, request: pytest.FixtureRequest, pictures: list[Image.Image]
+) -> None:
+    folder = request.getfixturevalue(name)
+    tag = ObjectTag("dog " * 20, None, 0.9, (0, 0, 30, 30))
+    with pytest.raises(UserError, match=r"objects\.attributes: 'a photo of a red dog dog .* longer than the 16 that"):
+        attributed(folder, pictures[:1], tag)

@@ -244,6 +244,11 @@ CHANGES: dict[str, list[dict[str, Any]]] = {
         {"unclip_ratio": 2.0},
         {"use_cls": True},
         {"space_thresh": 0.5},
+        {"max_side_len": 1600},
+        {"strips_above": 4.0},
+        {"strip_ratio": 2.0},
+        {"strip_overlap": 0.5},
+        {"max_boxes": 100},
     ],
     "tesseract": [{"languages": ["osd"]}, {"page_segmentation": 11}, {"text_score": 0.7}],
 }
