@@ -273,6 +273,8 @@ def _time_row(run: RunRecord) -> TimeRow:
         if run.chosen_by == "last_epoch":
             chosen = "the last is kept: none scored above 0 on dev"
         notes.append(f"{count(run.epochs, 'epoch')}, {chosen}")
+    if run.cut is not None:
+        notes.append(f"{count(run.cut['posts'], 'very long post')} trained as {run.cut['pieces']:,} pieces")
     rate = run.items / run.seconds if run.items and run.seconds else None
     return TimeRow(run.stage, run.seconds, run.items, run.unit, rate, "; ".join(notes))
 

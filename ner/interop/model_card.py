@@ -116,6 +116,8 @@ def _body(
     chosen = f"Epoch {result['best_epoch']} of {result['epochs']} was the best on dev"
     if result.get("chosen_by") == "last_epoch":  # which taggers of earlier versions do not tell
         chosen = f"The last of {result['epochs']} epochs is kept, as none scored above 0 on dev"
+    if cut := result.get("cut"):
+        chosen += f". Posts too long to be trained whole: {cut['posts']:,}, as {cut['pieces']:,} pieces"
     yield (
         f"Encoder: {_escaped(found['encoder']['name'])} ({_escaped(found['encoder']['identity'])}). "
         f"{chosen}. "

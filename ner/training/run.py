@@ -4,6 +4,7 @@ Steps, batches and evaluation are :mod:`ner.training.trainer`'s, what is learned
 from, and which work folder belongs to which params and data, is left to the caller.
 """
 
+import itertools
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,6 +22,7 @@ from ner.models.trial import require_trainable
 from ner.training import processes, work_folder
 from ner.training.callbacks import Curves, EarlyStopping, MarkComplete, Progress, Relocate, patience_is_out
 from ner.training.finite import NotFinite, require_finite
+from ner.training.pieces import MOST_WINDOWS, in_pieces
 from ner.training.sampler import Example, collate_examples
 from ner.training.trainer import TaggerTrainer
 from ner.views import EncodedView, ViewEncoder, ViewName
@@ -64,7 +66,8 @@ def train(
 
     Returns:
         ``{"epochs": trained, "best_epoch": from 1, "chosen_by": "dev_f1" or "last_epoch",
-        "dev": {"f1", "f1_text_only", "f1_cross_modal"}}``
+        "dev": {"f1", "f1_text_only", "f1_cross_modal"}}``, and where posts were too long to be trained whole
+        (:mod:`ner.training.pieces`), ``"cut": {"posts": so many, "pieces": made of them}``
 
     Raises:
         UserError: posts without labels, no dev posts, an unusable encoder or device; a loss or weight that is not
@@ -78,14 +81,18 @@ def train(
     chosen = choose_device(device)
     with quietly():
         model, tokenizer, views = set_up(params, encoder, train, visuals)
-        encoded_dev, encoded_train = (encode_views(params, views, posts) for posts in (dev, train))
+        pieces = in_pieces(train, views)
+        if processes.is_first():
+            _warn_of_pieces(pieces)
+        parts = list(itertools.chain.from_iterable(pieces))
+        encoded_dev, encoded_train = (encode_views(params, views, posts) for posts in (dev, parts))
         index = {label: position for position, label in enumerate(model.labels)}
         examples = [
             Example(
                 {name: encoded[place] for name, encoded in encoded_train.items()},
                 [index[label] for label in to_scheme(view.labels or [], params.scheme)],
             )
-            for place, view in enumerate(train)
+            for place, view in enumerate(parts)
         ]
         arguments = _arguments(params, work, chosen)
         if processes.is_first():
@@ -111,6 +118,7 @@ def train(
             state = _run(trainer, work, params)
         except NotFinite as error:
             raise UserError(_explained(error, trainer, work, params)) from None
+        state.log_history += _counted(pieces)
         processes.wait()
         if processes.is_first():
             best = work / f"checkpoint-{_chosen_step(state)}"
@@ -183,6 +191,7 @@ def take_finished(work: Path, output: Path, curves: Path | None) -> TrainerState
 def summary(state: TrainerState) -> dict[str, Any]:
     """What :func:`train` returns of a training that has reached this state."""
     history = [logs for logs in state.log_history if "eval_f1" in logs]
+    cut = next((logs for logs in state.log_history if "cut_posts" in logs), None)
     best = max(history, key=lambda logs: logs["eval_f1"])  # the first of equals, as the Trainer has it
     scored = best["eval_f1"] > 0
     chosen = best if scored else history[-1]
@@ -191,7 +200,26 @@ def summary(state: TrainerState) -> dict[str, Any]:
         "best_epoch": history.index(best) + 1 if scored else len(history),
         "chosen_by": "dev_f1" if scored else "last_epoch",
         "dev": {key.removeprefix("eval_"): value for key, value in sorted(chosen.items()) if key.startswith("eval_f1")},
+        **({} if cut is None else {"cut": {"posts": cut["cut_posts"], "pieces": cut["pieces"]}}),
     }
+
+
+def _counted(pieces: Sequence[Sequence[View]]) -> list[dict[str, float]]:
+    """An entry of the log that tells how many posts were cut, and into how many pieces; none where none was."""
+    cut = [len(each) for each in pieces if len(each) > 1]
+    return [{"cut_posts": len(cut), "pieces": sum(cut)}] if cut else []
+
+
+def _warn_of_pieces(pieces: Sequence[Sequence[View]]) -> None:
+    """Say so where posts are not trained whole."""
+    for logs in _counted(pieces):
+        longest = max(pieces, key=len)
+        print(
+            f"train: {logs['cut_posts']} of {len(pieces)} posts, longer than {MOST_WINDOWS} encoder windows, are "
+            f"trained as {logs['pieces']} pieces, cut between entities; the longest is post {longest[0].id}, "
+            f"{sum(len(piece.tokens) for piece in longest)} tokens",
+            file=sys.stderr,
+        )
 
 
 def _chosen_step(state: TrainerState) -> int | None:

@@ -230,7 +230,7 @@ class RunRecord:
         extractor, fingerprint, from_store, failed, changed: of a stage that reads pictures. `extractor` is None where
             the kind is switched off, `fingerprint` where it looks up what others computed.
         tagger: digest of the tagger that was scored.
-        resumed, encoder, epochs, best_epoch, chosen_by, dev: of a training.
+        resumed, encoder, epochs, best_epoch, chosen_by, dev, cut (`posts` trained as `pieces`): of a training.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
@@ -253,6 +253,7 @@ class RunRecord:
     best_epoch: int | None = None
     chosen_by: Literal["dev_f1", "last_epoch"] | None = None
     dev: dict[str, float] | None = None
+    cut: dict[str, int] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -62,6 +62,9 @@ def test_the_run_is_described(made: Project, page: str) -> None:
     assert re.search(r"torn\.png images unreadable", words)
     assert "train.epochs 8 10" in words, "a setting, and its default"
     assert "train.seed 1" in words
+    assert "3 epochs, the best was number 3; 1 very long post trained as 1,200 pieces" in words
+    card = (made.folder / "report/model_card.md").read_text(encoding="utf-8")
+    assert "Epoch 3 of 3 was the best on dev. Posts too long to be trained whole: 1, as 1,200 pieces." in card
     for stage in STAGES:
         seconds = json.loads((made.folder / f"metrics/runs/{stage}.json").read_text(encoding="utf-8"))["seconds"]
         assert f"{stage} {duration(seconds)}" in words
