@@ -31,6 +31,7 @@ CODE = (
     "ner/bioes.py",
     "ner/decoding.py",
     "ner/views.py",
+    "ner/visual.py",
     "ner/crf",
     "ner/encoder",
     "ner/interop/flair",

@@ -108,7 +108,8 @@ def _tried(encoder: PreTrainedModel) -> ViewBatch:
     for length in (min(length, longest) for length in _TRIED):
         ids = [place * 7919 % known for place in range(1, length + 1)]  # a prime: they are scattered
         ids = [piece if piece != pad else (pad + 1) % known for piece in ids]
-        posts.append(EncodedView([ids], [0] * length, list(range(length)), ""))
+        firsts = list(range(length))
+        posts.append(EncodedView([ids], [0] * length, firsts, [first + 1 for first in firsts], [length - 1], ""))
     return collate(posts, pad)
 
 

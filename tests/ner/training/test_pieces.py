@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from ner.bioes import to_bioes
+from ner.bioes import to_scheme
 from ner.models.folder import load_tokenizer
 from ner.training.pieces import MOST_WINDOWS, in_pieces, taken
 from ner.training.run import train
@@ -50,8 +50,8 @@ def test_pieces_lose_nothing_cut_no_entity_and_take_one_window(
     pieces, [short] = in_pieces(posts, views)
     assert short is posts[1]
     assert list(itertools.chain.from_iterable(piece.tokens for piece in pieces)) == posts[0].tokens
-    labels = [to_bioes(piece.labels or []) for piece in pieces]
-    assert list(itertools.chain.from_iterable(labels)) == to_bioes(posts[0].labels or []), "an entity was cut"
+    labels = [to_scheme(piece.labels or []) for piece in pieces]
+    assert list(itertools.chain.from_iterable(labels)) == to_scheme(posts[0].labels or []), "an entity was cut"
     assert {(piece.id, piece.context, *piece.images) for piece in pieces} == {("long", "photo of court", "a.jpg")}
     if len(pieces) == 1:
         assert pieces[0] is posts[0]
