@@ -158,25 +158,27 @@ _TELLING = {"auto_map", *_FILES, *_ATTENTION}
 
 
 def _refuse_code(path: Path, entry: Mapping[str, Any], model_type: object, name: str) -> None:
-    """Refuse an object with `auto_map`, unless it is a file's outermost and transformers has the model's type itself.
+    """Refuse an object with `auto_map`.
 
-    Many a published checkpoint still names code that has since become part of transformers, which uses its own; inside
-    of a config, where transformers builds a part without being told, it is refused whatever it names.
+    Many a published checkpoint still names code that has since become part of transformers; the message says so where
+    the object is a file's outermost and transformers has the model's type itself.
     """
     code = entry.get("auto_map")
     if not isinstance(code, dict | list | str) or not code:
         return  # a vocabulary's word, whose value is its number
     named = ", ".join(sorted(map(str, code.values()))) if isinstance(code, dict) else str(code)
     trouble = f"checkpoint {name}: it needs its own code ({named}; auto_map in {path.name}), and code from a checkpoint"
-    if model_type is None:
-        raise UserError(f"{trouble} is never run here; choose another checkpoint")
-    from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+    remedy = "choose another checkpoint"
+    if model_type is not None:
+        from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 
-    if model_type not in CONFIG_MAPPING_NAMES:
-        raise UserError(
-            f"{trouble} is never run here; choose a checkpoint whose model_type, unlike {model_type!r}, is part of "
-            "transformers"
-        )
+        remedy = f"choose a checkpoint whose model_type, unlike {model_type!r}, is part of transformers"
+        if model_type in CONFIG_MAPPING_NAMES:
+            remedy = (
+                f"transformers has code of its own for the type {model_type!r}: name a folder with a copy of the "
+                f"checkpoint, without auto_map in its {path.name}"
+            )
+    raise UserError(f"{trouble} is never run here; {remedy}")
 
 
 def _refuse_names(path: Path, entry: Mapping[str, Any], name: str) -> None:

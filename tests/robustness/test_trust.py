@@ -92,23 +92,14 @@ def test_a_stage_refuses_a_checkpoint_that_needs_its_own_code(tmp_path: Path, se
     assert not ran.exists()
 
 
-def test_a_known_type_is_loaded_with_transformers_own_code(tmp_path: Path, xlm_r_folder: Path) -> None:
-    """Many a published checkpoint still names code that has since become part of transformers."""
-    from ner.models.folder import load_tokenizer
-    from ner.models.ita import ItaTagger
-
-    model = tmp_path / "model"
-    shutil.copytree(xlm_r_folder, model)
-    ran = tmp_path / "ran"
-    (model / "modeling_evil.py").write_text(CODE.format(ran=str(ran)), encoding="utf-8")
-    for name, kinds in (("config", ("AutoConfig", "AutoModel")), ("tokenizer_config", ("AutoTokenizer",))):
-        settings = json.loads((model / f"{name}.json").read_text(encoding="utf-8"))
-        settings["auto_map"] = dict.fromkeys(kinds, "modeling_evil.EvilModel")
-        (model / f"{name}.json").write_text(json.dumps(settings), encoding="utf-8")
-    assert checkpoints.resolve(str(model)).folder == model
-    ItaTagger.from_encoder(model, ["O", "S-LOC"], small_params(model))
-    load_tokenizer(model)
-    assert not ran.exists()
+def test_a_type_that_transformers_has_itself_needs_a_copy_without_auto_map(tmp_path: Path) -> None:
+    folder = shutil.copytree(SAMPLE / "xlm-r", tmp_path / "model")
+    (folder / "checksums.json").unlink()
+    code_at_the_top(folder, tmp_path)
+    with pytest.raises(UserError, match=r"own for the type 'xlm-roberta': name a folder with a copy .* config\.json$"):
+        checkpoints.require(str(folder))
+    edited(folder / "config.json", auto_map=None)
+    checkpoints.require(str(folder))
 
 
 def test_there_is_no_option_to_run_it(tmp_path: Path) -> None:
@@ -218,6 +209,15 @@ def code_inside(folder: Path, outside: Path) -> None:
     edited(folder / "config.json", encoder={"inner": [{"auto_map": {"AutoModel": "modeling_evil.EvilModel"}}]})
 
 
+def code_at_the_top(folder: Path, outside: Path) -> None:
+    """Of a type that transformers has itself, as many a published checkpoint names it still."""
+    edited(folder / "config.json", auto_map={"AutoConfig": "modeling_evil.EvilConfig"})
+
+
+def code_of_the_tokenizer(folder: Path, outside: Path) -> None:
+    (folder / "tokenizer_config.json").write_text(json.dumps({"auto_map": {"AutoTokenizer": ["modeling_evil.Evil"]}}))
+
+
 def code_in_another_config(folder: Path, outside: Path) -> None:
     (folder / "chat_config.json").write_text(json.dumps({"a": {"auto_map": {"AutoProcessor": "modeling_evil.Evil"}}}))
 
@@ -253,6 +253,8 @@ def tokenizer_outside(folder: Path, outside: Path) -> None:
 
 HOSTILE: dict[Callable[[Path, Path], None], str] = {
     code_inside: "needs its own code",
+    code_at_the_top: r"needs its own code \(modeling_evil.EvilConfig; auto_map in config.json\)",
+    code_of_the_tokenizer: r"needs its own code .*; auto_map in tokenizer_config.json\)",
     code_in_another_config: r"needs its own code \(modeling_evil.Evil; auto_map in chat_config.json",
     attention_of_the_hub: "names code on the hub",
     shard_outside: "names the file of weights",
