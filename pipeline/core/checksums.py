@@ -10,6 +10,7 @@ from pathlib import Path
 from pipeline.core.errors import UserError
 from pipeline.core.files import follow_umask, write_json
 from pipeline.core.hashes import file_digest
+from pipeline.core.pages import refuse_lost_pages
 from pipeline.core.trust import LOADED
 
 FILE = "checksums.json"
@@ -29,7 +30,7 @@ def seal(folder: Path) -> Path:
 
 
 def verify(folder: Path, name: str) -> None:
-    """Check a folder's files against its checksums; one without them is left to other checks.
+    """Check a folder's files against its checksums; of one without them, whether pages of its weights were lost.
 
     Args:
         folder: a tagger's or another checkpoint's.
@@ -37,10 +38,12 @@ def verify(folder: Path, name: str) -> None:
 
     Raises:
         UserError: a file is missing, is not what was saved, or was added and would be loaded; all of them are named.
+            Without checksums, as :func:`pipeline.core.pages.refuse_lost_pages`.
     """
     try:
         saved = json.loads((folder / FILE).read_text(encoding="utf-8"))
     except FileNotFoundError:
+        refuse_lost_pages(folder, name)
         return
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"checkpoint {name}: {FILE} cannot be read: {error}; {_remedy(folder)}") from None
