@@ -5,6 +5,7 @@ that requires its own code, or leads out of its folder, is refused (pipeline/cor
 read and converted in pipeline/core/weights.py.
 """
 
+import errno
 import hashlib
 import json
 import os
@@ -90,7 +91,7 @@ def require(model: str, revision: str | None = None) -> None:
         HfApi().model_info(model, revision=wanted, timeout=10)  # a config may be cached, and the hub gone
         config = hf_hub_download(model, "config.json", revision=wanted)
     except _hub_errors() as error:
-        if cached is None:
+        if cached is None or _is_refused(error):
             raise _unavailable(model, revision, error) from None
         _require_snapshot(cached, model)
     else:
@@ -169,7 +170,7 @@ def _snapshot(model: str, revision: str | None) -> Path:
         )
     except _hub_errors() as error:
         cached = _cached(model, revision)
-        if cached is None:
+        if cached is None or _is_refused(error):
             raise _unavailable(model, revision, error) from None
         return cached
 
@@ -189,9 +190,42 @@ def _hub_errors() -> tuple[type[Exception], ...]:
 def _unavailable(model: str, revision: str | None, error: Exception) -> UserError:
     at = f" --revision {revision}" if revision else ""
     return UserError(
-        f"checkpoint {model}{at}: neither a local folder nor in the cache, and the download failed "
-        f"({type(error).__name__}). Check the name; a private repository needs `hf auth login`. With internet access: "
-        f"hf download {model}{at} --local-dir checkpoints/{model.split('/')[-1]}; then name that folder"
+        f"checkpoint {model}{at}: neither a local folder nor in the cache, and {_refusal(model, error)}. With internet "
+        f"access: hf download {model}{at} --local-dir checkpoints/{model.split('/')[-1]}; then name that folder"
+    )
+
+
+def _is_refused(error: Exception) -> bool:
+    """Whether the hub gives the files to others, so that no better connection helps."""
+    from huggingface_hub.errors import GatedRepoError
+
+    return isinstance(error, GatedRepoError)
+
+
+def _refusal(model: str, error: BaseException) -> str:
+    """Why the hub gave nothing, and what to do."""
+    from huggingface_hub import constants, errors
+
+    if constants.is_offline_mode():
+        return "HF_HUB_OFFLINE keeps this from asking the hub: unset it to have it downloaded"
+    if isinstance(error, errors.GatedRepoError):
+        return (
+            f"the hub gives it to those alone who have accepted its conditions: accept them on its page, {model}, and "
+            "log in (`hf auth login`)"
+        )
+    if isinstance(error, errors.RevisionNotFoundError):
+        return "the hub has no such revision of it: check the revision"
+    if isinstance(error, errors.RepositoryNotFoundError):
+        return "the hub has no such repository: check the name; a private one needs `hf auth login`"
+    if isinstance(error, errors.EntryNotFoundError) and not isinstance(error, errors.LocalEntryNotFoundError):
+        return "the repository has no config.json, so it is no checkpoint of transformers: choose another"
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        return "the disk of the cache is full: make room, or set HF_HOME to a folder elsewhere"
+    if isinstance(error, errors.LocalEntryNotFoundError) and error.__cause__ is not None:
+        error = error.__cause__  # what went wrong before the cache was looked at
+    return (
+        f"the download failed ({type(error).__name__}): check the connection and the name; a private repository needs "
+        "`hf auth login`"
     )
 
 

@@ -19,6 +19,7 @@ from pydantic import Field, PositiveFloat, PositiveInt
 
 from pipeline.core.errors import UserError
 from pipeline.core.records import TextLine
+from pipeline.core.soundness import explained
 from pipeline.extractors import _lines, _strips
 from pipeline.extractors.base import Options
 from pipeline.settings.params import ExecutionParams, Fraction
@@ -127,13 +128,23 @@ class RapidOcr(_lines.SideBySide):
         """Load the models of RapidOCR's wheel.
 
         Raises:
-            UserError: the package is not installed, or comes without them.
+            UserError: the package is not installed, or comes without them, or they are damaged.
         """
+        files = _model_files(True)
+        trouble = (
+            f"ocr.extractor: rapidocr: its models in {files['Det'].parent} cannot be loaded; install once more the "
+            "version of rapidocr that requirements.lock names"
+        )
+        with explained(trouble):
+            self._engine = self._made(files)
+
+    def _made(self, files: Mapping[str, Path]) -> Any:
+        """RapidOCR with its models loaded."""
         import cv2
         from rapidocr import RapidOCR
 
         cv2.setNumThreads(1)
-        options, files = self._options, _model_files(True)
+        options = self._options
         engine = RapidOCR(
             params={
                 "Global.log_level": "error",
@@ -153,7 +164,7 @@ class RapidOcr(_lines.SideBySide):
         engine._load_det_model()
         recogniser = engine._load_rec_model()
         recogniser.postprocess_op = SpacingDecoder(recogniser.postprocess_op.character, options.space_thresh)
-        self._engine = engine
+        return engine
 
 
 def _padded(pixels: "NDArray[np.uint8]") -> tuple["NDArray[np.uint8]", int, int]:

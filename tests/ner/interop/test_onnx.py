@@ -99,6 +99,13 @@ def test_an_export_tells_nothing_of_the_machine(exported: Path) -> None:
         assert place.encode() not in written, place
 
 
+# Torch exports the graph, and it agrees on one window: the comparison on two of them is what refuses it.
+_COMPARED = (
+    r"an encoder of the type modernbert cannot be exported: onnxruntime fails on sub-tokens of shape \(2, 9\) .*; tag "
+    "with the tagger itself"
+)
+
+
 def test_an_encoder_whose_graph_fails_on_other_shapes_is_refused(xlm_r_folder: Path, tmp_path: Path) -> None:
     """Rotary positions are traced for one window; where onnxruntime cannot run them for more, no folder is left."""
     torch.manual_seed(0)
@@ -118,7 +125,7 @@ def test_an_encoder_whose_graph_fails_on_other_shapes_is_refused(xlm_r_folder: P
     model = ItaTagger.from_encoder(params.encoder, scheme_labels([["B-PER"]]), params, local_files_only=True)
     model.save_pretrained(tmp_path / "tagger")
     tokenizer.save_pretrained(tmp_path / "tagger")
-    with pytest.raises(UserError, match=r"an encoder of the type modernbert .*; tag with the tagger itself"):
+    with pytest.raises(UserError, match=_COMPARED):
         onnx.export(tmp_path / "tagger", tmp_path / "onnx")
     assert {path.name for path in tmp_path.iterdir()} == {"encoder", "tagger"}
 

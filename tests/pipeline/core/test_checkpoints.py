@@ -16,7 +16,7 @@ from pipeline.core import checksums
 from pipeline.core.checkpoints import digest, require, resolve
 from pipeline.core.errors import UserError
 from tests.conftest import ROOT
-from tests.ner.interop.hub import COMMIT, Hub
+from tests.ner.interop.hub import COMMIT, Hub, _Handler
 
 
 def checkpoint(folder: Path) -> Path:
@@ -227,6 +227,45 @@ def test_a_proxys_page_is_no_hub(tmp_path: Path, begun: bool, monkeypatch: pytes
             monkeypatch.setattr(f"tests.ner.interop.hub._Handler.{method}", log_in)
         expected = "lacks model.safetensors; with" if begun else "the download failed (JSONDecodeError)"
         assert all(expected in message for message in cache.python(FIND))
+
+
+REFUSALS = {
+    "gated": ("/resolve/", 403, "GatedRepo", "accept them on its page, me/it, and log in (`hf auth login`)"),
+    "unknown": ("/api/models/", 404, "RepoNotFound", "the hub has no such repository: check the name"),
+    "revision": ("/api/models/", 404, "RevisionNotFound", "the hub has no such revision of it: check the revision"),
+    "broken": ("/", 500, "", "the download failed (HfHubHTTPError): check the connection"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSALS)
+def test_why_the_hub_gives_nothing_is_said_with_what_to_do(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    where, status, code, expected = REFUSALS[name]
+    with Hub(dict(REPOSITORY)) as hub:
+        for method in ("do_GET", "do_HEAD"):
+            answer = getattr(_Handler, method)
+
+            def refuse(handler: Any, answer: Callable[[Any], None] = answer) -> None:
+                if where in handler.path:
+                    handler._send(b"", status, {"X-Error-Code": code} if code else {})
+                else:
+                    answer(handler)
+
+            monkeypatch.setattr(_Handler, method, refuse)
+        messages = Cache(hub, tmp_path / "home").python(FIND)
+    assert len(messages) == 2
+    for message in messages:
+        assert message.startswith("checkpoint me/it: neither a local folder nor in the cache, and ")
+        assert expected in message
+        assert message.endswith("hf download me/it --local-dir checkpoints/it; then name that folder")
+
+
+def test_a_process_that_is_kept_off_the_net_is_told_by_what(tmp_path: Path) -> None:
+    with Hub(dict(REPOSITORY)) as hub:
+        cache = Cache(hub, tmp_path / "home")
+        cache.leave_the_net()
+        assert all("HF_HUB_OFFLINE keeps this from asking the hub: unset it" in line for line in cache.python(FIND))
 
 
 @pytest.mark.parametrize("find", [resolve, require])

@@ -1,13 +1,16 @@
 """Reading words off pictures: what RapidOCR is made to do here that it does not do by itself."""
 
 import random
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from pipeline.core.errors import UserError
 from pipeline.core.records import TextLine
+from pipeline.extractors import rapidocr
 from pipeline.extractors._lines import reading_order
 from pipeline.extractors.rapidocr import RapidOcr, SpacingDecoder
 from pipeline.extractors.registry import choose
@@ -54,6 +57,16 @@ def test_nothing_is_fetched(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("socket.socket.connect", refuse)
     monkeypatch.setattr("rapidocr.utils.download_file.DownloadFile.run", refuse)
     assert texts(reader(use_cls=True).extract([written("EXIT")])[0]) == ["EXIT"]
+
+
+def test_damaged_models_are_one_message(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = {part: Path(shutil.copy(file, tmp_path)) for part, file in rapidocr._model_files(True).items()}
+    files["Rec"].write_bytes(files["Rec"].read_bytes()[:10_000])
+    monkeypatch.setattr(rapidocr, "_model_files", lambda use_cls: files)
+    with pytest.raises(
+        UserError, match=rf"its models in {tmp_path} cannot be loaded; install once more .*: .*{files['Rec'].name}"
+    ):
+        reader().load()
 
 
 def test_it_can_be_closed_and_used_again() -> None:
