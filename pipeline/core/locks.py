@@ -30,21 +30,12 @@ def locked(path: Path, waiting: str = "") -> Iterator[None]:
     Raises:
         UserError: the file cannot be created or locked.
     """
-    # Not a singleton and not shared by threads: two threads that take the same lock exclude each other.
-    lock = FileLock(path, fallback_to_soft=False, is_singleton=False)
+    lock = _lock(path)
     holder = path.with_name(f"{path.name}.pid")
-    try:
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            if waiting:
-                print(waiting.replace("{holder}", _holder(holder)), file=sys.stderr, flush=True)
-            lock.acquire(poll_interval=_POLL_SECONDS)
-    except OSError as error:
-        raise UserError(
-            f"{path}: cannot be locked ({error.strerror or error}); set {VARIABLE} to a folder that can be written, on "
-            "a file system with locks"
-        ) from None
+    if not _acquired(lock):
+        if waiting:
+            print(waiting.replace("{holder}", _holder(holder)), file=sys.stderr, flush=True)
+        _acquired(lock, wait=True)
     try:
         if waiting:
             with suppress(OSError):  # a full disk: the lock holds, only its holder is not named
@@ -52,6 +43,36 @@ def locked(path: Path, waiting: str = "") -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+@contextmanager
+def locked_at_once(path: Path) -> Iterator[bool]:
+    """As :func:`locked`, without waiting: gives False, and holds nothing, where another process or thread holds it."""
+    lock = _lock(path)
+    held = _acquired(lock)
+    try:
+        yield held
+    finally:
+        if held:
+            lock.release()
+
+
+def _lock(path: Path) -> FileLock:
+    # Not a singleton and not shared by threads: two threads that take the same lock exclude each other.
+    return FileLock(path, fallback_to_soft=False, is_singleton=False)
+
+
+def _acquired(lock: FileLock, wait: bool = False) -> bool:
+    try:
+        lock.acquire(timeout=-1 if wait else 0, poll_interval=_POLL_SECONDS)
+    except Timeout:
+        return False
+    except OSError as error:
+        raise UserError(
+            f"{lock.lock_file}: cannot be locked ({error.strerror or error}); set {VARIABLE} to a folder that can be "
+            "written, on a file system with locks"
+        ) from None
+    return True
 
 
 def _holder(path: Path) -> str:

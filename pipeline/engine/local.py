@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from PIL import Image
 from tqdm import tqdm
@@ -21,6 +21,8 @@ from pipeline.core.kinds import KINDS
 from pipeline.core.machine import is_out_of_memory
 from pipeline.core.records import Item
 from pipeline.engine import plan
+from pipeline.engine.apart import Died, NotStartedError, apart
+from pipeline.engine.in_hand import InHand, without
 from pipeline.engine.plan import Job, Results, Rows
 from pipeline.extractors.base import BucketingExtractor, Extractor, PreparingExtractor, load
 from pipeline.images import pictures as images
@@ -30,6 +32,16 @@ from pipeline.settings.params import ImagesParams
 _AHEAD = 2  # batches decoded, or being decoded, while one is with the model
 _AHEAD_PIXELS = 128_000_000  # and decoding does not run further ahead than this: 0.4 GB of RGB
 _HOPELESS = 64  # pictures that fail in a row before the extractor is taken to be broken
+_DEADLY = 8  # likewise pictures that the process dies of, each of which costs loading the model
+
+
+class _Answer(NamedTuple):
+    """What a child process found in a batch, and what failed in there."""
+
+    values: dict[str, bytes]
+    failures: dict[str, str]
+    broken: int
+    last: str
 
 
 @dataclass(slots=True)
@@ -52,6 +64,8 @@ class Reading:
     workers: int
     """Threads that decode."""
     limits: ImagesParams
+    in_hand: InHand | None = None
+    """Where it is written down what is being read, and what dead runs had in hand; None: nowhere."""
     failures: dict[str, str] = field(default_factory=dict)
     count: int = 0
     broken: int = 0
@@ -63,7 +77,7 @@ class Reading:
     _guard: threading.Lock = field(default_factory=threading.Lock)
 
     def run(self, missing: Callable[[], Iterator[Job]]) -> None:
-        """Load the extractor and read every picture of `missing()`.
+        """Load the extractor and read every picture of `missing()`; first, in a child process, what dead runs left.
 
         Raises:
             UserError: the extractor does not load, breaks its contract or fails on one picture after another, or
@@ -74,17 +88,30 @@ class Reading:
                 f"{self.kind}: the manifest has readable pictures, but data.images names no folder; "
                 "run dvc repro images"
             )
+        self._read_left(missing)
+
+        def rest() -> Iterator[Job]:
+            return (job for job in missing() if job.sha256 not in self.failures)
+
+        if next(rest(), None) is None:
+            return
         self._load_extractor()
-        total = sum(1 for _ in missing()) if sys.stderr.isatty() else None
+        total = sum(1 for _ in rest()) if sys.stderr.isatty() else None
         bucket = self.extractor.bucket if isinstance(self.extractor, BucketingExtractor) else plan.any_size
-        planned = plan.batches(missing(), self.batch_size, bucket)
+        planned = plan.batches(rest(), self.batch_size, bucket)
         decoders = ThreadPoolExecutor(self.workers, thread_name_prefix="decode")
         writer = ThreadPoolExecutor(1, thread_name_prefix="store")
         finished = False
         try:
             with tqdm(total=total, desc=self.kind, unit="picture", disable=None) as progress:
                 for batch, pictures in self._decoded_ahead(planned, decoders):
-                    self._read(*self._loaded(batch, pictures), writer)
+                    values = self._read(*self._loaded(batch, pictures))
+                    if self.in_hand is not None:
+                        self.in_hand.end([job.sha256 for job in batch])
+                    if values:
+                        self.count += len(values)
+                        self._settle_writes(3)
+                        self._writes.append(writer.submit(self.results.put_many, self.key, values))
                     progress.update(len(batch))
             self._settle_writes(0)
             finished = True
@@ -93,6 +120,60 @@ class Reading:
             writer.shutdown(wait=True)  # what is finished is kept
             if not finished and hasattr(self.extractor, "close"):
                 self.extractor.close()  # leave no threads behind that go on reading
+
+    def _read_left(self, missing: Callable[[], Iterator[Job]]) -> None:
+        """Read what dead runs had in hand, in a child process: a picture that it dies of is a failure.
+
+        Where the child cannot load the extractor, all of it stays to be read like any other.
+
+        Raises:
+            UserError: the child dies of one picture after another, or as :meth:`run`.
+        """
+        hand = self.in_hand
+        if hand is None or not hand.left:
+            return
+        names = {name for batch in hand.left for name in batch}
+        hand.leave(without(hand.left, self.results.get_many(self.key, sorted(names))))
+        jobs = {job.sha256: job for job in missing() if job.sha256 in names}
+        batches = [[jobs.pop(name) for name in batch if name in jobs] for batch in hand.left]
+        deaths = 0
+        with suppress(NotStartedError):
+            for batch, answer in apart(self._load_extractor, self._read_apart, filter(None, batches)):
+                if isinstance(answer, Died):
+                    deaths += 1
+                    self._died(batch[0], answer, deaths)
+                    continue
+                deaths = 0
+                self.results.put_many(self.key, answer.values)
+                self.count += len(answer.values)
+                self.failures |= answer.failures
+                self.broken += answer.broken
+                self._last = answer.last or self._last
+                hand.leave(without(hand.left, {job.sha256 for job in batch}))
+
+    def _read_apart(self, batch: list[Job]) -> _Answer:
+        """Read a batch in a child process, which goes on from where its parent was and leaves the store alone."""
+        self.failures, self.broken, self._last = {}, 0, ""
+        self._in_a_row = -len(batch)
+        with ThreadPoolExecutor(self.workers, thread_name_prefix="decode") as decoders:
+            values = self._read(*self._loaded(batch, [decoders.submit(self._load, job) for job in batch]))
+        return _Answer(values, self.failures, self.broken, self._last)
+
+    def _died(self, job: Job, died: Died, in_a_row: int) -> None:
+        """Write down that a process died of a picture; it stays among what is left, for other runs to take care.
+
+        Raises:
+            UserError: so it did of too many in a row.
+        """
+        self.failures[job.sha256] = f"the process that read it ended with {died.how}"
+        self.broken += 1
+        self._last = f"{job.image}: {self.failures[job.sha256]}"
+        if in_a_row >= _DEADLY:
+            raise UserError(
+                f"{self.kind}: {type(self.extractor).__name__} ends its process on one picture after another, lastly "
+                f"on {self._last}. What was read before is kept; choose another extractor, or see that its packages "
+                "belong together and that there is memory enough"
+            )
 
     def _load_extractor(self) -> None:
         try:
@@ -110,6 +191,8 @@ class Reading:
         ahead: deque[tuple[list[Job], list[Future[Any]]]] = deque()
         pixels = 0
         for jobs in batches:
+            if self.in_hand is not None:
+                self.in_hand.begin([job.sha256 for job in jobs])
             ahead.append((jobs, [pool.submit(self._load, job) for job in jobs]))
             pixels += sum(job.width * job.height for job in jobs)
             while len(ahead) > _AHEAD or (len(ahead) > 1 and pixels > _AHEAD_PIXELS):
@@ -204,8 +287,8 @@ class Reading:
                 f"or other options below {self.kind} in params.yaml"
             )
 
-    def _read(self, jobs: list[Job], pictures: list[Any], writer: ThreadPoolExecutor) -> None:
-        """Run one batch; where it fails, its halves, down to single pictures."""
+    def _read(self, jobs: list[Job], pictures: list[Any]) -> dict[str, bytes]:
+        """Run one batch; where it fails, its halves, down to single pictures. Give the results by SHA-256."""
         todo = [(jobs, pictures)] if jobs else []
         values: dict[str, bytes] = {}
         while todo:
@@ -221,10 +304,7 @@ class Reading:
                 todo += [(jobs[half:], pictures[half:]), (jobs[:half], pictures[:half])]
             else:
                 self._fail(jobs[0], failure)
-        if values:
-            self.count += len(values)
-            self._settle_writes(3)
-            self._writes.append(writer.submit(self.results.put_many, self.key, values))
+        return values
 
     def _attempt(self, jobs: Sequence[Job], pictures: Sequence[Any], values: dict[str, bytes]) -> str | None:
         """Put the batch's results among `values`; give the error where it fails as a whole."""

@@ -8,7 +8,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -18,7 +18,8 @@ from pipeline.core.errors import UserError
 from pipeline.core.files import atomic_write
 from pipeline.core.kinds import KINDS
 from pipeline.core.records import ImageRow, Item
-from pipeline.core.store import batched, digest
+from pipeline.core.store import Store, batched, digest
+from pipeline.engine.in_hand import InHand, taken
 from pipeline.engine.local import Reading, described, encoded
 from pipeline.engine.plan import WINDOW, Results, Rows, jobs, read_rows
 from pipeline.extractors.base import ExpectingExtractor, Extractor, LookupExtractor
@@ -93,7 +94,8 @@ def extract(
             source = Folder(pictures, limits) if isinstance(pictures, Path) else pictures
             reading = Reading(kind, extractor, rows, source, results, key, batch_size, workers, limits)
             if done is not None:
-                reading.run(lambda: jobs(islice(rows(), done, None), results, key, stored=False))
+                with _in_hand(results, key) as reading.in_hand:
+                    reading.run(lambda: jobs(islice(rows(), done, None), results, key, stored=False))
                 _, more_stored, more_failed = _write(file, kind, rows, done, results, key, reading.failures)
                 stored, failed = stored + more_stored, failed + more_failed
             read = reading.count
@@ -107,6 +109,11 @@ def extract(
                     else "run the same command once more"
                 )
     return Summary(read, stored, failed, time.monotonic() - started, again)
+
+
+def _in_hand(results: Results, key: str) -> AbstractContextManager[InHand | None]:
+    """Where it is written down what is being read: beside results that lie in a folder of this machine."""
+    return taken(results.folder / "in-hand", key) if isinstance(results, Store) else nullcontext()
 
 
 @contextmanager

@@ -4,6 +4,7 @@ Every one captions a picture with its mean colour, a result that only its pixels
 test can interrupt. Which fault it has, and when, are its options.
 """
 
+import ctypes
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -44,6 +45,15 @@ class Raising(MeanColour):
     def extract(self, images: Sequence[Image.Image]) -> list[list[Caption]]:
         if any(image.getpixel((0, 0)) == (255, 0, 0) for image in images):
             raise RuntimeError("a kernel failed")
+        return super().extract(images)
+
+
+class Crashing(MeanColour):
+    """Ends its process as a library does that reads where it must not, on pictures whose first pixel is red."""
+
+    def extract(self, images: Sequence[Image.Image]) -> list[list[Caption]]:
+        if any(image.getpixel((0, 0)) == (255, 0, 0) for image in images):
+            ctypes.string_at(0)
         return super().extract(images)
 
 

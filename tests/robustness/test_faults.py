@@ -1,5 +1,6 @@
 """Models that fail, through the real stage command: the right rows, and nothing kept that is not a result."""
 
+import signal
 from pathlib import Path
 
 import pytest
@@ -47,6 +48,24 @@ def test_pictures_that_a_model_fails_on_are_rows_and_no_others(project: Project,
     use(project, "MeanColour")  # of the same fingerprint: the model is mended
     assert f"3 read, {COUNT - 3} from the store, 0 failed" in project.run(*STAGE), "failures are tried again"
     assert (project.folder / CAPTIONS).read_bytes().splitlines() == expected
+
+
+def test_a_native_crash_on_a_picture_is_its_row_in_the_next_run(project: Project, tmp_path: Path) -> None:
+    [bad] = redden(project, 5)
+    project.run("python", "-m", "stages.images")
+    expected = undisturbed(project).splitlines()
+    use(project, "Crashing")
+    project.run(*STAGE, expect=-signal.SIGSEGV)
+    assert not (project.folder / CAPTIONS).exists()
+    assert "1 failed; to try again what failed here" in project.run(*STAGE)
+    lines = (project.folder / CAPTIONS).read_bytes().splitlines()
+    rows = project.rows(CAPTIONS)
+    assert [(row["image"], row["status"], row["error"]) for row in rows if row["status"] != "ok"] == [
+        (bad, "failed", "the process that read it ended with SIGSEGV")
+    ]
+    assert [line for line, row in zip(lines, rows, strict=True) if row["status"] == "ok"] == [
+        line for line, name in zip(expected, ALL, strict=True) if name != bad
+    ]
 
 
 @pytest.mark.parametrize("really", [False, True], ids=["as torch says it", "MemoryError"])

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.core.errors import UserError
-from pipeline.core.locks import locked, stage_lock
+from pipeline.core.locks import locked, locked_at_once, stage_lock
 from tests.pipeline.core.processes import python
 
 HOLDER = """
@@ -77,3 +77,13 @@ def test_a_lock_that_cannot_be_made_names_its_file(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="SIGHTREAD_STORE") as caught, locked(tmp_path / "lock"):
         pass
     assert str(tmp_path / "lock") in str(caught.value)
+
+
+def test_a_lock_can_be_tried_without_waiting(tmp_path: Path) -> None:
+    path = tmp_path / "one.lock"
+    with locked(path), locked_at_once(path) as held:
+        assert not held
+    with locked_at_once(path) as held:
+        assert held
+        with locked_at_once(path) as again:
+            assert not again
