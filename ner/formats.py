@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.core.errors import UserError
-from pipeline.core.files import decoded_lines, parse_object
+from pipeline.core.files import decoded_lines, parse_object, require_regular
 from pipeline.core.records import View
 from pipeline.core.tokens import tokenize
 from pipeline.corpus import conll
@@ -23,7 +23,7 @@ FORMATS = ("text", "conll", "jsonl")
 
 
 def read_input(path: str, format_name: str, label_column: int = 2) -> Iterator[tuple[View, list[int] | None]]:
-    """Yield views, and for text where each token starts in its line; ``-`` is stdin.
+    """Yield views, and for text where each token starts in its line; ``-`` is stdin, a named pipe is read to its end.
 
     Args:
         path: the file.
@@ -46,12 +46,18 @@ def read_input(path: str, format_name: str, label_column: int = 2) -> Iterator[t
 
 @contextmanager
 def _lines(path: str) -> Iterator[tuple[str, Iterator[tuple[int, str]]]]:
-    if path == "-":
+    if path in ("-", "/dev/stdin"):
         yield "stdin", decoded_lines(sys.stdin.buffer, "stdin")
         return
-    if not Path(path).is_file():
-        raise UserError(f"{path}: no such file; expected a file to tag, or - for stdin")
-    with open(path, "rb") as file:
+    try:
+        if not Path(path).is_fifo():  # which a shell makes of <(command)
+            require_regular(path)
+        file = open(path, "rb")  # noqa: SIM115  (below, where an error is the reader's)
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; expected a file to tag, or - for stdin") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}; expected a file to tag, or - for stdin") from None
+    with file:
         yield path, decoded_lines(file, path)
 
 

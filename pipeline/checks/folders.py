@@ -1,4 +1,4 @@
-"""What in the folders that stages depend on DVC would trip over: files of its own, and links to folders.
+"""What in the folders that stages depend on DVC would trip over: files of its own, links to folders, pipes.
 
 Looked at are folders, not what is in pictures, and of a large data set the upper ones: some thousand folders and some
 hundred thousand names take a second.
@@ -21,7 +21,7 @@ MOST_FOLDERS = 5_000
 MOST_NAMES = 200_000
 
 _OF_TOOLS = {".git", ".hg", ".dvc"}  # DVC passes over them
-_NAMED_LINKS = 3  # in a message
+_NAMED = 3  # in a message
 
 
 class Finding(NamedTuple):
@@ -35,9 +35,10 @@ class Finding(NamedTuple):
 def findings(settings: Params) -> Iterator[Finding]:
     """What DVC would trip over, in the data set's folder and on the way to checkpoints."""
     root = settings.data.root
-    links = []
-    for folder, linked in _walk(root):
+    links, endless = [], []
+    for folder, linked, no_files in _walk(root):
         links += linked
+        endless += no_files
         if os.path.lexists(folder / ".dvcignore"):
             yield Finding(
                 "data.root",
@@ -54,40 +55,57 @@ def findings(settings: Params) -> Iterator[Finding]:
             )
     if links:
         yield Finding("data.root", _unseen(links), False)
+    if endless:
+        yield Finding("data.root", _endless(endless), True)
+    if endless := [place for _, _, no_files in _walk(CHECKPOINTS) for place in no_files]:
+        yield Finding(str(CHECKPOINTS), _endless(endless), True)
     for key, place in _checkpoints(settings):
         if link := _linked(place):
             yield Finding(key, _unseen([link]), False)
 
 
-def _unseen(links: list[Path]) -> str:
-    named = ", ".join([str(link) for link in links[:_NAMED_LINKS]] + ["…"] * (len(links) > _NAMED_LINKS))
-    what = "a link to a folder" if len(links) == 1 else f"{len(links):,} links to folders"
+def _named(places: list[Path]) -> str:
+    return ", ".join([str(place) for place in places[:_NAMED]] + ["…"] * (len(places) > _NAMED))
+
+
+def _endless(places: list[Path]) -> str:
+    what = "a named pipe, socket or device" if len(places) == 1 else f"{len(places):,} named pipes, sockets or devices"
     return (
-        f"{named}: {what}, into which DVC does not look, so that a change there runs no stage again; put the folder "
-        "itself in its place, or run `dvc repro --force` after a change"
+        f"{_named(places)}: {what}, which `dvc repro` opens like every file there, and would wait for or fail on; move "
+        "it elsewhere"
     )
 
 
-def _walk(root: Path) -> Iterator[tuple[Path, list[Path]]]:
-    """Folders below `root`, itself among them, upper ones first, and the links to folders in each."""
+def _unseen(links: list[Path]) -> str:
+    what = "a link to a folder" if len(links) == 1 else f"{len(links):,} links to folders"
+    return (
+        f"{_named(links)}: {what}, into which DVC does not look, so that a change there runs no stage again; put the "
+        "folder itself in its place, or run `dvc repro --force` after a change"
+    )
+
+
+def _walk(root: Path) -> Iterator[tuple[Path, list[Path], list[Path]]]:
+    """Folders below `root`, itself among them, upper ones first; in each the links to folders, and what is no file."""
     waiting, names = deque([root]), MOST_NAMES
     for _ in range(MOST_FOLDERS):
         if not waiting:
             return
         folder = waiting.popleft()
-        linked = []
+        linked, no_files = [], []
         try:
             with os.scandir(folder) as entries:
                 for entry in islice(entries, names):
                     names -= 1
-                    if entry.is_symlink():
-                        if entry.is_dir():
+                    if entry.is_dir():
+                        if entry.is_symlink():
                             linked.append(folder / entry.name)
-                    elif entry.is_dir() and entry.name not in _OF_TOOLS:
-                        waiting.append(folder / entry.name)
+                        elif entry.name not in _OF_TOOLS:
+                            waiting.append(folder / entry.name)
+                    elif not entry.is_file() and os.path.exists(folder / entry.name):  # else a link to nothing
+                        no_files.append(folder / entry.name)
         except OSError:
             continue  # DVC says so, of the folder that it was to read
-        yield folder, sorted(linked)
+        yield folder, sorted(linked), sorted(no_files)
 
 
 def _checkpoints(settings: Params) -> Iterator[tuple[str, str]]:

@@ -118,7 +118,7 @@ def read_json(path: Path, stage: str) -> dict[str, Any]:
         UserError: the file is missing or holds something else; the message names the stage.
     """
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(contents(path))
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; run the stage that writes it: dvc repro {stage}") from None
     except ValueError as error:
@@ -147,6 +147,12 @@ def require_regular(path: str | os.PathLike[str]) -> None:
     if not stat.S_ISREG(mode):
         kinds = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a named pipe", stat.S_IFSOCK: "a socket"}
         raise UserError(f"{path}: {kinds.get(stat.S_IFMT(mode), 'a device')}; expected a file")
+
+
+def contents(path: str | os.PathLike[str]) -> bytes:
+    """All bytes of a file; raises as :func:`require_regular`."""
+    require_regular(path)
+    return Path(path).read_bytes()
 
 
 def numbered_lines(path: str | os.PathLike[str]) -> Iterator[tuple[int, str]]:

@@ -5,9 +5,17 @@ from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
 
+from pipeline.core.files import require_regular
+
 
 def file_digest(file: Path) -> str:
-    """SHA-256 of a file, in hex."""
+    """SHA-256 of a file, in hex.
+
+    Raises:
+        UserError: it is a pipe, a device or a folder.
+        OSError: it is missing, or may not be read.
+    """
+    require_regular(file)
     status = file.stat()
     return _file_digest(str(file), status.st_size, status.st_mtime_ns)
 

@@ -16,7 +16,7 @@ from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationE
 from typing_extensions import TypedDict  # pydantic asks for this one before Python 3.12
 
 from pipeline.core.errors import UserError
-from pipeline.core.files import atomic_write, numbered_lines, write_json
+from pipeline.core.files import atomic_write, contents, numbered_lines, write_json
 
 T = TypeVar("T")
 
@@ -381,7 +381,7 @@ def read_one(path: Path, record: Any, stage: str) -> Any:
         UserError: the file is missing, or holds something else.
     """
     try:
-        return adapter(record).validate_json(path.read_bytes())
+        return adapter(record).validate_json(contents(path))
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; run the stage that writes it: dvc repro {stage}") from None
     except ValidationError as error:

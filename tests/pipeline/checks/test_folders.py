@@ -1,5 +1,6 @@
 """Files of DVC's own and links in the data set, and checkpoints behind links, are found before anything runs."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -72,6 +73,28 @@ def test_links_to_folders_are_warned_of(project: Path, capsys: pytest.CaptureFix
     assert "warning: params.yaml:" in warned
     assert "data.root: set/0, set/1, set/2, …: 5 links to folders" in warned
     assert "train.encoder: checkpoints/sample: a link to a folder, into which DVC does not look" in warned
+
+
+@pytest.mark.parametrize("linked", [False, True])
+def test_what_dvc_would_wait_for_is_named(project: Path, tmp_path: Path, linked: bool) -> None:
+    """A pipe has no end, and a device may have none; a link to nothing is DVC's to name."""
+    place = tmp_path if linked else project / "set/images/sub"
+    os.mkfifo(place / "pipe.jpg")
+    if linked:
+        (project / "set/images/sub/pipe.jpg").symlink_to(place / "pipe.jpg")
+    (project / "set/images/nothing.jpg").symlink_to("nowhere")
+    with pytest.raises(UserError) as caught:
+        check()
+    [line] = [line for line in str(caught.value).splitlines() if "pipe" in line]
+    assert "data.root: set/images/sub/pipe.jpg: a named pipe, socket or device, which `dvc repro` opens" in line
+    (project / "set/zero").symlink_to("/dev/zero")
+    assert found()[0].problem.startswith("set/zero, set/images/sub/pipe.jpg: 2 named pipes, sockets or devices")
+
+
+def test_a_pipe_among_checkpoints_is_named(project: Path) -> None:
+    os.mkfifo(project / "checkpoints/weights")
+    with pytest.raises(UserError, match=r"params\.yaml: checkpoints: checkpoints/weights: a named pipe"):
+        check()
 
 
 def test_the_walk_is_bounded(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:

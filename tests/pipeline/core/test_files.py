@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 from pipeline.core.errors import UserError
-from pipeline.core.files import numbered_lines
+from pipeline.core.files import numbered_lines, read_json
+from pipeline.core.hashes import file_digest
+from pipeline.core.records import ImageRow, read_one
 from pipeline.settings import yaml
 
 
@@ -22,7 +24,12 @@ def test_what_is_no_file_is_refused_without_being_opened(tmp_path: Path) -> None
             (tmp_path / "folder", "a folder"),
             (Path("/dev/zero"), "a device"),
         ):
-            with pytest.raises(UserError, match=f"{path}: {kind}; expected a file"):
-                list(numbered_lines(path))
-            with pytest.raises(UserError, match=f"{path}: {kind}; expected a file"):
-                yaml.load(path)
+            for read in (
+                lambda file: list(numbered_lines(file)),
+                yaml.load,
+                file_digest,
+                lambda file: read_json(file, "posts"),
+                lambda file: read_one(file, ImageRow, "images"),
+            ):
+                with pytest.raises(UserError, match=f"{path}: {kind}; expected a file"):
+                    read(path)
