@@ -16,7 +16,7 @@ from torch import Tensor
 
 from pipeline.core.errors import UserError
 from pipeline.core.features import Features
-from pipeline.core.kinds import KINDS
+from pipeline.core.kinds import TEXT_KINDS
 from pipeline.core.records import View
 
 N_OBJECTS = 5
@@ -80,7 +80,7 @@ class Visuals:
         """
         found = None
         if objects is not None:
-            contexts = KINDS["objects"].read(objects)
+            contexts = TEXT_KINDS["objects"].read(objects)
             found = {
                 each.image: [(tag.score, tag.label) for tag in each.items] for each in contexts if each.status == "ok"
             }

@@ -7,7 +7,7 @@ records where there are thousands of them.
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pipeline.core.kinds import KINDS, Kind
+from pipeline.core.kinds import TEXT_KINDS, TextKind
 from pipeline.core.labels import entities
 from pipeline.core.records import Post, Prediction
 from pipeline.corpus.report import is_invisible
@@ -88,7 +88,7 @@ def gallery(results: Results, types: Sequence[str], thumbnails: Mapping[str, str
                 "used": key in results.settings.views.kinds,
                 "off": results.runs[key].extractor is None,
             }
-            for key, kind in KINDS.items()
+            for key, kind in TEXT_KINDS.items()
         ],
         "splits": list(results.settings.report.splits),
         "posts": posts,
@@ -117,7 +117,7 @@ def _picture(results: Results, name: str, thumbnail: str | None) -> dict[str, An
         "more": {},
         "failed": {},
     }
-    for kind, entry in KINDS.items():
+    for kind, entry in TEXT_KINDS.items():
         context = results.contexts[kind].get(name)
         items = context.items if context else []
         picture["found"][kind] = [_item(entry, item) for item in items[:SHOWN]]
@@ -128,7 +128,7 @@ def _picture(results: Results, name: str, thumbnail: str | None) -> dict[str, An
     return picture
 
 
-def _item(kind: Kind, item: Any) -> list[Any]:
+def _item(kind: TextKind, item: Any) -> list[Any]:
     """Text, score and outline: a box ``[x0, y0, x1, y1]``, a polygon of points, or null."""
     words = kind.words(item, kind.template(max=1))
     return [visible(words, 1000), item.score, getattr(item, "box", None) or getattr(item, "polygon", None)]

@@ -13,7 +13,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from pipeline.core.files import atomic_write
-from pipeline.core.kinds import KINDS
+from pipeline.core.kinds import TEXT_KINDS
 from pipeline.core.version import __version__
 from reporting.charts import interval_chart, line_chart
 from reporting.gallery import gallery
@@ -88,7 +88,7 @@ def write(results: Results, thumbnails: Mapping[str, str], output: Path) -> None
             intervals=interval_chart(headline, "strict") if headline else None,
             charts=[chart for chart in charts if chart],
             n_posts=len(data["posts"]),
-            drawn=[kind for kind in KINDS.values() if kind.drawn],
+            drawn=[kind for kind in TEXT_KINDS.values() if kind.drawn],
         )
     )
     write_assets(output / "assets")

@@ -13,7 +13,7 @@ from typing import Any
 from pipeline.core import records
 from pipeline.core.errors import UserError
 from pipeline.core.files import read_json
-from pipeline.core.kinds import KINDS
+from pipeline.core.kinds import KINDS, TEXT_KINDS
 from pipeline.core.records import Context, Evaluation, ImageRow, Post, Prediction, RunRecord, View
 from pipeline.settings.params import SPLITS, Condition, Params, Split
 
@@ -100,7 +100,7 @@ def read(settings: Params, sources: Sources) -> Results:
         images=images,
         contexts={
             name: {row.image: row for row in kind.read(sources.contexts / f"{name}.jsonl")}
-            for name, kind in KINDS.items()
+            for name, kind in TEXT_KINDS.items()
         },
         views={
             split: {view.id: view for view in records.read(sources.views / f"{split}.jsonl", View, "views")}

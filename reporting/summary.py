@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.core.files import portable
-from pipeline.core.kinds import KINDS
+from pipeline.core.kinds import KINDS, TEXT_KINDS
 from pipeline.core.records import Change, Machine, RunRecord
 from pipeline.core.store import digest
 from pipeline.corpus.report import described
@@ -111,7 +111,7 @@ def summarise(results: Results, types: list[str]) -> Summary:
         oddities=list(_oddities(results)),
         broken=broken[:LISTED],
         broken_total=len(broken),
-        extractors=[_extractor_row(results, kind) for kind in KINDS],
+        extractors=[_extractor_row(results, kind) for kind in _read_kinds(results)],
         changes=list(_changes(results)),
         seeds=list(_seeds(results)),
         times=[_time_row(results.runs[stage]) for stage in STAGES],
@@ -159,7 +159,7 @@ def _missing(results: Results) -> Iterator[str]:
             f"None of the {len(results.images):,} pictures that posts name can be read; the reasons are in the list of "
             "broken pictures."
         )
-    for kind in KINDS:
+    for kind in TEXT_KINDS:
         rows = results.contexts[kind].values()
         if kind not in settings.views.kinds:
             yield f"The contexts leave {kind} out (views.kinds)."
@@ -223,19 +223,31 @@ def _oddities(results: Results) -> Iterator[str]:
             yield f"{count(shared, 'text')} of {one} {'stands' if shared == 1 else 'stand'} in {other} again."
 
 
+def _read_kinds(results: Results) -> list[str]:
+    """The kinds of context, and those of the others that are on."""
+    return [kind for kind in KINDS if kind in TEXT_KINDS or results.runs[kind].extractor is not None]
+
+
 def _extractor_row(results: Results, kind: str) -> ExtractorRow:
-    run, rows = results.runs[kind], results.contexts[kind].values()
+    run = results.runs[kind]
     fingerprint = run.fingerprint
+    if kind in TEXT_KINDS:
+        rows = results.contexts[kind].values()
+        pictures, items = len(rows), [len(row.items) for row in rows if row.items]
+        failed = sum(row.status != "ok" for row in rows)
+    else:  # one tensor of each picture that could be read
+        items, failed = [1] * ((run.items or 0) + run.from_store), run.failed
+        pictures = len(items) + failed
     return ExtractorRow(
         kind=kind,
         name=run.extractor or OFF,
         used=kind in results.settings.views.kinds,
         fingerprint=None if fingerprint is None else digest(fingerprint),
         details="" if fingerprint is None else json.dumps(fingerprint, indent=2, sort_keys=True),
-        pictures=len(rows),
-        with_items=sum(bool(row.items) for row in rows),
-        items=sum(len(row.items) for row in rows),
-        failed=sum(row.status != "ok" for row in rows),
+        pictures=pictures,
+        with_items=len(items),
+        items=sum(items),
+        failed=failed,
     )
 
 
@@ -243,7 +255,7 @@ def _changes(results: Results) -> Iterator[Change]:
     settings = results.settings
     for section in ("data", "images"):
         yield from changed(getattr(settings, section), f"{section}.")
-    for kind in KINDS:
+    for kind in _read_kinds(results):
         yield Change(f"{kind}.extractor", results.runs[kind].extractor, None, True)
         yield from results.runs[kind].changed
     for section in ("views", "train", "evaluate", "report"):

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from pipeline.core.errors import run_cli
-from pipeline.core.kinds import KINDS
+from pipeline.core.kinds import TEXT_KINDS
 from pipeline.extractors import registry
 from pipeline.extractors.base import Extractor, load
 from pipeline.settings import params
@@ -106,7 +106,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     settings = params.load(options.params)
-    sections = {kind: getattr(settings, kind).model_dump() for kind in KINDS}
+    sections = {kind: getattr(settings, kind).model_dump() for kind in TEXT_KINDS}
     results = measure(sections, options.pictures)
     for kind, scores in results.items():
         print(kind)

@@ -20,7 +20,7 @@ from ner.training import run as training
 from pipeline.core import checkpoints, records
 from pipeline.core.errors import run_cli
 from pipeline.core.files import atomic_write, write_json
-from pipeline.core.kinds import KINDS
+from pipeline.core.kinds import TEXT_KINDS
 from pipeline.core.labels import Reading
 from pipeline.core.records import Post, View
 from pipeline.settings import params
@@ -81,7 +81,7 @@ def systems(settings: Params, seeds: Sequence[int], bar: Any) -> tuple[Table, Ta
             for condition in CONDITIONS[:1] if system == "text" else CONDITIONS:
                 table[system].setdefault(condition, []).append(f1(tagger, views["test"], condition, shuffle_seed))
             if system == "kl":
-                for kind in KINDS:
+                for kind in TEXT_KINDS:
                     only = {name for name, by in decides.items() if by == kind}
                     whole["none"].setdefault(kind, []).append(
                         f1(tagger, views["test"], "cross_modal", shuffle_seed, only)
@@ -94,7 +94,7 @@ def ablations(settings: Params, seeds: Sequence[int], bar: Any) -> Table:
     """F1 of (c), trained and scored without a kind of context, on the test posts that this kind decides."""
     decides = read_decides(settings.data.root)
     table: Table = {}
-    for kind in KINDS:
+    for kind in TEXT_KINDS:
         views, only = split_views(settings, kind), {name for name, by in decides.items() if by == kind}
         for seed in seeds:
             tagger = run(settings, views, {**SYSTEMS["kl"][1], "seed": seed})
@@ -124,7 +124,7 @@ def markdown(table: Table, whole: Table, without: Table, seeds: Sequence[int]) -
         "| decided by | with all kinds | trained and scored without it |",
         "|---|---|---|",
     ]
-    for kind in KINDS:
+    for kind in TEXT_KINDS:
         lines.append(f"| {kind} | {cell(whole['none'].get(kind))} | {cell(without[kind][kind])} |")
     lines += ["", f"Strict micro-F1 in points; mean ± standard deviation of the seeds {', '.join(map(str, seeds))}."]
     return "\n".join(lines) + "\n"
@@ -138,14 +138,14 @@ def main() -> None:
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the table, too")
     options = parser.parse_args()
     settings = params.load(paths.PARAMS)
-    trainings = len(options.seeds) * (len(SYSTEMS) + len(KINDS))
+    trainings = len(options.seeds) * (len(SYSTEMS) + len(TEXT_KINDS))
     with tqdm(total=trainings, unit="tagger", disable=None) as bar:
         table, whole = systems(settings, options.seeds, bar)
         without = ablations(settings, options.seeds, bar)
     text = markdown(table, whole, without, options.seeds)
     print(text, end="")
     if options.json:
-        left_out = {kind: {"with": whole["none"][kind], "without": without[kind][kind]} for kind in KINDS}
+        left_out = {kind: {"with": whole["none"][kind], "without": without[kind][kind]} for kind in TEXT_KINDS}
         write_json(options.json, {"seeds": options.seeds, "f1": {READING: table}, "decided": left_out})
     if options.markdown:
         with atomic_write(options.markdown) as file:

@@ -12,7 +12,7 @@ from pipeline.contexts.template import render_post
 from pipeline.core import records
 from pipeline.core.errors import run_cli
 from pipeline.core.files import portable
-from pipeline.core.kinds import KINDS
+from pipeline.core.kinds import TEXT_KINDS
 from pipeline.core.locks import stage_lock
 from pipeline.core.records import Post, View, ViewSources
 from pipeline.settings import params
@@ -43,7 +43,7 @@ def read_contexts(template: ViewsParams) -> Found:
     """What was found in the pictures, of the kinds that the template names."""
     found: dict[str, dict[str, list[Any]]] = defaultdict(dict)
     for kind in template.kinds:
-        for context in KINDS[kind].read(paths.CONTEXTS / f"{kind}.jsonl"):
+        for context in TEXT_KINDS[kind].read(paths.CONTEXTS / f"{kind}.jsonl"):
             found[context.image][kind] = context.items
     return found
 

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from pipeline.core.kinds import KINDS, TextTemplate
+from pipeline.core.kinds import TEXT_KINDS, TextTemplate
 from pipeline.settings.params import ViewsParams
 
 # Characters that would end the line or are no text: C0 and C1 controls, line and paragraph separators, byte-order
@@ -36,7 +36,7 @@ def render(views: ViewsParams, found: Mapping[str, Sequence[Any]]) -> str:
     parts = []
     for kind in views.kinds:
         template = views.template(kind)
-        texts = [KINDS[kind].words(item, template) for item in _passing(found.get(kind, ()), template)]
+        texts = [TEXT_KINDS[kind].words(item, template) for item in _passing(found.get(kind, ()), template)]
         part = template.separator.join(_settle_duplicates(texts, template)[: template.max])
         if part:
             parts.append(part)

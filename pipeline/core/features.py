@@ -153,6 +153,30 @@ class FeatureWriter:
         return FeatureFacts(regions, width, fingerprint, self._rows)
 
 
+def as_bytes(regions: Any) -> bytes:
+    """The features of a picture with their shape and type, as the store keeps them: a shard of one row.
+
+    Raises:
+        TypeError, ValueError: as :func:`checked`.
+    """
+    values = checked(regions)
+    return _header(1, *values.shape) + values.astype("<f2", copy=False).tobytes()
+
+
+def from_bytes(value: bytes) -> Regions:
+    """The features that :func:`as_bytes` was given, *Shape:* (regions, width).
+
+    Raises:
+        ValueError: the bytes are something else.
+    """
+    try:
+        _, regions, width = json.loads(value[8:_HEADER_BYTES])[_TENSOR]["shape"]
+        whole = value[:_HEADER_BYTES] == _header(1, regions, width)
+        return np.frombuffer(value, "<f2", offset=_HEADER_BYTES if whole else len(value)).reshape(regions, width)
+    except (KeyError, TypeError, ValueError):
+        raise ValueError(f"{len(value):,} bytes that are not the features of a picture") from None
+
+
 def checked(regions: Any) -> Regions:
     """The features of a picture, if they are what they should be.
 

@@ -1,22 +1,29 @@
-"""The kinds of context that are read off a picture: one entry each, and all else follows from it.
+"""The kinds of results that are read off a picture: one entry each, and all else follows from it.
 
-An entry says which record an item is, how it turns into words, and what the report calls it. The sections of
-params.yaml, the context records, the template and the report are made from the entries. To add a kind, add an entry,
-a stage that runs it (``stages/NAME.py``, a stage in dvc.yaml) and its extractors.
+An entry says what one result is and how results are written: in words (:class:`TextKind`: a JSON list of items for
+each picture, which the context of a tweet is made of) or as numbers (:class:`TensorKind`: a tensor for each picture, in
+shards). The sections of params.yaml and the engine follow from all entries; the context records, the template and the
+report from those in words. To add a kind, add an entry, a stage that runs it (``stages/NAME.py``, a stage in dvc.yaml)
+and its extractors.
 """
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import IO, TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, create_model
 
 from pipeline.core.errors import UserError
-from pipeline.core.files import numbered_lines
+from pipeline.core.files import atomic_write, numbered_lines
 from pipeline.core.records import STRICT, Caption, Context, ObjectTag, TextLine, adapter, as_json, mistakes
+
+if TYPE_CHECKING:
+    from pipeline.core.features import FeatureWriter
 
 
 class TextTemplate(BaseModel):
@@ -36,25 +43,82 @@ class ObjectTemplate(TextTemplate):
     attributes: bool = True
 
 
+Row = Mapping[str, Any]
+"""A row of the manifest; `image` and `sha256` are read."""
+
+
+class Sink(Protocol):
+    """Takes the rows of a kind's output, one for each row of the manifest, in its order."""
+
+    def add(self, row: Row, status: str, error: str | None, result: bytes | None) -> None:
+        """Write a row; `result` is what :meth:`Kind.dump` gave, or None where the picture gave nothing."""
+        ...
+
+
 @dataclass(frozen=True)
-class Kind:
-    """A kind of context.
+class Kind(ABC):
+    """A kind of results.
 
     Attributes:
-        name: its section in params.yaml, its stage, and the key of the list in its context records.
-        item: the record of one item; it has a `score`, and may have a `box` or a `polygon` to draw.
-        words: an item in words, given the kind's section of `views`.
-        template: the type of that section.
-        called: what the report calls its items.
+        name: its section in params.yaml and its stage.
         batch_size: pictures a batch, where `execution.batch_size` says nothing.
     """
 
     name: str
+    batch_size: int = field(default=16, kw_only=True)
+
+    WINDOW: ClassVar[int]
+    """Results that are taken from the store at a time."""
+    OUTPUT: ClassVar[str]
+    """What a command line calls the place where results are written."""
+
+    @property
+    @abstractmethod
+    def expected(self) -> str:
+        """What an extractor gives for each picture, for messages."""
+
+    @abstractmethod
+    def dump(self, result: Any) -> bytes:
+        """What was found in a picture, as bytes: what the store keeps.
+
+        Raises:
+            TypeError: it is no result of this kind.
+            ValueError: a number is not finite, or a text holds an unpaired surrogate.
+        """
+
+    @abstractmethod
+    def writing(self, output: Path, fingerprint: str | None) -> AbstractContextManager[Sink]:
+        """Write results to `output`, whole or not at all: the body of the `with` hands the rows to the sink.
+
+        Args:
+            output: what the stage writes.
+            fingerprint: digest of the extractor's fingerprint; None where it is off, or looks up others' results.
+        """
+
+
+@dataclass(frozen=True)
+class TextKind(Kind):
+    """A kind of context: its results are lists of items that can be said in words.
+
+    Attributes:
+        item: the record of one item; it has a `score`, and may have a `box` or a `polygon` to draw.
+        words: an item in words, given the kind's section of `views`.
+        template: the type of that section.
+        called: what the report calls its items.
+    """
+
     item: type[Any]
     words: Callable[[Any, Any], str]
     template: type[TextTemplate] = TextTemplate
     called: str = ""
-    batch_size: int = 16
+
+    WINDOW = 2048
+    OUTPUT = "FILE.jsonl"
+
+    @property
+    def expected(self) -> str:
+        """What an extractor gives for each picture, for messages."""
+        return f"one list of {self.item.__name__}"
 
     @property
     def drawn(self) -> bool:
@@ -76,19 +140,14 @@ class Kind:
         }
         return create_model(f"{self.name} row", __config__=STRICT, **fields)
 
-    def dump(self, items: Sequence[Any]) -> bytes:
-        """The JSON list of what was found in a picture, as UTF-8: what the store keeps.
-
-        Raises:
-            TypeError: something else than a list of this kind's items.
-            ValueError: a number is not finite, or a text holds an unpaired surrogate.
-        """
-        if not isinstance(items, list | tuple) or not all(isinstance(item, self.item) for item in items):
+    def dump(self, result: Any) -> bytes:
+        """The JSON list of what was found in a picture, as UTF-8: what the store keeps."""
+        if not isinstance(result, list | tuple) or not all(isinstance(item, self.item) for item in result):
             raise TypeError(
-                f"{type(items).__name__} {str(items)[:80]!r} for a picture; expected a list of {self.item.__name__}"
+                f"{type(result).__name__} {str(result)[:80]!r} for a picture; expected a list of {self.item.__name__}"
             )
         try:
-            value = self._items.dump_python(self._items.validate_python(list(items)), mode="json")
+            value = self._items.dump_python(self._items.validate_python(list(result)), mode="json")
         except ValidationError as error:
             raise ValueError(mistakes(error, skip=1)) from None
         return as_json(value).encode()
@@ -105,10 +164,11 @@ class Kind:
             raise ValueError(mistakes(error, skip=1)) from None
         return found
 
-    def line(self, row: Mapping[str, Any], status: str, error: str | None, items: bytes) -> str:
-        """The context record of a manifest's row as a line of JSON Lines; `items` is what :meth:`dump` gave."""
-        head = {"image": row["image"], "sha256": row["sha256"], "status": status, "error": error}
-        return f'{json.dumps(head, ensure_ascii=False)[:-1]}, "{self.name}": {items.decode()}}}\n'
+    @contextmanager
+    def writing(self, output: Path, fingerprint: str | None) -> Iterator[Sink]:
+        """Write context records as JSON Lines."""
+        with atomic_write(output) as file:
+            yield _Lines(self.name, file)
 
     def read(self, path: Path) -> Iterator[Context]:
         """Read data/contexts/{name}.jsonl.
@@ -128,6 +188,64 @@ class Kind:
             yield Context(row.image, row.sha256, row.status, row.error, getattr(row, self.name))
 
 
+@dataclass(frozen=True, slots=True)
+class _Lines:
+    """Writes context records of a kind, one a line."""
+
+    kind: str
+    file: IO[str]
+
+    def add(self, row: Row, status: str, error: str | None, result: bytes | None) -> None:
+        """Write a line; without a result its list is empty."""
+        head = {"image": row["image"], "sha256": row["sha256"], "status": status, "error": error}
+        items = "[]" if result is None else result.decode()
+        self.file.write(f'{json.dumps(head, ensure_ascii=False)[:-1]}, "{self.kind}": {items}}}\n')
+
+
+@dataclass(frozen=True)
+class TensorKind(Kind):
+    """A kind whose results are tensors: float16, [regions, width], of one shape for all pictures.
+
+    They are written by :mod:`pipeline.core.features`; no text is made of them.
+    """
+
+    WINDOW = 64  # of 200 KB each, as a rule
+    OUTPUT = "FOLDER"
+
+    @property
+    def expected(self) -> str:
+        """What an extractor gives for each picture, for messages."""
+        return "a float16 array of shape [regions, width]"
+
+    def dump(self, result: Any) -> bytes:
+        """Shape, type and numbers of what was found in a picture: what the store keeps."""
+        from pipeline.core.features import as_bytes  # which loads NumPy, as do those below
+
+        return as_bytes(result)
+
+    @contextmanager
+    def writing(self, output: Path, fingerprint: str | None) -> Iterator[Sink]:
+        """Write shards of tensors and an index."""
+        from pipeline.core.features import writing
+
+        with writing(output, fingerprint) as writer:
+            yield _Shards(writer)
+
+
+@dataclass(frozen=True, slots=True)
+class _Shards:
+    """Writes the tensors of a kind."""
+
+    writer: "FeatureWriter"
+
+    def add(self, row: Row, status: str, error: str | None, result: bytes | None) -> None:
+        """Write a row of the index, and the tensor if there is one."""
+        from pipeline.core.features import from_bytes
+
+        regions = None if result is None else from_bytes(result)
+        self.writer.add(row["image"], row["sha256"], status, error, regions)
+
+
 def _text(item: Caption | TextLine, _template: TextTemplate) -> str:
     return item.text
 
@@ -135,9 +253,13 @@ def _text(item: Caption | TextLine, _template: TextTemplate) -> str:
 KINDS: dict[str, Kind] = {
     kind.name: kind
     for kind in (
-        Kind("objects", ObjectTag, lambda tag, template: tag.text(template.attributes), ObjectTemplate, "objects"),
-        Kind("captions", Caption, _text, called="captions"),
-        Kind("ocr", TextLine, _text, called="words", batch_size=8),
+        TextKind("objects", ObjectTag, lambda tag, template: tag.text(template.attributes), ObjectTemplate, "objects"),
+        TextKind("captions", Caption, _text, called="captions"),
+        TextKind("ocr", TextLine, _text, called="words", batch_size=8),
+        TensorKind("features", batch_size=32),
     )
 }
 """By name, in the order of the pipeline."""
+
+TEXT_KINDS: dict[str, TextKind] = {name: kind for name, kind in KINDS.items() if isinstance(kind, TextKind)}
+"""Of these, the kinds of context."""

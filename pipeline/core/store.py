@@ -89,20 +89,18 @@ class Store:
             UserError: the store's file is damaged, newer than this program, or cannot be read.
             ValueError: a key is not a digest.
         """
-        path = self._path(fingerprint)
-        if not path.exists():
-            return {}
         found: dict[str, bytes] = {}
-        with _explained(path):
-            connection = self._connection(path)
-            for some in batched(map(_raw, keys), _LOOKUP):
-                marks = ",".join("?" * len(some))
-                query = f"SELECT key, value, checksum FROM results WHERE key IN ({marks})"  # noqa: S608  (only marks)
-                for key, value, checksum in connection.execute(query, some):
-                    if zlib.crc32(value, zlib.crc32(key)) != checksum:
-                        raise sqlite3.DatabaseError("a value does not match its checksum")
-                    found[key.hex()] = value
+        with _explained(self._path(fingerprint)):
+            for key, value, checksum in self._select("key, value, checksum", fingerprint, keys):
+                if zlib.crc32(value, zlib.crc32(key)) != checksum:
+                    raise sqlite3.DatabaseError("a value does not match its checksum")
+                found[key.hex()] = value
         return found
+
+    def known(self, fingerprint: str, keys: Sequence[str]) -> set[str]:
+        """The keys that have a value; the values are not read. Arguments and errors as of :meth:`get_many`."""
+        with _explained(self._path(fingerprint)):
+            return {key.hex() for (key,) in self._select("key", fingerprint, keys)}
 
     def put_many(self, fingerprint: str, values: Mapping[str, bytes]) -> None:
         """Store `values` by key, all or none; a key that is already there keeps its value.
@@ -152,6 +150,19 @@ class Store:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close()
+
+    def _select(self, columns: str, fingerprint: str, keys: Sequence[str]) -> Iterator[Any]:
+        """The rows that there are of `keys`."""
+        path = self._path(fingerprint)
+        if not path.exists():
+            return
+        connection = self._connection(path)
+        for some in batched(map(_raw, keys), _LOOKUP):
+            marks = ",".join("?" * len(some))
+            yield from connection.execute(
+                f"SELECT {columns} FROM results WHERE key IN ({marks})",  # noqa: S608  (only names and marks)
+                some,
+            )
 
     def _path(self, fingerprint: str) -> Path:
         return self.folder / "results" / f"{fingerprint[:32]}.sqlite3"

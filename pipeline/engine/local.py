@@ -19,12 +19,11 @@ from tqdm import tqdm
 from pipeline.core.errors import UserError
 from pipeline.core.kinds import KINDS
 from pipeline.core.machine import is_out_of_memory
-from pipeline.core.records import Item
 from pipeline.engine import plan
 from pipeline.engine.apart import Died, NotStartedError, apart
 from pipeline.engine.in_hand import InHand, without
 from pipeline.engine.plan import Job, Results, Rows
-from pipeline.extractors.base import BucketingExtractor, Extractor, PreparingExtractor, load
+from pipeline.extractors.base import BucketingExtractor, Extractor, PreparingExtractor, Result, load
 from pipeline.images import pictures as images
 from pipeline.images.decoding import PictureError
 from pipeline.settings.params import ImagesParams
@@ -318,9 +317,9 @@ class Reading:
             if len(results) != len(jobs):
                 raise UserError(
                     f"{self.kind}: {type(self.extractor).__name__} gave {len(results)} results for "
-                    f"{len(jobs)} pictures; expected one list of {KINDS[self.kind].item.__name__} for each"
+                    f"{len(jobs)} pictures; expected {KINDS[self.kind].expected} for each"
                 )
-            found = [encoded(self.kind, self.extractor, items) for items in results]
+            found = [encoded(self.kind, self.extractor, result) for result in results]
         except UserError:
             raise
         except Exception as error:  # an extractor may fail in any way; it becomes the picture's row
@@ -340,15 +339,15 @@ class Reading:
             self._writes.popleft().result()
 
 
-def encoded(kind: str, extractor: object, items: Sequence[Item]) -> bytes:
-    """The JSON list of a context record, as UTF-8.
+def encoded(kind: str, extractor: object, result: Result) -> bytes:
+    """What was found in a picture, as the store keeps it.
 
     Raises:
         ValueError: a number is not finite, or a text contains an unpaired surrogate.
-        UserError: `items` is no list of this kind's items.
+        UserError: `result` is none of this kind.
     """
     try:
-        return KINDS[kind].dump(items)
+        return KINDS[kind].dump(result)
     except TypeError as error:
         raise UserError(f"{kind}: {type(extractor).__name__} gave {error}") from None
 

@@ -31,6 +31,10 @@ class Results(Protocol):
         """The values that are stored, by key; raises UserError where they cannot be read."""
         ...
 
+    def known(self, fingerprint: str, keys: Sequence[str]) -> set[str]:
+        """The keys that have a value, which is not read; raises UserError as :meth:`get_many`."""
+        ...
+
     def put_many(self, fingerprint: str, values: Mapping[str, bytes]) -> None:
         """Store `values` by key, all or none; raises UserError where they cannot be written."""
         ...
@@ -88,7 +92,7 @@ def jobs(rows: Iterable[Mapping[str, Any]], results: Results, key: str, *, store
     seen: set[bytes] = set()
     for window in batched(rows, WINDOW):
         readable = [row for row in window if row["status"] == "ok"]
-        found = results.get_many(key, [row["sha256"] for row in readable])
+        found = results.known(key, [row["sha256"] for row in readable])
         for row in readable:
             if (row["sha256"] in found) == stored and (raw := bytes.fromhex(row["sha256"])) not in seen:
                 seen.add(raw)

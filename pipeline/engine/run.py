@@ -1,4 +1,4 @@
-"""Running an extractor: a manifest of pictures → one context row per picture, through the store of results.
+"""Running an extractor: a manifest of pictures → one row per picture, through the store of results.
 
 A picture whose result is stored is not read again, whatever happened to the run that read it. Which pictures are to be
 read is decided in :mod:`pipeline.engine.plan`; reading them is left to :mod:`pipeline.engine.local`.
@@ -7,22 +7,21 @@ read is decided in :mod:`pipeline.engine.plan`; reading them is left to :mod:`pi
 import signal
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from pipeline.core.errors import UserError
-from pipeline.core.files import atomic_write
-from pipeline.core.kinds import KINDS
-from pipeline.core.records import ImageRow, Item
+from pipeline.core.kinds import KINDS, Sink
+from pipeline.core.records import ImageRow
 from pipeline.core.store import Store, batched, digest
 from pipeline.engine.in_hand import InHand, taken
 from pipeline.engine.local import Reading, described, encoded
-from pipeline.engine.plan import WINDOW, Results, Rows, jobs, read_rows
-from pipeline.extractors.base import ExpectingExtractor, Extractor, LookupExtractor
+from pipeline.engine.plan import Results, Rows, jobs, read_rows
+from pipeline.extractors.base import ExpectingExtractor, Extractor, LookupExtractor, Result
 from pipeline.images.pictures import Folder, Pictures
 from pipeline.settings.params import ImagesParams
 
@@ -60,7 +59,7 @@ def extract(
     workers: int = 2,
     limits: ImagesParams | None = None,
 ) -> Summary:
-    """Write one context row for each row of the manifest to `output`, sorted by image; atomically.
+    """Write one row for each row of the manifest to `output`, sorted by image, in the way of the kind; atomically.
 
     A picture that cannot be read, or that the extractor fails on, gives a row that says so, and is tried again by the
     next call; `dvc repro` makes none while nothing else has changed, so the summary says what does. Pictures of
@@ -71,7 +70,7 @@ def extract(
         extractor: its model is loaded where there is a picture to read.
         manifest: data/images.jsonl, or its rows.
         pictures: where they lie, such as a folder; None for a data set without.
-        output: the file of the rows.
+        output: the file of the rows, or the folder of a kind that is tensors.
         results: the store.
         batch_size: pictures per batch, at most.
         workers: threads that decode.
@@ -85,18 +84,19 @@ def extract(
     again = None
     rows = read_rows(manifest)
     limits = limits or ImagesParams()
-    with _leaving_on_sigterm(), atomic_write(output) as file:
+    key = None if isinstance(extractor, LookupExtractor) else digest(extractor.fingerprint())
+    with _leaving_on_sigterm(), KINDS[kind].writing(output, key) as sink:
         if isinstance(extractor, LookupExtractor):
-            read, stored, failed = _write_looked_up(file, kind, extractor, rows)
+            read, stored, failed = _write_looked_up(sink, kind, extractor, rows)
         else:
-            key = digest(extractor.fingerprint())
-            done, stored, failed = _write(file, kind, rows, 0, results, key, None)
+            assert key is not None
+            done, stored, failed = _write(sink, kind, rows, 0, results, key, None)
             source = Folder(pictures, limits) if isinstance(pictures, Path) else pictures
             reading = Reading(kind, extractor, rows, source, results, key, batch_size, workers, limits)
             if done is not None:
                 with _in_hand(results, key) as reading.in_hand:
                     reading.run(lambda: jobs(islice(rows(), done, None), results, key, stored=False))
-                _, more_stored, more_failed = _write(file, kind, rows, done, results, key, reading.failures)
+                _, more_stored, more_failed = _write(sink, kind, rows, done, results, key, reading.failures)
                 stored, failed = stored + more_stored, failed + more_failed
             read = reading.count
             stored -= read
@@ -134,9 +134,9 @@ def _leaving_on_sigterm() -> Iterator[None]:
 
 
 def _write(
-    file: IO[str], kind: str, rows: Rows, start: int, results: Results, key: str, failures: Mapping[str, str] | None
+    sink: Sink, kind: str, rows: Rows, start: int, results: Results, key: str, failures: Mapping[str, str] | None
 ) -> tuple[int | None, int, int]:
-    """Write context rows from the store, from row `start` on.
+    """Write rows from the store, from row `start` on.
 
     Without `failures` (errors by SHA-256), stop at the first window that lacks a result.
 
@@ -144,29 +144,25 @@ def _write(
         The row to go on from, or None at the end; how many rows came from the store; how many have no result.
     """
     position, stored, failed = start, 0, 0
-    for window in batched(islice(rows(), start, None), WINDOW):
+    for window in batched(islice(rows(), start, None), KINDS[kind].WINDOW):
         wanted = [row["sha256"] for row in window if row["status"] == "ok"]
         found = results.get_many(key, wanted)
         if failures is None and any(sha256 not in found for sha256 in wanted):
             return position, stored, failed
-        lines = []
         for row in window:
             sha256, status, error = row["sha256"], row["status"], row["error"]
-            items = b"[]"
-            if status == "ok":
-                if sha256 in found:
-                    items = found[sha256]
-                    stored += 1
-                else:
-                    status, error = "failed", (failures or {})[sha256]
+            result = found.get(sha256) if status == "ok" else None
+            if result is not None:
+                stored += 1
+            elif status == "ok":
+                status, error = "failed", (failures or {})[sha256]
             failed += status != "ok"
-            lines.append(KINDS[kind].line(row, status, error, items))
-        file.writelines(lines)
+            sink.add(row, status, error, result)
         position += len(window)
     return None, stored, failed
 
 
-def _write_looked_up(file: IO[str], kind: str, extractor: LookupExtractor, rows: Rows) -> tuple[int, int, int]:
+def _write_looked_up(sink: Sink, kind: str, extractor: LookupExtractor, rows: Rows) -> tuple[int, int, int]:
     """Write the rows of an extractor that reads other people's results; a hit counts, whatever the picture's status.
 
     Raises:
@@ -177,9 +173,9 @@ def _write_looked_up(file: IO[str], kind: str, extractor: LookupExtractor, rows:
     total = entries = read = 0
     for row in rows():
         items = extractor.lookup(row["image"])
-        status, error, text = _looked_up(kind, extractor, row, items)
+        status, error, result = _looked_up(kind, extractor, row, items)
         total, entries, read = total + 1, entries + (items is not None), read + (status == "ok")
-        file.write(KINDS[kind].line(row, status, error, text))
+        sink.add(row, status, error, result)
     if total and not entries:
         first = next(rows())["image"]
         source = getattr(extractor, "source", type(extractor).__name__)
@@ -191,14 +187,14 @@ def _write_looked_up(file: IO[str], kind: str, extractor: LookupExtractor, rows:
 
 
 def _looked_up(
-    kind: str, extractor: LookupExtractor, row: Mapping[str, Any], items: Sequence[Item] | None
-) -> tuple[str, str | None, bytes]:
-    """Status, error and JSON list of a picture that `items` were found for, or None where there is no entry."""
+    kind: str, extractor: LookupExtractor, row: Mapping[str, Any], items: "Result | None"
+) -> tuple[str, str | None, bytes | None]:
+    """Status, error and bytes of what was found for a picture; `items` is None where there is no entry."""
     if items is None:
         if row["status"] == "ok":
-            return "missing", "the extractor has no entry for this picture", b"[]"
-        return row["status"], row["error"], b"[]"
+            return "missing", "the extractor has no entry for this picture", None
+        return row["status"], row["error"], None
     try:
         return "ok", None, encoded(kind, extractor, items)
     except ValueError as error:
-        return "failed", described(error), b"[]"
+        return "failed", described(error), None

@@ -145,8 +145,12 @@ class FromCheckpoint:
         return part(loader, what, self._checkpoint.folder, str(self._options.model))
 
 
-def load(model_class: Any, folder: Any, name: str, dtype: Dtype, target: "torch.device") -> Any:
+def load(
+    model_class: Any, folder: Any, name: str, dtype: Dtype, target: "torch.device", optional: Sequence[str] = ()
+) -> Any:
     """A model in evaluation mode, from the safetensors in `folder`; `name` is what params call it.
+
+    Weights whose names begin with one of `optional` may be missing, as nothing reads them.
 
     Raises:
         UserError: the folder holds something else, or not all of the model's weights.
@@ -163,7 +167,8 @@ def load(model_class: Any, folder: Any, name: str, dtype: Dtype, target: "torch.
             output_loading_info=True,
             ignore_mismatched_sizes=True,
         )  # refused below, with what is wrong
-        refuse_unsound(model, report, name, "it is likely of another task: choose another checkpoint")
+        remedy = "it is likely of another task: choose another checkpoint"
+        refuse_unsound(model, report, name, remedy, optional=optional)
         return model.eval().to(target)
 
 

@@ -6,12 +6,18 @@ extractor that params name is left to :mod:`pipeline.extractors.registry`.
 """
 
 from collections.abc import Hashable, Iterable, Mapping, Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
 
 from PIL import Image
 from pydantic import BaseModel, ConfigDict
 
 from pipeline.core.records import Item
+
+if TYPE_CHECKING:
+    from pipeline.core.features import Regions
+
+Result: TypeAlias = "Sequence[Item] | Regions"
+"""What was found in a picture: items of a kind in words, or a tensor."""
 
 
 @runtime_checkable
@@ -25,7 +31,7 @@ class Extractor(Protocol):
         """Whatever changes the result, as JSON: weights' digest or revision, decoding options, an integer version."""
         ...
 
-    def extract(self, images: Sequence[Image.Image]) -> Sequence[Sequence[Item]]:
+    def extract(self, images: Sequence[Image.Image]) -> Sequence[Result]:
         """One list of items for each upright RGB picture: tags and captions best first, lines in reading order."""
         ...
 
@@ -53,7 +59,7 @@ class PreparingExtractor(Extractor, Protocol):
         """One picture made ready; called from several threads at once."""
         ...
 
-    def extract_prepared(self, prepared: Sequence[Any]) -> Sequence[Sequence[Item]]:
+    def extract_prepared(self, prepared: Sequence[Any]) -> Sequence[Result]:
         """As ``extract``, from what ``prepare`` gave."""
         ...
 
@@ -74,7 +80,7 @@ class LookupExtractor(Protocol):
     :class:`ExpectingExtractor` adds to it. A text `source`, where there is one, tells in messages what it reads.
     """
 
-    def lookup(self, image_name: str) -> Sequence[Item] | None:
+    def lookup(self, image_name: str) -> "Result | None":
         """The picture's items, or None where there is no entry for it."""
         ...
 

@@ -14,7 +14,7 @@ from pydantic import Field
 
 from pipeline.core.errors import UserError
 from pipeline.core.files import numbered_jsonl
-from pipeline.core.kinds import KINDS
+from pipeline.core.kinds import TEXT_KINDS
 from pipeline.core.names import FORMS, composed
 from pipeline.core.records import Caption, Item, ObjectTag, as_json
 from pipeline.extractors.base import Options
@@ -145,7 +145,7 @@ class _Precomputed:
                 )
             try:
                 as_json(name)  # refuses what cannot be written
-                found: list[Item] = KINDS[self.KIND].load(items)
+                found: list[Item] = TEXT_KINDS[self.KIND].load(items)
             except ValueError as error:
                 raise UserError(f"{file}:{line}: {error}") from None
             if row.get("status", "ok") == "ok":
@@ -217,7 +217,7 @@ class PrecomputedObjects(_Precomputed):
             "score": row.get("conf"),
             "box": row.get("rect"),
         }
-        [found] = KINDS[self.KIND].load([tag])
+        [found] = TEXT_KINDS[self.KIND].load([tag])
         return found
 
     def _attribute(self, row: Mapping[str, Any]) -> str | None:

@@ -37,6 +37,11 @@ REGISTRY: dict[str, dict[str, str]] = {
         "easyocr": "pipeline.extractors.easyocr:EasyOcr",
         "precomputed": "pipeline.extractors.precomputed:PrecomputedOcr",
     },
+    "features": {
+        "resnet": "pipeline.extractors.resnet:ResNet",
+        "backbone": "pipeline.extractors.backbone:Backbone",
+        "effnet_lite": "pipeline.extractors.effnet_lite:EffNetLite",
+    },
 }
 """The extractors that ship: kind → name in params.yaml → module and class."""
 

@@ -4,7 +4,7 @@ The options of an extractor are typed beside that extractor; whether what params
 checked in :mod:`pipeline.checks.check`.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -27,13 +27,14 @@ from pydantic_core import to_jsonable_python
 
 from pipeline.core.errors import UserError
 from pipeline.core.files import portable
-from pipeline.core.kinds import KINDS, Kind, TextTemplate
+from pipeline.core.kinds import KINDS, TEXT_KINDS, Kind, TextTemplate
 from pipeline.core.labels import check_type
 from pipeline.core.records import Change
 from pipeline.settings import flair, yaml
 from pipeline.settings.mistakes import describe as describe
 
 S = TypeVar("S", bound="Section")
+K = TypeVar("K", bound=Kind)
 
 Split = Literal["train", "dev", "test"]
 Condition = Literal["cross_modal", "text_only", "shuffled"]
@@ -82,12 +83,12 @@ def _names_type(value: str) -> str:
 
 
 def _known_kind(value: str) -> str:
-    if value not in KINDS:
-        raise ValueError(f"expected one of {', '.join(KINDS)}")
+    if value not in TEXT_KINDS:
+        raise ValueError(f"expected one of {', '.join(TEXT_KINDS)}")
     return value
 
 
-KnownKind = Annotated[str, AfterValidator(_known_kind), WithJsonSchema({"enum": list(KINDS)})]
+KnownKind = Annotated[str, AfterValidator(_known_kind), WithJsonSchema({"enum": list(TEXT_KINDS)})]
 RelativePath = Annotated[str, AfterValidator(_below_root)]
 EntityType = Annotated[str, Field(min_length=1), AfterValidator(_names_type)]
 
@@ -310,7 +311,7 @@ class ExecutionParams(Section):
 
 
 class Params(Section):
-    """The whole of params.yaml; each kind of context has a section of its own (:meth:`extraction`)."""
+    """The whole of params.yaml; each kind of results has a section of its own (:meth:`extraction`)."""
 
     data: DataParams
     images: ImagesParams = ImagesParams()
@@ -334,22 +335,28 @@ class Params(Section):
         return section.model_dump()
 
 
-def _with_kinds(model: type[S], of_kind: Callable[[Kind], Any], **others: Any) -> type[S]:
-    """A model of params with a field for each kind of context."""
-    fields: dict[str, Any] = {name: of_kind(kind) for name, kind in KINDS.items()}
+def _with_kinds(model: type[S], kinds: Mapping[str, K], of_kind: Callable[[K], Any], **others: Any) -> type[S]:
+    """A model of params with a field for each of `kinds`."""
+    fields: dict[str, Any] = {name: of_kind(kind) for name, kind in kinds.items()}
     return create_model(model.__name__, __base__=model, __doc__=model.__doc__, **fields, **others)
 
 
-VIEWS = _with_kinds(ViewsParams, lambda kind: (kind.template, ...))
-"""The type of the section `views`, with the kinds that there are."""
+VIEWS = _with_kinds(ViewsParams, TEXT_KINDS, lambda kind: (kind.template, ...))
+"""The type of the section `views`, with the kinds of context that there are."""
+
+
+def _section(kind: Kind) -> Any:
+    """The section of a kind; one that is no context is off where it is left out."""
+    return ExtractorParams, ... if kind.name in TEXT_KINDS else ExtractorParams(extractor=None)
+
 
 _EXECUTION = create_model(
     "ExecutionParams",
     __base__=ExecutionParams,
     __doc__=ExecutionParams.__doc__,
-    batch_size=(sizes := _with_kinds(BatchSizes, lambda kind: (PositiveInt, kind.batch_size)), sizes()),
+    batch_size=(sizes := _with_kinds(BatchSizes, KINDS, lambda kind: (PositiveInt, kind.batch_size)), sizes()),
 )
-PARAMS = _with_kinds(Params, lambda _: (ExtractorParams, ...), views=(VIEWS, ...), execution=(_EXECUTION, _EXECUTION()))
+PARAMS = _with_kinds(Params, KINDS, _section, views=(VIEWS, ...), execution=(_EXECUTION, _EXECUTION()))
 """The type of params.yaml, with the kinds that there are."""
 
 

@@ -1,4 +1,4 @@
-"""What the stages `objects`, `captions` and `ocr` share: pictures → context rows, from the manifest or a folder."""
+"""What the stages that read pictures share: pictures → contexts or features, from the manifest or a folder."""
 
 import argparse
 from collections.abc import Iterable
@@ -7,7 +7,7 @@ from typing import Any
 
 from pipeline.core import environments
 from pipeline.core.errors import UserError, run_cli
-from pipeline.core.files import write_jsonl
+from pipeline.core.kinds import KINDS, TEXT_KINDS
 from pipeline.core.locks import stage_lock
 from pipeline.core.records import ImageRow
 from pipeline.core.store import Store
@@ -29,15 +29,16 @@ def run(kind: str) -> None:
 
 
 def _main(kind: str) -> None:
+    where = KINDS[kind].OUTPUT
     parser = argparse.ArgumentParser(
         prog=f"python -m stages.{kind}", description=f"Read {kind} off pictures: the pipeline's, or those of a folder."
     )
     parser.add_argument("--images", type=Path, metavar="DIR", help="read the pictures of this folder")
-    parser.add_argument("--output", type=Path, metavar="FILE.jsonl", help="where the rows of --images go")
+    parser.add_argument("--output", type=Path, metavar=where, help="where the results of --images go")
     parser.add_argument("--params", type=Path, default=paths.PARAMS, metavar="FILE", help="default: %(default)s")
     arguments = parser.parse_args()
     if (arguments.images is None) != (arguments.output is None):
-        raise UserError("--images DIR and --output FILE.jsonl go together")
+        raise UserError(f"--images DIR and --output {where} go together")
     settings = params.load(arguments.params)
     choice = choose(kind, settings.extraction(kind), str(arguments.params))
     if choice.off:
@@ -49,9 +50,7 @@ def _main(kind: str) -> None:
         if arguments.images is None:
             with stage_lock(kind), recorded(kind) as record:
                 folder = settings.data.images_folder
-                summary, found = _extract(
-                    choice, settings, paths.IMAGES, folder, paths.CONTEXTS / f"{kind}.jsonl", store
-                )
+                summary, found = _extract(choice, settings, paths.IMAGES, folder, _output(kind), store)
                 record |= found
                 print(summary)
         else:
@@ -63,12 +62,18 @@ def _main(kind: str) -> None:
             print(f"{summary}; left out: {left_out}" if left_out else summary)
 
 
+def _output(kind: str) -> Path:
+    """What the stage writes."""
+    return paths.CONTEXTS / f"{kind}.jsonl" if kind in TEXT_KINDS else paths.FEATURES
+
+
 def _switched_off(kind: str, output: Path | None) -> None:
-    """Leave the file that later stages read without a row; nothing is loaded, looked up or counted."""
+    """Leave what later stages read without a row; nothing is loaded, looked up or counted."""
     if output is not None:
         raise UserError(f"params.yaml: {kind}.extractor: null; expected the extractor that reads --images")
     with stage_lock(kind), recorded(kind) as record:
-        write_jsonl(paths.CONTEXTS / f"{kind}.jsonl", [])
+        with KINDS[kind].writing(_output(kind), None):
+            pass
         record |= {
             "items": 0,
             "unit": "pictures",

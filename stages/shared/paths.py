@@ -8,6 +8,7 @@ POSTS = Path("data/posts")
 POSTS_REPORT = POSTS / "report.json"
 IMAGES = Path("data/images.jsonl")
 CONTEXTS = Path("data/contexts")
+FEATURES = Path("data/features")
 VIEWS = Path("data/views")
 SOURCES = VIEWS / "sources.json"
 PREDICTIONS = Path("data/predictions")

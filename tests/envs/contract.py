@@ -34,7 +34,7 @@ from tests.envs.own_checks import (
     check_languages,
     check_zoo_pickle,
 )
-from tests.pipeline.extractors.cases import Failing, make, ready, same, write_clip
+from tests.pipeline.extractors.cases import Failing, make, ready, rows_of, same, write_clip
 
 Check = Callable[[Section, Pictures], None]
 
@@ -84,7 +84,7 @@ def check_batches(section: Section, pictures: Pictures) -> None:
     alone = [extractor.extract([picture])[0] for picture in pictures]
     assert sum(map(bool, alone)) > len(alone) / 2, "too little found to compare"
     assert len({str(items) for items in alone}) > len(alone) / 2, "the pictures are told apart"
-    assert all(isinstance(item, KINDS[section[0]].item) for items in alone for item in items)
+    assert all(map(KINDS[section[0]].dump, alone)), "each is a result of this kind"
     for size in (3, 16):
         found = [items for start in range(0, 16, size) for items in extractor.extract(pictures[start : start + size])]
         assert same(found, alone), size
@@ -117,10 +117,10 @@ def check_engine(section: Section, pictures: Pictures) -> None:
         assert (summary.read, summary.failed) == (15, 1), summary
         assert failing.sizes[0] == 16
         assert failing.sizes.count(8) == 1, "the half that failed is not tried again"
-        found = list(KINDS[kind].read(Path(place) / "out.jsonl"))
-    assert [(row.image, row.error) for row in found if row.status != "ok"] == [("05.png", "RuntimeError: choked")]
+        found = rows_of(kind, Path(place) / "out.jsonl")
+    assert [(name, error) for name, status, error, _ in found if status != "ok"] == [("05.png", "RuntimeError: choked")]
     good = [number for number in range(16) if number != 5]
-    assert same([found[number].items for number in good], ready(section).extract([pictures[number] for number in good]))
+    assert same([found[number][3] for number in good], ready(section).extract([pictures[number] for number in good]))
 
 
 def check_fingerprint(section: Section, pictures: Pictures, case: str) -> None:

@@ -9,7 +9,7 @@ from PIL import Image
 
 from tests.pipeline.engine.bench import Bench
 from tests.pipeline.extractors import cases as extractor_cases
-from tests.pipeline.extractors import detectors
+from tests.pipeline.extractors import detectors, grids
 from tests.pipeline.extractors.cases import written
 from tests.pipeline.extractors.onnx_file import write_yolox
 
@@ -75,6 +75,31 @@ def yolox(checkpoints: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
+def resnet(checkpoints: Path) -> Path:
+    return grids.write_resnet(checkpoints / "resnet")
+
+
+@pytest.fixture(scope="session")
+def torchvision_file(checkpoints: Path) -> Path:
+    return grids.write_torchvision(checkpoints / "resnet.pth")
+
+
+@pytest.fixture(scope="session")
+def convnext(checkpoints: Path) -> Path:
+    return grids.write_convnext(checkpoints / "convnext")
+
+
+@pytest.fixture(scope="session")
+def vit(checkpoints: Path) -> Path:
+    return grids.write_vit(checkpoints / "vit")
+
+
+@pytest.fixture(scope="session")
+def effnet_lite(checkpoints: Path) -> Path:
+    return grids.write_effnet_lite(checkpoints / "effnet_lite.pth")
+
+
+@pytest.fixture(scope="session")
 def pictures() -> list[Image.Image]:
     """Sixteen pictures of several sizes, some with writing."""
     rng = np.random.default_rng(5)
@@ -94,6 +119,10 @@ def sections(
     owlv2: Path,
     clip: Path,
     yolox: Path,
+    resnet: Path,
+    torchvision_file: Path,
+    convnext: Path,
+    effnet_lite: Path,
 ) -> dict[str, tuple[str, dict[str, Any]]]:
     """One section of params for every extractor that ships, and each architecture it is tried with."""
 
@@ -119,5 +148,9 @@ def sections(
             },
         ),
         "rapidocr": ("ocr", {"extractor": "rapidocr", "rapidocr": {}}),
+        "resnet": ("features", section("resnet", resnet, side=64, grid=2)),
+        "torchvision": ("features", section("resnet", torchvision_file, side=64, grid=2)),
+        "backbone": ("features", section("backbone", convnext, side=64, grid=2)),
+        "effnet_lite": ("features", section("effnet_lite", effnet_lite, side=64, grid=2)),
         "tesseract": ("ocr", {"extractor": "tesseract", "tesseract": {}}),
     }

@@ -1,8 +1,10 @@
-"""The stages `objects`, `captions` and `ocr`, as they are run."""
+"""The stages that read pictures, as they are run."""
 
 import json
 from pathlib import Path
 
+from pipeline.core.features import Features
+from tests.pipeline.extractors.grids import write_resnet
 from tests.reporting.made import MadePost, finish, project
 from tests.reporting.test_report import text_of
 
@@ -38,3 +40,27 @@ def test_what_is_left_out_of_a_folder_is_told(tmp_path: Path) -> None:
     closing = made.run(*command)
     assert closing.endswith("0 failed; left out: 3 files that are no pictures (.txt), 1 linked folder\n"), closing
     assert [row["image"] for row in made.rows("out.jsonl")] == ["a.jpg", "sub/b.jfif"]
+
+
+def test_features_are_off_unless_an_extractor_is_named(tmp_path: Path) -> None:
+    tweet = MadePost("a", ["see", "Rome"], ["O", "B-LOC"], (60, 40), [], ["a street"])
+    made = finish(project(tmp_path / "run", {"test": [tweet]}))
+    features = Features.open(made.folder / "data/features")
+    assert (features.regions, len(features)) == (None, 0)
+    assert {path.name for path in (made.folder / "data/features").iterdir()} == {"index.jsonl", "facts.json"}
+    assert "features.extractor" not in (made.folder / "report/index.html").read_text(encoding="utf-8")
+    write_resnet(made.folder / "resnet")
+    options = {"model": "resnet", "side": 64, "grid": 2}
+    made.edit(features={"extractor": "resnet", "resnet": options})
+    assert made.run("python", "-m", "stages.features") == "1 picture: 1 read, 0 from the store, 0 failed\n"
+    features = Features.open(made.folder / "data/features")
+    assert (features.regions, features.width, list(features)) == (4, 40, ["a.png"])
+    record = json.loads((made.folder / "metrics/runs/features.json").read_text())
+    assert (record["extractor"], record["fingerprint"]["grid"], record["items"]) == ("resnet", 2, 1)
+    closing = made.run("python", "-m", "stages.features", "--images", "set/images", "--output", "mine")
+    assert closing == "1 picture: 0 read, 1 from the store, 0 failed\n"
+    found = Features.open(made.folder / "mine")["a.png"]
+    assert (found == features["a.png"]).all()
+    words = " ".join(text_of((finish(made).folder / "report/index.html").read_text(encoding="utf-8")).split())
+    assert "features resnet" in words
+    assert "features.extractor" in words

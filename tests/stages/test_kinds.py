@@ -8,7 +8,7 @@ from tests.conftest import ROOT
 from tests.reporting.made import MadePost, finish, project
 from tests.reporting.test_report import text_of
 
-ENTRY = '''
+RECORD = '''
 from typing import ClassVar
 
 
@@ -23,8 +23,10 @@ class Mood:
     box: tuple[float, float, float, float] | None = None
 
 
-KINDS["moods"] = Kind("moods", Mood, lambda mood, template: f"feels {mood.feeling}", called="moods", batch_size=2)
 '''
+ENTRY = """
+        TextKind("moods", Mood, lambda mood, template: f"feels {mood.feeling}", called="moods", batch_size=2),
+"""
 EXTRACTOR = """
 from pipeline.core.kinds import Mood
 
@@ -52,15 +54,17 @@ def test_a_fourth_kind_is_one_entry(tmp_path: Path) -> None:
     for name in ("pipeline", "stages"):
         (made.folder / name).unlink()
         shutil.copytree(ROOT / name, made.folder / name)
-    with open(made.folder / "pipeline/core/kinds.py", "a", encoding="utf-8") as file:
-        file.write(ENTRY)
+    kinds = made.folder / "pipeline/core/kinds.py"
+    before, listed, after = kinds.read_text(encoding="utf-8").partition("KINDS: dict[str, Kind] = {")
+    assert listed
+    kinds.write_text(before + RECORD + listed + after.replace("    for kind in (", "    for kind in (" + ENTRY, 1))
     (made.folder / "moods.py").write_text(EXTRACTOR, encoding="utf-8")
     (made.folder / "stages/moods.py").write_text(STAGE, encoding="utf-8")
     params = made.folder / "params.yaml"
     text = params.read_text(encoding="utf-8").replace("\nviews:\n", "\nviews:\n  moods: {max: 3}\n")
     params.write_text(f"{text}\nmoods:\n  extractor: moods:Moods\n", encoding="utf-8")
     made.edit(views={"kinds": ["moods", "captions"]})
-    for stage in ("posts", "images", "objects", "captions", "ocr", "moods", "views"):
+    for stage in ("posts", "images", "objects", "captions", "ocr", "features", "moods", "views"):
         made.run("python", "-m", f"stages.{stage}")
     [row] = made.rows("data/contexts/moods.jsonl")
     assert row["status"] == "ok"
@@ -75,4 +79,4 @@ def test_a_fourth_kind_is_one_entry(tmp_path: Path) -> None:
     assert f"feels {mood['feeling']}" in (made.folder / "report/assets/posts.js").read_text(encoding="utf-8")
     made.edit(views={"kinds": ["moods", "smells"]})
     refused = made.run("python", "-m", "stages.views", expect=2)
-    assert "views.kinds.1: found 'smells', expected one of objects, captions, ocr, moods" in refused
+    assert "views.kinds.1: found 'smells', expected one of moods, objects, captions, ocr" in refused

@@ -43,6 +43,7 @@ def test_of_the_sample_each_stage_has_its_own_checkpoint(project: Path) -> None:
         "objects": ["objects.transformers.model"],
         "captions": ["captions.blip.model"],
         "ocr": [],
+        "features": [],
         "views": [],
         "train": ["train.encoder"],
         "evaluate": [],

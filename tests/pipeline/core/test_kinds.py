@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from pipeline.core.errors import UserError
-from pipeline.core.kinds import KINDS
+from pipeline.core.kinds import TEXT_KINDS
 from pipeline.core.records import Caption, ObjectTag, TextLine
 
 
@@ -34,8 +34,8 @@ from pipeline.core.records import Caption, ObjectTag, TextLine
     ],
 )
 def test_items_go_through_json_unchanged(kind: str, items: list[Any], rows: list[Any]) -> None:
-    assert json.loads(KINDS[kind].dump(items)) == rows
-    assert KINDS[kind].load(rows) == items
+    assert json.loads(TEXT_KINDS[kind].dump(items)) == rows
+    assert TEXT_KINDS[kind].load(rows) == items
 
 
 @pytest.mark.parametrize(
@@ -57,24 +57,24 @@ def test_items_go_through_json_unchanged(kind: str, items: list[Any], rows: list
 )
 def test_a_malformed_item_is_named(kind: str, row: object, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        KINDS[kind].load([row])
+        TEXT_KINDS[kind].load([row])
 
 
 def test_an_item_that_cannot_be_written_is_refused() -> None:
     for item in (Caption("a \ud83d"), Caption("a", float("nan")), Caption("a", "high")):  # type: ignore[arg-type]
         with pytest.raises(ValueError, match=r"surrogate|finite|number"):
-            KINDS["captions"].dump([item])
+            TEXT_KINDS["captions"].dump([item])
     with pytest.raises(TypeError, match="expected a list of Caption"):
-        KINDS["captions"].dump([TextLine("a")])
+        TEXT_KINDS["captions"].dump([TextLine("a")])
 
 
 def test_reading_contexts_names_the_line(tmp_path: Path) -> None:
     path = tmp_path / "captions.jsonl"
     good: dict[str, Any] = {"image": "a.jpg", "sha256": None, "status": "missing", "error": "gone", "captions": []}
     path.write_text(json.dumps(good) + "\n" + json.dumps({**good, "captions": [{"text": "x", "score": 0.5}]}) + "\n")
-    assert [context.items for context in KINDS["captions"].read(path)] == [[], [Caption("x", 0.5)]]
+    assert [context.items for context in TEXT_KINDS["captions"].read(path)] == [[], [Caption("x", 0.5)]]
     broken: list[dict[str, Any]] = [{**good, "captions": [{}]}, {**good, "captions": None}, {"image": "a.jpg"}]
     for bad in broken:
         path.write_text(json.dumps(good) + "\n" + json.dumps(bad) + "\n")
         with pytest.raises(UserError, match=r"captions\.jsonl:2: "):
-            list(KINDS["captions"].read(path))
+            list(TEXT_KINDS["captions"].read(path))

@@ -203,6 +203,9 @@ def test_pictures_and_results_may_lie_anywhere(bench: Bench) -> None:
         def get_many(self, fingerprint: str, keys: Sequence[str]) -> dict[str, bytes]:
             return {key: self.values[fingerprint, key] for key in keys if (fingerprint, key) in self.values}
 
+        def known(self, fingerprint: str, keys: Sequence[str]) -> set[str]:
+            return set(self.get_many(fingerprint, keys))
+
         def put_many(self, fingerprint: str, values: Mapping[str, bytes]) -> None:
             self.values |= {(fingerprint, key): value for key, value in values.items()}
 

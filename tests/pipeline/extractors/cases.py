@@ -8,8 +8,10 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from pipeline.core.records import Caption, Item
-from pipeline.extractors.base import Extractor, load
+from pipeline.core.features import FeatureRow, Features
+from pipeline.core.kinds import TEXT_KINDS
+from pipeline.core.records import Caption, read
+from pipeline.extractors.base import Extractor, Result, load
 from pipeline.extractors.registry import choose
 from pipeline.settings.params import ExecutionParams
 from tests.conftest import ROOT
@@ -254,10 +256,15 @@ def captions(folder: Path, pictures: list[Image.Image], **options: Any) -> list[
     return [list(found) for found in ready(("captions", section)).extract(pictures)]  # type: ignore[arg-type]
 
 
-def same(found: Sequence[Sequence[Item]], expected: Sequence[Sequence[Item]]) -> bool:
+def same(found: Sequence[Any], expected: Sequence[Any]) -> bool:
     """Equal but for the last digits, and for the order of what is equally good."""
+    if any(isinstance(one, np.ndarray) for one in (*found, *expected)):
+        return len(found) == len(expected) and all(
+            np.shape(one) == np.shape(other) and np.allclose(one, other, rtol=2e-3, atol=2e-3)
+            for one, other in zip(found, expected, strict=True)
+        )
 
-    def comparable(items: Sequence[Item]) -> list[tuple[str, list[float]]]:
+    def comparable(items: Sequence[Any]) -> list[tuple[str, list[float]]]:
         rows = [asdict(item) for item in items]
         places = [np.ravel(row.get("box") or row.get("polygon") or []).tolist() for row in rows]
         return sorted(
@@ -274,6 +281,15 @@ def same(found: Sequence[Sequence[Item]], expected: Sequence[Sequence[Item]]) ->
     )
 
 
+def rows_of(kind: str, output: Path) -> list[tuple[str, str, str | None, Any]]:
+    """What the engine has written: of each picture its name, status, error and result."""
+    if kind in TEXT_KINDS:
+        return [(row.image, row.status, row.error, row.items) for row in TEXT_KINDS[kind].read(output)]
+    features = Features.open(output)
+    index = read(output / "index.jsonl", FeatureRow, kind)
+    return [(row.image, row.status, row.error, features.get(row.image)) for row in index]
+
+
 class Failing:
     """An extractor that runs out of memory on batches of more than four, and chokes on one of the pictures."""
 
@@ -284,7 +300,7 @@ class Failing:
     def fingerprint(self) -> Mapping[str, Any]:
         return self.extractor.fingerprint()
 
-    def extract(self, images: Sequence[Image.Image]) -> Sequence[Sequence[Item]]:
+    def extract(self, images: Sequence[Image.Image]) -> Sequence[Result]:
         self.sizes.append(len(images))
         if len(images) > 4:
             raise MemoryError("out of memory")

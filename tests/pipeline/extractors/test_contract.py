@@ -19,14 +19,14 @@ from PIL import Image
 from pipeline.core.kinds import KINDS
 from pipeline.core.store import Store, digest
 from pipeline.engine.run import extract
-from pipeline.extractors import _torch
+from pipeline.extractors import _torch, effnet_lite, resnet
 from pipeline.extractors.base import PreparingExtractor
 from pipeline.extractors.registry import choose
 from pipeline.images.listing import list_pictures
 from pipeline.images.manifest import manifest
 from pipeline.settings.params import ExecutionParams, ImagesParams
 from tests.conftest import ROOT
-from tests.pipeline.extractors.cases import Failing, make, ready, same
+from tests.pipeline.extractors.cases import Failing, make, ready, rows_of, same
 
 needs_tesseract = pytest.mark.skipif(
     shutil.which("tesseract") is None, reason="tesseract is not installed (apt-get install tesseract-ocr)"
@@ -43,6 +43,10 @@ NAMES = (
     "yolox",
     "attributes",
     "rapidocr",
+    "resnet",
+    "torchvision",
+    "backbone",
+    "effnet_lite",
     pytest.param("tesseract", marks=needs_tesseract),
 )
 
@@ -52,8 +56,8 @@ def test_results_do_not_depend_on_the_batch(name: str, sections: Any, pictures: 
     extractor = ready(sections[name])
     alone = [extractor.extract([picture])[0] for picture in pictures]
     kind = sections[name][0]
-    assert any(alone), "nothing found, nothing compared"
-    assert all(isinstance(item, KINDS[kind].item) for items in alone for item in items)
+    assert any(map(len, alone)), "nothing found, nothing compared"
+    assert all(map(KINDS[kind].dump, alone)), "each is a result of this kind"
     for size in (3, 16):
         found = [items for start in range(0, 16, size) for items in extractor.extract(pictures[start : start + size])]
         assert same(found, alone), size
@@ -96,7 +100,8 @@ def test_through_the_engine(name: str, sections: Any, pictures: list[Image.Image
             rows = manifest(list_pictures(folder), folder, ImagesParams())
             summary = extract(kind, make((kind, section)), rows, folder, output, store, batch_size)
         assert (summary.read, summary.failed) == (16, 0)
-        outputs.append(output.read_bytes())
+        files = sorted(output.iterdir()) if output.is_dir() else [output]
+        outputs.append(b"".join(file.read_bytes() for file in files))
     assert outputs[0] == outputs[1]
 
 
@@ -114,11 +119,11 @@ def test_memory_that_runs_out_and_a_bad_picture_cost_one_row(
     assert (summary.read, summary.failed) == (15, 1)
     assert failing.sizes[0] == 16
     assert failing.sizes.count(8) == 1, "the half that failed is not tried again"
-    found = list(KINDS[kind].read(tmp_path / "out.jsonl"))
-    assert [(row.image, row.error) for row in found if row.status != "ok"] == [("05.png", "RuntimeError: choked")]
+    found = rows_of(kind, tmp_path / "out.jsonl")
+    assert [(name, error) for name, status, error, _ in found if status != "ok"] == [("05.png", "RuntimeError: choked")]
     good = [number for number in range(16) if number != 5]
     assert same(
-        [found[number].items for number in good], ready((kind, section)).extract([pictures[number] for number in good])
+        [found[number][3] for number in good], ready((kind, section)).extract([pictures[number] for number in good])
     )
 
 
@@ -163,6 +168,8 @@ def loads(monkeypatch: pytest.MonkeyPatch) -> "Counter[tuple[str, str, bool]]":
 
     count(_torch, "load", lambda _class, folder, *_: folder)
     count(_torch, "image_processor", lambda folder, _name: folder)
+    for module in (resnet, effnet_lite):
+        count(module, "load_weights", lambda file: file)
     count(onnxruntime, "InferenceSession", lambda *arguments: arguments[0])
     count(rapidocr, "RapidOCR", lambda *_: "")
     return counted
@@ -183,7 +190,7 @@ def test_models_are_loaded_by_load_alone_however_many_threads_use_them(
     import torch
 
     kind, section = sections[name]
-    if section["extractor"] in ("blip", "transformers"):
+    if section["extractor"] in ("blip", "transformers") or kind == "features":
         section = {**section, section["extractor"]: {**section[section["extractor"]], "dtype": "bfloat16"}}
     monkeypatch.setattr(_torch, "cores", lambda: 4)
     _torch._pool.cache_clear()
@@ -253,6 +260,9 @@ CHANGES: dict[str, list[dict[str, Any]]] = {
     "tesseract": [{"languages": ["osd"]}, {"page_segmentation": 11}, {"text_score": 0.7}],
 }
 
+
+for grid in ("resnet", "torchvision", "backbone", "effnet_lite"):
+    CHANGES[grid] = [{"resize": "crop"}, {"side": 96}, {"grid": 1}, {"dtype": "bfloat16"}]
 
 UNREAD: dict[str, dict[str, Any]] = {
     "grounding_dino": {"template": "the {}"},
