@@ -1,7 +1,7 @@
 """The extraction engine's speed: against the model alone, against the loop a user would write, and on finished work.
 
-``python -m benchmarks.extraction``. Captioner and detector are BLIP base and RT-DETR with ResNet-50, of their true size
-with random weights (speed does not depend on what they say); OCR is RapidOCR with its own models.
+``python -m benchmarks.extraction``. The models are BLIP base, RT-DETR with ResNet-50 and, for features, ResNet-152, of
+their true size with random weights (speed does not depend on what they say); OCR is RapidOCR with its own models.
 """
 
 import argparse
@@ -31,12 +31,16 @@ from pipeline.images import pictures as places
 from pipeline.images.listing import list_pictures
 from pipeline.settings.params import ExecutionParams, ImagesParams
 
-PARTS = ("captions", "objects", "ocr", "store", "images")
+MODELS = ("captions", "objects", "features")
+PARTS = (*MODELS, "ocr", "store", "images")
 LIMITS = ImagesParams()
 BEAMS, NEW_TOKENS = 3, 20
 ENGINE = {"cpu": 0.95, "cuda": 0.90}  # of the model's own throughput
-CAPTIONS_LOOP = {"cpu": 1.3, "cuda": 4.0}
-OBJECTS_LOOP = {"cpu": None, "cuda": 4.0}
+LOOP = {  # over a loop, one picture at a time
+    "captions": {"cpu": 1.3, "cuda": 4.0},
+    "objects": {"cpu": None, "cuda": 4.0},
+    "features": {"cpu": None, "cuda": None},
+}
 OCR_LOOP = 1.6
 
 
@@ -84,17 +88,25 @@ def write_rt_detr(folder: Path) -> Path:
     return folder
 
 
-def write_models(folder: Path) -> dict[str, Path]:
-    """Both checkpoints below `folder`, written where they are not there."""
-    writers: dict[str, Callable[[Path], Path]] = {"captions": write_blip, "objects": write_rt_detr}
-    found: dict[str, Path] = {}
-    for kind, write in writers.items():
-        target = folder / kind
-        if not (target / "preprocessor_config.json").exists():
-            shutil.rmtree(target, ignore_errors=True)
-            write(target)
-        found[kind] = target
-    return found
+def write_resnet(folder: Path) -> Path:
+    """ResNet-152 with random weights."""
+    from transformers import ConvNextImageProcessorPil, ResNetConfig, ResNetModel
+
+    torch.manual_seed(0)
+    ResNetModel(ResNetConfig(depths=[3, 8, 36, 3])).save_pretrained(folder)
+    size = {"height": 224, "width": 224}
+    ConvNextImageProcessorPil(size=size, resample=Image.Resampling.BILINEAR).save_pretrained(folder)
+    return folder
+
+
+def write_model(kind: str, folder: Path) -> Path:
+    """The checkpoint of a kind below `folder`, written where it is not there."""
+    writers = {"captions": write_blip, "objects": write_rt_detr, "features": write_resnet}
+    target = folder / kind
+    if not (target / "preprocessor_config.json").exists():
+        shutil.rmtree(target, ignore_errors=True)
+        writers[kind](target)
+    return target
 
 
 def adapter(kind: str, model: Path, device: str, dtype: str) -> Any:
@@ -102,6 +114,8 @@ def adapter(kind: str, model: Path, device: str, dtype: str) -> Any:
     options: dict[str, Any] = {"model": str(model), "dtype": dtype}
     if kind == "captions":
         section = {"extractor": "blip", "blip": {**options, "num_beams": BEAMS, "max_new_tokens": NEW_TOKENS}}
+    elif kind == "features":
+        section = {"extractor": "resnet", "resnet": options}
     else:
         section = {"extractor": "transformers", "transformers": {**options, "threshold": 0.5}}
     return loaded(registry.choose(kind, section).create(ExecutionParams(device=device)))
@@ -115,11 +129,11 @@ def loaded(extractor: Any) -> Any:
 
 
 def run_engine(kind: str, extractor: Any, pictures: Pictures, batch_size: int, workers: int) -> str:
-    """All pictures through the engine, with a store that holds nothing yet; what it wrote."""
+    """All pictures through the engine, with a store that holds nothing yet; what it wrote, where that is text."""
     with tempfile.TemporaryDirectory() as scratch, Store.open(scratch) as store:
         output = Path(scratch) / "rows.jsonl"
         extraction.extract(kind, extractor, pictures.rows, pictures.folder, output, store, batch_size, workers, LIMITS)
-        return output.read_text(encoding="utf-8")
+        return output.read_text(encoding="utf-8") if output.is_file() else ""
 
 
 def caption_loop(model: Path, device: str, dtype: str) -> Callable[[Pictures], list[str]]:
@@ -150,6 +164,26 @@ def object_loop(model: Path, device: str, dtype: str) -> Callable[[Pictures], li
     return partial(_one_by_one, processor, detector, read)
 
 
+def feature_loop(model: Path, device: str, dtype: str) -> Callable[[Pictures], list[Any]]:
+    """The same for features."""
+    from transformers import ConvNextImageProcessorPil, ResNetModel
+
+    processor = ConvNextImageProcessorPil.from_pretrained(model)
+    network = ResNetModel.from_pretrained(model, dtype=getattr(torch, dtype)).to(device).eval()
+
+    def read(picture: Image.Image, pixels: torch.Tensor) -> Any:
+        return network(pixels).last_hidden_state[0].flatten(1).T.half().cpu().numpy()
+
+    return partial(_one_by_one, processor, network, read)
+
+
+LOOPS: dict[str, Callable[[Path, str, str], Callable[[Pictures], list[Any]]]] = {
+    "captions": caption_loop,
+    "objects": object_loop,
+    "features": feature_loop,
+}
+
+
 def _one_by_one(
     processor: Any, model: Any, read: Callable[[Image.Image, torch.Tensor], Any], pictures: Pictures
 ) -> list[Any]:
@@ -173,7 +207,7 @@ def compare_model(kind: str, pictures: Pictures, model: Path, arguments: argpars
         batches = [prepared[start : start + size] for start in range(0, len(prepared), size)]
         contestants[f"model {size}"] = partial(_run_model, extractor, batches)
         contestants[f"engine {size}"] = partial(run_engine, kind, extractor, pictures, size, arguments.workers)
-    loop = (caption_loop if kind == "captions" else object_loop)(model, device, dtype)
+    loop = LOOPS[kind](model, device, dtype)
     contestants["loop"] = lambda: loop(pictures)
     if kind == "captions":
         _check_captions(run_engine(kind, extractor, pictures, arguments.batches[0], arguments.workers), loop(pictures))
@@ -185,8 +219,9 @@ def compare_model(kind: str, pictures: Pictures, model: Path, arguments: argpars
         best["model"][0] / best["engine"][0],
         ENGINE[place],
     )
-    target = (CAPTIONS_LOOP if kind == "captions" else OBJECTS_LOOP)[place]
-    yield Ratio(f"{kind}: engine / loop, one picture at a time, {note}", seconds["loop"] / best["engine"][0], target)
+    yield Ratio(
+        f"{kind}: engine / loop, one picture at a time, {note}", seconds["loop"] / best["engine"][0], LOOP[kind][place]
+    )
 
 
 def _run_model(extractor: Any, batches: Sequence[Sequence[Any]]) -> None:
@@ -299,14 +334,11 @@ def main() -> None:
 
 def measure(parts: Sequence[str], arguments: argparse.Namespace, scratch: Path) -> Iterator[Ratio]:
     """The ratios of the parts asked for, in the order of PARTS."""
-    if {"captions", "objects", "ocr"} & set(parts):
+    if {*MODELS, "ocr"} & set(parts):
         pictures = Pictures(arguments.images, arguments.count)
-        if {"captions", "objects"} & set(parts):
-            models = write_models(arguments.models or scratch)
-            kinds: tuple[str, ...] = ("captions", "objects")
-            for kind in kinds:
-                if kind in parts:
-                    yield from compare_model(kind, pictures, models[kind], arguments)
+        for kind in MODELS:
+            if kind in parts:
+                yield from compare_model(kind, pictures, write_model(kind, arguments.models or scratch), arguments)
         if "ocr" in parts:
             yield from compare_ocr(pictures, arguments.rounds, arguments.workers)
     if "store" in parts:

@@ -12,10 +12,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from pipeline.core.errors import run_cli
-from pipeline.core.kinds import TEXT_KINDS
+from pipeline.core.features import Regions
+from pipeline.core.kinds import KINDS
 from pipeline.extractors import registry
 from pipeline.extractors.base import Extractor, load
 from pipeline.settings import params
@@ -23,6 +25,7 @@ from sample import render, training_pictures
 from sample.training_pictures import Picture
 
 BATCH = 16
+RIDGE = 1e-3  # of the linear probe
 
 
 def edits(found: str, expected: str) -> int:
@@ -60,6 +63,29 @@ def sign_scores(found: Sequence[str], expected: Sequence[str | None]) -> dict[st
     }
 
 
+def probe_scores(found: Sequence[Regions], pictures: Sequence[Picture]) -> dict[str, float]:
+    """What a linear layer reads off features, of the mean and the greatest value over a picture's regions.
+
+    It is fitted to the pictures with even numbers by least squares, and scored on those with odd ones.
+
+    Returns:
+        scene: share of the scenes that are right.
+        things_f1: micro-F1 of the classes of things that are in a picture, however many of each.
+    """
+    regions = np.stack(found).astype(np.float64)
+    features = np.concatenate([regions.mean(1), regions.max(1), np.ones((len(found), 1))], 1)
+    scenes = np.array([[p.spec.scene == scene for scene in render.SCENES] for p in pictures])
+    things = np.array([[any(t.label == label for t in p.spec.things) for label in render.CLASSES] for p in pictures])
+    fitted, scored = features[::2], features[1::2]
+    ridge = RIDGE * len(fitted) * np.eye(features.shape[1])
+    weights = np.linalg.solve(fitted.T @ fitted + ridge, fitted.T @ np.concatenate([scenes, things], 1)[::2])
+    scene, thing = np.split(scored @ weights, [len(render.SCENES)], 1)
+    names = [[label for label, there in zip(render.CLASSES, row, strict=True) if there] for row in thing > 0.5]
+    truth = [[label for label, there in zip(render.CLASSES, row, strict=True) if there] for row in things[1::2]]
+    right = scene.argmax(1) == scenes[1::2].argmax(1)
+    return {"scene": float(right.mean()), "things_f1": tag_scores(names, truth)["f1"]}
+
+
 def read(kind: str, section: Mapping[str, Any], pictures: Sequence[Picture]
          ) -> tuple[list[Any], float]:  # fmt: skip
     """What an extractor says of each picture, and the seconds a picture took, model loading left out."""
@@ -89,6 +115,8 @@ def measure(sections: Mapping[str, Mapping[str, Any]], count: int) -> dict[str, 
             texts = [captions[0].text for captions in found]
             right = sum(text == p.caption for text, p in zip(texts, pictures, strict=True))
             scores = {"exact": right / count, "distinct_captions": len({p.caption for p in pictures})}
+        elif kind == "features":
+            scores = probe_scores(found, pictures)
         else:
             texts = [" ".join(line.text for line in lines) for lines in found]
             # A board with two lines is one sign, and a wide gap is one space.
@@ -106,7 +134,8 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     settings = params.load(options.params)
-    sections = {kind: getattr(settings, kind).model_dump() for kind in TEXT_KINDS}
+    sections = {kind: settings.extraction(kind) for kind in KINDS}
+    sections["features"]["extractor"] = sections["features"]["extractor"] or "resnet"  # which is off in a run
     results = measure(sections, options.pictures)
     for kind, scores in results.items():
         print(kind)
