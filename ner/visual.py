@@ -34,7 +34,11 @@ class VisualBatch(TypedDict):
     cells: Tensor
     """each region's place in its own picture's grid, row by row from 0, *Shape:* (B, R)."""
     mask: Tensor
-    """True on regions, False on padding and where the tweet has none, *Shape:* (B, R)."""
+    """True on regions, which come first in their row, False behind them, *Shape:* (B, R)."""
+    places: Tensor
+    """positions of the M regions in the flattened tweets, *Shape:* (M,)."""
+    pictured: Tensor
+    """the P tweets that have regions, in order, *Shape:* (P,)."""
     present: Tensor
     """True where the tweet has a readable picture, *Shape:* (B,)."""
     objects: Tensor
@@ -167,6 +171,8 @@ def collate_visuals(visuals: Sequence[PostVisual | None]) -> VisualBatch | None:
         regions=torch.from_numpy(regions),
         cells=cells,
         mask=mask,
+        places=mask.flatten().nonzero().squeeze(1),
+        pictured=torch.tensor([row for row, each in enumerate(pictures) if any(map(len, each))], dtype=torch.long),
         present=torch.tensor([visual is not None for visual in visuals]),
         objects=objects,
     )

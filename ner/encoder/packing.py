@@ -18,6 +18,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from ner.encoder.dropout import dropout as drop
+from ner.encoder.windows import Windows, windows_of
 from ner.views import EncodedView, ViewBatch, collate
 from pipeline.core.machine import is_out_of_memory
 
@@ -37,7 +38,24 @@ class Block(NamedTuple):
     rows: Tensor
     """position of each head's vector in the flattened (W, n_heads, S), int64, *Shape:* (T · n_heads,)."""
     bias: Tensor
-    """0 on sub-tokens, -inf behind them, *Shape:* (W, 1, 1, S)."""
+    """added to the scores of what is attended to, -inf on padding, *Shape:* (W, 1, 1, S)."""
+
+
+class Part(NamedTuple):
+    """Windows of one pass, in the order of its row: W windows of at most S places, of which T are filled."""
+
+    inputs: Tensor
+    """sub-tokens, int64, *Shape:* (T,); or in the place of their word vectors embeddings, *Shape:* (T, width)."""
+    places: Tensor
+    """their positions in the flattened windows (W, S), *Shape:* (T,)."""
+    positions: Tensor
+    """what position embeddings are looked up by, from 0, *Shape:* (T,)."""
+    types: Tensor | None
+    """token types; None: 0 throughout, *Shape:* (T,)."""
+    bias: Tensor
+    """added to attention scores to each place, -inf on padding, *Shape:* (W, S)."""
+    wanted: Tensor
+    """those of the T whose hidden states are read, *Shape:* (N,)."""
 
 
 def first_position(encoder: torch.nn.Module) -> int:
@@ -143,26 +161,52 @@ def encode_packed(encoder: PreTrainedModel, batches: Sequence[ViewBatch]) -> Ten
     Returns:
         hidden states, view after view, zeros on padding, *Shape:* (views · B, L, hidden_width).
     """
-    blocks, firsts, slots, begin = [], [], [], 0
-    heads = torch.arange(encoder.config.num_attention_heads, device=batches[0]["places"].device)
-    for number, batch in enumerate(batches):
-        places, tokens, mask = batch["places"], batch["tokens"], batch["attention_mask"]
-        width, lengths = mask.shape[1], mask.sum(1)
-        rows = ((places // width)[:, None] * len(heads) + heads) * width + (places % width)[:, None]
-        bias = torch.zeros(mask.shape, device=mask.device).masked_fill_(mask == 0, -torch.inf)
-        blocks.append(Block(begin, begin + len(places), rows.flatten(), bias[:, None, None]))
-        starts = begin + lengths.cumsum(0) - lengths
-        firsts.append(starts[batch["rows"].flatten()[tokens]] + batch["positions"].flatten()[tokens])
-        slots.append(number * batch["mask"].numel() + tokens)
-        begin += len(places)
-    ids = torch.cat([batch["input_ids"].flatten()[batch["places"]] for batch in batches])
-    positions = torch.cat([batch["places"] % batch["input_ids"].shape[1] for batch in batches])
-    positions += first_position(encoder.get_submodule("embeddings"))
-    with wanted_alone(torch.cat(firsts)):
-        hidden = encoder(input_ids=ids[None], position_ids=positions[None], blocks=blocks).last_hidden_state[0]
+    views = [windows_of(batch) for batch in batches]
+    hidden = encode_parts(encoder, [part_of(windows, windows.firsts) for windows in views])
     n_views, longest = batches[0]["mask"].shape
+    slots = [number * n_views * longest + batch["tokens"] for number, batch in enumerate(batches)]
     vectors = hidden.new_zeros(len(batches) * n_views * longest, hidden.shape[-1])
     return vectors.index_copy(0, torch.cat(slots), hidden).view(-1, longest, hidden.shape[-1])
+
+
+def part_of(windows: Windows, wanted: Tensor) -> Part:
+    """Windows of sub-tokens alone as a part of a pass.
+
+    Args:
+        windows: T sub-tokens.
+        wanted: those of them whose hidden states are read, *Shape:* (N,).
+    """
+    places, mask = windows.places, windows.attention_mask
+    bias = torch.zeros(mask.shape, device=mask.device).masked_fill_(mask == 0, -torch.inf)
+    return Part(windows.input_ids.flatten()[places], places, places % mask.shape[1], None, bias, wanted)
+
+
+def encode_parts(encoder: PreTrainedModel, parts: Sequence[Part]) -> Tensor:
+    """Hidden states of the wanted places of several parts, which attend each within its own windows, from one pass.
+
+    Args:
+        encoder: one that :func:`enable` or :func:`try_out` has prepared.
+        parts: all of sub-tokens, or all of embeddings.
+
+    Returns:
+        hidden states, part after part, *Shape:* (N of all parts, hidden_width).
+    """
+    blocks, wanted, begin = [], [], 0
+    heads = torch.arange(encoder.config.num_attention_heads, device=parts[0].places.device)
+    for part in parts:
+        width = part.bias.shape[1]
+        rows = ((part.places // width)[:, None] * len(heads) + heads) * width + (part.places % width)[:, None]
+        blocks.append(Block(begin, begin + len(part.places), rows.flatten(), part.bias[:, None, None]))
+        wanted.append(begin + part.wanted)
+        begin += len(part.places)
+    inputs = torch.cat([part.inputs for part in parts])[None]
+    arguments = {"inputs_embeds" if inputs.is_floating_point() else "input_ids": inputs}
+    if any(part.types is not None for part in parts):
+        kinds = [torch.zeros_like(part.positions) if part.types is None else part.types for part in parts]
+        arguments["token_type_ids"] = torch.cat(kinds)[None]
+    positions = torch.cat([part.positions for part in parts]) + first_position(encoder.get_submodule("embeddings"))
+    with wanted_alone(torch.cat(wanted)):
+        return encoder(position_ids=positions[None], blocks=blocks, **arguments).last_hidden_state[0]
 
 
 def attention(

@@ -163,7 +163,7 @@ class TaggerModel(PreTrainedModel):
             detach_teacher=params.detach_teacher,
             word_dropout=params.word_dropout,
             exclude_forbidden=params.exclude_forbidden,
-            max_length=min(params.max_length, longest_window(loaded)),
+            max_length=min(params.max_length, longest_window(loaded) - cls.positions_behind(facts or {})),
             max_context=params.max_context if cls.reads_context else 0,
             stride=params.stride,
         )
@@ -188,6 +188,15 @@ class TaggerModel(PreTrainedModel):
             UserError: the system needs something that is not there.
         """
         return {}
+
+    @classmethod
+    def positions_behind(cls, facts: Mapping[str, Any]) -> int:
+        """How many positions the system takes behind a window of sub-tokens; none by default.
+
+        Args:
+            facts: those of :meth:`facts_of`.
+        """
+        return 0
 
     def add_layers(self, config: TaggerConfig) -> None:
         """Add the system's layers between the encoder, which is there, and the CRF, which follows."""

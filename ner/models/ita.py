@@ -10,13 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from ner.encoder import packing
+from ner.encoder.windows import Windows, in_one_go, token_vectors
 from ner.models.base import TaggerConfig, TaggerModel
 from ner.views import EncodedView, ViewBatch, ViewName
 from ner.visual import VisualBatch
 from pipeline.settings.params import ItaParams
-
-# Encoder passes without gradients take at most so many sub-tokens at once, so that a tweet of many windows fits memory.
-MAX_SUBTOKENS_AT_ONCE = 32_768
 
 
 class ItaTagger(TaggerModel):
@@ -63,28 +61,16 @@ class ItaTagger(TaggerModel):
 
     def _emissions(self, batches: Sequence[ViewBatch]) -> Tensor:
         """Emissions of several views of the same tweets, *Shape:* (views · B, L, n_labels)."""
-        if self.packs and all(map(_in_one_go, batches)):
+        if self.packs and all(map(in_one_go, batches)):
             vectors = packing.encode_packed(self.encoder, batches)
         else:
-            vectors = torch.cat([self._padded_vectors(batch) for batch in batches])
+            vectors = torch.cat([token_vectors(batch, self._firsts) for batch in batches])
         return self.emission(self.drop_words(vectors))
 
-    def _padded_vectors(self, batch: ViewBatch) -> Tensor:
-        """The tokens' first sub-tokens' hidden states, *Shape:* (B, L, hidden_width)."""
-        input_ids, attention_mask = batch["input_ids"], batch["attention_mask"]
-        rows, positions = batch["rows"], batch["positions"]
-        if _in_one_go(batch):
-            return self._encode(input_ids, attention_mask)[rows, positions]
-        at_once = max(1, MAX_SUBTOKENS_AT_ONCE // input_ids.shape[1])
-        vectors = None
-        for begin in range(0, len(input_ids), at_once):
-            hidden = self._encode(input_ids[begin : begin + at_once], attention_mask[begin : begin + at_once])
-            if vectors is None:
-                vectors = hidden.new_zeros(*rows.shape, hidden.shape[-1])
-            here = (rows >= begin) & (rows < begin + at_once)
-            vectors[here] = hidden[rows[here] - begin, positions[here]]
-        assert vectors is not None, "a batch has windows"
-        return vectors
+    def _firsts(self, windows: Windows) -> Tensor:
+        """Hidden states of the tokens' first sub-tokens, *Shape:* (N, hidden_width)."""
+        hidden = self._encode(windows.input_ids, windows.attention_mask)
+        return hidden.flatten(0, 1)[windows.places[windows.firsts]]
 
     def _encode(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Hidden states of sub-tokens (W, S), *Shape:* (W, S, hidden_width)."""
@@ -95,7 +81,3 @@ class ItaTagger(TaggerModel):
         super()._init_weights(module)
         if module is getattr(self, "emission", None):
             module.reset_parameters()
-
-
-def _in_one_go(batch: ViewBatch) -> bool:
-    return torch.is_grad_enabled() or batch["input_ids"].numel() <= MAX_SUBTOKENS_AT_ONCE

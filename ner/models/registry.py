@@ -6,9 +6,10 @@ pipeline/settings/params.py.
 
 from ner.models.base import TaggerModel
 from ner.models.ita import ItaTagger
+from ner.models.rpbert import RpbertTagger
 from pipeline.core.errors import UserError
 
-SYSTEMS: dict[str, type[TaggerModel]] = {"ita": ItaTagger}
+SYSTEMS: dict[str, type[TaggerModel]] = {"ita": ItaTagger, "rpbert": RpbertTagger}
 
 
 def tagger_class(system: str) -> type[TaggerModel]:

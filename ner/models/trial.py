@@ -1,8 +1,8 @@
 """A dry pass of an encoder and its tokenizer before the first epoch: whether a tagger can be trained on them at all.
 
 What must hold is asked of the model itself, not looked up by its name: windows of full length, results that do not
-depend on what else is in a batch, the same tagger after saving and loading. What is learned is left to
-:mod:`ner.training.run`.
+depend on what else is in a batch, with a picture and without, the same tagger after saving and loading. What is learned
+is left to :mod:`ner.training.run`.
 """
 
 import tempfile
@@ -16,6 +16,7 @@ from ner.encoder.packing import close
 from ner.models.base import TaggerModel
 from ner.models.folder import load_view_encoder
 from ner.views import ViewBatch, ViewEncoder, collate
+from ner.visual import UNKNOWN_OBJECT, PostVisual, collate_visuals
 from pipeline.core.errors import UserError
 from pipeline.core.machine import is_out_of_memory
 from pipeline.core.records import View
@@ -66,16 +67,19 @@ def obstacle(model: TaggerModel, views: ViewEncoder) -> str | None:
 
 def _problem(model: TaggerModel, views: ViewEncoder) -> str | None:
     short, full = _posts(views)
-    alone = _emissions(model, views, [short])
+    picture = _picture(model)
+    shown = [None] if picture is None else [None, picture]
+    alone = _one_by_one(model, views, short, shown)
     if not bool(torch.isfinite(alone).all()):
         return "its results are not finite"
-    beside = _emissions(model, views, [short, full])
-    if not close(beside[:1, : alone.shape[1]], alone):
-        return "the result of a text depends on what else is in its batch (padding is not masked throughout)"
+    for some in [[None], shown][: len(shown)]:
+        beside = _emissions(model, views, [*[short] * len(some), full], [*some, some[-1]])
+        if not close(beside[: len(some), : alone.shape[1]], alone[: len(some)]):
+            return "the result of a text depends on what else is in its batch (padding is not masked throughout)"
     with tempfile.TemporaryDirectory(prefix="sightread-") as folder:
         model.save_pretrained(folder)
         again = type(model).from_pretrained(folder, config=model.config, local_files_only=True).eval()
-        if not close(_emissions(again, views, [short]), alone):
+        if not close(_one_by_one(again, views, short, shown), alone):
             return "it gives other results after it was saved and loaded"
         views.tokenizer.save_pretrained(folder)
         words = ["name", "Jordan", "a"]
@@ -91,7 +95,24 @@ def _posts(views: ViewEncoder) -> tuple[View, View]:
     return View("short", [word, "a"], None, ""), View("full", [word] * n_words, None, "")
 
 
-def _emissions(model: TaggerModel, views: ViewEncoder, posts: Sequence[View]) -> Tensor:
+def _picture(model: TaggerModel) -> PostVisual | None:
+    """A picture such as the tagger is to read: noise, with an object; None where it reads none."""
+    facts = model.config.facts or {}
+    width, n_cells = facts.get("region_width"), facts.get("n_cells")
+    if not model.reads_visual or (width is None and not facts.get("object_labels")):
+        return None
+    regions = () if width is None else (torch.randn(int(n_cells or 0), width).numpy(),)
+    return PostVisual(regions, (UNKNOWN_OBJECT,))
+
+
+def _one_by_one(model: TaggerModel, views: ViewEncoder, post: View, pictures: Sequence[PostVisual | None]) -> Tensor:
+    """A post with each of some pictures, or with none, *Shape:* (pictures, length, n_labels)."""
+    return torch.cat([_emissions(model, views, [post], [picture]) for picture in pictures])
+
+
+def _emissions(
+    model: TaggerModel, views: ViewEncoder, posts: Sequence[View], pictures: Sequence[PostVisual | None]
+) -> Tensor:
     """*Shape:* (posts, length, n_labels)."""
     batch: ViewBatch = collate(views.encode(posts, with_context=False), views.pad_id)
-    return model.emissions(batch)
+    return model.emissions(batch, collate_visuals(pictures))

@@ -1,0 +1,123 @@
+"""Encoder passes over windows with regions of pictures behind them, as embeddings in the place of word vectors.
+
+A region stands behind its tweet's own closing special token, at a position that its place in the picture's grid
+decides: what else is in the batch, and which of several pictures it is of, change nothing. What regions are made of is
+left to :mod:`ner.models`.
+"""
+
+import inspect
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from ner.encoder import packing
+from ner.encoder.packing import Part
+from ner.encoder.windows import Windows
+from ner.visual import VisualBatch
+
+
+class Regions(NamedTuple):
+    """The regions behind W windows of at most S sub-tokens: M in all, at most R behind a window."""
+
+    tweets: Tensor
+    """the tweet that each is behind, *Shape:* (M,)."""
+    sources: Tensor
+    """the region of the batch that each is, of all tweets' in order, *Shape:* (M,)."""
+    places: Tensor
+    """their positions in the flattened windows (W, S + R), *Shape:* (M,)."""
+    positions: Tensor
+    """what position embeddings are looked up by, from 0, *Shape:* (M,)."""
+    most: int
+    """R."""
+
+
+def behind(windows: Windows, visual: VisualBatch) -> Regions:
+    """Where the regions of tweets stand behind the tweets' windows."""
+    mask, found = visual["mask"], visual["places"]
+    most = mask.shape[1]
+    numbers = torch.zeros(mask.numel(), dtype=torch.long, device=mask.device)
+    numbers = numbers.index_copy(0, found, torch.arange(len(found), device=mask.device))
+    if not windows.one_each:
+        found = mask[windows.tweets].flatten().nonzero().squeeze(1)
+    rows, ranks = found // most, found % most
+    tweets = windows.tweets[rows]
+    lengths = windows.attention_mask.sum(1)
+    return Regions(
+        tweets,
+        numbers[tweets * most + ranks],
+        rows * (windows.attention_mask.shape[1] + most) + lengths[rows] + ranks,
+        windows.closings[rows] + 1 + visual["cells"][tweets, ranks],
+        most,
+    )
+
+
+def part_with(
+    windows: Windows,
+    regions: Regions,
+    embeddings: tuple[Tensor, Tensor],
+    bias: Tensor | None,
+    wanted: Tensor,
+    *,
+    typed: bool,
+) -> Part:
+    """Windows and the regions behind them as a part of a pass: first all sub-tokens, then all regions.
+
+    Args:
+        windows: T sub-tokens.
+        regions: M regions.
+        embeddings: word vectors of the sub-tokens, *Shape:* (T, width), and what stands in their place for the
+            regions, *Shape:* (M, width).
+        bias: added to attention scores to each region, *Shape:* (M,); None: nothing.
+        wanted: sub-tokens whose hidden states are read, *Shape:* (N,).
+        typed: whether regions have token type 1.
+    """
+    n_windows, width = windows.attention_mask.shape
+    columns = windows.places % width
+    places = torch.cat([windows.places // width * (width + regions.most) + columns, regions.places])
+    scores = torch.full((n_windows * (width + regions.most),), -torch.inf, device=places.device)
+    scores = scores.index_fill(0, places, 0.0)
+    if bias is not None:
+        scores = scores.to(bias.dtype).index_copy(0, regions.places, bias)
+    types = torch.cat([torch.zeros_like(columns), torch.ones_like(regions.positions)]) if typed else None
+    positions = torch.cat([columns, regions.positions])
+    return Part(torch.cat(embeddings), places, positions, types, scores.view(n_windows, -1), wanted)
+
+
+def has_types(encoder: PreTrainedModel) -> bool:
+    """Whether an encoder can tell regions from sub-tokens by token types of its own."""
+    return getattr(encoder.config, "type_vocab_size", 0) >= 2 and _takes(encoder, "token_type_ids")
+
+
+def encode_padded(encoder: PreTrainedModel, part: Part, *, biased: bool) -> Tensor:
+    """:func:`ner.encoder.packing.encode_parts` of one part of embeddings, for encoders of any kind.
+
+    Args:
+        encoder: takes embeddings.
+        part: W windows of at most S places.
+        biased: whether attention scores to some places are to be changed, other than by padding.
+
+    Returns:
+        hidden states of the wanted places, *Shape:* (N, hidden_width).
+    """
+
+    def padded(values: Tensor) -> Tensor:
+        laid = values.new_zeros(part.bias.numel(), *values.shape[1:])
+        return laid.index_copy(0, part.places, values).view(*part.bias.shape, *values.shape[1:])
+
+    arguments = {
+        "inputs_embeds": padded(part.inputs),
+        "attention_mask": part.bias[:, None, None] if biased else (part.bias == 0).long(),
+    }
+    if biased:
+        arguments["attention_mask"] = arguments["attention_mask"].to(part.inputs.dtype)
+    if _takes(encoder, "position_ids"):
+        arguments["position_ids"] = padded(part.positions + packing.first_position(encoder))
+    if part.types is not None:
+        arguments["token_type_ids"] = padded(part.types)
+    return encoder(**arguments).last_hidden_state.flatten(0, 1)[part.places[part.wanted]]
+
+
+def _takes(encoder: PreTrainedModel, argument: str) -> bool:
+    return argument in inspect.signature(encoder.forward).parameters
