@@ -243,7 +243,7 @@ def attention(
         )
     padded = (_Padded.apply(values.transpose(1, 2), blocks) for values in (query, key, value))
     mixed = [
-        _attend(q, k, v, block.bias.to(q.dtype), dropout, scaling)
+        attend(q, k, v, block.bias.to(q.dtype), dropout, scaling)
         for block, q, k, v in zip(blocks, *padded, strict=True)
     ]
     return _Unpadded.apply(blocks, *mixed), None
@@ -306,8 +306,22 @@ class _Unpadded(torch.autograd.Function):
         return None, *_pad(grad_values, ctx.blocks)
 
 
-def _attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor, dropout: float, scaling: float | None) -> Tensor:
-    """Attention of one block, all of *Shape:* (W, n_heads, S, head_width); `bias` is added to the scores."""
+def attend(
+    query: Tensor, key: Tensor, value: Tensor, bias: Tensor, dropout: float, scaling: float | None = None
+) -> Tensor:
+    """Attention, with a dropout of its weights that is fast on a CPU, too.
+
+    Args:
+        query: *Shape:* (W, n_heads, Q, head_width).
+        key: *Shape:* (W, n_heads, S, head_width).
+        value: *Shape:* (W, n_heads, S, head_width).
+        bias: added to the scores, *Shape:* (W, 1, 1, S).
+        dropout: probability that a weight is zeroed.
+        scaling: of the scores; None: 1 / sqrt(head_width).
+
+    Returns:
+        mixed values, *Shape:* (W, n_heads, Q, head_width).
+    """
     if dropout == 0.0 or query.device.type != "cpu":
         return scaled_dot_product_attention(query, key, value, bias, dropout, scale=scaling)
     # torch has no fused attention with dropout on a CPU; these are the parts that it would take, but for the dropout.

@@ -7,7 +7,7 @@ the first to the second. Making tensors of tweets is left to :mod:`ner.views`, t
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -61,7 +61,7 @@ class TaggerModel(PreTrainedModel):
     """Base of the systems: a pretrained encoder, layers of the system's own, and a CRF over tokens.
 
     A subclass defines :meth:`add_layers` and :meth:`emissions`, and where it has them :meth:`two_view_emissions`,
-    :meth:`extra_losses`, :meth:`facts_of`, :meth:`parameter_groups`, :meth:`training_views` and
+    :meth:`extra_losses`, :meth:`facts_of`, :meth:`word_facts`, :meth:`parameter_groups`, :meth:`training_views` and
     :meth:`token_emissions`.
 
     Attributes:
@@ -198,6 +198,23 @@ class TaggerModel(PreTrainedModel):
         """
         return 0
 
+    @classmethod
+    def word_facts(cls, params: TrainParams, tokens: Iterable[str]) -> dict[str, Any]:
+        """Further facts, from the tokens of all posts that are at hand: `words`, where the system has vectors of words.
+
+        Args:
+            params: the section `train` of params.yaml.
+            tokens: those of every split, as vectors of words depend on no label; repeated or not.
+
+        Returns:
+            nothing by default; else with ``"words"``: tokens of the rows of a table of vectors, from
+            :data:`ner.views.UNKNOWN_WORD` + 1.
+
+        Raises:
+            UserError: the vectors cannot be read.
+        """
+        return {}
+
     def add_layers(self, config: TaggerConfig) -> None:
         """Add the system's layers between the encoder, which is there, and the CRF, which follows."""
         raise NotImplementedError
@@ -264,7 +281,7 @@ class TaggerModel(PreTrainedModel):
         """Groups for the optimizer: weight decay on matrices alone, learning rates by what the parameters belong to.
 
         The encoder has `learning_rate`, the layers on top of it `new_learning_rate`, if there is one, and the CRF
-        `crf_learning_rate` and no weight decay.
+        `crf_learning_rate` and no weight decay, as has every other module whose name ends in `crf`.
 
         Args:
             params: the section `train` of params.yaml.
@@ -275,6 +292,7 @@ class TaggerModel(PreTrainedModel):
         parts: dict[str, list[nn.Parameter]] = {"encoder": [], "new": [], "crf": []}
         for name, parameter in self.named_parameters():
             part = name.partition(".")[0]
+            part = "crf" if part.endswith("crf") else part
             parts[part if part in parts else "new"].append(parameter)
         new_rate = params.new_learning_rate or params.learning_rate
         groups = []

@@ -5,11 +5,12 @@ pipeline/settings/params.py.
 """
 
 from ner.models.base import TaggerModel
+from ner.models.iie4mner import Iie4mnerTagger
 from ner.models.ita import ItaTagger
 from ner.models.rpbert import RpbertTagger
 from pipeline.core.errors import UserError
 
-SYSTEMS: dict[str, type[TaggerModel]] = {"ita": ItaTagger, "rpbert": RpbertTagger}
+SYSTEMS: dict[str, type[TaggerModel]] = {"ita": ItaTagger, "rpbert": RpbertTagger, "iie4mner": Iie4mnerTagger}
 
 
 def tagger_class(system: str) -> type[TaggerModel]:

@@ -6,7 +6,7 @@ from, and which work folder belongs to which params and data, is left to the cal
 
 import itertools
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +45,7 @@ def train(
     curves: Path | None,
     device: str = "auto",
     visuals: Visuals | None = None,
+    words: Iterable[str] = (),
 ) -> dict[str, Any]:
     """Train a tagger and save that of the best epoch (by the mean of the trained views' strict dev micro-F1).
 
@@ -63,6 +64,8 @@ def train(
             ``metrics.json``; those of a mode or alignment not in use are missing.
         device: auto, cpu, cuda, cuda:1, …
         visuals: what posts' pictures give as tensors, for the systems that read those.
+        words: tokens of posts that are tagged later, for systems with vectors of words; those of `train` and `dev` go
+            without saying.
 
     Returns:
         ``{"epochs": trained, "best_epoch": from 1, "chosen_by": "dev_f1" or "last_epoch",
@@ -80,7 +83,7 @@ def train(
     warn_without_entities(dev)
     chosen = choose_device(device)
     with quietly():
-        model, tokenizer, views = set_up(params, encoder, train, visuals)
+        model, tokenizer, views = set_up(params, encoder, train, visuals, itertools.chain(_tokens(dev), words))
         pieces = in_pieces(train, views)
         if processes.is_first():
             _warn_of_pieces(pieces)
@@ -128,9 +131,15 @@ def train(
 
 
 def set_up(
-    params: TrainParams, encoder: Path | str, train: Sequence[View], visuals: Visuals | None = None
+    params: TrainParams,
+    encoder: Path | str,
+    train: Sequence[View],
+    visuals: Visuals | None = None,
+    words: Iterable[str] = (),
 ) -> tuple[TaggerModel, Any, ViewEncoder]:
     """A seeded tagger of the labels in `train`, with nothing learned yet; its tokenizer; the encoder of its views.
+
+    `words` are those that it may have vectors of, beside the tokens of `train`.
 
     Raises:
         UserError: the encoder cannot be trained, as a dry pass shows (:mod:`ner.models.trial`), or the system needs
@@ -139,13 +148,18 @@ def set_up(
     set_seed(params.seed)
     labels = scheme_labels((view.labels or [] for view in train), params.scheme)
     system = tagger_class(params.model)
-    model = system.from_encoder(encoder, labels, params, facts=system.facts_of(params, train, visuals))
+    facts = {**system.facts_of(params, train, visuals), **system.word_facts(params, itertools.chain(_tokens(train), words))}
+    model = system.from_encoder(encoder, labels, params, facts=facts)
     tokenizer = load_tokenizer(encoder, params.revision)
     views = view_encoder(tokenizer, model.config)
     if visuals is not None and model.reads_visual:
         views.show(visuals, model.config.facts or {})
     require_trainable(model, views, encoder)
     return model, tokenizer, views
+
+
+def _tokens(posts: Iterable[View]) -> Iterator[str]:
+    return itertools.chain.from_iterable(post.tokens for post in posts)
 
 
 def encode_views(params: TrainParams, views: ViewEncoder, posts: Sequence[View]) -> dict[ViewName, list[EncodedView]]:

@@ -1,0 +1,144 @@
+"""Semantic augmentation: for each word, the weighted sum of the vectors of the words most similar to it.
+
+As in IIE4MNER (:mod:`ner.models.iie4mner`): the nearest by cosine, the word itself left out, weighted by the softmax of
+their cosines. A word's sum depends on nothing but the file of vectors, so it is kept in the store and computed once.
+"""
+
+import hashlib
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pipeline.core import word_vectors
+from pipeline.core.errors import UserError
+from pipeline.core.hashes import file_digest
+from pipeline.core.store import Store, digest
+
+VERSION = 1  # of what the store keeps
+_CHUNK = 16_384  # words that are compared with a block of others at once: 64 MB of cosines
+_BLOCK = 1_024
+_GROUP = 64  # cosines of which only the largest is looked at first
+
+
+def augmented(file: Path, neighbours: int, tokens: Iterable[str]) -> tuple[list[str], Tensor]:
+    """The vectors that augment tokens.
+
+    A token is looked up as it is written, then in lower case where no word of the file has a capital. What the store
+    has is taken from there, and the file is read only for the others.
+
+    Args:
+        file: word2vec's or GloVe's.
+        neighbours: how many words augment a word.
+        tokens: repeated or not.
+
+    Returns:
+        the tokens that have a vector, sorted.
+        their sums of neighbours' vectors, float32, *Shape:* (n_tokens, width).
+
+    Raises:
+        UserError: the file cannot be read, or has not so many words beside the word itself.
+    """
+    word_vectors.require(file)
+    distinct = sorted(set(tokens))
+    fingerprint = digest(
+        {"augmentation": VERSION, "vectors": file_digest(file), "neighbours": neighbours, "weights": "softmax(cosine)"}
+    )
+    keys = {token: hashlib.sha256(token.encode(errors="surrogatepass")).hexdigest() for token in distinct}
+    with Store.open() as store:
+        found = store.get_many(fingerprint, list(keys.values()))
+        lacking = [token for token in distinct if keys[token] not in found]
+        if lacking:
+            print(f"train: neighbours of {len(lacking)} words in {file.name}", file=sys.stderr)
+            vectors = word_vectors.read(file)
+            made = {keys[token]: _bytes(vector) for token, vector in sums(vectors, neighbours, lacking).items()}
+            made |= {keys[token]: b"" for token in lacking if keys[token] not in made}
+            store.put_many(fingerprint, made)
+            found |= made
+    words = [token for token in distinct if found[keys[token]]]
+    if not words:
+        raise UserError(
+            f"train.iie4mner.word_vectors: {file}: has none of the data's {len(distinct)} words; expected vectors of "
+            "their language, or null"
+        )
+    rows = [np.frombuffer(found[keys[word]], "<f4") for word in words]
+    return words, torch.from_numpy(np.stack(rows).astype(np.float32))
+
+
+def _bytes(vector: Tensor) -> bytes:
+    return vector.numpy().astype("<f4").tobytes()
+
+
+def sums(vectors: word_vectors.WordVectors, neighbours: int, tokens: Sequence[str]) -> Mapping[str, Tensor]:
+    """For each token that has a vector, Σ softmax(cosine)ᵢ · vectorᵢ over its nearest neighbours.
+
+    400,000 vectors of width 50 and 20,000 tokens take about a minute on two cores, and beside the vectors themselves
+    some 100 MB, whatever their numbers.
+
+    Args:
+        vectors: n_words of them.
+        neighbours: how many are summed up; of equal cosines, any.
+        tokens: each once.
+
+    Returns:
+        by token, *Shape:* (width,) each.
+
+    Raises:
+        UserError: there are fewer words than neighbours and the word itself.
+    """
+    if len(vectors.words) <= neighbours:
+        raise UserError(
+            f"train.iie4mner.word_vectors: found {len(vectors.words)} words; expected more than "
+            f"train.iie4mner.neighbours = {neighbours}"
+        )
+    index = {word: place for place, word in enumerate(vectors.words)}
+    lower_cased = vectors.lower_cased
+    places = {}
+    for token in tokens:
+        place = index.get(token, index.get(token.lower()) if lower_cased else None)
+        if place is not None:
+            places[token] = place
+    table = torch.from_numpy(vectors.vectors)
+    found: dict[int, Tensor] = {}
+    for block in torch.tensor(sorted(set(places.values())), dtype=torch.long).split(_BLOCK):
+        cosines, nearest = _nearest(table, block, neighbours)
+        summed = (cosines.softmax(1).unsqueeze(2) * table[nearest]).sum(1)
+        found |= dict(zip(block.tolist(), summed, strict=True))
+    return {token: found[place] for token, place in places.items()}
+
+
+def _nearest(table: Tensor, block: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Cosines and places of the k vectors nearest to those at `block`, without themselves, *Shape:* (n, k) each."""
+    queries = _unit(table[block])
+    cosines = queries.new_empty(len(block), 0)
+    nearest = block.new_empty(len(block), 0)
+    for begin in range(0, len(table), _CHUNK):
+        chunk = _unit(table[begin : begin + _CHUNK])
+        scores = queries @ chunk.T
+        here = (block >= begin) & (block < begin + len(chunk))
+        scores[here.nonzero().squeeze(1), block[here] - begin] = -torch.inf
+        some, places = _largest(scores, min(k, len(chunk)))
+        cosines, order = torch.cat([cosines, some], 1).topk(min(k, cosines.shape[1] + some.shape[1]), 1)
+        nearest = torch.cat([nearest, places + begin], 1).gather(1, order)
+    return cosines, nearest
+
+
+def _largest(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The k largest of each row and their places; the k groups with the largest maxima contain them all."""
+    n_groups = scores.shape[1] // _GROUP
+    if n_groups <= k:
+        return scores.topk(k, 1)
+    whole = n_groups * _GROUP
+    groups = scores[:, :whole].unflatten(1, (n_groups, _GROUP)).amax(2).topk(k, 1).indices
+    candidates = (groups.unsqueeze(2) * _GROUP + torch.arange(_GROUP)).flatten(1)
+    rest = torch.arange(whole, scores.shape[1]).expand(len(scores), -1)
+    candidates = torch.cat([candidates, rest], 1)
+    values, order = scores.gather(1, candidates).topk(k, 1)
+    return values, candidates.gather(1, order)
+
+
+def _unit(vectors: Tensor) -> Tensor:
+    return torch.nn.functional.normalize(vectors, dim=1)

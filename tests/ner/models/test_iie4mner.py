@@ -1,0 +1,448 @@
+"""IIE4MNER: the published class's numbers, what pictures may and may not change, and that they can be learned from."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from transformers import BertConfig
+
+from ner.bioes import scheme_labels, to_scheme
+from ner.crf.chain import LinearChainCRF
+from ner.decoding import decode_labels
+from ner.models import iie4mner
+from ner.models.base import TaggerConfig
+from ner.models.folder import load_tagger, load_tokenizer, view_encoder
+from ner.models.iie4mner import Iie4mnerTagger
+from ner.models.trial import require_trainable
+from ner.training.sampler import Example, collate_examples
+from ner.views import UNKNOWN_WORD, EncodedView, ViewBatch, ViewEncoder, collate
+from ner.visual import NO_OBJECT, UNKNOWN_OBJECT, PostVisual, VisualBatch, collate_visuals
+from pipeline.core.records import View
+from tests.ner.conftest import ambiguous_views, many_views, small_params
+
+FACTS = {"region_width": 6, "n_cells": 4, "object_labels": ["ball", "cactus"]}
+
+# Each of our modules and what the published class calls it.
+LAYERS = {
+    "text": "self_attention_v2",
+    "spans": "self_attention",
+    "coarse.items": "img2img_attention",
+    "coarse.direct": "txt2img_attention",
+    "coarse.items_again": "img2img_attention_v2",
+    "coarse.read_text": "img2txt_attention",
+    "coarse.aware": "txt2txt_attention",
+    "fine.items": "obj2obj_attention",
+    "fine.direct": "txt2obj_attention",
+    "fine.items_again": "obj2obj_attention_v2",
+    "fine.read_text": "obj2txt_attention",
+    "fine.aware": "txt2obj_attention_v2",
+}
+PARTS = {
+    "query": "attention.self.query",
+    "key": "attention.self.key",
+    "value": "attention.self.value",
+    "mixed": "attention.output.dense",
+    "mixed_norm": "attention.output.LayerNorm",
+    "inner": "intermediate.dense",
+    "outer": "output.dense",
+    "outer_norm": "output.LayerNorm",
+}
+OTHERS = {
+    "augment.": "maug_linear.",
+    "span_emission.": "aux_classifier.",
+    "regions.": "vismap2text.",
+    "regions_again.": "vismap2text_v2.",
+    "objects.": "object_embeddings.",
+    "join.": "fus3_linear.",
+    "emission.": "classifier.",
+    "coarse.gate.one.weight": "fus1_w1",
+    "coarse.gate.one.bias": "fus1_bias",
+    "coarse.gate.other.weight": "fus1_w2",
+    "fine.gate.one.weight": "fus2_w1",
+    "fine.gate.one.bias": "fus2_bias",
+    "fine.gate.other.weight": "fus2_w2",
+    "fuse_text.bias": "fusion_bias",
+    "encoder.": "bert.",
+}
+
+
+def published_name(name: str) -> str:
+    parts = name.split(".")
+    if (layer := ".".join(parts[:-2])) in LAYERS:
+        return f"{LAYERS[layer]}.layer.0.{PARTS[parts[-2]]}.{parts[-1]}"
+    ours = next(ours for ours in OTHERS if name.startswith(ours))
+    return OTHERS[ours] + name.removeprefix(ours)
+
+
+def closed_form(name: str, shape: Sequence[int]) -> Tensor:
+    """The parameter of that published name, in closed form."""
+    places = torch.arange(math.prod(shape), dtype=torch.float64)
+    values = 0.2 * torch.sin(0.7 * places + sum(name.encode()) % 97) + name.endswith("LayerNorm.weight")
+    return values.float().view(*shape)
+
+
+def published_crf(n_labels: int, name: str) -> LinearChainCRF:
+    crf = LinearChainCRF(n_labels)
+    names = {"transitions": "transitions", "start": "start_transitions", "stop": "end_transitions"}
+    crf.load_state_dict(
+        crf.state_dict()
+        | {ours: closed_form(f"{name}.{theirs}", getattr(crf, ours).shape) for ours, theirs in names.items()}
+    )
+    return crf
+
+
+def published_tagger() -> Iie4mnerTagger:
+    encoder = BertConfig(
+        vocab_size=30,
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=24,
+        max_position_embeddings=16,
+    )
+    facts = {"region_width": 2048, "n_cells": 49, "object_labels": [str(place) for place in range(83)]}
+    config = TaggerConfig(
+        system="iie4mner",
+        facts=facts | {"words": [str(place) for place in range(7)], "word_width": 4},
+        encoder=encoder.to_dict(),
+        tag_labels=["O", *(f"{prefix}-{kind}" for kind in "abcdef" for prefix in "BI")],  # as many as published
+    )
+    model = Iie4mnerTagger(config).eval()
+    model.span_emission = nn.Linear(16, 7)
+    both_halves = closed_form("fusion_w", (32, 16))
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.startswith(("crf.", "span_crf.")):
+                continue  # another number of labels
+            if name in ("fuse_text.weight", "fuse_picture.weight"):
+                parameter.copy_((both_halves[:16] if name == "fuse_text.weight" else both_halves[16:]).T)
+            else:
+                parameter.copy_(closed_form(published_name(name), parameter.shape))
+        assert model.table is not None
+        for row, start in enumerate([0, 1, 2, 1, 2, 3, 4], UNKNOWN_WORD + 1):
+            model.table[row] = torch.tensor([math.cos(number + start) for number in range(4)])
+    return model
+
+
+def test_emissions_losses_and_paths_are_the_published_class_s() -> None:
+    """Numbers of the published class on the same weights, every sub-token a token, as its CRF has them."""
+    ids = torch.tensor([[2, 7, 8, 9, 10, 3, 0, 0], [2, 11, 12, 13, 14, 15, 16, 3]])
+    mask = ids != 0
+    places = mask.flatten().nonzero().squeeze(1)
+    every = torch.arange(8).expand(2, 8)
+    view = ViewBatch(
+        input_ids=ids,
+        attention_mask=mask.long(),
+        places=places,
+        rows=torch.arange(2)[:, None].expand(2, 8),
+        positions=every,
+        mask=mask,
+        tokens=places,
+        ends=every + 1,
+        closings=torch.tensor([5, 7]),
+        tweets=torch.arange(2),
+        words=torch.tensor([[0, 2, 3, 0, 4, 0, 0, 0], [0, 5, 0, 6, 7, 8, 0, 0]]),
+    )
+    grid = torch.sin(0.01 * torch.arange(2048 * 49, dtype=torch.float64)).float().view(2048, 49).T.numpy()
+    pictures = [PostVisual((grid,), (1, 1, 3)), PostVisual((abs(grid),), ())]
+    visual = collate_visuals(pictures)
+    model = published_tagger()
+    emissions = model.emissions(view, visual)
+    text = model._last
+    assert text is not None
+    spans = model.span_emission(model.spans(text.augmented, text.augmented, text.bias))
+
+    def equal(found: Tensor, wanted: str) -> None:
+        torch.testing.assert_close(found, torch.tensor([float(number) for number in wanted.split()]), rtol=0, atol=2e-5)
+
+    equal(
+        emissions[0, 1],
+        "-0.77238 -1.53389 -0.07241 1.35714 0.62004 -0.96322 -0.79025 0.83805 1.20897 -0.42286 -1.57485 -0.43794 "
+        "1.25257",
+    )
+    equal(
+        emissions[1, 1],
+        "-1.20259 -2.62340 -0.08455 2.44172 1.07253 -1.86409 -1.60850 1.40670 2.25810 -0.56555 -2.68191 -0.74473 "
+        "2.23507",
+    )
+    equal(spans[0, 1], "-2.08038 -0.30472 1.78541 0.99240 -1.26818 -1.29521 0.95241")
+    labels = torch.tensor([[11, 1, 4, 10, 1, 12, 0, 0], [11, 2, 10, 3, 1, 8, 9, 12]])
+    untyped = torch.tensor([[5, 1, 2, 4, 1, 6, 0, 0], [5, 2, 4, 3, 1, 2, 3, 6]])
+    crf, span_crf = published_crf(13, "crf"), published_crf(7, "aux_crf")
+    assert -crf.log_likelihood(emissions, labels, mask).mean().item() == pytest.approx(27.45640, abs=2e-5)
+    assert -span_crf.log_likelihood(spans, untyped, mask).mean().item() == pytest.approx(15.42051, abs=2e-5)
+    paths, _ = crf.viterbi(emissions, mask)
+    assert paths.tolist() == [[12, 3, 4, 7, 12, 12, 0, 0], [3, 3, 3, 5, 3, 3, 3, 3]]
+
+
+def tagger(folder: Path, facts: dict[str, Any] | None = None, **changes: Any) -> tuple[Iie4mnerTagger, ViewEncoder]:
+    torch.manual_seed(1)
+    labels = scheme_labels([["B-PER", "B-LOC"]])
+    params = small_params(folder, model="iie4mner", word_dropout=0.0, **changes)
+    facts = FACTS if facts is None else facts
+    model = Iie4mnerTagger.from_encoder(folder, labels, params, facts=facts, local_files_only=True)
+    if model.table is not None:
+        model.table[UNKNOWN_WORD + 1 :] = torch.randn(len(model.table) - UNKNOWN_WORD - 1, model.table.shape[1])
+    return model, view_encoder(load_tokenizer(folder, local_files_only=True), model.config)
+
+
+def picture(number: int, objects: tuple[int, ...] = (UNKNOWN_OBJECT + 1,), pictures: int = 1) -> PostVisual:
+    rng = np.random.default_rng(number)
+    regions = tuple(rng.standard_normal((4, 6)).astype(np.float16) for _ in range(pictures))
+    return PostVisual(regions, objects)
+
+
+def encoded(views: ViewEncoder, posts: Sequence[View], pictures: Sequence[PostVisual | None]) -> list[EncodedView]:
+    return [
+        replace(each, visual=visual)
+        for each, visual in zip(views.encode(posts, with_context=True), pictures, strict=True)
+    ]
+
+
+def batches(views: ViewEncoder, some: Sequence[EncodedView]) -> tuple[ViewBatch, VisualBatch | None]:
+    return collate(some, views.pad_id), collate_visuals([each.visual for each in some])
+
+
+PICTURES = [
+    picture(0),
+    picture(1, (3, 2, 1)),
+    picture(2, ()),  # regions alone
+    PostVisual((), (2, 2)),  # objects alone
+    PostVisual((), ()),  # a picture in which nothing was found, without features
+    picture(3, (2, 3, 1, 1, 2), pictures=2),
+    None,
+]
+WORDS = FACTS | {"words": ["Jordan", "love"], "word_width": 5}
+
+
+@pytest.mark.parametrize("facts", [FACTS, WORDS], ids=["without words", "with words"])
+def test_a_tweets_emissions_do_not_depend_on_its_batch(xlm_r_folder: Path, facts: dict[str, Any]) -> None:
+    model, views = tagger(xlm_r_folder, facts)
+    model.eval()
+    posts = [post for post in many_views(14) if post.tokens][: len(PICTURES)]
+    some = encoded(views, posts, PICTURES)
+    assert any(len(each.windows) > 1 for each in some)
+    with torch.no_grad():
+        together = model.emissions(*batches(views, some))
+        for row, each in enumerate(some):
+            alone = model.emissions(*batches(views, [each]))[0]
+            torch.testing.assert_close(together[row, : len(each)], alone, rtol=1e-4, atol=1e-5)
+    blind = model.emissions(batches(views, some)[0])
+    changed = (blind - together).abs().amax((1, 2))
+    assert (changed[:4] > 1e-3).all()
+    assert changed[5] > 1e-3
+
+
+def test_a_tweet_without_a_picture_is_the_text_only_view_bit_for_bit(xlm_r_folder: Path) -> None:
+    model, views = tagger(xlm_r_folder, WORDS)
+    model.eval()
+    posts = ambiguous_views(8, seed=3)
+    some = encoded(views, posts, [picture(place) if place % 2 else None for place in range(8)])
+    view, visual = batches(views, some)
+    text_only = collate(views.encode(posts, with_context=False), views.pad_id)
+    mixed, alone = model.emissions(view, visual), model.emissions(text_only)
+    assert torch.equal(mixed[::2], alone[::2])
+    assert not torch.isclose(mixed[1::2], alone[1::2]).all()
+    student, teacher = model.two_view_emissions(text_only, view, visual)
+    assert torch.equal(student, alone)
+    assert torch.equal(teacher, mixed)
+
+
+def test_windows_in_pieces_give_the_same_as_all_at_once(xlm_r_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, views = tagger(xlm_r_folder, WORDS)
+    model.eval()
+    posts = [View("a", ["love"] * 120, None, ""), View("b", ["in", "Jordan"], None, ""), View("c", ["Paris"], None, "")]
+    view, visual = batches(views, encoded(views, posts, [picture(0, pictures=2), None, picture(1)]))
+    with torch.no_grad():
+        at_once = model.emissions(view, visual)
+        monkeypatch.setattr(iie4mner, "MAX_SUBTOKENS_AT_ONCE", 2 * view["input_ids"].shape[1])
+        in_pieces = model.emissions(view, visual)
+    assert len(view["input_ids"]) > 5
+    torch.testing.assert_close(in_pieces[view["mask"]], at_once[view["mask"]], rtol=1e-4, atol=1e-5)
+
+
+def test_a_token_of_a_long_tweet_is_read_in_its_own_window(xlm_r_folder: Path) -> None:
+    """The tokens of each window, scored one by one from that window alone."""
+    model, views = tagger(xlm_r_folder)
+    model.eval()
+    [long] = encoded(views, [View("a", ["love", "Jordan", "x"] * 25, None, "")], [picture(0)])
+    assert len(long.windows) > 2
+    found = model.emissions(*batches(views, [long]))[0]
+    for token, (row, position, end) in enumerate(zip(long.rows, long.positions, long.ends, strict=True)):
+        one = EncodedView([long.windows[row]], [0], [position], [end], [long.closings[row]], "", None, long.visual)
+        torch.testing.assert_close(found[token], model.emissions(*batches(views, [one]))[0, 0], rtol=1e-4, atol=1e-5)
+
+
+def test_words_vectors_are_added_at_first_sub_tokens_alone(xlm_r_folder: Path) -> None:
+    model, views = tagger(xlm_r_folder, WORDS)
+    model.eval()
+    [post] = views.encode([View("a", ["love", "ab", "Jordan"], None, "")], with_context=False)
+    view = collate([post], views.pad_id)
+    assert [int(row) for row in view["words"][0] if row] == [3, UNKNOWN_WORD, 2]
+    model.emissions(view)
+    assert model._last is not None
+    with_vectors = model._last.augmented
+    model.table = torch.zeros_like(model.table)  # type: ignore[arg-type]
+    model.emissions(view)
+    assert model._last is not None
+    added = (with_vectors - model._last.augmented).abs().amax(-1)[0] > 1e-4
+    firsts = {post.positions[0], post.positions[2]}
+    assert {int(place) for place in added.nonzero()} == firsts
+
+
+def test_without_objects_text_attends_evenly_to_the_vector_of_nothing(xlm_r_folder: Path) -> None:
+    """Five times nothing look like one nothing, and are independent of what the text asks."""
+    model, _ = tagger(xlm_r_folder)
+    model.eval()
+    branch, width = model.fine, model.config.encoder["hidden_size"]  # type: ignore[index]
+    assert branch is not None
+    nothing = model.objects(torch.full((1, 5), NO_OBJECT))
+    mask = torch.zeros(1, 5, dtype=torch.bool)
+    text, bias, of = torch.randn(1, 7, width), torch.zeros(1, 1, 1, 7), torch.zeros(1, dtype=torch.long)
+    found = branch(text, text, bias, (nothing, nothing), mask, of)
+    one = branch(text, text, bias, (nothing[:, :1],) * 2, mask[:, :1], of)
+    torch.testing.assert_close(found, one)
+
+
+def test_the_gate_of_objects_weighs_the_objects_that_have_read_the_text(xlm_r_folder: Path) -> None:
+    """g = 1 leaves C₁ of the grid and C₄ of the objects (published: in that order)."""
+    model, _ = tagger(xlm_r_folder)
+    model.eval()
+    width = model.config.encoder["hidden_size"]  # type: ignore[index]
+    text, bias, of = torch.randn(1, 7, width), torch.zeros(1, 1, 1, 7), torch.zeros(1, dtype=torch.long)
+    items, mask = torch.randn(1, 3, width), torch.ones(1, 3, dtype=torch.bool)
+    no_bias = torch.zeros(1, 1, 1, 3)
+    for branch in (model.coarse, model.fine):
+        assert branch is not None
+        with torch.no_grad():
+            branch.gate.one.bias.fill_(1e4)
+        found = branch(text, text, bias, (items, items), mask, of)
+        direct = branch.direct(text, branch.items(items, items, no_bias), no_bias)
+        again = branch.items_again(items, items, no_bias)
+        aware = branch.aware(text, branch.read_text(again, text, bias), no_bias)
+        torch.testing.assert_close(found, direct if branch is model.coarse else aware)
+
+
+@pytest.mark.parametrize(
+    ("facts", "views", "coarse", "fine"),
+    [
+        (FACTS, "both", True, True),
+        (FACTS, "cross_modal", True, True),
+        (FACTS, "text_only", False, False),
+        (FACTS | {"region_width": None, "n_cells": None}, "both", False, True),
+        (FACTS | {"object_labels": []}, "both", True, False),
+        ({}, "both", False, False),
+    ],
+)
+def test_every_layer_that_is_there_is_trained(
+    xlm_r_folder: Path, facts: dict[str, Any], views: str, coarse: bool, fine: bool
+) -> None:
+    """As processes that train together expect; and what nothing would train is not there."""
+    model, encoder = tagger(xlm_r_folder, facts, views=views)
+    assert (model.coarse is not None, model.fine is not None) == (coarse, fine)
+    require_trainable(model, encoder, xlm_r_folder)
+    outputs = model(
+        **training_batch(model, encoder, ambiguous_views(4, seed=1), [picture(place) for place in range(4)])
+    )
+    assert outputs["spans"] > 0
+    outputs["loss"].backward()
+    assert [name for name, parameter in model.named_parameters() if parameter.grad is None] == []
+
+
+def training_batch(
+    model: Iie4mnerTagger, views: ViewEncoder, posts: Sequence[View], pictures: Sequence[PostVisual | None]
+) -> dict[str, Any]:
+    names: list[Any] = ["text_only", "cross_modal"] if model.config.views == "both" else [model.config.views]
+    text_only = views.encode(posts, with_context=False)
+    seen = encoded(views, posts, pictures)
+    examples = [
+        Example(
+            {name: {"text_only": one, "cross_modal": other}[name] for name in names},
+            [model.labels.index(label) for label in to_scheme(post.labels or [])],
+        )
+        for one, other, post in zip(text_only, seen, posts, strict=True)
+    ]
+    return collate_examples(examples, views.pad_id, model.training_views)
+
+
+def test_the_loss_of_spans_is_that_of_labels_without_types(xlm_r_folder: Path) -> None:
+    model, views = tagger(xlm_r_folder, iie4mner={"span_weight": 0.25})
+    model.eval()
+    posts = ambiguous_views(6, seed=2)
+    batch = training_batch(model, views, posts, [None] * 6)
+    outputs = model(**batch)
+    model.emissions(batch["text_only"])
+    assert model._last is not None
+    text = model._last
+    every = model.span_emission(model.spans(text.augmented, text.augmented, text.bias))
+    emissions = every[batch["text_only"]["rows"], batch["text_only"]["positions"]]
+    names = iie4mner.span_labels(model.labels)
+    assert names == ["O", "B-span", "I-span", "E-span", "S-span"]
+    gold = torch.zeros_like(batch["labels"])
+    for row, post in enumerate(posts):
+        for place, label in enumerate(to_scheme(post.labels or [])):
+            gold[row, place] = names.index("O" if label == "O" else f"{label[0]}-span")
+    wanted = -0.25 * model.span_crf.log_likelihood(emissions, gold, batch["text_only"]["mask"]).mean()
+    torch.testing.assert_close(outputs["spans"], wanted.detach())
+    with torch.no_grad():
+        torch.testing.assert_close(model(**batch)["spans"], wanted.detach())  # nothing is kept of the pass before
+    assert "spans" not in tagger(xlm_r_folder, iie4mner={"span_weight": 0.0})[0](**batch)
+
+
+def test_a_saved_tagger_is_the_same_when_it_is_loaded(xlm_r_folder: Path, tmp_path: Path) -> None:
+    model, views = tagger(xlm_r_folder, WORDS)
+    model.eval().save_pretrained(tmp_path)
+    views.tokenizer.save_pretrained(tmp_path)
+    loaded, its_views = load_tagger(tmp_path)
+    assert isinstance(loaded, Iie4mnerTagger)
+    assert its_views.table == {"Jordan": 2, "love": 3}
+    for (name, one), other in zip(loaded.state_dict().items(), model.state_dict().values(), strict=True):
+        assert torch.equal(one, other), name
+    some = encoded(its_views, ambiguous_views(7, seed=4), PICTURES)
+    assert torch.equal(loaded.emissions(*batches(its_views, some)), model.emissions(*batches(views, some)))
+
+
+@pytest.mark.parametrize("shown_by", ["grid", "objects"])
+def test_what_a_picture_alone_decides_is_learned(xlm_r_folder: Path, shown_by: str) -> None:
+    model, views = tagger(xlm_r_folder, weights={"text_only": 0.5, "cross_modal": 1.0, "alignment": 0.1})
+    posts = ambiguous_views(48, seed=2)
+
+    def shown(court: bool) -> PostVisual:
+        grid = np.full((4, 6), (1.0 if court else -1.0) if shown_by == "grid" else 0.0, np.float16)
+        return PostVisual((grid,), ((2 if court else 3) if shown_by == "objects" else 1,))
+
+    pictures = [shown("court" in post.context) for post in posts]
+    optimizer = torch.optim.AdamW(model.parameter_groups(small_params(xlm_r_folder)))
+    for _ in range(8):
+        for start in range(0, 48, 12):
+            places = slice(start, start + 12)
+            model(**training_batch(model, views, posts[places], pictures[places]))["loss"].backward()
+            optimizer.step()
+            optimizer.zero_grad()
+    model.eval()
+    gold = [post.labels or [] for post in posts]
+    assert decode_labels(model, encoded(views, posts, pictures), views.pad_id, 16) == gold
+    others = [shown("court" not in post.context) for post in posts]
+    swapped = {"O": "O", "B-PER": "B-LOC", "I-PER": "I-LOC", "B-LOC": "B-PER", "I-LOC": "I-PER"}
+    found = decode_labels(model, encoded(views, posts, others), views.pad_id, 16)
+    assert found == [[swapped[label] for label in labels] for labels in gold]
+
+
+def test_it_computes_in_bfloat16(xlm_r_folder: Path) -> None:
+    model, views = tagger(xlm_r_folder, WORDS)
+    batch = training_batch(model, views, ambiguous_views(7, seed=1), PICTURES)
+    model.eval()
+    with torch.no_grad():
+        wanted = model(**batch)
+        with torch.autocast("cpu", torch.bfloat16):
+            found = model(**batch)
+    for name, term in wanted.items():
+        assert found[name] == pytest.approx(float(term), rel=0.05, abs=0.02)
+    with torch.autocast("cpu", torch.bfloat16):
+        model.train()(**batch)["loss"].backward()
