@@ -50,6 +50,12 @@ def code_identity(root: Path = _ROOT) -> dict[str, str]:
     }
 
 
+def _test_words() -> list[str]:
+    """The words of the test split, of which a tagger with word vectors keeps those as well; labels are not read."""
+    posts = records.read(paths.VIEWS / "test.jsonl", View, "views")
+    return sorted({token for post in posts for token in post.tokens})
+
+
 def main() -> None:
     """Run the stage."""
     settings = params.load(paths.PARAMS)
@@ -72,6 +78,10 @@ def main() -> None:
         views = {split: list(records.read(path, View, "views")) for split, path in files.items()}
         sources: ViewSources = records.read_one(paths.SOURCES, ViewSources, "views")
         hashes = {split: hashlib.sha256(path.read_bytes()).hexdigest() for split, path in files.items()}
+        if (vectors := settings.train.word_vectors) is not None:
+            words = _test_words()
+            train = partial(train, words=words)
+            hashes |= {"test words": digest({"words": words}), "word vectors": file_digest(vectors)}
         trained = {"train": settings.train.model_dump(mode="json"), "encoder": encoder.identity, "views": hashes}
         key = digest({**trained, "code": code_identity()})
         work = store.work_folder("training", key)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pipeline.core import word_vectors
 from pipeline.core.errors import UserError
@@ -19,9 +19,10 @@ from pipeline.core.hashes import file_digest
 from pipeline.core.store import Store, digest
 
 VERSION = 1  # of what the store keeps
-_CHUNK = 16_384  # words that are compared with a block of others at once: 64 MB of cosines
-_BLOCK = 1_024
+_BLOCK = 4_096  # words that are compared with _CHUNK others at once: 64 MB of cosines
+_CHUNK = 4_096
 _GROUP = 64  # cosines of which only the largest is looked at first
+_RESCORED = 64  # words whose candidates are looked at at once
 
 
 def augmented(file: Path, neighbours: int, tokens: Iterable[str]) -> tuple[list[str], Tensor]:
@@ -111,34 +112,38 @@ def sums(vectors: word_vectors.WordVectors, neighbours: int, tokens: Sequence[st
 
 
 def _nearest(table: Tensor, block: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """Cosines and places of the k vectors nearest to those at `block`, without themselves, *Shape:* (n, k) each."""
-    queries = _unit(table[block])
-    cosines = queries.new_empty(len(block), 0)
-    nearest = block.new_empty(len(block), 0)
+    """Cosines and places of the k vectors nearest to those at `block`, without themselves, *Shape:* (n, k) each.
+
+    The k groups with the largest maxima contain the k largest, so only their cosines are looked at one by one.
+    """
+    queries, n_groups = _unit(table[block]), -(-len(table) // _GROUP)
+    largest = queries.new_empty(len(block), n_groups)
     for begin in range(0, len(table), _CHUNK):
         chunk = _unit(table[begin : begin + _CHUNK])
         scores = queries @ chunk.T
-        here = (block >= begin) & (block < begin + len(chunk))
-        scores[here.nonzero().squeeze(1), block[here] - begin] = -torch.inf
-        some, places = _largest(scores, min(k, len(chunk)))
-        cosines, order = torch.cat([cosines, some], 1).topk(min(k, cosines.shape[1] + some.shape[1]), 1)
-        nearest = torch.cat([nearest, places + begin], 1).gather(1, order)
-    return cosines, nearest
+        here = ((block >= begin) & (block < begin + len(chunk))).nonzero().squeeze(1)
+        scores[here, block[here] - begin] = -torch.inf
+        if lacking := -len(chunk) % _GROUP:
+            scores = nn.functional.pad(scores, (0, lacking), value=-torch.inf)
+        groups = scores.unflatten(1, (-1, _GROUP)).amax(2)
+        largest[:, begin // _GROUP : begin // _GROUP + groups.shape[1]] = groups
+    chosen = largest.topk(min(k, n_groups), 1).indices
+    found = [
+        _rescored(table, *part, k)
+        for part in zip(queries.split(_RESCORED), block.split(_RESCORED), chosen.split(_RESCORED), strict=True)
+    ]
+    return torch.cat([cosines for cosines, _ in found]), torch.cat([places for _, places in found])
 
 
-def _largest(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The k largest of each row and their places; the k groups with the largest maxima contain them all."""
-    n_groups = scores.shape[1] // _GROUP
-    if n_groups <= k:
-        return scores.topk(k, 1)
-    whole = n_groups * _GROUP
-    groups = scores[:, :whole].unflatten(1, (n_groups, _GROUP)).amax(2).topk(k, 1).indices
-    candidates = (groups.unsqueeze(2) * _GROUP + torch.arange(_GROUP)).flatten(1)
-    rest = torch.arange(whole, scores.shape[1]).expand(len(scores), -1)
-    candidates = torch.cat([candidates, rest], 1)
-    values, order = scores.gather(1, candidates).topk(k, 1)
-    return values, candidates.gather(1, order)
+def _rescored(table: Tensor, queries: Tensor, block: Tensor, groups: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The k largest cosines within some groups (n, n_groups), and their places, *Shape:* (n, k) each."""
+    places = (groups.unsqueeze(2) * _GROUP + torch.arange(_GROUP)).flatten(1)
+    none = (places >= len(table)) | (places == block.unsqueeze(1))
+    places = places.clamp_max(len(table) - 1)
+    cosines = (_unit(table[places]) @ queries.unsqueeze(2)).squeeze(2).masked_fill_(none, -torch.inf)
+    values, order = cosines.topk(k, 1)
+    return values, places.gather(1, order)
 
 
 def _unit(vectors: Tensor) -> Tensor:
-    return torch.nn.functional.normalize(vectors, dim=1)
+    return nn.functional.normalize(vectors, dim=-1)

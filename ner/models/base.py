@@ -200,15 +200,9 @@ class TaggerModel(PreTrainedModel):
 
     @classmethod
     def word_facts(cls, params: TrainParams, tokens: Iterable[str]) -> dict[str, Any]:
-        """Further facts, from the tokens of all posts that are at hand: `words`, where the system has vectors of words.
+        """Further facts, from the `tokens` of all posts at hand, of whichever split; nothing by default.
 
-        Args:
-            params: the section `train` of params.yaml.
-            tokens: those of every split, as vectors of words depend on no label; repeated or not.
-
-        Returns:
-            nothing by default; else with ``"words"``: tokens of the rows of a table of vectors, from
-            :data:`ner.views.UNKNOWN_WORD` + 1.
+        `words` names those with rows of a table of word vectors, from :data:`ner.views.UNKNOWN_WORD` + 1.
 
         Raises:
             UserError: the vectors cannot be read.
@@ -291,8 +285,7 @@ class TaggerModel(PreTrainedModel):
         """
         parts: dict[str, list[nn.Parameter]] = {"encoder": [], "new": [], "crf": []}
         for name, parameter in self.named_parameters():
-            part = name.partition(".")[0]
-            part = "crf" if part.endswith("crf") else part
+            part = "crf" if (part := name.partition(".")[0]).endswith("crf") else part
             parts[part if part in parts else "new"].append(parameter)
         new_rate = params.new_learning_rate or params.learning_rate
         groups = []

@@ -120,15 +120,14 @@ class Iie4mnerTagger(TaggerModel):
     @classmethod
     def facts_of(cls, params: TrainParams, posts: Sequence[View], visuals: Visuals | None) -> dict[str, Any]:
         """As :meth:`ner.models.base.TaggerModel.facts_of`: shape of the features, and the labels of objects."""
-        return {} if visuals is None else visuals.facts(posts)
+        return (visuals or Visuals(None, None)).facts(posts)
 
     @classmethod
     def word_facts(cls, params: TrainParams, tokens: Iterable[str]) -> dict[str, Any]:
         """As :meth:`ner.models.base.TaggerModel.word_facts`: the tokens that have vectors, and the vectors' width."""
-        options = params.iie4mner
-        if options.word_vectors is None:
+        if (file := params.word_vectors) is None:
             return {}
-        words, vectors = augmented(Path(options.word_vectors).expanduser(), options.neighbours, tokens)
+        words, vectors = augmented(file, params.iie4mner.neighbours, tokens)
         return {"words": words, "word_width": vectors.shape[1]}
 
     @classmethod
@@ -143,13 +142,10 @@ class Iie4mnerTagger(TaggerModel):
     ) -> Self:
         """As :meth:`ner.models.base.TaggerModel.from_encoder`, with the words' vectors where facts name words."""
         model = super().from_encoder(encoder, labels, params, facts=facts, local_files_only=local_files_only)
-        options = params.iie4mner
-        if options.word_vectors is not None:
-            model.config.options = {**(model.config.options or {}), "word_vectors": portable(options.word_vectors)}
-            if model.table is not None:
-                words = (facts or {})["words"]
-                _, vectors = augmented(Path(options.word_vectors).expanduser(), options.neighbours, words)
-                model.table[UNKNOWN_WORD + 1 :] = vectors
+        if (file := params.word_vectors) is not None:
+            model.config.options = {**(model.config.options or {}), "word_vectors": portable(file)}
+            if facts and model.table is not None:
+                _, model.table[UNKNOWN_WORD + 1 :] = augmented(file, params.iie4mner.neighbours, facts["words"])
         return model
 
     def emissions(self, view: ViewBatch, visual: VisualBatch | None = None) -> Tensor:

@@ -43,10 +43,19 @@ def gather(
         "splits": {split: _counts(rows) for split, rows in views.items()},
         "contexts": dict(sources.contexts),
         "encoder": {"name": name, "identity": encoder},
-        "params": {**settings.model_dump(mode="json"), "encoder": name},
+        "params": _portable(settings),
         "result": dict(result),
         "versions": {"Sightread": __version__, **{package: version(package) for package in ("torch", "transformers")}},
     }
+
+
+def _portable(settings: TrainParams) -> dict[str, Any]:
+    """The section as JSON, with no path outside the project in it."""
+    params = settings.model_dump(mode="json")
+    params["encoder"] = portable(settings.encoder)
+    if (vectors := settings.iie4mner.word_vectors) is not None:
+        params["iie4mner"]["word_vectors"] = portable(vectors)
+    return params
 
 
 def _counts(views: Sequence[View]) -> dict[str, Any]:

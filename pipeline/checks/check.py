@@ -13,7 +13,7 @@ from pathlib import Path
 
 from pipeline.checks.folders import findings
 from pipeline.checks.slips import slips
-from pipeline.core import checkpoints, environments
+from pipeline.core import checkpoints, environments, word_vectors
 from pipeline.core.errors import UserError
 from pipeline.core.folders import default_folder
 from pipeline.core.kinds import KINDS
@@ -79,6 +79,9 @@ def _problems(settings: Params, path: str, lines: dict[str, int], at: Callable[[
             yield at(f"{kind}.{choice.name}") + problem
     for problem in _caught(partial(checkpoints.require, settings.train.encoder, settings.train.revision)):
         yield at("train.encoder") + problem
+    if (vectors := settings.train.word_vectors) is not None:
+        for problem in _caught(partial(word_vectors.require, vectors)):
+            yield at("train.iie4mner.word_vectors") + problem
     if settings.train.trainer == "flair":
         for problem in _caught(partial(environments.require, "flair")):
             yield at("train.trainer") + problem

@@ -50,6 +50,8 @@ def identities(settings: Params) -> dict[str, Identity]:
     train = settings.train
     encoder = {"encoder": train.encoder, "revision": train.revision}
     found["train"]["checkpoints"] = dict(_checkpoints(encoder, "train.", settings.data.root))
+    if (vectors := train.word_vectors) is not None:
+        found["train"]["checkpoints"]["train.iie4mner.word_vectors"] = f"sha256:{file_digest(vectors)}"
     if train.trainer == "flair":
         found["train"]["environment"] = _environment("flair")
     return found

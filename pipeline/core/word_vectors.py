@@ -23,7 +23,6 @@ MOST_NUMBERS = 4096
 MOST_WORD_BYTES = 4096
 _MOST_LINE_BYTES = MOST_WORD_BYTES + 64 * MOST_NUMBERS
 _HEADER = re.compile(rb"^\s*(\d{1,12})[ \t]+(\d{1,12})\s*$")
-_KEY = "train.iie4mner.word_vectors"
 _EXPECTED = "expected word2vec's or GloVe's text format, or word2vec's binary one"
 _PACKED = {
     b"\x80": "a pickle, which can run code when it is loaded; save it in one of those with gensim's "
@@ -87,7 +86,7 @@ def read(path: Path) -> WordVectors:
     finite = np.isfinite(vectors).all(1)
     if not finite.all():
         bad = int(finite.argmin())
-        raise UserError(f"{_KEY}: {path}: the vector of word {bad + 1}, {words[bad]!r:.60}, is not finite")
+        raise UserError(f"word vectors {path}: the vector of word {bad + 1}, {words[bad]!r:.60}, is not finite")
     first: dict[str, int] = {}
     for place, word in enumerate(words):
         first.setdefault(word, place)
@@ -101,7 +100,7 @@ def _opened(path: Path) -> IO[bytes]:
         require_regular(path)
         return open(path, "rb")
     except OSError as error:
-        raise UserError(f"{_KEY}: {path}: cannot be read ({error.strerror}); {_EXPECTED}") from None
+        raise UserError(f"word vectors {path}: cannot be read ({error.strerror}); {_EXPECTED}") from None
 
 
 def _layout(file: IO[bytes], path: Path) -> _Layout:
@@ -109,19 +108,19 @@ def _layout(file: IO[bytes], path: Path) -> _Layout:
     line = file.readline(_MOST_LINE_BYTES)
     for magic, what in _PACKED.items():
         if line.startswith(magic):
-            raise UserError(f"{_KEY}: {path}: {_EXPECTED}, found {what}")
+            raise UserError(f"word vectors {path}: {_EXPECTED}, found {what}")
     header = _HEADER.match(line)
     if header is None:
         file.seek(0)
         width = len(line.split()) - 1
         if not 1 <= width <= MOST_NUMBERS or _numbers(line, width) is None:
-            raise UserError(f"{_KEY}: {path}:1: {_EXPECTED}: a word and 1 to {MOST_NUMBERS} numbers a line")
+            raise UserError(f"word vectors {path}:1: {_EXPECTED}: a word and 1 to {MOST_NUMBERS} numbers a line")
         return _Layout(width, None, 0, binary=False)
     claimed, width, begin = int(header[1]), int(header[2]), len(line)
     if not 1 <= width <= MOST_NUMBERS or not claimed:
         raise UserError(
-            f"{_KEY}: {path}:1: found {claimed} words with vectors of {width} numbers; expected at least 1 word, and 1 "
-            f"to {MOST_NUMBERS} numbers"
+            f"word vectors {path}:1: found {claimed} words with vectors of {width} numbers; expected at least "
+            f"1 word, and 1 to {MOST_NUMBERS} numbers"
         )
     text = _numbers(file.readline(_MOST_LINE_BYTES), width) is not None
     size = file.seek(0, 2)
@@ -129,8 +128,8 @@ def _layout(file: IO[bytes], path: Path) -> _Layout:
     least = claimed * (2 * width + 1 if text else 4 * width + 1)
     if size - begin < least - 1:
         raise UserError(
-            f"{_KEY}: {path}: its header claims {claimed} words with vectors of {width} numbers, which take at least "
-            f"{least} bytes; found {size - begin}: the file is cut off, or written in another way; {_EXPECTED}"
+            f"word vectors {path}: its header claims {claimed} words with vectors of {width} numbers, which take "
+            f"at least {least} bytes; found {size - begin}: the file is cut off, or written in another way; {_EXPECTED}"
         )
     return _Layout(width, claimed, begin, binary=not text)
 
@@ -164,12 +163,14 @@ def _read_text(file: IO[bytes], layout: _Layout, path: Path) -> tuple[list[str],
         found = _numbers(line, layout.width)
         if found is None:
             raise UserError(
-                f"{_KEY}: {path}:{line_number}: expected a word and {layout.width} numbers, found {line[:60]!r}"
+                f"word vectors {path}:{line_number}: expected a word and {layout.width} numbers, found {line[:60]!r}"
             )
         words.append(found[0].decode(errors="replace"))
         numbers.frombytes(found[1].tobytes())
     if layout.claimed not in (None, len(words)):
-        raise UserError(f"{_KEY}: {path}: its header claims {layout.claimed} words, found {len(words)}; copy it again")
+        raise UserError(
+            f"word vectors {path}: its header claims {layout.claimed} words, found {len(words)}; copy it again"
+        )
     return words, np.frombuffer(numbers, np.float32).reshape(len(words), layout.width)
 
 
@@ -189,9 +190,9 @@ def _read_binary(file: IO[bytes], layout: _Layout, path: Path) -> tuple[list[str
             end = content.find(b" ", place, place + MOST_WORD_BYTES + 1)
             if end < 0 or end + 1 + length > len(content):
                 raise UserError(
-                    f"{_KEY}: {path}: word {row + 1} of {n_words}, at byte {place}: expected at most {MOST_WORD_BYTES} "
-                    f"bytes, a space and {length} bytes of numbers; the file is cut off, or written in another way; "
-                    f"{_EXPECTED}"
+                    f"word vectors {path}: word {row + 1} of {n_words}, at byte {place}: expected at most "
+                    f"{MOST_WORD_BYTES} bytes, a space and {length} bytes of numbers; the file is cut off, or written in "
+                    f"another way; {_EXPECTED}"
                 )
             words.append(content[place:end].lstrip(b"\n").decode(errors="replace"))
             vectors[row] = np.frombuffer(content, "<f4", layout.width, end + 1)

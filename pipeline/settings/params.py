@@ -243,6 +243,13 @@ class TrainParams(Section):
         options: Section = getattr(self, self.model)
         return options
 
+    @property
+    def word_vectors(self) -> Path | None:
+        """The file of word vectors that the system reads, if it reads any."""
+        if self.model != "iie4mner" or self.iie4mner.word_vectors is None:
+            return None
+        return Path(self.iie4mner.word_vectors).expanduser()
+
     @model_validator(mode="after")
     def _consistent(self) -> "TrainParams":
         room = self.max_length - self.max_context
