@@ -76,8 +76,8 @@ def _bytes(vector: Tensor) -> bytes:
 def sums(vectors: word_vectors.WordVectors, neighbours: int, tokens: Sequence[str]) -> Mapping[str, Tensor]:
     """For each token that has a vector, Σ softmax(cosine)ᵢ · vectorᵢ over its nearest neighbours.
 
-    400,000 vectors of width 50 and 20,000 tokens take about a minute on two cores, and beside the vectors themselves
-    some 100 MB, whatever their numbers.
+    400,000 vectors of width 50 and 18,000 tokens take half a minute on one core; what it takes beside the vectors
+    themselves is 64 MB and, for each 1,000,000 vectors, 256 MB.
 
     Args:
         vectors: n_words of them.

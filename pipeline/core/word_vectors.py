@@ -138,7 +138,7 @@ def _numbers(line: bytes, width: int) -> tuple[bytes, NDArray[np.float32]] | Non
     """A line's word, which may have spaces in it, and its `width` numbers; None where it has not so many."""
     word, _, rest = line.strip(b" \t\r\n").partition(b" ")
     values = _parsed(rest)
-    if values is None or len(values) != width:
+    if values is None:  # a word with spaces in it, as some of GloVe's
         parts = line.rsplit(None, width)
         if len(parts) != width + 1:
             return None
@@ -191,8 +191,8 @@ def _read_binary(file: IO[bytes], layout: _Layout, path: Path) -> tuple[list[str
             if end < 0 or end + 1 + length > len(content):
                 raise UserError(
                     f"word vectors {path}: word {row + 1} of {n_words}, at byte {place}: expected at most "
-                    f"{MOST_WORD_BYTES} bytes, a space and {length} bytes of numbers; the file is cut off, or written in "
-                    f"another way; {_EXPECTED}"
+                    f"{MOST_WORD_BYTES} bytes, a space and {length} bytes of numbers; the file is cut off, or written "
+                    f"in another way; {_EXPECTED}"
                 )
             words.append(content[place:end].lstrip(b"\n").decode(errors="replace"))
             vectors[row] = np.frombuffer(content, "<f4", layout.width, end + 1)

@@ -20,6 +20,7 @@ from ner.models.base import TaggerConfig
 from ner.models.folder import load_tagger, load_tokenizer, view_encoder
 from ner.models.iie4mner import Iie4mnerTagger
 from ner.models.trial import require_trainable
+from ner.training.run import set_up
 from ner.training.sampler import Example, collate_examples
 from ner.views import UNKNOWN_WORD, EncodedView, ViewBatch, ViewEncoder, collate
 from ner.visual import NO_OBJECT, UNKNOWN_OBJECT, PostVisual, VisualBatch, collate_visuals
@@ -406,6 +407,31 @@ def test_a_saved_tagger_is_the_same_when_it_is_loaded(xlm_r_folder: Path, tmp_pa
         assert torch.equal(one, other), name
     some = encoded(its_views, ambiguous_views(7, seed=4), PICTURES)
     assert torch.equal(loaded.emissions(*batches(its_views, some)), model.emissions(*batches(views, some)))
+
+
+def test_vectors_of_words_come_from_the_file_and_go_with_the_tagger(xlm_r_folder: Path, tmp_path: Path) -> None:
+    """Those of the training split and of the words named beside it; the file is not needed afterwards."""
+    file = tmp_path / "vectors.txt"
+    file.write_text("love 1 0\ncat 0 1\njordan 1 1\ncourt 2 1\n", encoding="utf-8")
+    params = small_params(xlm_r_folder, model="iie4mner", iie4mner={"word_vectors": str(file), "neighbours": 2})
+    posts = [post for post in ambiguous_views(16, seed=2) if "Paris" not in post.tokens]
+    model, tokenizer, _ = set_up(params, xlm_r_folder, posts, words=["cat", "dog"])
+    assert model.config.facts is not None
+    assert model.config.facts["words"] == ["Jordan", "cat", "love"]
+    assert model.config.options is not None
+    assert model.config.options["word_vectors"] == "vectors.txt"
+    model.eval().save_pretrained(tmp_path / "tagger")
+    tokenizer.save_pretrained(tmp_path / "tagger")
+    file.unlink()
+    loaded, its_views = load_tagger(tmp_path / "tagger")
+    assert isinstance(loaded, Iie4mnerTagger)
+    assert loaded.table is not None
+    assert loaded.table[:2].tolist() == [[0, 0], [0, 0]]
+    # Nearest to "cat" (0, 1): jordan at cosine 0.707, court at 0.447.
+    weight = 1 / (1 + math.exp(1 / math.sqrt(5) - 1 / math.sqrt(2)))
+    torch.testing.assert_close(loaded.table[3], torch.tensor([weight + 2 * (1 - weight), 1.0]))
+    [post] = its_views.encode([View("a", ["dog", "cat"], None, "")], with_context=False)
+    assert [row for row in (post.words or [[]])[0] if row] == [UNKNOWN_WORD, 3]
 
 
 @pytest.mark.parametrize("shown_by", ["grid", "objects"])
