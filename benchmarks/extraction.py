@@ -36,7 +36,7 @@ PARTS = (*MODELS, "ocr", "store", "images")
 LIMITS = ImagesParams()
 BEAMS, NEW_TOKENS = 3, 20
 ENGINE = {"cpu": 0.95, "cuda": 0.90}  # of the model's own throughput
-LOOP = {  # over a loop, one picture at a time
+LOOP: dict[str, dict[str, float | None]] = {  # over a loop, one picture at a time
     "captions": {"cpu": 1.3, "cuda": 4.0},
     "objects": {"cpu": None, "cuda": 4.0},
     "features": {"cpu": None, "cuda": None},

@@ -45,6 +45,11 @@ class Tagger:
         """
         return cls(*loading.load(folder, device, revision))
 
+    @property
+    def reads_visual(self) -> bool:
+        """Whether it reads what pictures give as tensors (:meth:`show`)."""
+        return self.model.reads_visual
+
     def show(self, visuals: Visuals) -> None:
         """Have views with pictures tagged with what those give as tensors, where the tagger's system reads that.
 
@@ -52,7 +57,7 @@ class Tagger:
             UserError: the features are not of the kind that the tagger was trained with, or it reads text alone, as an
                 exported one does.
         """
-        if not self.model.reads_visual:
+        if not self.reads_visual:
             raise UserError(f"a tagger of system {self.model.config.system!r}, or an exported one, reads no features")
         self.encoder.show(visuals, self.model.config.facts or {})
 

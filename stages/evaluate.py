@@ -19,7 +19,7 @@ from pipeline.core.locks import stage_lock
 from pipeline.core.records import Evaluation, Prediction, View
 from pipeline.settings import params
 from pipeline.settings.params import Split
-from stages.shared import paths
+from stages.shared import paths, visuals
 from stages.shared.record import recorded
 
 SPLITS: tuple[Split, ...] = ("dev", "test")
@@ -32,6 +32,8 @@ def main() -> None:
     with stage_lock("evaluate"), recorded("evaluate") as record:
         record |= {"items": 0, "unit": "tweets", "tagger": checkpoints.digest(paths.TAGGER)}
         tagger = Tagger.load(paths.TAGGER, settings.execution.device)
+        if tagger.reads_visual:
+            tagger.show(visuals.opened())
         for split in SPLITS:
             views = list(records.read(paths.VIEWS / f"{split}.jsonl", View, "views"))
             results = evaluation.evaluate(

@@ -14,16 +14,17 @@ from pathlib import Path
 from typing import Any
 
 from ner.interop.flair import training as flair_training
+from ner.models.registry import tagger_class
 from ner.training import facts, processes, work_folder
 from ner.training import run as training
 from pipeline.core import checkpoints, environments, records
 from pipeline.core.errors import run_cli
-from pipeline.core.hashes import modules_digest
+from pipeline.core.hashes import file_digest, modules_digest
 from pipeline.core.locks import locked, stage_lock
 from pipeline.core.records import View, ViewSources
 from pipeline.core.store import Store, digest
 from pipeline.settings import params
-from stages.shared import paths
+from stages.shared import paths, visuals
 from stages.shared.record import recorded
 
 _ROOT = Path(__file__).parents[1]
@@ -82,6 +83,9 @@ def main() -> None:
             words = _test_words()
             train = partial(train, words=words)
             hashes |= {"test words": digest({"words": words}), "word vectors": file_digest(vectors)}
+        if tagger_class(settings.train.model).reads_visual:
+            train = partial(train, visuals=visuals.opened())
+            hashes |= {"visuals": visuals.identity()}
         trained = {"train": settings.train.model_dump(mode="json"), "encoder": encoder.identity, "views": hashes}
         key = digest({**trained, "code": code_identity()})
         work = store.work_folder("training", key)

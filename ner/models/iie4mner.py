@@ -22,10 +22,10 @@ from ner.bioes import allowed_transitions
 from ner.crf.chain import LinearChainCRF
 from ner.encoder import packing
 from ner.encoder.dropout import Dropout
+from ner.encoder.windows import MAX_SUBTOKENS_AT_ONCE
 from ner.models.augmentation import augmented
 from ner.models.base import TaggerConfig, TaggerModel
 from ner.models.cross_attention import CrossLayer, LayerShape, PictureBranch, attention_bias
-from ner.models.ita import MAX_SUBTOKENS_AT_ONCE
 from ner.views import UNKNOWN_WORD, ViewBatch
 from ner.visual import N_OBJECTS, NO_OBJECT, UNKNOWN_OBJECT, VisualBatch, Visuals
 from pipeline.core.files import portable

@@ -148,7 +148,8 @@ def set_up(
     set_seed(params.seed)
     labels = scheme_labels((view.labels or [] for view in train), params.scheme)
     system = tagger_class(params.model)
-    facts = {**system.facts_of(params, train, visuals), **system.word_facts(params, itertools.chain(_tokens(train), words))}
+    every_word = itertools.chain(_tokens(train), words)
+    facts = {**system.facts_of(params, train, visuals), **system.word_facts(params, every_word)}
     model = system.from_encoder(encoder, labels, params, facts=facts)
     tokenizer = load_tokenizer(encoder, params.revision)
     views = view_encoder(tokenizer, model.config)

@@ -1,0 +1,26 @@
+"""What the stages `features` and `objects` have left of the pictures, for taggers that read it as tensors."""
+
+import hashlib
+
+from ner.visual import Visuals
+from pipeline.core.features import FACTS, INDEX
+from stages.shared import paths
+
+OBJECTS = paths.CONTEXTS / "objects.jsonl"
+
+
+def opened() -> Visuals:
+    """The pipeline's features and objects.
+
+    Raises:
+        UserError: a file of theirs is missing or damaged.
+    """
+    return Visuals.open(paths.FEATURES, OBJECTS)
+
+
+def identity() -> str:
+    """Digest of what they are: of the pictures, of what read them, and of the objects found."""
+    found = hashlib.sha256()
+    for file in (paths.FEATURES / FACTS, paths.FEATURES / INDEX, OBJECTS):
+        found.update(hashlib.sha256(file.read_bytes()).digest())
+    return found.hexdigest()
