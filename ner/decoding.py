@@ -4,6 +4,7 @@ Training's dev scores and prediction both decode here. Entities and confidences 
 """
 
 import itertools
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from typing import Protocol
@@ -39,6 +40,9 @@ class Scorer(Protocol):
 
     def emissions(self, view: ViewBatch, visual: VisualBatch | None = None) -> Tensor:
         """Label scores of every token, *Shape:* (B, L, n_labels)."""
+
+    def relation(self, view: ViewBatch, visual: VisualBatch) -> Tensor | None:
+        """How likely pictures add to the tweets' meaning, NaN without any, *Shape:* (B,); None: it is not asked."""
 
 
 def decode(
@@ -97,6 +101,24 @@ def _collected(encoded: Sequence[EncodedView], batches: Iterable[list[int]]) -> 
         some.append(batch)
     if some:
         yield some
+
+
+def relations(model: Scorer, encoded: Sequence[EncodedView], pad_id: int, batch_size: int) -> list[float | None]:
+    """How likely each view's pictures add to its meaning; None without a picture, and where the tagger does not ask."""
+    found: list[float | None] = [None] * len(encoded)
+    with_pictures = [index for index, view in enumerate(encoded) if view.visual is not None]
+    for some in length_sorted_batches([encoded[index] for index in with_pictures], batch_size):
+        indices = [with_pictures[place] for place in some]
+        visual = collate_visuals([encoded[index].visual for index in indices])
+        assert visual is not None, "each has a picture"
+        batch = moved(collate([encoded[index] for index in indices], pad_id), model.device)
+        with torch.inference_mode():
+            values = model.relation(batch, moved(visual, model.device))
+        if values is None:
+            break
+        for index, value in zip(indices, values.tolist(), strict=True):
+            found[index] = None if math.isnan(value) else value
+    return found
 
 
 def decode_labels(

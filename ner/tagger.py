@@ -12,7 +12,7 @@ import torch
 
 from ner import loading
 from ner.bioes import to_iob2
-from ner.decoding import Scorer, decode
+from ner.decoding import Scorer, decode, relations
 from ner.views import EncodedView, ViewEncoder
 from ner.visual import Visuals
 from pipeline.core.errors import UserError
@@ -102,6 +102,21 @@ class Tagger:
                 for start, end, kind in entities(labels, "conlleval")
             ]
             yield Prediction(view.id, view.tokens, view.labels, labels, named, encoding.context_used)
+
+    def relations(self, views: Sequence[View], batch_size: int = 32) -> list[float | None]:
+        """How likely each post's pictures add to its meaning, by the system's own relation of text and image.
+
+        Args:
+            views: posts, in order.
+            batch_size: encoder windows at once.
+
+        Returns:
+            a probability for each post; None without a picture, and for systems that have no relation.
+        """
+        if not self.reads_visual:
+            return [None] * len(views)
+        encoded = self.encoder.encode(views, with_context=True)
+        return relations(self.model, encoded, self.encoder.pad_id, batch_size)
 
 
 def _chunks(views: Iterable[View], size: int) -> Iterator[list[View]]:

@@ -26,9 +26,11 @@ def gallery(results: Results, types: Sequence[str], thumbnails: Mapping[str, str
         ``{"types", "conditions": [{"key", "name", "gloss"}], "kinds": [{"key", "name", "used", "off"}], "splits",
         "posts", "pictures"}``.
         A post is ``{"id", "split", "tokens", "gold": [[start, end, type, orphan]] | null, "predicted": [[[start, end,
-        type, confidence, orphan]] | null], "context", "used": [str | null], "pictures": [index]}``: `type` indexes
+        type, confidence, orphan]] | null], "context", "used": [str | null], "pictures": [index],
+        "relation": probability | null}``: `type` indexes
         `types`, `orphan` is 1 where the entity opens with `I-` and the strict scorer sees none, `predicted` and `used`
-        have a place for each condition, and `used` is null where the tagger read the whole context.
+        have a place for each condition, and `used` is null where the tagger read the whole context; `relation` is how
+        likely the pictures add to the meaning, where the tagger asks that.
         A picture is ``{"name", "status", "error", "width", "height", "thumbnail", "found": {kind: [[text, score,
         outline]]}, "more": {kind: n}, "failed": {kind: error}}``.
     """
@@ -76,6 +78,7 @@ def gallery(results: Results, types: Sequence[str], thumbnails: Mapping[str, str
                         for row in rows
                     ],
                     "pictures": [pictures[image] for image in post.images],
+                    "relation": _relation(rows, conditions),
                 }
             )
     return {
@@ -98,6 +101,12 @@ def gallery(results: Results, types: Sequence[str], thumbnails: Mapping[str, str
 
 def _prediction(predicted: Predicted | None, post: Post) -> Prediction | None:
     return None if predicted is None else predicted.rows.get(post.id)
+
+
+def _relation(rows: Sequence[Prediction | None], conditions: Sequence[str]) -> float | None:
+    """That of the post with its own pictures."""
+    own = next((row for row, key in zip(rows, conditions, strict=True) if row and key == "cross_modal"), None)
+    return None if own is None or own.relation is None else round(own.relation, 3)
 
 
 def _orphan(labels: Sequence[str], start: int) -> int:

@@ -83,6 +83,9 @@ class OnnxTagger:
             emissions[tokens] = values
         return emissions
 
+    def relation(self, view: ViewBatch, visual: VisualBatch) -> None:
+        """None: the graph asks for no relation."""
+
     def _run(self, inputs: dict[str, Any]) -> Tensor:
         return self.run(inputs, self.name, "export the tagger again, or tag with the tagger itself")
 

@@ -226,6 +226,18 @@ class TaggerModel(PreTrainedModel):
         """
         raise NotImplementedError
 
+    def relation(self, view: ViewBatch, visual: VisualBatch) -> Tensor | None:
+        """How likely a tweet's pictures add to its meaning, for systems that ask that; None by default.
+
+        Args:
+            view: B tweets.
+            visual: what their pictures give as tensors.
+
+        Returns:
+            probabilities, NaN for a tweet without a picture, *Shape:* (B,).
+        """
+        return None
+
     def two_view_emissions(
         self, text_only: ViewBatch, cross_modal: ViewBatch, visual: VisualBatch | None = None
     ) -> tuple[Tensor, Tensor]:

@@ -87,10 +87,12 @@ def evaluate(
     for condition in params.conditions:
         if condition == "shuffled" and not scored:
             continue
-        stream = tagger.predict(condition_views(views, condition, params.shuffle_seed), batch_size)
+        seen = condition_views(views, condition, params.shuffle_seed)
+        stream = tagger.predict(seen, batch_size)
         if progress is not None:
             stream = progress(stream, len(views), condition)
-        predictions = list(stream)
+        relations = tagger.relations(seen, batch_size)
+        predictions = [replace(each, relation=value) for each, value in zip(stream, relations, strict=True)]
         scores = (
             {}
             if not scored

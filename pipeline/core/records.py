@@ -179,7 +179,11 @@ class FoundEntity:
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """What data/predictions holds of a post; `labels` are gold (or None), `predicted` the tagger's, both IOB2."""
+    """What data/predictions holds of a post; `labels` are gold (or None), `predicted` the tagger's, both IOB2.
+
+    Attributes:
+        relation: how likely its pictures add to its meaning, for systems that ask that; else None.
+    """
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
 
@@ -189,6 +193,7 @@ class Prediction:
     predicted: list[str]
     entities: list[FoundEntity]
     context_used: str
+    relation: Annotated[float, Field(ge=0, le=1)] | None = None
 
     def __post_init__(self) -> None:
         _check_lengths(self.tokens, self.labels)

@@ -114,6 +114,8 @@
       if (state.show === "errors" && !(count > 0)) return;
       if (state.show === "right" && count !== 0) return;
       if ((state.show === "helped" || state.show === "hurt") && effect(index) !== state.show) return;
+      if (state.show === "related" && !(post.relation !== null && post.relation >= 0.5)) return;
+      if (state.show === "unrelated" && !(post.relation !== null && post.relation < 0.5)) return;
       if (words.length && !words.every((word) => haystack(index).includes(word))) return;
       found.push(index);
     });
@@ -140,6 +142,8 @@
       gain: (index) => difference(index) ?? last,
       loss: (index) => { const value = difference(index); return value === null ? last : -value; },
       context: (index) => data.posts[index].context.length,
+      related: (index) => data.posts[index].relation ?? last,
+      unrelated: (index) => { const value = data.posts[index].relation; return value === null ? last : -value; },
     }[state.sort];
   };
 
@@ -304,6 +308,8 @@
     const found = effect(index);
     if (found === "helped") title.append(" ", el("span", { class: "badge helped", text: "▲ picture helped" }));
     if (found === "hurt") title.append(" ", el("span", { class: "badge hurt", text: "▼ picture hurt" }));
+    if (post.relation !== null) title.append(" ", el("span", { class: "badge", text: `relation ${post.relation.toFixed(2)}`,
+      title: "how likely the picture adds to the meaning, by the tagger's own relation of text and image" }));
 
     const body = el("div", { class: "body" }, title, readings(post, index));
     const facts = el("dl", { class: "facts" });
@@ -437,6 +443,9 @@
   if (CROSS < 0 || TEXT < 0) {
     for (const node of form.querySelectorAll('option[value="helped"], option[value="hurt"], option[value="gain"], option[value="loss"]')) node.disabled = true;
   }
+
+  const related = data.posts.some((post) => post.relation !== null);
+  for (const node of form.querySelectorAll('option[value="related"], option[value="unrelated"]')) node.hidden = node.disabled = !related;
 
   let waiting = 0;
   form.addEventListener("input", (event) => {
