@@ -18,7 +18,7 @@ from pipeline.core.store import Store, digest
 from pipeline.settings.params import TrainParams
 
 _ROOT = Path(__file__).parents[1]
-CODE = ("ner/bioes.py", "ner/views.py", "ner/crf", "ner/encoder", "ner/models", "pipeline/core")
+CODE = ("ner/bioes.py", "ner/views.py", "ner/visual.py", "ner/crf", "ner/encoder", "ner/models", "pipeline/core")
 """The rooms that decide the outcome."""
 
 _LABELS = ["O", "B-PER", "I-PER", "E-PER", "S-PER"]  # an encoder that works with some works with any

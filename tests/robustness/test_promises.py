@@ -49,7 +49,6 @@ def test_every_robustness_test_of_a_promise_is_named() -> None:
     assert missing <= {
         "test_there_are_enough",
         "test_an_error_of_the_body_is_not_taken_for_the_disks",
-        "test_a_known_type_is_loaded_with_transformers_own_code",
         "test_what_is_left_to_transformers_is_refused_without_a_question",
         "test_sigterm_and_a_second_run_of_a_training",
     }
