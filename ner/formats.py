@@ -47,6 +47,8 @@ def read_input(path: str, format_name: str, label_column: int = 2) -> Iterator[t
 @contextmanager
 def _lines(path: str) -> Iterator[tuple[str, Iterator[tuple[int, str]]]]:
     if path in ("-", "/dev/stdin"):
+        if sys.stdin is None:  # as a shell's <&- leaves it
+            raise UserError("stdin is closed; expected posts on it, or the name of a FILE to tag")
         yield "stdin", decoded_lines(sys.stdin.buffer, "stdin")
         return
     try:

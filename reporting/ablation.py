@@ -90,7 +90,7 @@ def _dvc(arguments: Sequence[str], what: str) -> None:
         [sys.executable, "-m", "dvc", *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        text=True,
+        encoding="utf-8",
         errors="replace",
         check=False,
     )

@@ -127,7 +127,9 @@ def _program() -> str:
 
 
 def _asked(*arguments: str) -> str:
-    done = subprocess.run([_program(), *arguments], capture_output=True, text=True, check=False, timeout=_SECONDS)
+    done = subprocess.run(
+        [_program(), *arguments], capture_output=True, encoding="utf-8", errors="replace", check=False, timeout=_SECONDS
+    )
     return done.stdout + done.stderr  # older versions answer on stderr
 
 

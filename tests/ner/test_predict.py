@@ -345,3 +345,10 @@ def test_a_token_that_spells_an_id_line_comes_back_as_a_token(tagger: Tagger, tm
     (tmp_path / "out.conll").write_text(conll_lines(prediction), encoding="utf-8")
     [(view, _)] = read_input(str(tmp_path / "out.conll"), "conll")
     assert (view.id, view.tokens, view.labels) == ("7", ["IMGID:9", "love"], prediction.predicted)
+
+
+def test_a_closed_stdin_is_said(tagger_folder: Path) -> None:
+    command = [sys.executable, "-m", "ner.predict", str(tagger_folder)]
+    done = subprocess.run(["sh", "-c", '"$@" <&-', "sh", *command], cwd=ROOT, capture_output=True, check=False)
+    assert (done.returncode, done.stdout) == (2, b"")
+    assert done.stderr == b"error: stdin is closed; expected posts on it, or the name of a FILE to tag\n"

@@ -116,7 +116,7 @@ def _run(python: Path, job: Path, params: TrainParams, curves: Path | None) -> T
     # Its standard input is a lifeline: it ends where this process does, however that ends.
     process = subprocess.Popen(
         [python, "-m", "ner.interop.flair.trainer", job],
-        text=True,
+        encoding="utf-8",
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         cwd=Path(__file__).parents[3],
