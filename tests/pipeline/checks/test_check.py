@@ -42,3 +42,23 @@ def test_the_shipped_params_name_what_is_there(monkeypatch: pytest.MonkeyPatch, 
     monkeypatch.chdir(ROOT)
     monkeypatch.setenv("SIGHTREAD_STORE", str(tmp_path / "store"))
     assert check(ROOT / "params.yaml").train.trainer == "transformers"
+
+
+def test_word_vectors_are_looked_into_where_the_system_reads_them(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setenv("SIGHTREAD_STORE", str(tmp_path / "store"))
+    vectors, path = tmp_path / "vectors.txt", tmp_path / "params.yaml"
+    text = (
+        (ROOT / "params.yaml").read_text(encoding="utf-8").replace("word_vectors:  ", f"word_vectors: {vectors}  ", 1)
+    )
+    path.write_text(text, encoding="utf-8")
+    check(path)
+    path.write_text(text.replace("model: ita", "model: iie4mner", 1), encoding="utf-8")
+    with pytest.raises(
+        UserError, match=r"params.yaml:\d+: train.iie4mner.word_vectors: word vectors .* cannot be read"
+    ):
+        check(path)
+    vectors.write_text("name 1.5\n", encoding="utf-8")
+    assert check(path).train.word_vectors == vectors

@@ -100,3 +100,15 @@ def test_an_extractor_of_ones_own_and_files_below_the_data_set(project: Path) ->
     assert list(found) == ["ocr.pathlib:Path.weights"]
     precomputed = {"extractor": "precomputed", "precomputed": {"path": "sample/data/train.txt"}}
     assert identities(settings(ocr=precomputed))["ocr"]["checkpoints"] == {}  # a dep of the stage as it is
+
+
+def test_changed_word_vectors_train_again(project: Path) -> None:
+    (project / "vectors.txt").write_text("name 1.5\n", encoding="utf-8")
+    own = {"model": "iie4mner", "iie4mner": {"word_vectors": "vectors.txt"}}
+    before = identities(settings(train=own))["train"]["checkpoints"]
+    assert before["train.iie4mner.word_vectors"].startswith("sha256:")
+    assert (
+        "train.iie4mner.word_vectors" not in identities(settings(train=own | {"model": "ita"}))["train"]["checkpoints"]
+    )
+    (project / "vectors.txt").write_text("name 2.5\n", encoding="utf-8")
+    assert identities(settings(train=own))["train"]["checkpoints"] != before

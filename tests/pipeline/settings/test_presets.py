@@ -15,7 +15,8 @@ from pipeline.settings import presets as preset
 from tests.conftest import ROOT
 
 ITA = [f"ita-{data}{size}" for data in ("snap", "twitter2015", "twitter2017") for size in ("", "-base")]
-NAMES = [*ITA, "minilm-twitter2015", "tweets"]
+IIE4MNER = ["iie4mner-twitter2015", "iie4mner-twitter2017"]
+NAMES = [*IIE4MNER, *ITA, "minilm-twitter2015", "tweets"]
 
 
 @pytest.fixture
@@ -54,6 +55,20 @@ def test_a_shipped_preset_gives_the_published_settings(name: str, path: Path) ->
     assert settings.extraction("captions")["blip"]["num_beams"] == 5
 
 
+@pytest.mark.parametrize("name", IIE4MNER)
+def test_iie4mners_presets_give_the_settings_of_the_published_code(name: str, path: Path) -> None:
+    preset.apply(name, path)
+    train = params.load(path).train
+    assert (train.model, train.encoder) == ("iie4mner", "google-bert/bert-base-cased")
+    assert (train.learning_rate, train.crf_learning_rate, train.new_learning_rate) == (3e-5, 3e-5, None)
+    assert (train.batch_size, train.epochs, train.warmup_ratio, train.max_grad_norm) == (24, 75, 0.1, 1.0)
+    assert (train.adam_epsilon, train.weight_decay, train.scheme, train.word_dropout) == (1e-6, 0.01, "iob2", 0.0)
+    assert (train.max_length, train.max_context, train.exclude_forbidden, train.seed) == (64, 0, False, 32)
+    options = train.iie4mner
+    assert (options.neighbours, options.fusion_dropout, options.span_weight) == (4, 0.5, 0.5)
+    assert train.word_vectors is not None
+
+
 def test_the_preset_for_tweets_of_ones_own_leaves_nothing_at_what_suits_the_sample_alone(path: Path) -> None:
     preset.apply("tweets", path)
     settings = params.load(path)
@@ -67,7 +82,7 @@ def test_the_preset_for_tweets_of_ones_own_leaves_nothing_at_what_suits_the_samp
     assert settings.data == params.load(ROOT / "params.yaml").data
 
 
-@pytest.mark.parametrize("name", ITA)
+@pytest.mark.parametrize("name", [*ITA, *IIE4MNER])
 def test_all_else_stays_as_it_is_comments_too(name: str, path: Path) -> None:
     before = path.read_text(encoding="utf-8")
     changes = preset.apply(name, path)
