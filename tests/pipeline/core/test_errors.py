@@ -96,5 +96,6 @@ def test_a_broken_pipe_of_something_else_keeps_its_traceback() -> None:
 def test_no_programs_output_is_decoded_by_the_locale(room: str) -> None:
     for path in sorted((ROOT / room).rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            names = {each.arg for each in node.keywords} if isinstance(node, ast.Call) else set()
-            assert not names & {"text", "universal_newlines"} or "encoding" in names, f"{path}:{node.lineno}"
+            if isinstance(node, ast.Call):
+                names = {each.arg for each in node.keywords}
+                assert not names & {"text", "universal_newlines"} or "encoding" in names, f"{path}:{node.lineno}"
