@@ -17,6 +17,7 @@ from ner.scoring import evaluation
 from ner.scoring import f1 as scoring
 from ner.tagger import Tagger
 from ner.training import run as training
+from ner.visual import Visuals
 from pipeline.core import checkpoints, records
 from pipeline.core.errors import run_cli
 from pipeline.core.files import atomic_write, write_json
@@ -49,15 +50,21 @@ def split_views(settings: Params, left_out: str | None) -> dict[str, list[View]]
     }
 
 
-def run(settings: Params, views: Mapping[str, Sequence[View]], changes: Mapping[str, Any]) -> Tagger:
-    """Train a tagger with some of the settings of `train` changed, and load it."""
+def run(
+    settings: Params, views: Mapping[str, Sequence[View]], changes: Mapping[str, Any], seen: Visuals | None = None
+) -> Tagger:
+    """Train a tagger with some of the settings of `train` changed, and load it; it is shown what pictures give."""
     changed = settings.train.model_copy(update=dict(changes))
     encoder = checkpoints.resolve(changed.encoder, changed.revision)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "tagger"
-        training.train(changed, encoder=encoder.folder, train=views["train"], dev=views["dev"], output=folder,
-                       work=Path(scratch) / "work", curves=None, device=settings.execution.device)  # fmt: skip
-        return Tagger.load(folder, settings.execution.device)
+        training.train(changed, encoder=encoder.folder, train=views["train"], dev=views["dev"], visuals=seen,
+                       output=folder, work=Path(scratch) / "work", curves=None,
+                       device=settings.execution.device)  # fmt: skip
+        tagger = Tagger.load(folder, settings.execution.device)
+        if seen is not None and tagger.reads_visual:
+            tagger.show(seen)
+        return tagger
 
 
 def f1(tagger: Tagger, views: Sequence[View], condition: str, shuffle_seed: int, only: set[str] | None = None) -> float:
