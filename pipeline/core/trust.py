@@ -26,6 +26,9 @@ LOADED = (
 )
 """What a model, tokenizer or processor is loaded from besides weights."""
 
+_OTHERS = ("data_config.json",)
+"""Called like a file that is loaded, but a list: what sentence-transformers says of its training data."""
+
 # Stores whose files are called by their content, and which others link to: DVC's cache, git-annex, the hub's cache.
 _STORES = re.compile(
     r"/files/md5/[0-9a-f]{2}/[0-9a-f]{30}$|/\.git/annex/objects/.+|/models--[^/]+/blobs/[0-9a-f]{40,64}$"
@@ -141,6 +144,8 @@ def _read(path: Path, name: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         value = json.loads(path.read_text(encoding="utf-8"), object_hook=note)
         if isinstance(value, dict):
             return value, objects
+        if path.name in _OTHERS:
+            return {}, objects
     except OSError as error:
         raise UserError(
             f"checkpoint {name}: {path}: cannot be read: {error.strerror}; see that it may be read"

@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from pipeline.core import checkpoints, records
+from pipeline.core import checkpoints, records, trust
 from pipeline.core.errors import UserError
 from tests.conftest import ROOT
 from tests.ner.conftest import ambiguous_views, small_params, tagger_folder, xlm_r_folder
@@ -300,6 +300,15 @@ def test_links_to_stores_of_contents_are_followed(tmp_path: Path) -> None:
     (folder / "model.safetensors").rename(stored)
     (folder / "model.safetensors").symlink_to(stored)
     assert checkpoints.resolve(str(folder)).identity == before
+
+
+def test_a_list_of_training_data_beside_a_model_is_no_config(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
+    (tmp_path / "data_config.json").write_text('[{"name": "a data set", "auto_map": {}}]')
+    assert trust.inspect(tmp_path, "here") == {"model_type": "bert"}
+    (tmp_path / "tokenizer_config.json").write_text("[]")
+    with pytest.raises(UserError, match=r"tokenizer_config\.json is not an object"):
+        trust.inspect(tmp_path, "here")
 
 
 def test_a_pipe_in_a_checkpoint_is_refused_and_not_waited_for(tmp_path: Path) -> None:
