@@ -19,10 +19,11 @@ from pipeline.core import environments
 from pipeline.core.errors import UserError, run_cli
 
 STEP_CEILING = {"cpu": 1.20, "cuda": 1.10}
+MEMORY_CEILING = {"cpu": 1.25}
 TEXT_TARGET = {"cpu": 1.3}
 BOTH_TARGET = {"cpu": 1.3, "cuda": 2.5}
 COMPARISONS = {
-    "step": ["encoder alone", "our step"],
+    "step": ["encoder alone", "our step", "our step, cross-modal alone"],
     "text": ["ours, text", "flair, text", "flair, text, own order", "ours, text, bfloat16", "flair, text, bfloat16"],
     "both": ["ours, both views", "flair, both views", "flair, both views, own order"],
 }
@@ -56,6 +57,10 @@ def ratios(turns: dict[str, Turn], device: str) -> Iterator[Ratio]:
         "ours, both views",
         None,
     )
+    both, single = turns.get("our step"), turns.get("our step, cross-modal alone")
+    if both and single and single.peak_bytes:
+        name = "peak memory: two-view step / step on the cross-modal view alone"
+        yield Ratio(name, both.peak_bytes / single.peak_bytes, MEMORY_CEILING.get(device), ceiling=True)
     for kind in ("text", "both views"):
         ours, theirs = turns.get(f"ours, {kind}"), turns.get(f"flair, {kind}")
         if ours and theirs and ours.peak_bytes:

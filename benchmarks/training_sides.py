@@ -129,12 +129,12 @@ def encoder_alone(work: Work, device: str) -> Callable[[], float]:
     return lambda: seconds_of(action, device)
 
 
-def our_step(work: Work, device: str) -> Callable[[], float]:
+def our_step(work: Work, device: str, views: str = "both") -> Callable[[], float]:
     """A full step but for the optimiser's: batches put together, forward, backward."""
     from ner.training.sampler import collate_examples
 
     model, examples = _tagger(work, device), _examples(work)
-    model.config.views, model.config.temperature = work.params.views, TEMPERATURE
+    model.config.views, model.config.temperature = views, TEMPERATURE
 
     def action() -> None:
         for batch in work.batches():
@@ -317,6 +317,7 @@ def _moved(inputs: dict[str, Any], device: str) -> dict[str, Any]:
 SIDES: dict[str, tuple[str, Callable[[Work, str], Callable[[], float]]]] = {
     "encoder alone": ("both", encoder_alone),
     "our step": ("both", our_step),
+    "our step, cross-modal alone": ("both", lambda work, device: our_step(work, device, "cross_modal")),
     "ours, text": ("text", lambda work, device: our_trainer(work, device, False)),
     "flair, text": ("text", lambda work, device: flair_trainer(work, device, False)),
     "flair, text, own order": ("text", lambda work, device: flair_trainer(work, device, False, own_order=True)),

@@ -95,6 +95,31 @@ class LinearChainCRF(nn.Module):
         dtype = _result_dtype(emissions)
         return partition.to(dtype), log_marginals.to(dtype)
 
+    def log_likelihood_and_marginals(
+        self, emissions: Tensor, labels: Tensor, mask: Tensor, *, detach_marginals: bool
+    ) -> tuple[Tensor, Tensor]:
+        """Log-likelihoods of labels and log-marginals, from one forward-backward pass.
+
+        Args:
+            emissions: label scores, *Shape:* (batch, length, n_labels).
+            labels: gold labels, any value on padding, *Shape:* (batch, length).
+            mask: True on tokens, False on padding, *Shape:* (batch, length).
+            detach_marginals: whether the log-marginals carry no gradient, which saves half of their cost.
+
+        Returns:
+            log-likelihoods, *Shape:* (batch,).
+            log-marginals, as :meth:`log_partition_and_marginals` has them, *Shape:* (batch, length, n_labels).
+
+        Raises:
+            ValueError: as :meth:`two_views`.
+        """
+        chain = self._chain(emissions, mask, labels)
+        n_rows = 0 if detach_marginals else len(emissions)
+        partition, score, moving, others = log_partition_and_marginals(chain, self._mixing, n_rows, labels)
+        assert score is not None, "labels have a score"
+        dtype = _result_dtype(emissions)
+        return (score - partition).to(dtype), (others if detach_marginals else moving).to(dtype)
+
     def two_views(
         self, student: Tensor, teacher: Tensor, labels: Tensor, mask: Tensor, *, detach_teacher: bool
     ) -> tuple[Tensor, Tensor, Tensor]:

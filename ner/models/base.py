@@ -19,7 +19,8 @@ from ner.bioes import allowed_transitions
 from ner.crf.chain import LinearChainCRF
 from ner.encoder import packing
 from ner.encoder.dropout import replace_dropouts
-from ner.models import alignment as alignment_forms
+from ner.models.gradients import gradient_taken
+from ner.models.objective import Objective
 from ner.views import EncodedView, ViewBatch, ViewName
 from ner.visual import VisualBatch, Visuals
 from pipeline.core import trust
@@ -27,6 +28,10 @@ from pipeline.core.errors import UserError
 from pipeline.core.records import View
 from pipeline.core.soundness import explained, refuse_unsound
 from pipeline.settings.params import TrainParams
+
+# Up to so many hidden values (sub-tokens of both views × width × layers) a step's activations are small beside all else
+# that a process holds, and one graph of both views is faster by up to a tenth.
+SMALL = 2**20
 
 
 class TaggerConfig(PreTrainedConfig):
@@ -67,10 +72,14 @@ class TaggerModel(PreTrainedModel):
     Attributes:
         reads_context: whether the cross-modal view has what pictures say, in words, behind the tweet.
         reads_visual: whether the cross-modal view has features and objects of pictures as tensors.
+        one_graph: whether :meth:`two_view_emissions` must make both views' emissions, because they share work. Else a
+            detached teacher's gradient is taken before the student's pass begins, so that the activations of only one
+            view are in memory.
     """
 
     reads_context: ClassVar[bool] = True
     reads_visual: ClassVar[bool] = False
+    one_graph: ClassVar[bool] = False
 
     config_class = TaggerConfig
     config: TaggerConfig
@@ -272,6 +281,9 @@ class TaggerModel(PreTrainedModel):
     ) -> dict[str, Tensor]:
         """Terms that the system adds to the loss, called after the emissions of the same batch; none by default.
 
+        Where one view comes after the other, this is called after each, with that view alone, and terms of one name
+        are added up: a term may read of a view's pass only where it gets the view.
+
         Args:
             labels: gold labels' indices, *Shape:* (B, L).
             mask: True on tokens, *Shape:* (B, L).
@@ -344,19 +356,14 @@ class TaggerModel(PreTrainedModel):
             raise ValueError("the loss needs labels; use `emissions` to predict")
         mode = self.config.views
         if mode == "both" and text_only is not None and cross_modal is not None:
-            mask = text_only["mask"]
             loss, terms = self._two_view_loss(text_only, cross_modal, visual, labels, alignment_scale)
         else:
             batch = {"text_only": text_only, "cross_modal": cross_modal}.get(mode)
             if batch is None:
                 raise ValueError(f"a tagger that trains on views {mode!r} needs their batches")
-            mask = batch["mask"]
             emissions = self.emissions(batch, visual if mode == "cross_modal" else None)
-            loss = -self.crf.log_likelihood(emissions, labels, mask).mean()
-            terms = {f"nll_{mode}": loss}
-        for name, term in self.extra_losses(labels, mask, text_only, cross_modal).items():
-            loss = loss + term
-            terms[name] = term
+            nll = -self.crf.log_likelihood(emissions, labels, batch["mask"]).mean()
+            loss, terms = self._with_extra(nll, {f"nll_{mode}": nll}, labels, text_only, cross_modal)
         return {"loss": loss, **{name: term.detach() for name, term in terms.items()}}
 
     def _two_view_loss(
@@ -368,21 +375,45 @@ class TaggerModel(PreTrainedModel):
         alignment_scale: float,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         config, mask = self.config, text_only["mask"]
-        student, teacher = self.two_view_emissions(text_only, cross_modal, visual)
-        log_likelihood, student_log_marginals, teacher_log_marginals = self.crf.two_views(
-            student, teacher, labels, mask, detach_teacher=config.detach_teacher
+        objective = Objective(
+            self.crf,
+            config.alignment,
+            config.temperature,
+            config.weight_text_only,
+            config.weight_cross_modal,
+            alignment_scale * config.weight_alignment,
         )
-        nll_text_only, nll_cross_modal = -log_likelihood.mean(1)
-        loss = config.weight_text_only * nll_text_only + config.weight_cross_modal * nll_cross_modal
-        terms = {"nll_text_only": nll_text_only, "nll_cross_modal": nll_cross_modal}
-        if config.alignment != "none":
-            if config.detach_teacher:
-                teacher = teacher.detach()
-            views = alignment_forms.TwoViews(teacher, student, teacher_log_marginals, student_log_marginals, mask)
-            divergence = alignment_forms.FORMS[config.alignment](self.crf, views, config.temperature).mean()
-            loss = loss + alignment_scale * config.weight_alignment * config.temperature**2 * divergence
-            terms["alignment"] = divergence
+        if self.one_graph or not config.detach_teacher or self._is_small(text_only, cross_modal):
+            student, teacher = self.two_view_emissions(text_only, cross_modal, visual)
+            loss, terms = objective.of_both(student, teacher, labels, mask, detach_teacher=config.detach_teacher)
+            return self._with_extra(loss, terms, labels, text_only, cross_modal)
+        loss, terms, target = objective.of_teacher(self.emissions(cross_modal, visual), labels, mask)
+        loss, terms = self._with_extra(loss, terms, labels, None, cross_modal)
+        taught = gradient_taken(loss, self.parameters())
+        loss, of_student = objective.of_student(self.emissions(text_only), target, labels, mask)
+        return self._with_extra(taught + loss, {**terms, **of_student}, labels, text_only, None)
+
+    def _with_extra(
+        self,
+        loss: Tensor,
+        terms: dict[str, Tensor],
+        labels: Tensor,
+        text_only: ViewBatch | None,
+        cross_modal: ViewBatch | None,
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss and its terms, with what :meth:`extra_losses` adds to them after these views' emissions."""
+        view = cross_modal if text_only is None else text_only
+        assert view is not None, "a loss has a view"
+        terms = dict(terms)
+        for name, term in self.extra_losses(labels, view["mask"], text_only, cross_modal).items():
+            loss = loss + term
+            terms[name] = terms[name] + term if name in terms else term
         return loss, terms
+
+    def _is_small(self, *views: ViewBatch) -> bool:
+        encoder = self.encoder.config
+        n_values = sum(len(view["places"]) for view in views) * encoder.hidden_size
+        return n_values * getattr(encoder, "num_hidden_layers", 1) <= SMALL
 
     def drop_words(self, vectors: Tensor) -> Tensor:
         """Word dropout as in flair: in training, zeroes all of a token's vector, and does not rescale the others.

@@ -69,6 +69,7 @@ class Iie4mnerTagger(TaggerModel):
 
     reads_context = False
     reads_visual = True
+    one_graph = True
     table: Tensor | None
     """Vectors of words by their row, none for rows 0 and UNKNOWN_WORD, *Shape:* (n_words + 2, word_width)."""
 

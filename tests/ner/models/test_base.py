@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ner.bioes import scheme_labels, to_scheme
 from ner.decoding import decode_labels
+from ner.models import base
 from ner.models.base import TaggerConfig, TaggerModel
 from ner.models.folder import load_tagger, load_tokenizer, view_encoder
 from ner.models.registry import SYSTEMS
@@ -41,7 +42,11 @@ class Toy(TaggerModel):
             vectors = vectors + self.regions(seen).unsqueeze(1)
         return self.head(vectors)
 
-    def extra_losses(self, *_: Any) -> dict[str, Tensor]:
+    def extra_losses(
+        self, labels: Tensor, mask: Tensor, text_only: ViewBatch | None, cross_modal: ViewBatch | None
+    ) -> dict[str, Tensor]:
+        if cross_modal is None:
+            return {}
         return {"pictured": 0.5 * nn.functional.binary_cross_entropy_with_logits(*self._guess)}
 
     def parameter_groups(self, params: TrainParams) -> list[dict[str, Any]]:
@@ -52,9 +57,12 @@ class Toy(TaggerModel):
         return [*groups, {"params": own, "lr": 0.01}]
 
 
+@pytest.mark.parametrize("small", [True, False])
 def test_a_system_of_ones_own_is_trained_saved_and_loaded(
-    xlm_r_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    xlm_r_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small: bool
 ) -> None:
+    if not small:
+        monkeypatch.setattr(base, "SMALL", 0)
     params = small_params(xlm_r_folder, word_dropout=0.0)
     posts = ambiguous_views(64, seed=2)
     torch.manual_seed(1)
@@ -101,3 +109,34 @@ def test_a_system_of_ones_own_is_trained_saved_and_loaded(
 
 def picture(shown: float) -> PostVisual:
     return PostVisual((np.full((4, 6), shown, np.float32),), ())
+
+
+class Noting(Toy):
+    """Notes which views its terms were asked for with."""
+
+    asked: list[tuple[bool, bool]]
+
+    def extra_losses(
+        self, labels: Tensor, mask: Tensor, text_only: ViewBatch | None, cross_modal: ViewBatch | None
+    ) -> dict[str, Tensor]:
+        self.asked.append((text_only is not None, cross_modal is not None))
+        return {"mean": self.head.weight.square().mean() + self.head.bias.square().mean()}
+
+
+@pytest.mark.parametrize("one_graph", [True, False])
+def test_terms_of_a_systems_own_are_asked_for_with_the_views_of_their_graph(
+    xlm_r_folder: Path, monkeypatch: pytest.MonkeyPatch, one_graph: bool
+) -> None:
+    monkeypatch.setattr(base, "SMALL", 0)
+    monkeypatch.setattr(Noting, "one_graph", one_graph)
+    posts = ambiguous_views(4, seed=2)
+    model = Noting.from_encoder(xlm_r_folder, scheme_labels([["B-PER", "B-LOC"]]), small_params(xlm_r_folder)).eval()
+    model.asked = []
+    views = view_encoder(load_tokenizer(xlm_r_folder), model.config)
+    encoded = views.encode(posts, with_context=False)
+    examples = [Example({"text_only": view, "cross_modal": view}, [0] * len(view)) for view in encoded]
+    outputs = model(**collate_examples(examples, views.pad_id, model.training_views))
+    outputs["loss"].backward()
+    wanted = sum(float(parameter.detach().square().mean()) for parameter in model.head.parameters())
+    assert model.asked == ([(True, True)] if one_graph else [(False, True), (True, False)])
+    assert outputs["mean"].item() == pytest.approx(wanted * len(model.asked))

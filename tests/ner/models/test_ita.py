@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ner.bioes import allowed_transitions, scheme_labels, to_scheme
 from ner.crf.chain import LinearChainCRF
+from ner.models import base
 from ner.models.alignment import FORMS, TwoViews
 from ner.models.base import longest_window
 from ner.models.folder import load_tagger, load_tokenizer, view_encoder
@@ -53,9 +54,16 @@ def softened(log_marginals: Tensor, temperature: float) -> Tensor:
     return powers / powers.sum(-1, keepdim=True)
 
 
-@pytest.mark.parametrize("detach", [True, False])
-def test_two_view_loss_equals_a_direct_computation(xlm_r_folder: Path, detach: bool) -> None:
-    """Loss and gradient against ITA's formula written out, its marginals by autograd of log Z, post by post."""
+@pytest.mark.parametrize(("detach", "small"), [(True, True), (True, False), (False, False)])
+def test_two_view_loss_equals_a_direct_computation(
+    xlm_r_folder: Path, monkeypatch: pytest.MonkeyPatch, detach: bool, small: bool
+) -> None:
+    """Loss and gradient against ITA's formula written out, its marginals by autograd of log Z, post by post.
+
+    Both views in one graph; or, where a batch is not small and the teacher is detached, one after the other.
+    """
+    if not small:
+        monkeypatch.setattr(base, "SMALL", 0)
     model = (
         tagger(
             xlm_r_folder,
@@ -182,6 +190,54 @@ def test_a_detached_teacher_is_not_moved_by_the_alignment(xlm_r_folder: Path, mo
         assert student is not None
         assert student.abs().sum() > 0
         assert (teacher is None or not teacher.any()) == detach
+
+
+@pytest.mark.parametrize("form", [*FORMS, "none"])
+@pytest.mark.parametrize("bfloat16", [False, True])
+def test_one_view_after_the_other_has_the_gradients_of_both_at_once(
+    xlm_r_folder: Path, monkeypatch: pytest.MonkeyPatch, form: str, bfloat16: bool
+) -> None:
+    found = []
+    for small in (0, 2**20):
+        monkeypatch.setattr(base, "SMALL", small)
+        model = tagger(xlm_r_folder, alignment=form).eval()
+        with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
+            outputs = model(**inputs(model, xlm_r_folder), alignment_scale=0.6)
+        outputs["loss"].backward()
+        found.append((outputs, [parameter.grad for parameter in model.parameters()]))
+    rtol, atol = (2e-2, 2e-2) if bfloat16 else (1e-4, 1e-5)
+    assert found[0][0].keys() == found[1][0].keys()
+    torch.testing.assert_close(*found, rtol=rtol, atol=atol)
+
+
+def test_a_two_view_step_takes_little_more_memory_than_the_heavier_view(
+    xlm_r_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(base, "SMALL", 0)
+    model = tagger(xlm_r_folder).train()
+    batch = inputs(model, xlm_r_folder, n=64)
+    batch["text_only"] = batch["cross_modal"]  # the heaviest student that there can be
+
+    def step(views: str) -> None:
+        model.config.views = views
+        model(**batch)["loss"].backward()
+        model.zero_grad()
+
+    assert peak_bytes(lambda: step("both")) <= 1.25 * peak_bytes(lambda: step("cross_modal"))
+    monkeypatch.setattr(ItaTagger, "one_graph", True)
+    assert peak_bytes(lambda: step("both")) >= 1.75 * peak_bytes(lambda: step("cross_modal"))
+
+
+def peak_bytes(action: Callable[[], None]) -> int:
+    """What torch held of memory at most in an action, beyond what it held before."""
+    with torch.profiler.profile(profile_memory=True) as profile:
+        action()
+    held = peak = 0
+    events = [event for event in profile.profiler.kineto_results.events() if event.name() == "[memory]"]
+    for event in sorted(events, key=lambda event: event.start_ns()):
+        held += event.nbytes()
+        peak = max(peak, held)
+    return peak
 
 
 @pytest.mark.parametrize("mode", ["text_only", "cross_modal"])
@@ -316,8 +372,13 @@ def test_a_checkpoint_that_lacks_weights_is_refused(xlm_r_folder: Path, tmp_path
 
 
 @pytest.mark.parametrize("form", [*FORMS, "none"])
-def test_a_training_step_asks_no_tensor_for_a_number(xlm_r_folder: Path, form: str) -> None:
+@pytest.mark.parametrize("small", [True, False])
+def test_a_training_step_asks_no_tensor_for_a_number(
+    xlm_r_folder: Path, monkeypatch: pytest.MonkeyPatch, form: str, small: bool
+) -> None:
     """On a GPU that would make the host wait; tensors on `meta` have no numbers to give, so that asking raises."""
+    if not small:
+        monkeypatch.setattr(base, "SMALL", 0)
     model = tagger(xlm_r_folder, alignment=form).train()
     batch = inputs(model, xlm_r_folder)
     on_meta = {
