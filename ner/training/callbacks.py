@@ -13,6 +13,7 @@ from tqdm import tqdm
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from ner.training import processes, work_folder
+from pipeline.core import memory
 
 _NOT_LOSSES = ("epoch", "step", "grad_norm", "learning_rate")  # of what the Trainer logs beside the loss and its terms
 
@@ -41,6 +42,16 @@ class Relocate(TrainerCallback):
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         work_folder.relocate(state, self.work)
+
+
+class SteadyMemory(TrainerCallback):
+    """Returns freed memory to the system every so many steps, so that a training on a CPU does not grow."""
+
+    STEPS = 8  # costs a hundredth or two of a step, in which memory is faulted in again
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        if args.device.type == "cpu" and state.global_step % self.STEPS == 0:
+            memory.return_freed()
 
 
 class EarlyStopping(TrainerCallback):

@@ -20,14 +20,22 @@ from ner.models.folder import load_tokenizer, quietly, view_encoder
 from ner.models.registry import tagger_class
 from ner.models.trial import require_trainable
 from ner.training import processes, work_folder
-from ner.training.callbacks import Curves, EarlyStopping, MarkComplete, Progress, Relocate, patience_is_out
+from ner.training.callbacks import (
+    Curves,
+    EarlyStopping,
+    MarkComplete,
+    Progress,
+    Relocate,
+    SteadyMemory,
+    patience_is_out,
+)
 from ner.training.finite import NotFinite, require_finite
 from ner.training.pieces import MOST_WINDOWS, in_pieces
 from ner.training.sampler import Example, collate_examples
 from ner.training.trainer import TaggerTrainer
 from ner.views import EncodedView, ViewEncoder, ViewName
 from ner.visual import Visuals
-from pipeline.core import checksums
+from pipeline.core import checksums, memory
 from pipeline.core.errors import UserError
 from pipeline.core.labels import entities
 from pipeline.core.records import View
@@ -82,6 +90,7 @@ def train(
         return summary(state)
     warn_without_entities(dev)
     chosen = choose_device(device)
+    memory.keep_few_kernels()
     with quietly():
         model, tokenizer, views = set_up(params, encoder, train, visuals, itertools.chain(_tokens(dev), words))
         pieces = in_pieces(train, views)
@@ -107,7 +116,7 @@ def train(
             train_dataset=examples,
             eval_dataset=dev,
             data_collator=lambda batch: collate_examples(batch, views.pad_id, model.training_views),
-            callbacks=[Relocate(work), MarkComplete(), EarlyStopping(params.patience), Progress()],
+            callbacks=[Relocate(work), MarkComplete(), EarlyStopping(params.patience), SteadyMemory(), Progress()],
             params=params,
             dev_views=encoded_dev,
             dev_labels=[view.labels or [] for view in dev],
