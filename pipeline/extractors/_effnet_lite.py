@@ -1,99 +1,68 @@
-"""The network EfficientNet-Lite (Lite0 to Lite4) up to its map of features, built from its weights.
+"""The network EfficientNet-Lite (Lite0 to Lite4) up to its map of features, run from its weights.
 
-Names of modules are those of the weights: of EfficientNet-Lite-PyTorch, which has TensorFlow's. Kernels, widths and the
-number of blocks are read off the weights, what is left is the same for all: strides of 2 at the stem and where stages
-2, 3, 4 and 6 begin, TensorFlow's padding, ReLU6, no squeeze and excitation.
+Weights are named as in EfficientNet-Lite-PyTorch. Kernels, widths and the number of blocks are read off them; what is
+left is the same for all: strides of 2 at the stem and where stages 2, 3, 4 and 6 begin, TensorFlow's padding, ReLU6, no
+squeeze and excitation.
 """
 
 import math
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, NamedTuple
 
-from torch import Tensor, nn
-from torch.nn import functional
+if TYPE_CHECKING:
+    import torch
 
 _STAGE_STRIDES = (1, 2, 2, 2, 1, 2, 1)
 _EPSILON = 1e-3  # of batch normalisation
-
-LEFT_OUT = ("_fc.",)
-"""Beginnings of the names of weights that are not part of the map: the classifier's."""
-
-
-class _SameConv(nn.Conv2d):
-    """A convolution padded as TensorFlow does: one side gets a pixel more where the sum is odd."""
-
-    def forward(self, pixels: Tensor) -> Tensor:
-        """Convolve.
-
-        Args:
-            pixels: *Shape:* (batch, channels, height, width).
-        """
-        paddings = []
-        for size, kernel, stride in zip(pixels.shape[:1:-1], self.kernel_size[::-1], self.stride[::-1], strict=True):
-            total = max((math.ceil(size / stride) - 1) * stride + kernel - size, 0)
-            paddings += [total // 2, total - total // 2]
-        return super().forward(functional.pad(pixels, paddings))
+_NORM = ("running_mean", "running_var", "weight", "bias")
+_LEFT_OUT = ("_fc.weight", "_fc.bias")  # the classifier's
 
 
-def _conv(weight: Tensor, stride: int = 1) -> _SameConv:
-    """The convolution that has a weight of this shape; of one input channel a filter, it is depthwise."""
-    out, within, kernel, _ = weight.shape
-    groups = out if within == 1 else 1
-    return _SameConv(within * groups, out, kernel, stride, groups=groups, bias=False)
-
-
-class _Block(nn.Module):
+class _Block(NamedTuple):
     """An inverted bottleneck: expansion where it has one, depthwise convolution, projection, and the way around."""
 
-    def __init__(self, weights: Mapping[str, Tensor], stride: int) -> None:
-        super().__init__()
-        self.expands = "_expand_conv.weight" in weights
-        if self.expands:
-            self._expand_conv = _conv(weights["_expand_conv.weight"])
-            self._bn0 = nn.BatchNorm2d(self._expand_conv.out_channels, _EPSILON)
-        self._depthwise_conv = _conv(weights["_depthwise_conv.weight"], stride)
-        self._bn1 = nn.BatchNorm2d(self._depthwise_conv.out_channels, _EPSILON)
-        self._project_conv = _conv(weights["_project_conv.weight"])
-        self._bn2 = nn.BatchNorm2d(self._project_conv.out_channels, _EPSILON)
-        first = self._expand_conv if self.expands else self._depthwise_conv
-        self.adds = stride == 1 and first.in_channels == self._project_conv.out_channels
-
-    def forward(self, pixels: Tensor) -> Tensor:
-        """The block's map, *Shape:* (batch, channels, height, width) like its input's."""
-        found = functional.relu6(self._bn0(self._expand_conv(pixels))) if self.expands else pixels
-        found = functional.relu6(self._bn1(self._depthwise_conv(found)))
-        found = self._bn2(self._project_conv(found))
-        return found + pixels if self.adds else found
+    prefix: str
+    expands: bool
+    stride: int
+    adds: bool
 
 
-class EfficientNetLite(nn.Module):
-    """From pictures to the map of features.
+class EfficientNetLite:
+    """From pictures to the map of features, in evaluation mode.
 
     Args:
-        weights: by name; what :data:`LEFT_OUT` names is not among them.
+        weights: by name; the classifier's are not read.
+        device, dtype: where and in which number format it runs.
 
     Raises:
-        KeyError, RuntimeError, ValueError: they are not, or not all, of an EfficientNet-Lite.
+        ValueError: they are not, or not all, of an EfficientNet-Lite, or not only.
     """
 
-    def __init__(self, weights: Mapping[str, Tensor]) -> None:
-        super().__init__()
-        self._conv_stem = _conv(weights["_conv_stem.weight"], stride=2)
-        self._bn0 = nn.BatchNorm2d(self._conv_stem.out_channels, _EPSILON)
-        self._blocks = nn.ModuleList()
-        stage, width = -1, 0
-        while own := _below(weights, f"_blocks.{len(self._blocks)}."):
-            wide = own["_project_conv.weight"].shape[0]
-            begins, width = wide != width, wide
-            stage += begins
-            if stage == len(_STAGE_STRIDES):
-                raise ValueError(f"more than {len(_STAGE_STRIDES)} stages")
-            self._blocks.append(_Block(own, _STAGE_STRIDES[stage] if begins else 1))
-        self._conv_head = _conv(weights["_conv_head.weight"])
-        self._bn1 = nn.BatchNorm2d(self._conv_head.out_channels, _EPSILON)
-        self.load_state_dict(dict(weights))
+    def __init__(
+        self, weights: "Mapping[str, torch.Tensor]", device: "torch.device | str" = "cpu", dtype: str = "float32"
+    ) -> None:
+        import torch
 
-    def forward(self, pixels: Tensor) -> Tensor:
+        needed = {name: value for name, value in weights.items() if not name.endswith("num_batches_tracked")}
+        self._blocks = list(_blocks(needed))
+        names = {name for layer in self._layers() for name in layer}
+        if missing := sorted(names - needed.keys()):
+            raise ValueError(f"it lacks {missing[0]}")
+        if surplus := sorted(needed.keys() - names - set(_LEFT_OUT)):
+            raise ValueError(f"it has {surplus[0]} too")
+        self._weights = {name: needed[name].to(device, getattr(torch, dtype)) for name in names}
+
+    def _layers(self) -> Iterator[list[str]]:
+        """Names of the weights of each layer: a convolution's and its batch normalisation's."""
+        yield _names("_conv_stem", "_bn0")
+        for block in self._blocks:
+            if block.expands:
+                yield _names(f"{block.prefix}_expand_conv", f"{block.prefix}_bn0")
+            yield _names(f"{block.prefix}_depthwise_conv", f"{block.prefix}_bn1")
+            yield _names(f"{block.prefix}_project_conv", f"{block.prefix}_bn2")
+        yield _names("_conv_head", "_bn1")
+
+    def __call__(self, pixels: "torch.Tensor") -> "torch.Tensor":
         """The map of features.
 
         Args:
@@ -102,12 +71,51 @@ class EfficientNetLite(nn.Module):
         Returns:
             *Shape:* (batch, width, height / 32, width / 32).
         """
-        found = functional.relu6(self._bn0(self._conv_stem(pixels)))
-        for block in self._blocks:
-            found = block(found)
-        return functional.relu6(self._bn1(self._conv_head(found)))
+        from torch.nn.functional import relu6
+
+        found = relu6(self._layer("_conv_stem", "_bn0", pixels, stride=2))
+        for prefix, expands, stride, adds in self._blocks:
+            before = found
+            if expands:
+                found = relu6(self._layer(f"{prefix}_expand_conv", f"{prefix}_bn0", found))
+            found = relu6(self._layer(f"{prefix}_depthwise_conv", f"{prefix}_bn1", found, stride))
+            found = self._layer(f"{prefix}_project_conv", f"{prefix}_bn2", found)
+            found = found + before if adds else found
+        return relu6(self._layer("_conv_head", "_bn1", found))
+
+    def _layer(self, conv: str, norm: str, pixels: "torch.Tensor", stride: int = 1) -> "torch.Tensor":
+        """Convolution and batch normalisation, *Shape:* (batch, channels, rows, columns) of both maps."""
+        from torch.nn import functional
+
+        weight = self._weights[f"{conv}.weight"]
+        paddings: list[int] = []
+        for size, kernel in zip(pixels.shape[:1:-1], weight.shape[:1:-1], strict=True):
+            total = max((math.ceil(size / stride) - 1) * stride + kernel - size, 0)
+            paddings += [total // 2, total - total // 2]  # as TensorFlow: where the sum is odd, more behind
+        groups = pixels.shape[1] // weight.shape[1]
+        found = functional.conv2d(functional.pad(pixels, paddings), weight, stride=stride, groups=groups)
+        mean, variance, scale, shift = (self._weights[f"{norm}.{part}"] for part in _NORM)
+        return functional.batch_norm(found, mean, variance, scale, shift, eps=_EPSILON)
 
 
-def _below(weights: Mapping[str, Any], prefix: str) -> dict[str, Any]:
-    """The weights whose names begin with `prefix`, by the rest of their names."""
-    return {name.removeprefix(prefix): weights[name] for name in weights if name.startswith(prefix)}
+def _blocks(weights: "Mapping[str, torch.Tensor]") -> Iterator[_Block]:
+    """The blocks that weights are of, in order; one that is wider than the one before begins a stage.
+
+    Raises:
+        ValueError: there are more stages than an EfficientNet has.
+    """
+    number, stage, width = 0, -1, 0
+    while (name := f"_blocks.{number}._project_conv.weight") in weights:
+        wide, within = weights[name].shape[0], width
+        begins, width = wide != width, wide
+        stage += begins
+        if stage == len(_STAGE_STRIDES):
+            raise ValueError(f"its blocks have more than {len(_STAGE_STRIDES)} widths")
+        prefix = f"_blocks.{number}."
+        expands, stride = f"{prefix}_expand_conv.weight" in weights, _STAGE_STRIDES[stage] if begins else 1
+        yield _Block(prefix, expands, stride, adds=within == wide)
+        number += 1
+
+
+def _names(conv: str, norm: str) -> list[str]:
+    return [f"{conv}.weight", *(f"{norm}.{part}" for part in _NORM)]

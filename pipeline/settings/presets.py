@@ -104,7 +104,7 @@ def _drop_absent_extractors(settings: MutableMapping[str, Any], document: Mappin
     """Leave out the options of extractors that the file has none for: a few of them would be no whole set."""
     for kind in KINDS:
         for key in [key for key, value in settings.get(kind, {}).items() if isinstance(value, Mapping)]:
-            if key not in document[kind]:
+            if key not in document.get(kind, {}):
                 del settings[kind][key]
 
 

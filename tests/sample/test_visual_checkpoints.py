@@ -1,8 +1,9 @@
-"""The captioner and the detector that ship: ordinary small transformers checkpoints, good at the sample's pictures."""
+"""The captioner, the detector and the ResNet that ship: ordinary small checkpoints, good at the sample's pictures."""
 
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from transformers import (
@@ -11,16 +12,17 @@ from transformers import (
     AutoTokenizer,
     BlipForConditionalGeneration,
     BlipProcessor,
+    ResNetModel,
 )
 
-from sample import checkpoint_quality, render, training_pictures
+from sample import checkpoint_quality, render, train_resnet, training_pictures
 from sample.detector_losses import DenseLoss, one_query_a_thing, overlaps, settling_loss
 from sample.train_captioner import caption_tokens, processor
 from sample.train_detector import SIZE, STRIDES
 
 ROOT = Path(__file__).resolve().parents[2]
 CHECKPOINTS = ROOT / "checkpoints" / "sample"
-BLIP, DETECTOR = CHECKPOINTS / "blip", CHECKPOINTS / "detector"
+BLIP, DETECTOR, RESNET = CHECKPOINTS / "blip", CHECKPOINTS / "detector", CHECKPOINTS / "resnet"
 PICTURES = 64
 
 
@@ -29,7 +31,7 @@ def _offline(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
 
 
-@pytest.mark.parametrize("folder", [BLIP, DETECTOR], ids=lambda folder: folder.name)
+@pytest.mark.parametrize("folder", [BLIP, DETECTOR, RESNET], ids=lambda folder: folder.name)
 def test_weights_are_safetensors_and_the_folder_names_no_machine(folder: Path) -> None:
     names = {path.name for path in folder.iterdir()}
     assert {"model.safetensors", "config.json", "README.md"} <= names
@@ -64,6 +66,14 @@ def test_the_captioner_loads_and_generates_like_any_blip() -> None:
     assert ids[0, -1] == blip.tokenizer.sep_token_id  # it knows when to stop
 
 
+def test_the_resnet_loads_like_any_resnet_and_is_small() -> None:
+    model, loading = ResNetModel.from_pretrained(RESNET, output_loading_info=True)
+    assert not loading["missing_keys"]
+    assert not loading["unexpected_keys"]
+    assert model.config.hidden_sizes == train_resnet.config().hidden_sizes
+    assert sum(path.stat().st_size for path in RESNET.iterdir()) <= 4 * 2**20
+
+
 def test_every_caption_is_made_of_known_words() -> None:
     tokenizer = AutoTokenizer.from_pretrained(BLIP)
     assert tokenizer.get_vocab() == processor().tokenizer.get_vocab()
@@ -85,12 +95,39 @@ def test_quality_on_held_out_pictures() -> None:
         "objects": {"extractor": "transformers", "transformers": {"model": str(DETECTOR)}},
         "captions": {"extractor": "blip", "blip": {"model": str(BLIP)}},
         "ocr": {"extractor": "rapidocr", "rapidocr": {}},
+        "features": {"extractor": "resnet", "resnet": {"model": str(RESNET)}},
     }  # fmt: skip
     results = checkpoint_quality.measure(sections, PICTURES)
     assert results["objects"]["f1"] >= 0.85
     assert results["captions"]["exact"] >= 0.70
     assert results["captions"]["distinct_captions"] > 0.9 * PICTURES
     assert results["ocr"]["character_error_rate"] <= 0.08
+    assert results["features"]["scene"] >= 0.90  # fitted to 32 pictures
+
+
+def test_the_linear_probe_finds_what_is_in_the_features_and_nothing_in_noise() -> None:
+    pictures = list(training_pictures.pictures(render.HELD_OUT_SPACE, 80))
+    telling = []
+    for picture in pictures:
+        regions = np.zeros((4, len(render.SCENES) + len(render.CLASSES)), np.float16)
+        regions[:, render.SCENES.index(picture.spec.scene)] = 1
+        for thing in picture.spec.things:
+            regions[0, len(render.SCENES) + render.CLASSES.index(thing.label)] = 1
+        telling.append(regions)
+    scores = checkpoint_quality.probe_scores(telling, pictures)
+    assert scores["scene"] == 1.0
+    assert scores["things_f1"] > 0.9
+    noise = np.random.default_rng(0).normal(size=(80, 4, 26)).astype(np.float16)
+    assert checkpoint_quality.probe_scores(list(noise), pictures)["scene"] < 0.5
+
+
+def test_a_region_is_taught_the_thing_whose_box_its_centre_is_in() -> None:
+    labels = torch.tensor([[3, 5, -1, -1]])
+    boxes = torch.tensor([[[0.5, 0.5, 0.3, 0.15], [0.64, 0.5, 0.2, 0.5], [0.1, 0.1, 1.0, 1.0], [0.0, 0.0, 0.0, 0.0]]])
+    grid = train_resnet.shown(labels, boxes).reshape(7, 7)
+    assert grid[3].tolist() == [18, 18, 3, 3, 5, 18, 18]
+    assert grid[2].tolist() == [18, 18, 18, 18, 5, 18, 18]
+    assert grid[0].tolist() == [18] * 7
 
 
 def test_tag_scores_count_multisets() -> None:

