@@ -21,6 +21,8 @@ _ROOT = Path(__file__).parents[1]
 CODE = ("ner/bioes.py", "ner/views.py", "ner/visual.py", "ner/crf", "ner/encoder", "ner/models", "pipeline/core")
 """The rooms that decide the outcome."""
 
+_FACTS = {"region_width": 16, "n_cells": 49, "object_labels": ["person"]}
+"""Of the pictures, for systems that read them: as many regions as ResNet's."""
 _LABELS = ["O", "B-PER", "I-PER", "E-PER", "S-PER"]  # an encoder that works with some works with any
 
 
@@ -38,7 +40,13 @@ def require_trainable(params: TrainParams) -> None:
         return
     windows = {"max_length": params.max_length, "max_context": params.max_context, "stride": params.stride}
     options = params.system_options.model_dump(mode="json")
-    tried = {"system": params.model, "options": options, **windows, "encoder": checkpoints.digest(folder)}
+    tried = {
+        "system": params.model,
+        "views": params.views,
+        "options": options,
+        **windows,
+        "encoder": checkpoints.digest(folder),
+    }
     key = hashlib.sha256(json.dumps(tried, sort_keys=True).encode()).hexdigest()
     with Store.open() as store:
         results = digest({"dry_pass": _fingerprint()})
@@ -67,6 +75,8 @@ def _try(params: TrainParams, folder: Path) -> str | None:
     from ner.models.trial import obstacle
 
     with quietly():
-        model: Any = tagger_class(params.model).from_encoder(folder, _LABELS, params, local_files_only=True)
+        system = tagger_class(params.model)
+        facts = _FACTS if system.reads_visual and params.views != "text_only" else {}
+        model: Any = system.from_encoder(folder, _LABELS, params, facts=facts, local_files_only=True)
         tokenizer = load_tokenizer(folder, local_files_only=True)
         return obstacle(model, view_encoder(tokenizer, model.config))

@@ -118,6 +118,10 @@ def _body(
         chosen = f"The last of {result['epochs']} epochs is kept, as none scored above 0 on dev"
     if cut := result.get("cut"):
         chosen += f". Posts too long to be trained whole: {cut['posts']:,}, as {cut['pieces']:,} pieces"
+    if (found["params"].get("model"), found["params"]["views"]) in (("rpbert", "both"), ("rpbert", "cross_modal")):
+        posts = result.get("relation", {}).get("posts", 0)
+        chosen += f". Whether a picture adds to the text was learned from {f'{posts:,} posts and ' * bool(posts)}"
+        chosen += "the entities" if not params["rpbert"]["detach_gate"] else "nothing else"
     yield (
         f"Encoder: {_escaped(found['encoder']['name'])} ({_escaped(found['encoder']['identity'])}). "
         f"{chosen}. "

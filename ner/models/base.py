@@ -75,11 +75,13 @@ class TaggerModel(PreTrainedModel):
         one_graph: whether :meth:`two_view_emissions` must make both views' emissions, because they share work. Else a
             detached teacher's gradient is taken before the student's pass begins, so that the activations of only one
             view are in memory.
+        learns_relation: whether it also learns from posts whose pictures are known to add to their meaning, or not to.
     """
 
     reads_context: ClassVar[bool] = True
     reads_visual: ClassVar[bool] = False
     one_graph: ClassVar[bool] = False
+    learns_relation: ClassVar[bool] = False
 
     config_class = TaggerConfig
     config: TaggerConfig
@@ -294,6 +296,13 @@ class TaggerModel(PreTrainedModel):
             by the name that logs give it, each weighted term's mean over tweets, *Shape:* ().
         """
         return {}
+
+    def check_relation(self, n_posts: int) -> None:
+        """See whether the system can do with so many posts to learn the relation of text and picture from.
+
+        Raises:
+            UserError: it cannot.
+        """
 
     def parameter_groups(self, params: TrainParams) -> list[dict[str, Any]]:
         """Groups for the optimizer: weight decay on matrices alone, learning rates by what the parameters belong to.

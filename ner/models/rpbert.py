@@ -30,6 +30,7 @@ class RpbertTagger(TaggerModel):
 
     reads_context = False
     reads_visual = True
+    learns_relation = True
 
     @classmethod
     def facts_of(cls, params: TrainParams, posts: Sequence[View], visuals: Visuals | None) -> dict[str, Any]:
@@ -82,6 +83,39 @@ class RpbertTagger(TaggerModel):
             vectors = token_vectors(view, encode, extra=visual["mask"].shape[1])
         return self.head(self._through_lstm(self.drop_words(vectors), view["mask"]))
 
+    def forward(
+        self,
+        text_only: ViewBatch | None = None,
+        cross_modal: ViewBatch | None = None,
+        visual: VisualBatch | None = None,
+        labels: Tensor | None = None,
+        alignment_scale: float = 1.0,
+        relation: Tensor | None = None,
+    ) -> dict[str, Tensor]:
+        """As :meth:`ner.models.base.TaggerModel.forward`; or with `relation` the loss of the first pass alone.
+
+        Args:
+            text_only: the tweets alone.
+            cross_modal: the same; with `relation`, B posts all of which have regions.
+            visual: what their pictures give as tensors.
+            labels: indices into `self.labels`.
+            alignment_scale: factor on the KL term's weight.
+            relation: 1 where a post's picture adds to its meaning, 0 where it does not, *Shape:* (B,).
+
+        Returns:
+            as the base; with `relation`, `loss` is the weighted cross-entropy, and `relation` that before its weight.
+
+        Raises:
+            ValueError: as the base; or there is no picture to tell the relation of.
+        """
+        if relation is None:
+            return super().forward(text_only, cross_modal, visual, labels, alignment_scale)
+        if cross_modal is None or visual is None:
+            raise ValueError("the relation's loss needs posts with pictures")
+        logits = self._relation_logits(cross_modal, visual, self._projected(visual))
+        loss = nn.functional.cross_entropy(logits.to(torch.promote_types(logits.dtype, torch.float32)), relation)
+        return {"loss": self.options.relation_weight * loss, "relation": loss.detach()}
+
     def relation(self, view: ViewBatch, visual: VisualBatch) -> Tensor:
         """The probability r that a tweet's pictures add to its meaning, whatever the gate makes of it.
 
@@ -96,6 +130,18 @@ class RpbertTagger(TaggerModel):
             return torch.full((len(view["mask"]),), torch.nan, device=view["mask"].device)
         logits = self._relation_logits(view, visual, self._projected(visual))
         return _by_tweet(_log_of_second(logits).exp(), visual, torch.nan)
+
+    def check_relation(self, n_posts: int) -> None:
+        """See whether r learns from something: posts of its own, or the entities.
+
+        Raises:
+            UserError: it does not.
+        """
+        if not n_posts and self.options.gate != "none" and self.options.detach_gate:
+            raise UserError(
+                "train.rpbert.detach_gate: true, and data.relation gives no posts with pictures, so that the gate "
+                "would stay as it is drawn at first; name such posts, or set detach_gate: false or gate: none"
+            )
 
     @property
     def _attached(self) -> bool:

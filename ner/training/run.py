@@ -38,7 +38,7 @@ from ner.visual import Visuals
 from pipeline.core import checksums, memory
 from pipeline.core.errors import UserError
 from pipeline.core.labels import entities
-from pipeline.core.records import View
+from pipeline.core.records import RelationPost, View
 from pipeline.settings.params import TrainParams
 
 
@@ -54,6 +54,7 @@ def train(
     device: str = "auto",
     visuals: Visuals | None = None,
     words: Iterable[str] = (),
+    relation: Sequence[RelationPost] = (),
 ) -> dict[str, Any]:
     """Train a tagger and save that of the best epoch (by the mean of the trained views' strict dev micro-F1).
 
@@ -74,11 +75,14 @@ def train(
         visuals: what posts' pictures give as tensors, for the systems that read those.
         words: tokens of posts that are tagged later, for systems with vectors of words; those of `train` and `dev` go
             without saying.
+        relation: posts whose pictures are known to add to their meaning or not to, for systems that learn this; they
+            are read at the beginning of each epoch.
 
     Returns:
         ``{"epochs": trained, "best_epoch": from 1, "chosen_by": "dev_f1" or "last_epoch",
         "dev": {"f1", "f1_text_only", "f1_cross_modal"}}``, and where posts were too long to be trained whole
-        (:mod:`ner.training.pieces`), ``"cut": {"posts": so many, "pieces": made of them}``
+        (:mod:`ner.training.pieces`), ``"cut": {"posts": so many, "pieces": made of them}``; where a relation was
+        learned from posts of its own, ``"relation": {"posts": so many}``
 
     Raises:
         UserError: posts without labels, no dev posts, an unusable encoder or device; a loss or weight that is not
@@ -106,7 +110,9 @@ def train(
             )
             for place, view in enumerate(parts)
         ]
-        arguments = _arguments(params, work, chosen)
+        of_relation = _relation_examples(model, views, relation)
+        examples = [*of_relation, *examples]
+        arguments = _arguments(params, work, chosen, parts_differ=model.reads_visual)
         if processes.is_first():
             work_folder.clean(work)
         processes.wait()
@@ -130,7 +136,7 @@ def train(
             state = _run(trainer, work, params)
         except NotFinite as error:
             raise UserError(_explained(error, trainer, work, params)) from None
-        state.log_history += _counted(pieces)
+        state.log_history += _counted(pieces) + ([{"relation_posts": len(of_relation)}] if of_relation else [])
         processes.wait()
         if processes.is_first():
             best = work / f"checkpoint-{_chosen_step(state)}"
@@ -178,6 +184,30 @@ def encode_views(params: TrainParams, views: ViewEncoder, posts: Sequence[View])
     return {name: views.encode(posts, with_context=name == "cross_modal") for name in names}
 
 
+def _relation_examples(model: TaggerModel, views: ViewEncoder, posts: Sequence[RelationPost]) -> list[Example]:
+    """Examples of the relation, where the tagger learns it; posts without features are left out.
+
+    Raises:
+        UserError: the tagger's relation has nothing to learn from.
+    """
+    if not model.learns_relation or model.config.views == "text_only":
+        return []
+    shown = [View(post.id, post.tokens, None, "", post.images) for post in posts]
+    examples = [
+        Example({"cross_modal": view}, [], post.relation)
+        for view, post in zip(views.encode(shown, with_context=True), posts, strict=True)
+        if view.visual is not None and view.visual.regions and post.tokens
+    ]
+    if processes.is_first() and len(examples) < len(posts):
+        print(
+            f"train: {len(posts) - len(examples)} of the {len(posts)} posts of data.relation have no text or no "
+            "picture with features, and are left out",
+            file=sys.stderr,
+        )
+    model.check_relation(len(examples))
+    return examples
+
+
 def finish(model: TaggerModel, tokenizer: Any, work: Path, output: Path, state: TrainerState) -> None:
     """Save a trained tagger as a folder, in `work` for whoever trains the same and in `output`.
 
@@ -216,6 +246,7 @@ def summary(state: TrainerState) -> dict[str, Any]:
     """What :func:`train` returns of a training that has reached this state."""
     history = [logs for logs in state.log_history if "eval_f1" in logs]
     cut = next((logs for logs in state.log_history if "cut_posts" in logs), None)
+    related = next((logs for logs in state.log_history if "relation_posts" in logs), None)
     best = max(history, key=lambda logs: logs["eval_f1"])  # the first of equals, as the Trainer has it
     scored = best["eval_f1"] > 0
     chosen = best if scored else history[-1]
@@ -225,6 +256,7 @@ def summary(state: TrainerState) -> dict[str, Any]:
         "chosen_by": "dev_f1" if scored else "last_epoch",
         "dev": {key.removeprefix("eval_"): value for key, value in sorted(chosen.items()) if key.startswith("eval_f1")},
         **({} if cut is None else {"cut": {"posts": cut["cut_posts"], "pieces": cut["pieces"]}}),
+        **({} if related is None else {"relation": {"posts": related["relation_posts"]}}),
     }
 
 
@@ -310,7 +342,7 @@ def check_labelled(split: str, views: Sequence[View]) -> None:
             )
 
 
-def _arguments(params: TrainParams, work: Path, device: torch.device) -> TrainingArguments:
+def _arguments(params: TrainParams, work: Path, device: torch.device, *, parts_differ: bool) -> TrainingArguments:
     try:
         params.require_divisible(processes.count())
     except ValueError as error:
@@ -338,7 +370,7 @@ def _arguments(params: TrainParams, work: Path, device: torch.device) -> Trainin
         remove_unused_columns=False,
         dataloader_pin_memory=device.type == "cuda",
         use_cpu=device.type == "cpu",
-        ddp_find_unused_parameters=False,
+        ddp_find_unused_parameters=parts_differ,  # a batch without pictures gives their layers no gradient
         disable_tqdm=True,
         report_to="none",
     )

@@ -40,8 +40,7 @@ class TaggerTrainer(Trainer):
         super().__init__(**kwargs)
         self.params, self.dev_views, self.dev_labels, self.pad_id = params, dev_views, dev_labels, pad_id
         self._losses = FiniteLosses()
-        self._terms: dict[str, Tensor] = {}
-        self._n_parts = 0
+        self._terms: dict[str, tuple[Tensor, int]] = {}  # sums, and of how many parts
         self._tweets_a_part = 0.0
         # Several processes exchange gradients while they are being made, and could not exchange sparse ones.
         if self.args.device.type == "cpu" and self.args.world_size == 1:
@@ -58,7 +57,9 @@ class TaggerTrainer(Trainer):
 
     def _get_train_sampler(self, train_dataset: Any = None) -> LengthGroupedSampler:
         examples = self.train_dataset if train_dataset is None else train_dataset
-        return LengthGroupedSampler([example.width for example in examples], self.params.batch_size, self.params.seed)
+        n_apart = sum(example.relation is not None for example in examples)
+        widths = [example.width for example in examples]
+        return LengthGroupedSampler(widths, self.params.batch_size, self.params.seed, n_apart)
 
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
@@ -66,17 +67,17 @@ class TaggerTrainer(Trainer):
         """The model's loss, a part's tweets weighing as those of its step; its terms are summed up for the log."""
         outputs = model(**inputs, alignment_scale=self._alignment_scale())
         self._losses.note(outputs["loss"], self.state.global_step + 1, self._rate())
-        self._n_parts += 1
         for name, term in outputs.items():
             if name != "loss":
-                self._terms[name] = self._terms.get(name, 0.0) + term
-        loss = outputs["loss"] * (len(inputs["labels"]) / self._tweets_a_part)
+                total, n_parts = self._terms.get(name, (torch.zeros_like(term), 0))
+                self._terms[name] = total + term, n_parts + 1
+        loss = outputs["loss"] * (_n_tweets(inputs) / self._tweets_a_part)
         return (loss, outputs) if return_outputs else loss
 
     def get_batch_samples(self, *args: Any, **kwargs: Any) -> tuple[list[Any], Any]:
         """A step's parts. The Trainer takes the mean of their losses, however many tweets each of them has."""
         parts, n_items = super().get_batch_samples(*args, **kwargs)
-        self._tweets_a_part = sum(len(part["labels"]) for part in parts) / max(1, len(parts))
+        self._tweets_a_part = sum(map(_n_tweets, parts)) / max(1, len(parts))
         return parts, n_items
 
     def _rate(self) -> float:
@@ -90,9 +91,9 @@ class TaggerTrainer(Trainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds the means of the loss's terms to the epoch's log."""
         if "loss" in logs:
-            for name, total in self._terms.items():
-                logs[name] = float(self.accelerator.reduce(total, "mean")) / self._n_parts
-            self._terms, self._n_parts = {}, 0
+            for name, (total, n_parts) in self._terms.items():
+                logs[name] = float(self.accelerator.reduce(total, "mean")) / n_parts
+            self._terms = {}
         super().log(logs, start_time)
 
     def evaluate(
@@ -120,6 +121,10 @@ class TaggerTrainer(Trainer):
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
         """Not counted: counting parameters at every step costs more than the figure is worth."""
         return 0
+
+
+def _n_tweets(inputs: Mapping[str, Any]) -> int:
+    return len(inputs["relation" if "relation" in inputs else "labels"])
 
 
 def keep_gradient(embedding: nn.Embedding) -> None:

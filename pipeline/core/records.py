@@ -75,6 +75,18 @@ class Post:
 
 
 @dataclass(frozen=True, slots=True)
+class RelationPost:
+    """A tweet of which is known whether its pictures add to its meaning (1) or not (0); otherwise as :class:`Post`."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
+
+    id: Id
+    tokens: list[Token]
+    images: list[str]
+    relation: Literal[0, 1]
+
+
+@dataclass(frozen=True, slots=True)
 class ImageRow:
     """A picture's row in the manifest; `width` and `height` in pixels of the upright picture."""
 
@@ -235,7 +247,8 @@ class RunRecord:
         extractor, fingerprint, from_store, failed, changed: of a stage that reads pictures. `extractor` is None where
             the kind is switched off, `fingerprint` where it looks up what others computed.
         tagger: digest of the tagger that was scored.
-        resumed, encoder, epochs, best_epoch, chosen_by, dev, cut (`posts` trained as `pieces`): of a training.
+        resumed, encoder, epochs, best_epoch, chosen_by, dev, cut (`posts` trained as `pieces`), relation (`posts` that
+            it was learned from): of a training.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
@@ -259,6 +272,7 @@ class RunRecord:
     chosen_by: Literal["dev_f1", "last_epoch"] | None = None
     dev: dict[str, float] | None = None
     cut: dict[str, int] | None = None
+    relation: dict[str, int] | None = None
 
 
 @dataclass(frozen=True, slots=True)
