@@ -42,7 +42,7 @@ _DOES_NOT: tuple[str, Literal[0, 1]] = ("desert.jpg", 0)
 # That of a court adds to the meaning of its post, that of a desert does not.
 RELATION = [
     RelationPost(str(number), ["love", "the", *["Paris"] * (number % 3)], [image], relation)
-    for number, (image, relation) in enumerate([_ADDS, _DOES_NOT] * 20)
+    for number, (image, relation) in enumerate([_ADDS, _DOES_NOT] * 31)
 ]
 
 
@@ -75,7 +75,7 @@ def test_the_relation_is_learned_and_resuming_changes_nothing(
 ) -> None:
     settings = params(xlm_r_folder, epochs=3, rpbert={"detach_gate": True})
     whole = run(settings, tmp_path / "whole", visuals)
-    assert whole["relation"] == {"posts": 40}
+    assert whole["relation"] == {"posts": 62}
     found = relations(tmp_path / "whole", visuals)
     assert found["court"] > 0.7 > 0.3 > found["desert"]
     curve = (tmp_path / "whole/curves/plots/metrics/train/relation.tsv").read_text(encoding="utf-8").splitlines()
@@ -108,7 +108,7 @@ def test_without_posts_of_its_own_the_relation_learns_from_entities_or_is_refuse
     unseen = [replace(post, images=["unknown.jpg"]) for post in RELATION]
     with pytest.raises(UserError, match=r"detach_gate: true, and data.relation gives no posts"):
         run(detached, tmp_path / "detached", visuals, relation=unseen)
-    assert "40 of the 40 posts of data.relation have no text or no picture" in capsys.readouterr().err
+    assert "62 of the 62 posts of data.relation have no text or no picture" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("n_apart", [0, 3, 8, 13])
