@@ -253,6 +253,7 @@ def _of_subtokens(view: ViewBatch) -> ViewBatch:
         **view,
         "rows": places // width,
         "positions": places % width,
+        "ends": places % width + 1,
         "mask": view["attention_mask"] != 0,
         "tokens": view["places"],
     }
