@@ -41,8 +41,12 @@ class Scorer(Protocol):
     def emissions(self, view: ViewBatch, visual: VisualBatch | None = None) -> Tensor:
         """Label scores of every token, *Shape:* (B, L, n_labels)."""
 
-    def relation(self, view: ViewBatch, visual: VisualBatch) -> Tensor | None:
-        """How likely pictures add to the tweets' meaning, NaN without any, *Shape:* (B,); None: it is not asked."""
+    @property
+    def asks_relation(self) -> bool:
+        """Whether there is a :meth:`relation`."""
+
+    def relation(self, view: ViewBatch, visual: VisualBatch | None) -> Tensor:
+        """How likely pictures add to the tweets' meaning, NaN without any, *Shape:* (B,)."""
 
 
 def decode(
@@ -106,16 +110,14 @@ def _collected(encoded: Sequence[EncodedView], batches: Iterable[list[int]]) -> 
 def relations(model: Scorer, encoded: Sequence[EncodedView], pad_id: int, batch_size: int) -> list[float | None]:
     """How likely each view's pictures add to its meaning; None without a picture, and where the tagger does not ask."""
     found: list[float | None] = [None] * len(encoded)
-    with_pictures = [index for index, view in enumerate(encoded) if view.visual is not None]
-    for some in length_sorted_batches([encoded[index] for index in with_pictures], batch_size):
-        indices = [with_pictures[place] for place in some]
-        visual = collate_visuals([encoded[index].visual for index in indices])
-        assert visual is not None, "each has a picture"
-        batch = moved(collate([encoded[index] for index in indices], pad_id), model.device)
+    if not model.asks_relation:
+        return found
+    for indices in length_sorted_batches(encoded, batch_size):
+        views = [encoded[index] for index in indices]
+        visual = collate_visuals([view.visual for view in views])
+        batch = moved(collate(views, pad_id), model.device)
         with torch.inference_mode():
-            values = model.relation(batch, moved(visual, model.device))
-        if values is None:
-            break
+            values = model.relation(batch, None if visual is None else moved(visual, model.device))
         for index, value in zip(indices, values.tolist(), strict=True):
             found[index] = None if math.isnan(value) else value
     return found

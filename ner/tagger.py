@@ -113,7 +113,7 @@ class Tagger:
         Returns:
             a probability for each post; None without a picture, and for systems that have no relation.
         """
-        if not self.reads_visual:
+        if not self.model.asks_relation:
             return [None] * len(views)
         encoded = self.encoder.encode(views, with_context=True)
         return relations(self.model, encoded, self.encoder.pad_id, batch_size)

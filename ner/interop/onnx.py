@@ -55,7 +55,7 @@ class OnnxTagger:
     """
 
     def __init__(self, session: onnxruntime.InferenceSession, name: str, config: TaggerConfig, n_threads: int) -> None:
-        self.name, self.config, self.reads_visual = name, config, False
+        self.name, self.config, self.reads_visual, self.asks_relation = name, config, False, False
         self.session, self.labels, self.device = session, list(config.tag_labels or ()), torch.device("cpu")
         self.n_threads, self._threads = n_threads, ThreadPoolExecutor(n_threads)
         self.crf = LinearChainCRF(len(self.labels), allowed_transitions(self.labels), config.exclude_forbidden)
@@ -83,8 +83,9 @@ class OnnxTagger:
             emissions[tokens] = values
         return emissions
 
-    def relation(self, view: ViewBatch, visual: VisualBatch) -> None:
-        """None: the graph asks for no relation."""
+    def relation(self, view: ViewBatch, visual: VisualBatch | None) -> Tensor:
+        """The graph is that of the text-only view, which asks for none."""
+        raise NotImplementedError
 
     def _run(self, inputs: dict[str, Any]) -> Tensor:
         return self.run(inputs, self.name, "export the tagger again, or tag with the tagger itself")

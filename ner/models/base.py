@@ -237,17 +237,22 @@ class TaggerModel(PreTrainedModel):
         """
         raise NotImplementedError
 
-    def relation(self, view: ViewBatch, visual: VisualBatch) -> Tensor | None:
-        """How likely a tweet's pictures add to its meaning, for systems that ask that; None by default.
+    @property
+    def asks_relation(self) -> bool:
+        """Whether it asks how likely a tweet's pictures add to its meaning (:meth:`relation`); by default not."""
+        return False
+
+    def relation(self, view: ViewBatch, visual: VisualBatch | None) -> Tensor:
+        """How likely a tweet's pictures add to its meaning, for systems that ask that.
 
         Args:
-            view: B tweets.
+            view: B tweets, as the cross-modal view reads them.
             visual: what their pictures give as tensors.
 
         Returns:
             probabilities, NaN for a tweet without a picture, *Shape:* (B,).
         """
-        return None
+        raise NotImplementedError
 
     def two_view_emissions(
         self, text_only: ViewBatch, cross_modal: ViewBatch, visual: VisualBatch | None = None
@@ -303,6 +308,14 @@ class TaggerModel(PreTrainedModel):
         Raises:
             UserError: it cannot.
         """
+
+    def alignment_weights(self) -> Tensor | None:
+        """How much each tweet's alignment counts, asked once after its cross-modal emissions; None by default: 1 each.
+
+        Returns:
+            weights, without gradient, *Shape:* (B,).
+        """
+        return None
 
     def parameter_groups(self, params: TrainParams) -> list[dict[str, Any]]:
         """Groups for the optimizer: weight decay on matrices alone, learning rates by what the parameters belong to.
@@ -394,9 +407,13 @@ class TaggerModel(PreTrainedModel):
         )
         if self.one_graph or not config.detach_teacher or self._is_small(text_only, cross_modal):
             student, teacher = self.two_view_emissions(text_only, cross_modal, visual)
-            loss, terms = objective.of_both(student, teacher, labels, mask, detach_teacher=config.detach_teacher)
+            weights = self.alignment_weights()
+            loss, terms = objective.of_both(
+                student, teacher, labels, mask, weights, detach_teacher=config.detach_teacher
+            )
             return self._with_extra(loss, terms, labels, text_only, cross_modal)
-        loss, terms, target = objective.of_teacher(self.emissions(cross_modal, visual), labels, mask)
+        emissions = self.emissions(cross_modal, visual)
+        loss, terms, target = objective.of_teacher(emissions, labels, mask, self.alignment_weights())
         loss, terms = self._with_extra(loss, terms, labels, None, cross_modal)
         taught = gradient_taken(loss, self.parameters())
         loss, of_student = objective.of_student(self.emissions(text_only), target, labels, mask)

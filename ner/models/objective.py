@@ -20,6 +20,8 @@ class Target:
     """*Shape:* (batch, length, n_labels)."""
     log_marginals: Tensor
     """-inf where impossible and on padding, *Shape:* (batch, length, n_labels)."""
+    weights: Tensor | None = None
+    """how much each tweet's alignment counts, without gradient, *Shape:* (batch,); None: 1 each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +41,14 @@ class Objective:
     weight_alignment: float
 
     def of_both(
-        self, student: Tensor, teacher: Tensor, labels: Tensor, mask: Tensor, *, detach_teacher: bool
+        self,
+        student: Tensor,
+        teacher: Tensor,
+        labels: Tensor,
+        mask: Tensor,
+        weights: Tensor | None = None,
+        *,
+        detach_teacher: bool,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The whole loss, both views in one recursion.
 
@@ -48,6 +57,7 @@ class Objective:
             teacher: emissions of the cross-modal view.
             labels: gold labels' indices.
             mask: True on tokens.
+            weights: how much each tweet's alignment counts, *Shape:* (batch,); None: 1 each.
             detach_teacher: whether the alignment moves the student alone.
         """
         log_likelihood, student_log_marginals, teacher_log_marginals = self.crf.two_views(
@@ -56,16 +66,18 @@ class Objective:
         nll_text_only, nll_cross_modal = -log_likelihood.mean(1)
         loss = self.weight_text_only * nll_text_only + self.weight_cross_modal * nll_cross_modal
         terms = {"nll_text_only": nll_text_only, "nll_cross_modal": nll_cross_modal}
-        target = Target(teacher.detach() if detach_teacher else teacher, teacher_log_marginals)
+        target = Target(teacher.detach() if detach_teacher else teacher, teacher_log_marginals, weights)
         return self._aligned(loss, terms, student, student_log_marginals, target, mask)
 
-    def of_teacher(self, teacher: Tensor, labels: Tensor, mask: Tensor) -> tuple[Tensor, dict[str, Tensor], Target]:
+    def of_teacher(
+        self, teacher: Tensor, labels: Tensor, mask: Tensor, weights: Tensor | None = None
+    ) -> tuple[Tensor, dict[str, Tensor], Target]:
         """The cross-modal view's part, and what a detached teacher gives its student."""
         log_likelihood, log_marginals = self.crf.log_likelihood_and_marginals(
             teacher, labels, mask, detach_marginals=True
         )
         nll = -log_likelihood.mean()
-        return self.weight_cross_modal * nll, {"nll_cross_modal": nll}, Target(teacher.detach(), log_marginals)
+        return self.weight_cross_modal * nll, {"nll_cross_modal": nll}, Target(teacher.detach(), log_marginals, weights)
 
     def of_student(
         self, student: Tensor, target: Target, labels: Tensor, mask: Tensor
@@ -90,6 +102,7 @@ class Objective:
         if self.alignment == "none":
             return loss, terms
         views = TwoViews(target.emissions, student, target.log_marginals, log_marginals, mask)
-        divergence = FORMS[self.alignment](self.crf, views, self.temperature).mean()
+        divergences = FORMS[self.alignment](self.crf, views, self.temperature)
+        divergence = (divergences if target.weights is None else target.weights * divergences).mean()
         loss = loss + self.weight_alignment * self.temperature**2 * divergence
         return loss, {**terms, "alignment": divergence}

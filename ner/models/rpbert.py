@@ -116,7 +116,12 @@ class RpbertTagger(TaggerModel):
         loss = nn.functional.cross_entropy(logits.to(torch.promote_types(logits.dtype, torch.float32)), relation)
         return {"loss": self.options.relation_weight * loss, "relation": loss.detach()}
 
-    def relation(self, view: ViewBatch, visual: VisualBatch) -> Tensor:
+    @property
+    def asks_relation(self) -> bool:
+        """Whether it has learned with features."""
+        return self.relation_head is not None
+
+    def relation(self, view: ViewBatch, visual: VisualBatch | None) -> Tensor:
         """The probability r that a tweet's pictures add to its meaning, whatever the gate makes of it.
 
         Args:
@@ -126,7 +131,7 @@ class RpbertTagger(TaggerModel):
         Returns:
             r, NaN for a tweet without regions, *Shape:* (B,).
         """
-        if not len(visual["pictured"]):
+        if visual is None or not len(visual["pictured"]):
             return torch.full((len(view["mask"]),), torch.nan, device=view["mask"].device)
         logits = self._relation_logits(view, visual, self._projected(visual))
         return _by_tweet(_log_of_second(logits).exp(), visual, torch.nan)

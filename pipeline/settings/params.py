@@ -177,6 +177,14 @@ class ItaParams(Section):
     """What ITA alone has: its cross-modal view is the tweet with its picture's context as text."""
 
     context_dropout: LessThanOne = 0.0
+    gate: Literal["none", "soft", "hard"] = "none"
+    weigh_alignment: bool = False
+
+    @model_validator(mode="after")
+    def _has_a_relation(self) -> "ItaParams":
+        if self.weigh_alignment and self.gate == "none":
+            raise ValueError("weigh_alignment: true weighs by the relation that a gate asks; set gate: soft or hard")
+        return self
 
 
 class RpbertParams(Section):

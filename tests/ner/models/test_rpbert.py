@@ -306,7 +306,7 @@ def test_without_regions_a_view_is_the_text_only_one_bit_for_bit(xlm_r_folder: P
     text = model.emissions(batch)
     assert torch.equal(text, model.emissions(batch, collate_visuals([None, nothing] * 3)))
     assert torch.equal(text, blind.emissions(batch))
-    assert model.relation(batch, collate_visuals([nothing] * 6)).isnan().all()  # type: ignore[arg-type]
+    assert model.relation(batch, collate_visuals([nothing] * 6)).isnan().all()
 
 
 @torch.no_grad()
