@@ -90,7 +90,7 @@ def write_rt_detr(folder: Path) -> Path:
 
 def write_resnet(folder: Path) -> Path:
     """ResNet-152 with random weights."""
-    from transformers import ConvNextImageProcessorPil, ResNetConfig, ResNetModel
+    from transformers import BlipImageProcessorPil, ResNetConfig, ResNetModel
 
     torch.manual_seed(0)
     model = ResNetModel(ResNetConfig(depths=[3, 8, 36, 3]))
@@ -100,7 +100,7 @@ def write_resnet(folder: Path) -> Path:
                 values.fill_(0.2)  # else fifty blocks that add up leave the range of float16
     model.save_pretrained(folder)
     size = {"height": 224, "width": 224}
-    ConvNextImageProcessorPil(size=size, resample=Image.Resampling.BILINEAR).save_pretrained(folder)
+    BlipImageProcessorPil(size=size, resample=Image.Resampling.BILINEAR).save_pretrained(folder)
     return folder
 
 
@@ -171,9 +171,9 @@ def object_loop(model: Path, device: str, dtype: str) -> Callable[[Pictures], li
 
 def feature_loop(model: Path, device: str, dtype: str) -> Callable[[Pictures], list[Any]]:
     """The same for features."""
-    from transformers import ConvNextImageProcessorPil, ResNetModel
+    from transformers import BlipImageProcessorPil, ResNetModel
 
-    processor = ConvNextImageProcessorPil.from_pretrained(model)
+    processor = BlipImageProcessorPil.from_pretrained(model)
     network = ResNetModel.from_pretrained(model, dtype=getattr(torch, dtype)).to(device).eval()
 
     def read(picture: Image.Image, pixels: torch.Tensor) -> Any:
