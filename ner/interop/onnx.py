@@ -31,6 +31,7 @@ from pipeline.core.errors import UserError
 from pipeline.core.machine import is_out_of_memory
 
 INPUTS = ("input_ids", "attention_mask", "firsts")  # see ner.models.base.TaggerModel.token_emissions
+WORDS = "words"  # behind them, where the tagger has a table of word vectors
 SCORES = ("transitions", "start", "stop")  # see ner.crf.chain.LinearChainCRF
 OPSET = 23  # the first with attention as one operator
 # onnxruntime's fused addition and layer norm, or bias and GELU, take longer on a CPU than the two apart.
@@ -60,7 +61,8 @@ class OnnxTagger:
         self.n_threads, self._threads = n_threads, ThreadPoolExecutor(n_threads)
         self.crf = LinearChainCRF(len(self.labels), allowed_transitions(self.labels), config.exclude_forbidden)
         ones = torch.ones(1, 1, dtype=torch.long)
-        scores = self.session.run(SCORES, _arrays(ones, ones, torch.zeros(1, dtype=torch.long)))
+        words = [ones] if _has_words(config) else []
+        scores = self.session.run(SCORES, _arrays(ones, ones, torch.zeros(1, dtype=torch.long), *words))
         self.crf.load_state_dict(self.crf.state_dict() | dict(zip(SCORES, map(torch.from_numpy, scores), strict=True)))
 
     def emissions(self, batch: ViewBatch, visual: VisualBatch | None = None) -> Tensor:
@@ -126,11 +128,17 @@ def _inputs(batch: ViewBatch, windows: Tensor, tokens: Tensor) -> dict[str, Any]
     mask = batch["attention_mask"][windows]
     width = int(mask.sum(1).max())
     firsts = (batch["rows"][tokens] - windows[0]) * width + batch["positions"][tokens]
-    return _arrays(batch["input_ids"][windows, :width], mask[:, :width], firsts)
+    words = [batch["words"][windows, :width]] if "words" in batch else []
+    return _arrays(batch["input_ids"][windows, :width], mask[:, :width], firsts, *words)
 
 
 def _arrays(*inputs: Tensor) -> dict[str, Any]:
-    return {name: tensor.numpy() for name, tensor in zip(INPUTS, inputs, strict=True)}
+    return {name: tensor.numpy() for name, tensor in zip((*INPUTS, WORDS), inputs, strict=False)}
+
+
+def _has_words(config: TaggerConfig) -> bool:
+    """Whether the graph takes rows of the tagger's table of word vectors."""
+    return (config.facts or {}).get("words") is not None
 
 
 def load(folder: Path) -> tuple[OnnxTagger, ViewEncoder]:
@@ -181,7 +189,12 @@ def export(tagger: str | Path, folder: str | Path) -> Path:
     # More than one of everything: a dimension of one would be taken for a constant.
     ids = torch.full((3, 9), 4)
     windows, width = torch.export.Dim("windows"), torch.export.Dim("width", max=model.config.max_length)
-    dimensions = ({0: windows, 1: width}, {0: windows, 1: width}, {0: torch.export.Dim("tokens")})
+    dimensions = [{0: windows, 1: width}, {0: windows, 1: width}, {0: torch.export.Dim("tokens")}]
+    inputs, names = [ids, torch.ones_like(ids), torch.arange(5)], list(INPUTS)
+    if _has_words(model.config):
+        dimensions.append({0: windows, 1: width})
+        inputs.append(torch.zeros_like(ids))
+        names.append(WORDS)
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as temporary:
         written = Path(temporary, target.name)
@@ -190,12 +203,12 @@ def export(tagger: str | Path, folder: str | Path) -> Path:
             with torch.inference_mode(False), torch.no_grad(), _quiet_export():
                 program = torch.onnx.export(
                     graph,
-                    (ids, torch.ones_like(ids), torch.arange(5)),
+                    tuple(inputs),
                     dynamo=True,
                     opset_version=OPSET,
-                    input_names=INPUTS,
+                    input_names=names,
                     output_names=["emissions", *SCORES],
-                    dynamic_shapes=dimensions,
+                    dynamic_shapes={"inputs": tuple(dimensions)},
                     verbose=False,
                 )
         except Exception as error:  # torch's exporter's own, and whatever it meets in an encoder's code
@@ -254,10 +267,12 @@ def _compare(model: TaggerModel, exported: OnnxTagger, source: Path) -> None:
         mask = torch.ones_like(ids)
         for row in range(1, windows):
             mask[row, max(1, width - row) :] = 0
-        firsts = mask.flatten().nonzero()[:, 0]
+        inputs = [ids, mask, mask.flatten().nonzero()[:, 0]]
+        if _has_words(model.config):
+            inputs.append(torch.randint(len((model.config.facts or {})["words"]), ids.shape, generator=generator))
         with torch.inference_mode():
-            wanted = model.token_emissions(ids, mask, firsts)
-        found = exported.run(_arrays(ids, mask, firsts), f"{source}: {_encoder(model)} cannot be exported", _STAY)
+            wanted = model.token_emissions(*inputs)
+        found = exported.run(_arrays(*inputs), f"{source}: {_encoder(model)} cannot be exported", _STAY)
         if not float((found - wanted).abs().max()) <= _CLOSE * max(1.0, float(wanted.abs().max())):
             raise UserError(
                 f"{source}: the graph of {_encoder(model)} gives other scores than the tagger on {windows} windows of "
@@ -270,8 +285,8 @@ class _Graph(nn.Module):
         super().__init__()
         self.tagger = tagger
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor, firsts: Tensor) -> tuple[Tensor, ...]:
-        crf, emissions = self.tagger.crf, self.tagger.token_emissions(input_ids, attention_mask, firsts)
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        crf, emissions = self.tagger.crf, self.tagger.token_emissions(*inputs)
         # A graph's output must be computed: `+ 0.0` stays in it as a constant.
         return emissions, crf.transitions + 0.0, crf.start + 0.0, crf.stop + 0.0
 

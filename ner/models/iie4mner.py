@@ -175,6 +175,25 @@ class Iie4mnerTagger(TaggerModel):
             other = fused + self.fuse_picture(self._seen(text, text_only, visual))
         return self._emitted(fused, text_only, mask), self._emitted(other, text_only, mask)
 
+    def token_emissions(
+        self, input_ids: Tensor, attention_mask: Tensor, firsts: Tensor, words: Tensor | None = None
+    ) -> Tensor:
+        """As :meth:`ner.models.base.TaggerModel.token_emissions`.
+
+        Args:
+            input_ids: sub-tokens of W windows, *Shape:* (W, S).
+            attention_mask: 1 on sub-tokens, 0 on padding, *Shape:* (W, S).
+            firsts: positions of N tokens' first sub-tokens in the flattened windows, *Shape:* (N,).
+            words: rows of the table of word vectors at tokens' first sub-tokens, 0 elsewhere; needed where the tagger
+                has such a table, *Shape:* (W, S).
+        """
+        hidden = self.encoder(input_ids, attention_mask=attention_mask).last_hidden_state
+        augmented, bias = self._augmented(hidden, words), attention_bias(attention_mask != 0)
+        bias = bias.expand(-1, -1, bias.shape[-1], -1)  # onnxruntime's attention takes no bias for all queries
+        tokens = self.text(augmented, augmented, bias).flatten(0, 1)[firsts]
+        emissions: Tensor = self.emission(self.fuse_text(tokens))
+        return emissions
+
     def extra_losses(
         self, labels: Tensor, mask: Tensor, text_only: ViewBatch | None, cross_modal: ViewBatch | None
     ) -> dict[str, Tensor]:
@@ -197,18 +216,32 @@ class Iie4mnerTagger(TaggerModel):
 
     def _read(self, view: ViewBatch, firsts: Tensor) -> Text:
         """The text of a view whose tokens' first sub-tokens stand at `firsts`, *Shape:* (W, Q)."""
-        if self.packs:
-            hidden = packing.encode_packed(self.encoder, [_of_subtokens(view)])
-        else:
-            hidden = self.encoder(view["input_ids"], attention_mask=view["attention_mask"]).last_hidden_state
-        if self.table is not None:
-            hidden = hidden + self.augment(self.table[view["words"]])
-        augmented = self.augmented_dropout(hidden)
         bias = attention_bias(view["attention_mask"] != 0)
+        augmented = self._augmented(self._encoded(view, bias), view.get("words"))
         states = self.text(augmented, augmented, bias)
         text = Text(augmented, states, _at(states, firsts), bias, firsts)
         self._last = text if torch.is_grad_enabled() else None  # for the loss of spans, which follows
         return text
+
+    def _encoded(self, view: ViewBatch, bias: Tensor) -> Tensor:
+        """H, the encoder's states of all sub-tokens, anything on padding, *Shape:* (W, S, hidden_width)."""
+        ids, places = view["input_ids"], view["places"]
+        if not self.packs:
+            padded: Tensor = self.encoder(ids, attention_mask=view["attention_mask"]).last_hidden_state
+            return padded
+        every = torch.arange(len(places), device=places.device)
+        part = packing.Part(ids.flatten()[places], places, places % ids.shape[1], None, bias[:, 0, 0], every)
+        hidden = packing.encode_parts(self.encoder, [part])
+        return hidden.new_zeros(ids.numel(), hidden.shape[-1]).index_copy(0, places, hidden).view(*ids.shape, -1)
+
+    def _augmented(self, hidden: Tensor, words: Tensor | None) -> Tensor:
+        """X, the encoder's states and the vectors of the words that begin there, *Shape:* (W, S, hidden_width)."""
+        if self.table is not None:
+            if words is None:
+                raise ValueError("this tagger has word vectors: its views need `words`")
+            hidden = hidden + self.augment(self.table[words])
+        augmented: Tensor = self.augmented_dropout(hidden)
+        return augmented
 
     def _seen(self, text: Text, view: ViewBatch, visual: VisualBatch | None) -> Tensor:
         """F, what the tokens see: 0 without a picture, *Shape:* (W, Q, hidden_width)."""
@@ -243,20 +276,6 @@ def span_labels(labels: Sequence[str]) -> list[str]:
 
 def _span_label(label: str) -> str:
     return label if label == "O" else f"{label[0]}-span"
-
-
-def _of_subtokens(view: ViewBatch) -> ViewBatch:
-    """A view's windows as if each were a tweet, and each of its sub-tokens a token."""
-    n_windows, width = view["input_ids"].shape
-    places = torch.arange(n_windows * width, device=view["input_ids"].device).view(n_windows, width)
-    return {
-        **view,
-        "rows": places // width,
-        "positions": places % width,
-        "ends": places % width + 1,
-        "mask": view["attention_mask"] != 0,
-        "tokens": view["places"],
-    }
 
 
 def _firsts(view: ViewBatch) -> tuple[Tensor, Tensor]:

@@ -11,6 +11,7 @@ from transformers import AutoConfig, AutoModel
 from ner.bioes import scheme_labels
 from ner.interop import onnx
 from ner.models.folder import load_tokenizer
+from ner.models.iie4mner import Iie4mnerTagger
 from ner.models.ita import ItaTagger
 from ner.tagger import Tagger
 from pipeline.core.errors import UserError
@@ -65,6 +66,21 @@ def test_an_encoder_of_another_architecture_is_exported_too(model_type: str, ber
         model.emission.weight.mul_(20)
     model.save_pretrained(tmp_path / "tagger")
     tokenizer.save_pretrained(tmp_path / "tagger")
+    assert_same_entities(tmp_path / "tagger", onnx.export(tmp_path / "tagger", tmp_path / "onnx"))
+
+
+def test_the_text_only_view_of_iie4mner_is_exported_with_its_word_vectors(xlm_r_folder: Path, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    params = small_params(xlm_r_folder, model="iie4mner")
+    facts = {"object_labels": ["ball"], "words": ["love", "Jordan"], "word_width": 5}
+    labels = scheme_labels([["B-PER"]])
+    model = Iie4mnerTagger.from_encoder(xlm_r_folder, labels, params, facts=facts, local_files_only=True)
+    with torch.no_grad():
+        model.emission.weight.mul_(20)
+        assert model.table is not None
+        model.table[2:] = 20 * torch.randn(2, 5)
+    model.save_pretrained(tmp_path / "tagger")
+    load_tokenizer(xlm_r_folder, local_files_only=True).save_pretrained(tmp_path / "tagger")
     assert_same_entities(tmp_path / "tagger", onnx.export(tmp_path / "tagger", tmp_path / "onnx"))
 
 
