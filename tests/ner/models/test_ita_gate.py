@@ -1,4 +1,4 @@
-"""The relation as a gate of ITA's context: open it is ITA, shut the text alone, and what adds nothing does not teach."""
+"""A relation as the gate of ITA's context: open it is ITA, shut the text alone; what adds nothing does not teach."""
 
 from dataclasses import replace
 from pathlib import Path
