@@ -5,7 +5,7 @@ from collections import Counter
 from pipeline.core import records
 from pipeline.core.errors import UserError, run_cli
 from pipeline.core.locks import stage_lock
-from pipeline.core.records import Post
+from pipeline.core.records import Post, RelationPost
 from pipeline.core.store import Store
 from pipeline.images import manifest as images
 from pipeline.settings import params
@@ -24,6 +24,7 @@ def main() -> None:
             for post in records.read(paths.POSTS / f"{split}.jsonl", Post, "posts")
             for image in post.images
         }
+        names |= {image for post in records.read(paths.RELATION, RelationPost, "posts") for image in post.images}
         data = settings.data
         rows = list(images.manifest(names, data.images_folder, settings.images, store, follow=data.linked_folders))
         if data.images_folder is not None and (reason := images.nothing_readable(rows, data.images_folder)):

@@ -1,4 +1,4 @@
-"""Stage `posts`: a data set's text files → data/posts/{train,dev,test}.jsonl and a report of what is in them."""
+"""Stage `posts`: a data set's text files → data/posts/{train,dev,test,relation}.jsonl, and a report on them."""
 
 from collections import Counter
 
@@ -7,6 +7,7 @@ from pipeline.core.errors import run_cli
 from pipeline.core.files import write_json
 from pipeline.core.locks import stage_lock
 from pipeline.corpus.dataset import read_split
+from pipeline.corpus.relation import read_relation
 from pipeline.corpus.report import described
 from pipeline.corpus.report import report as report_on
 from pipeline.settings import params
@@ -23,6 +24,8 @@ def main() -> None:
         splits = {split: read_split(settings.data, split, odd[split]) for split in SPLITS}
         for split, rows in splits.items():
             records.write(paths.POSTS / f"{split}.jsonl", sorted(rows, key=lambda post: post.id))
+        relation = read_relation(settings.data)
+        records.write(paths.RELATION, sorted(relation, key=lambda post: post.id))
         report = report_on(splits, odd)
         write_json(paths.POSTS_REPORT, report)
         record |= {"items": sum(map(len, splits.values())), "unit": "posts"}
@@ -34,6 +37,8 @@ def main() -> None:
             f"{entities['conlleval']['total']:,} entities ({entities['strict']['total']:,} read strictly), "
             + ", ".join([f"{counts['orphan_i']:,} orphan I-", *described(counts["odd"])])
         )
+    if relation:
+        print(f"relation: {len(relation):,} posts, {sum(post.relation for post in relation):,} whose picture adds")
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from pipeline.core import checkpoints, environments, records
 from pipeline.core.errors import run_cli
 from pipeline.core.hashes import file_digest, modules_digest
 from pipeline.core.locks import locked, stage_lock
-from pipeline.core.records import View, ViewSources
+from pipeline.core.records import RelationPost, View, ViewSources
 from pipeline.core.store import Store, digest
 from pipeline.settings import params
 from stages.shared import paths, visuals
@@ -86,6 +86,9 @@ def main() -> None:
         if tagger_class(settings.train.model).reads_visual:
             train = partial(train, visuals=visuals.opened())
             hashes |= {"visuals": visuals.identity()}
+        if tagger_class(settings.train.model).learns_relation:
+            train = partial(train, relation=list(records.read(paths.RELATION, RelationPost, "posts")))
+            hashes |= {"relation": file_digest(paths.RELATION)}
         trained = {"train": settings.train.model_dump(mode="json"), "encoder": encoder.identity, "views": hashes}
         key = digest({**trained, "code": code_identity()})
         work = store.work_folder("training", key)

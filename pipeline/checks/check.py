@@ -103,6 +103,9 @@ def _data_problems(settings: Params) -> Iterator[tuple[str, str]]:
         for file in data.files(split):
             if not file.is_file():
                 yield f"data.{split}", f"{file}: no such file"
+    for file in (data.root / name for name in data.relation):
+        if not file.is_file():
+            yield "data.relation", f"{file}: no such file"
     if data.images_folder is not None and not data.images_folder.is_dir():
         yield "data.images", f"{data.images_folder}: no such folder; set it to null for a data set without pictures"
 

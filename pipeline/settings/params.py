@@ -109,6 +109,7 @@ class DataParams(Section):
     train: list[RelativePath] = []
     dev: list[RelativePath] = []
     test: list[RelativePath] = []
+    relation: list[RelativePath] = []
     images: RelativePath | None = None
     image_name: Annotated[str, AfterValidator(_names_id)] = "{id}.jpg"
     follow: list[Annotated[str, Field(min_length=1)]] = []

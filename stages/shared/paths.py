@@ -5,6 +5,7 @@ from pathlib import Path
 PARAMS = Path("params.yaml")
 CHECKED = Path("data/checked")
 POSTS = Path("data/posts")
+RELATION = POSTS / "relation.jsonl"
 POSTS_REPORT = POSTS / "report.json"
 IMAGES = Path("data/images.jsonl")
 CONTEXTS = Path("data/contexts")

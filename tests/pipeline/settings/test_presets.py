@@ -16,7 +16,8 @@ from tests.conftest import ROOT
 
 ITA = [f"ita-{data}{size}" for data in ("snap", "twitter2015", "twitter2017") for size in ("", "-base")]
 IIE4MNER = ["iie4mner-twitter2015", "iie4mner-twitter2017"]
-NAMES = [*IIE4MNER, *ITA, "minilm-twitter2015", "tweets"]
+RPBERT = ["rpbert-snap", "rpbert-twitter2015"]
+NAMES = [*IIE4MNER, *ITA, "minilm-twitter2015", *RPBERT, "tweets"]
 
 
 @pytest.fixture
@@ -67,6 +68,22 @@ def test_iie4mners_presets_give_the_settings_of_the_published_code(name: str, pa
     options = train.iie4mner
     assert (options.neighbours, options.fusion_dropout, options.span_weight) == (4, 0.5, 0.5)
     assert train.word_vectors is not None
+
+
+@pytest.mark.parametrize("name", RPBERT)
+def test_rpberts_presets_give_the_settings_of_its_published_code(name: str, path: Path) -> None:
+    preset.apply(name, path)
+    settings = params.load(path)
+    train, options = settings.train, settings.train.rpbert
+    assert (train.model, train.encoder) == ("rpbert", "google-bert/bert-base-uncased")
+    assert (train.learning_rate, train.new_learning_rate, train.crf_learning_rate) == (1e-5, 1e-3, 1e-3)
+    assert (train.schedule, train.warmup_ratio, train.weight_decay) == ("constant_with_warmup", 0.0, 0.0)
+    assert (train.batch_size, train.epochs, train.max_grad_norm, train.scheme) == (16, 10, None, "iob2")
+    assert (train.exclude_forbidden, train.word_dropout) == (False, 0.0)
+    assert (options.gate, options.gate_on, options.detach_gate, options.pooling) == ("soft", "input", False, "mean")
+    assert (options.lstm_layers, options.lstm_width, options.relation_weight) == (2, 256, 0.05)
+    assert settings.features.extractor == "resnet"
+    assert settings.extraction("features")["resnet"]["resize"] == "squash"
 
 
 def test_the_preset_for_tweets_of_ones_own_leaves_nothing_at_what_suits_the_sample_alone(path: Path) -> None:
