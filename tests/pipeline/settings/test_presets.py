@@ -82,8 +82,8 @@ def test_rpberts_presets_give_the_settings_of_its_published_code(name: str, path
     assert (train.exclude_forbidden, train.word_dropout) == (False, 0.0)
     assert (options.gate, options.gate_on, options.detach_gate, options.pooling) == ("soft", "input", False, "mean")
     assert (options.lstm_layers, options.lstm_width, options.relation_weight) == (2, 256, 0.05)
-    assert settings.features.extractor == "resnet"
-    assert settings.extraction("features")["resnet"]["resize"] == "squash"
+    features = settings.extraction("features")
+    assert (features["extractor"], features["resnet"]["resize"]) == ("resnet", "squash")
 
 
 def test_the_preset_for_tweets_of_ones_own_leaves_nothing_at_what_suits_the_sample_alone(path: Path) -> None:
