@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from ner.encoder import packing, regions
-from ner.encoder.windows import Windows, first_windows, mean_over_tokens, token_vectors
+from ner.encoder.windows import Windows, first_windows, mean_over_tokens, token_vectors, windows_of
 from ner.models.base import TaggerConfig, TaggerModel
 from ner.views import ViewBatch
 from ner.visual import VisualBatch, Visuals
@@ -135,6 +135,33 @@ class RpbertTagger(TaggerModel):
             return torch.full((len(view["mask"]),), torch.nan, device=view["mask"].device)
         logits = self._relation_logits(view, visual, self._projected(visual))
         return _by_tweet(_log_of_second(logits).exp(), visual, torch.nan)
+
+    def grid_attention(self, view: ViewBatch, visual: VisualBatch) -> Tensor | None:
+        """How much each token attends to each region in the encoder's last layer: a look at the model, not its result.
+
+        Args:
+            view: B tweets of at most L tokens.
+            visual: what their pictures give as tensors, at most R regions a tweet.
+
+        Returns:
+            weights of the token's first sub-token, mean over heads, 0 where there is no region, *Shape:* (B, L, R);
+            what is missing to 1 went to the text. None where the encoder is not one that is packed.
+        """
+        if not self.packs:
+            return None
+        if not len(visual["pictured"]):
+            shape = (*view["mask"].shape, visual["mask"].shape[1])
+            return torch.zeros(shape, device=view["mask"].device)
+        with torch.no_grad():
+            seen = self._projected(visual)
+            embeddings, bias = self._gated(visual, seen, self._log_relation(view, visual, seen, learns=False))
+            windows = windows_of(view)
+            with packing.seeing_attention() as layers:
+                self._encode(windows, visual, embeddings, bias, windows.firsts)
+        rows, positions = view["rows"].unsqueeze(2), view["positions"].unsqueeze(2)
+        ranks = torch.arange(visual["mask"].shape[1], device=rows.device)
+        weights = layers[-1][rows, positions, windows.attention_mask.sum(1)[rows] + ranks]
+        return weights * (visual["mask"].unsqueeze(1) & view["mask"].unsqueeze(2))
 
     def check_relation(self, n_posts: int) -> None:
         """See whether r learns from something: posts of its own, or the entities.
