@@ -14,6 +14,7 @@ from pipeline.core import checkpoints, environments
 from pipeline.core.hashes import file_digest
 from pipeline.core.kinds import KINDS
 from pipeline.extractors import registry
+from pipeline.extractors.base import Options
 from pipeline.settings.params import Params
 
 STAGES = ("posts", "images", *KINDS, "views", "train", "evaluate", "report")
@@ -43,7 +44,12 @@ def identities(settings: Params) -> dict[str, Identity]:
         choice = registry.choose(kind, settings.extraction(kind))
         for name, options in ((choice.name, choice.options), (registry.ATTRIBUTES, choice.attributes)):
             if options is not None:
-                values = options.model_dump(mode="json") if isinstance(options, BaseModel) else options
+                left_out = options.NO_FILES if isinstance(options, Options) else frozenset[str]()
+                values = (
+                    options.model_dump(mode="json", exclude=set(left_out))
+                    if isinstance(options, BaseModel)
+                    else options
+                )
                 found[kind]["checkpoints"] |= dict(_checkpoints(values, f"{kind}.{name}.", settings.data.root))
         if choice.interpreter is not None:
             found[kind]["environment"] = _environment(choice.interpreter)

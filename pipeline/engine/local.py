@@ -23,7 +23,14 @@ from pipeline.engine import plan
 from pipeline.engine.apart import Died, NotStartedError, apart
 from pipeline.engine.in_hand import InHand, without
 from pipeline.engine.plan import Job, Results, Rows
-from pipeline.extractors.base import BucketingExtractor, Extractor, PreparingExtractor, Result, load
+from pipeline.extractors.base import (
+    BucketingExtractor,
+    Extractor,
+    PreparingExtractor,
+    Result,
+    UnavailableError,
+    load,
+)
 from pipeline.images import pictures as images
 from pipeline.images.decoding import PictureError
 from pipeline.settings.params import ImagesParams
@@ -71,6 +78,7 @@ class Reading:
     _last: str = ""  # of those, with its error
     _most: int = sys.maxsize  # pictures per batch, once memory has run out
     _in_a_row: int = 0  # failures since the last success
+    _gone: UnavailableError | None = None  # what the extractor reads with; then only what it has is collected
     _writes: deque[Future[None]] = field(default_factory=deque)
     _twins: dict[str, list[str]] | None = None  # names by SHA-256, once a copy is gone
     _guard: threading.Lock = field(default_factory=threading.Lock)
@@ -80,7 +88,7 @@ class Reading:
 
         Raises:
             UserError: the extractor does not load, breaks its contract or fails on one picture after another, or
-                results cannot be stored.
+                results cannot be stored; UnavailableError where what it reads with is gone.
         """
         if self.pictures is None:
             raise UserError(
@@ -113,6 +121,8 @@ class Reading:
                         self._writes.append(writer.submit(self.results.put_many, self.key, values))
                     progress.update(len(batch))
             self._settle_writes(0)
+            if self._gone is not None:
+                raise self._gone
             finished = True
         finally:
             decoders.shutdown(wait=True, cancel_futures=True)
@@ -190,6 +200,8 @@ class Reading:
         ahead: deque[tuple[list[Job], list[Future[Any]]]] = deque()
         pixels = 0
         for jobs in batches:
+            if self._gone is not None:
+                break
             if self.in_hand is not None:
                 self.in_hand.begin([job.sha256 for job in jobs])
             ahead.append((jobs, [pool.submit(self._load, job) for job in jobs]))
@@ -295,13 +307,17 @@ class Reading:
             if len(jobs) > self._most:
                 todo.append((jobs[self._most :], pictures[self._most :]))
                 jobs, pictures = jobs[: self._most], pictures[: self._most]
-            failure = self._attempt(jobs, pictures, values)
+            failure: str | None
+            try:
+                failure = self._attempt(jobs, pictures, values)
+            except UnavailableError as error:
+                failure, self._gone = described(error), error
             if failure is None:
                 self._in_a_row = 0
             elif len(jobs) > 1:
                 half = len(jobs) // 2
                 todo += [(jobs[half:], pictures[half:]), (jobs[:half], pictures[:half])]
-            else:
+            elif self._gone is None:
                 self._fail(jobs[0], failure)
         return values
 

@@ -21,7 +21,7 @@ from pipeline.core.store import Store, batched, digest
 from pipeline.engine.in_hand import InHand, taken
 from pipeline.engine.local import Reading, described, encoded
 from pipeline.engine.plan import Results, Rows, jobs, read_rows
-from pipeline.extractors.base import ExpectingExtractor, Extractor, LookupExtractor, Result
+from pipeline.extractors.base import ExpectingExtractor, Extractor, LookupExtractor, MeteredExtractor, Result
 from pipeline.images.pictures import Folder, Pictures
 from pipeline.settings.params import ImagesParams
 
@@ -31,6 +31,7 @@ class Summary:
     """What became of the pictures of a run: each was read now, came from the store, or gave no result.
 
     `again` is what to run so that those are tried again which the extractor failed on; None where there are none.
+    `used` is what an extractor says that its work has taken.
     """
 
     read: int
@@ -38,6 +39,7 @@ class Summary:
     failed: int
     seconds: float
     again: str | None = None
+    used: str = ""
 
     def __str__(self) -> str:
         total = self.read + self.from_store + self.failed
@@ -45,6 +47,7 @@ class Summary:
             f"{total:,} picture{'s' if total != 1 else ''}: {self.read:,} read, "
             f"{self.from_store:,} from the store, {self.failed:,} failed"
         )
+        line += f"; {self.used}" if self.used else ""
         return line if self.again is None else f"{line}; to try again what failed here: {self.again}"
 
 
@@ -108,7 +111,8 @@ def extract(
                     if isinstance(manifest, Path)
                     else "run the same command once more"
                 )
-    return Summary(read, stored, failed, time.monotonic() - started, again)
+    used = extractor.used() if isinstance(extractor, MeteredExtractor) else ""
+    return Summary(read, stored, failed, time.monotonic() - started, again, used)
 
 
 def _in_hand(results: Results, key: str) -> AbstractContextManager[InHand | None]:

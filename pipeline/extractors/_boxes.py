@@ -15,10 +15,14 @@ def tag(label: str, score: float, box: Sequence[float], size: tuple[int, int]) -
 
     Rounding keeps the noise of float arithmetic, which varies with the batch, out of the record.
     """
+    return ObjectTag(label, None, round(score, 4), clipped(box, size))
+
+
+def clipped(box: Sequence[float], size: tuple[int, int]) -> Box:
+    """A box ``x0, y0, x1, y1`` in pixels, clipped to a picture of `size` (height, width), to a tenth."""
     height, width = size
     x0, y0, x1, y1 = box
-    clipped: Box = (_within(x0, width), _within(y0, height), _within(x1, width), _within(y1, height))
-    return ObjectTag(label, None, round(score, 4), clipped)
+    return (_within(x0, width), _within(y0, height), _within(x1, width), _within(y1, height))
 
 
 def best(tags: Iterable[ObjectTag], most: int) -> list[ObjectTag]:

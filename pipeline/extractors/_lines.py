@@ -1,48 +1,8 @@
-"""What OCR adapters share: pictures read side by side, and lines in reading order.
-
-Reading one picture is left to each adapter.
-"""
+"""Lines of text in reading order, which OCR adapters share."""
 
 from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 
-from PIL import Image
-
-from pipeline.core.machine import cores
 from pipeline.core.records import TextLine
-from pipeline.settings.params import ExecutionParams
-
-
-class SideBySide:
-    """Reads as many pictures at once as ``execution.ocr_threads`` says, each by one thread of its own."""
-
-    def __init__(self, execution: ExecutionParams) -> None:
-        self._threads = execution.ocr_threads or cores()
-        self._pool = self._new_pool()
-
-    def prepare(self, image: Image.Image) -> "Future[list[TextLine]]":
-        """Start reading one picture, on the extractor's own threads."""
-        return self._pool.submit(self._read, image)
-
-    def extract(self, images: Sequence[Image.Image]) -> list[list[TextLine]]:
-        """Lines of each picture."""
-        return self.extract_prepared([self.prepare(image) for image in images])
-
-    def extract_prepared(self, prepared: "Sequence[Future[list[TextLine]]]") -> list[list[TextLine]]:
-        """Lines of each picture, once they are read."""
-        return [reading.result() for reading in prepared]
-
-    def close(self) -> None:
-        """Drop what has not been read yet; a later call starts again."""
-        pool, self._pool = self._pool, self._new_pool()
-        pool.shutdown(wait=True, cancel_futures=True)
-
-    def _read(self, image: Image.Image) -> list[TextLine]:
-        raise NotImplementedError
-
-    def _new_pool(self) -> ThreadPoolExecutor:
-        """A pool, whose threads start when there is work for them."""
-        return ThreadPoolExecutor(self._threads, thread_name_prefix="ocr")
 
 
 def reading_order(lines: Sequence[TextLine]) -> list[TextLine]:

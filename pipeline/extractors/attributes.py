@@ -14,7 +14,14 @@ from pipeline.core import checkpoints
 from pipeline.core.errors import UserError
 from pipeline.core.records import ObjectTag
 from pipeline.extractors import _torch
-from pipeline.extractors.base import BucketingExtractor, Extractor, LoadingExtractor, Options, PreparingExtractor
+from pipeline.extractors.base import (
+    BucketingExtractor,
+    Extractor,
+    LoadingExtractor,
+    MeteredExtractor,
+    Options,
+    PreparingExtractor,
+)
 from pipeline.settings.params import ExecutionParams, Fraction
 
 if TYPE_CHECKING:
@@ -104,6 +111,10 @@ class WithAttributes(_torch.FromCheckpoint):
             for (at, number), attribute in zip(part, attributes, strict=True):
                 found[at][number] = replace(found[at][number], attribute=attribute)
         return found
+
+    def used(self) -> str:
+        """What the detector's work has taken."""
+        return self._detector.used() if isinstance(self._detector, MeteredExtractor) else ""
 
     def close(self) -> None:
         """Close the detector."""

@@ -6,11 +6,12 @@ extractor that params name is left to :mod:`pipeline.extractors.registry`.
 """
 
 from collections.abc import Hashable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias, runtime_checkable
 
 from PIL import Image
 from pydantic import BaseModel, ConfigDict
 
+from pipeline.core.errors import UserError
 from pipeline.core.records import Item
 
 if TYPE_CHECKING:
@@ -20,11 +21,19 @@ Result: TypeAlias = "Sequence[Item] | Regions"
 """What was found in a picture: items of a kind in words, or a tensor."""
 
 
+class UnavailableError(UserError):
+    """What an extractor reads with, such as a server, is gone: no picture is the cause.
+
+    The engine stores what the pictures that are already with the extractor still give, and then ends with this error.
+    """
+
+
 @runtime_checkable
 class Extractor(Protocol):
     """Reads pictures. What a result depends on, batch size and order aside, is all in the fingerprint.
 
-    Protocols below add to it: :class:`LoadingExtractor`, :class:`PreparingExtractor`, :class:`BucketingExtractor`.
+    Protocols below add to it: :class:`LoadingExtractor`, :class:`PreparingExtractor`, :class:`BucketingExtractor`,
+    :class:`MeteredExtractor`.
     """
 
     def fingerprint(self) -> Mapping[str, Any]:
@@ -74,6 +83,15 @@ class BucketingExtractor(Extractor, Protocol):
 
 
 @runtime_checkable
+class MeteredExtractor(Extractor, Protocol):
+    """An extractor whose work costs something that the summary of a run should say."""
+
+    def used(self) -> str:
+        """What its work has taken so far, in words; empty where it did none."""
+        ...
+
+
+@runtime_checkable
 class LookupExtractor(Protocol):
     """Reads results that somebody else computed; neither pictures nor the store are touched.
 
@@ -98,6 +116,9 @@ class Options(BaseModel):
     """Base of an adapter's options: an unknown key is an error, and nothing changes after loading."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    NO_FILES: ClassVar[frozenset[str]] = frozenset()
+    """Options that never name a file, folder or repository that is loaded here, whatever they look like."""
 
     def require(self) -> None:
         """Check what the options name (a checkpoint, a program, a file) without loading it.

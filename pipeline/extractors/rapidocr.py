@@ -18,9 +18,11 @@ from PIL import Image
 from pydantic import Field, PositiveFloat, PositiveInt
 
 from pipeline.core.errors import UserError
+from pipeline.core.machine import cores
 from pipeline.core.records import TextLine
 from pipeline.core.soundness import explained
 from pipeline.extractors import _lines, _strips
+from pipeline.extractors._side_by_side import SideBySide
 from pipeline.extractors.base import Options
 from pipeline.settings.params import ExecutionParams, Fraction
 
@@ -60,13 +62,13 @@ class RapidOcrOptions(Options):
         _model_files(self.use_cls)
 
 
-class RapidOcr(_lines.SideBySide):
+class RapidOcr(SideBySide[TextLine]):
     """Lines scored `text_score` or better, in reading order: rows from top to bottom, each from left to right."""
 
     Options = RapidOcrOptions
 
     def __init__(self, options: RapidOcrOptions, execution: ExecutionParams) -> None:
-        super().__init__(execution)
+        super().__init__(execution.ocr_threads or cores())
         self._options = options
 
     def fingerprint(self) -> Mapping[str, Any]:

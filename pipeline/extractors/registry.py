@@ -24,17 +24,20 @@ REGISTRY: dict[str, dict[str, str]] = {
         "zero_shot": "pipeline.extractors.zero_shot:ZeroShot",
         "yolox": "pipeline.extractors.yolox:Yolox",
         "detectron2": "pipeline.extractors.detectron2:Detectron2",
+        "http": "pipeline.extractors.http:HttpObjects",
         "precomputed": "pipeline.extractors.precomputed:PrecomputedObjects",
     },
     "captions": {
         "blip": "pipeline.extractors.blip:Blip",
         "lavis": "pipeline.extractors.lavis:Lavis",
+        "http": "pipeline.extractors.http:HttpCaptions",
         "precomputed": "pipeline.extractors.precomputed:PrecomputedCaptions",
     },
     "ocr": {
         "rapidocr": "pipeline.extractors.rapidocr:RapidOcr",
         "tesseract": "pipeline.extractors.tesseract:Tesseract",
         "easyocr": "pipeline.extractors.easyocr:EasyOcr",
+        "http": "pipeline.extractors.http:HttpOcr",
         "precomputed": "pipeline.extractors.precomputed:PrecomputedOcr",
     },
     "features": {

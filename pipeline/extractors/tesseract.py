@@ -16,8 +16,10 @@ from PIL import Image
 from pydantic import Field
 
 from pipeline.core.errors import UserError
+from pipeline.core.machine import cores
 from pipeline.core.records import TextLine
 from pipeline.extractors import _lines
+from pipeline.extractors._side_by_side import SideBySide
 from pipeline.extractors.base import Options
 from pipeline.settings.params import ExecutionParams, Fraction
 
@@ -40,13 +42,13 @@ class TesseractOptions(Options):
         _models(tuple(self.languages))
 
 
-class Tesseract(_lines.SideBySide):
+class Tesseract(SideBySide[TextLine]):
     """Lines scored `text_score` or better, in reading order; a line's score is the mean of its words'."""
 
     Options = TesseractOptions
 
     def __init__(self, options: TesseractOptions, execution: ExecutionParams) -> None:
-        super().__init__(execution)
+        super().__init__(execution.ocr_threads or cores())
         self._options = options
 
     def fingerprint(self) -> Mapping[str, Any]:

@@ -315,6 +315,14 @@ class BatchSizes(Section):
     """Pictures per batch, by stage."""
 
 
+class HttpExecution(Section):
+    """How a server is asked by the extractors named `http`."""
+
+    requests: PositiveInt = 16
+    timeout: PositiveFloat = 120.0
+    attempts: PositiveInt = 8
+
+
 class ExecutionParams(Section):
     """How a run uses the machine; no stage depends on it."""
 
@@ -322,6 +330,7 @@ class ExecutionParams(Section):
     decode_workers: PositiveInt = 2
     batch_size: BatchSizes = BatchSizes()
     ocr_threads: NonNegativeInt = 0
+    http: HttpExecution = HttpExecution()
     predict_batch_size: PositiveInt = 32
     processes: PositiveInt = 1
 
@@ -377,8 +386,13 @@ PARAMS = _with_kinds(Params, KINDS, _section, views=(VIEWS, ...), execution=(_EX
 
 
 def changed(model: BaseModel, prefix: str = "") -> Iterator[Change]:
-    """The settings of a section that are not their defaults, or have none, as JSON values by dotted key."""
+    """The settings of a section that are not their defaults, or have none, as JSON values by dotted key.
+
+    Those that a dump excludes are left out: they tell of a machine.
+    """
     for name, field in type(model).model_fields.items():
+        if field.exclude:
+            continue
         value, key = getattr(model, name), f"{prefix}{name}"
         if isinstance(value, BaseModel):
             yield from changed(value, f"{key}.")

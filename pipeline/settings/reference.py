@@ -120,7 +120,7 @@ def _allowed(field: Mapping[str, Any], definitions: Mapping[str, Any]) -> str:
         several = "one or more of" if field.get("minItems") else "list of"
         return f"{several}: {_allowed(field['items'], definitions)}"
     if kind == "object":
-        return "mapping of texts to texts"
+        return "mapping of texts to " + ("texts" if field["additionalProperties"].get("type") == "string" else "values")
     names = {"string": "text", "integer": "integer", "number": "number", "boolean": "`true`, `false`", "null": "`null`"}
     signs = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
     bounds = [f"{sign} {field[name]:.12g}" for name, sign in signs.items() if name in field]

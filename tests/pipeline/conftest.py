@@ -1,5 +1,6 @@
 """Fixtures that the tests of extractors and of the engine share: small models, pictures, params, a bench."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from tests.pipeline.engine.bench import Bench
 from tests.pipeline.extractors import cases as extractor_cases
 from tests.pipeline.extractors import detectors, grids
 from tests.pipeline.extractors.cases import written
+from tests.pipeline.extractors.chat_server import ChatServer
 from tests.pipeline.extractors.onnx_file import write_yolox
 
 
@@ -100,6 +102,13 @@ def effnet_lite(checkpoints: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
+def chat_server() -> Iterator[ChatServer]:
+    """One that answers with a picture's mean colour."""
+    with ChatServer() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
 def pictures() -> list[Image.Image]:
     """Sixteen pictures of several sizes, some with writing."""
     rng = np.random.default_rng(5)
@@ -123,12 +132,14 @@ def sections(
     torchvision_file: Path,
     convnext: Path,
     effnet_lite: Path,
+    chat_server: ChatServer,
 ) -> dict[str, tuple[str, dict[str, Any]]]:
     """One section of params for every extractor that ships, and each architecture it is tried with."""
 
     def section(name: str, model: Path, **options: Any) -> dict[str, Any]:
         return {"extractor": name, name: {"model": str(model), **options}}
 
+    served = {"extractor": "http", "http": {"model": "a-model", "url": chat_server.url, "prompt": "What is it?"}}
     labels = ["dog", "red ball", "cat"]
     return {
         "blip": ("captions", section("blip", blip, num_captions=2)),
@@ -153,4 +164,5 @@ def sections(
         "backbone": ("features", section("backbone", convnext, side=64, grid=2)),
         "effnet_lite": ("features", section("effnet_lite", effnet_lite, side=64, grid=2)),
         "tesseract": ("ocr", {"extractor": "tesseract", "tesseract": {}}),
+        **{f"http_{kind}": (kind, served) for kind in ("objects", "captions", "ocr")},
     }

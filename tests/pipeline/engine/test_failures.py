@@ -13,6 +13,7 @@ from pipeline.core.errors import UserError
 from pipeline.core.files import write_jsonl
 from pipeline.core.records import Caption, Item, ObjectTag, TextLine
 from pipeline.engine.run import extract
+from pipeline.extractors.base import UnavailableError
 from tests.pipeline.engine.bench import Bench, MeanColour, colour, figures, make_pictures, reddish, rows_of
 
 
@@ -258,3 +259,31 @@ def test_the_closing_line_says_how_failures_are_tried_again(bench: Bench, tmp_pa
     )
     assert str(bench.run(broken)).endswith("2 failed; to try again what failed here: run the same command once more")
     assert line(MeanColour()) == "20 pictures: 1 read, 18 from the store, 1 failed"
+
+
+class Leaving(MeanColour):
+    """Reads by threads of its own, as a served model does, and is gone for the pictures from the `last` on."""
+
+    def __init__(self, last: int) -> None:
+        super().__init__()
+        self.last, self.prepared = last, 0
+
+    def prepare(self, image: Image.Image) -> Any:
+        self.prepared += 1
+        return None if self.prepared > self.last else image
+
+    def extract_prepared(self, prepared: Sequence[Any]) -> list[list[Caption]]:
+        if None in prepared:
+            raise UnavailableError("captions: the server is gone")
+        return self.extract(prepared)
+
+
+def test_what_was_read_before_an_extractor_is_gone_is_stored(bench: Bench) -> None:
+    """Of the batch in hand, and of those that are with the extractor already; no row says that it is a picture's
+    fault, and no more pictures are decoded."""
+    leaving = Leaving(last=6)
+    with pytest.raises(UnavailableError, match=r"^captions: the server is gone$"):
+        bench.run(leaving, workers=1)
+    assert not bench.output.exists()
+    assert leaving.prepared <= 16, "those ahead, and no others"
+    assert figures(bench.run(MeanColour())) == (14, 6, 0)

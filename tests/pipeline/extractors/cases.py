@@ -268,7 +268,7 @@ def same(found: Sequence[Any], expected: Sequence[Any]) -> bool:
         rows = [asdict(item) for item in items]
         places = [np.ravel(row.get("box") or row.get("polygon") or []).tolist() for row in rows]
         return sorted(
-            (row.get("label") or row["text"], [*place, 1000 * row["score"]])
+            (row.get("label") or row["text"], [*place, 1000 * (row["score"] or 0.0)])
             for row, place in zip(rows, places, strict=True)
         )
 

@@ -31,6 +31,7 @@ from tests.pipeline.extractors.cases import Failing, make, ready, rows_of, same
 needs_tesseract = pytest.mark.skipif(
     shutil.which("tesseract") is None, reason="tesseract is not installed (apt-get install tesseract-ocr)"
 )
+SERVED = ("http_objects", "http_captions", "http_ocr")
 NAMES = (
     "blip",
     "blip_sampling",
@@ -47,6 +48,7 @@ NAMES = (
     "torchvision",
     "backbone",
     "effnet_lite",
+    *SERVED,
     pytest.param("tesseract", marks=needs_tesseract),
 )
 
@@ -175,7 +177,7 @@ def loads(monkeypatch: pytest.MonkeyPatch) -> "Counter[tuple[str, str, bool]]":
     return counted
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if isinstance(name, str)])
+@pytest.mark.parametrize("name", [name for name in NAMES if isinstance(name, str) and name not in SERVED])
 def test_models_are_loaded_by_load_alone_however_many_threads_use_them(
     name: str,
     sections: Any,
