@@ -18,6 +18,7 @@ import torch
 from PIL import Image
 
 from benchmarks import Ratio, machine, median_seconds, report
+from benchmarks.extraction_http import compare_requests
 from benchmarks.extraction_store import compare_images, compare_store
 from pipeline.core.errors import UserError, run_cli
 from pipeline.core.machine import cores
@@ -32,7 +33,7 @@ from pipeline.images.listing import list_pictures
 from pipeline.settings.params import ExecutionParams, ImagesParams
 
 MODELS = ("captions", "objects", "features")
-PARTS = (*MODELS, "ocr", "store", "images")
+PARTS = (*MODELS, "ocr", "http", "store", "images")
 LIMITS = ImagesParams()
 BEAMS, NEW_TOKENS = 3, 20
 ENGINE = {"cpu": 0.95, "cuda": 0.90}  # of the model's own throughput
@@ -346,6 +347,8 @@ def measure(parts: Sequence[str], arguments: argparse.Namespace, scratch: Path) 
                 yield from compare_model(kind, pictures, write_model(kind, arguments.models or scratch), arguments)
         if "ocr" in parts:
             yield from compare_ocr(pictures, arguments.rounds, arguments.workers)
+    if "http" in parts:
+        yield from compare_requests(arguments.rounds)
     if "store" in parts:
         yield from compare_store(arguments.rows)
     if "images" in parts:

@@ -9,6 +9,7 @@ import http.client
 import socket
 import ssl
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -77,8 +78,10 @@ class Connections:
         self._address, self._headers, self._timeout = address, dict(headers), timeout
         self._own = threading.local()
         self._guard = threading.Lock()
-        self._busy: set[socket.socket] = set()
-        self._closed = False
+        self._busy: dict[socket.socket, float] = {}  # until when
+        self._late: set[socket.socket] = set()
+        self._watch: threading.Thread | None = None
+        self._closed = threading.Event()
         self._tls = ssl.create_default_context() if address.scheme == "https" else None
 
     def send(self, method: str, path: str, body: bytes | None = None) -> Reply:
@@ -100,7 +103,7 @@ class Connections:
     def close(self) -> None:
         """End all requests at once; later ones fail."""
         with self._guard:
-            self._closed = True
+            self._closed.set()
             for busy in self._busy:
                 _shut_down(busy)
 
@@ -136,30 +139,36 @@ class Connections:
     @contextmanager
     def _ending(self, line: socket.socket) -> Iterator[None]:
         """Shut a socket down when time is up, or when all is closed."""
-        late = threading.Event()
-
-        def end() -> None:
-            late.set()
-            _shut_down(line)
-
-        timer = threading.Timer(self._timeout, end)
-        timer.daemon = True
         with self._guard:
-            if self._closed:
+            if self._closed.is_set():
                 raise ConnectionAbortedError("the connection was closed here")
-            self._busy.add(line)
-        timer.start()
+            self._busy[line] = time.monotonic() + self._timeout
+            if self._watch is None:  # one for all requests: a timer for each would cost a millisecond
+                self._watch = threading.Thread(target=self._watch_busy, name="time-outs", daemon=True)
+                self._watch.start()
+        failure = None
         try:
             yield
-        except (OSError, http.client.HTTPException):
-            if not late.is_set():
-                raise
+        except (OSError, http.client.HTTPException) as error:
+            failure = error
         finally:
-            timer.cancel()
             with self._guard:
-                self._busy.discard(line)
-        if late.is_set():
+                del self._busy[line]
+                late = line in self._late
+                self._late.discard(line)
+        if late:
             raise TimeoutError(f"no whole answer within {self._timeout:g} s")
+        if failure is not None:
+            raise failure
+
+    def _watch_busy(self) -> None:
+        while not self._closed.wait(min(0.5, self._timeout / 10)):
+            now = time.monotonic()
+            with self._guard:
+                for line, until in self._busy.items():
+                    if until < now:
+                        self._late.add(line)
+                        _shut_down(line)
 
 
 def _read(response: http.client.HTTPResponse) -> tuple[Reply, bool]:

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from benchmarks.extraction import Pictures, adapter, compare_ocr, run_engine
+from benchmarks.extraction_http import compare_requests
 from benchmarks.extraction_store import opened_below
 from pipeline.core.errors import UserError
 from tests.conftest import ROOT
@@ -40,6 +41,13 @@ def test_store_and_images_are_measured_and_written(tmp_path: Path) -> None:
 def test_ocr_on_all_cores_reads_the_same(tmp_path: Path) -> None:
     pictures = Pictures(ROOT / "sample/data/images", 3)
     assert [ratio.name.partition(":")[0] for ratio in compare_ocr(pictures, 1, 1)] == ["ocr", "ocr"]
+
+
+def test_many_requests_at_once_are_as_many_times_as_fast() -> None:
+    """Half as many times will do: this machine may have other work."""
+    [ratio] = compare_requests(1, latency=0.1, turns=3)
+    assert ratio.target == 14
+    assert 7 < ratio.value < 17
 
 
 def test_the_engine_reads_every_picture_anew() -> None:
