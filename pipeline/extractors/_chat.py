@@ -195,6 +195,7 @@ class Chat:
         if self._key:
             headers["Authorization"] = f"Bearer {self._key}"
         self._connections = Connections(self._address, headers, self._execution.timeout)
+        self._broken, self._reason = threading.Event(), ""
         try:
             reply = self._connections.send("GET", "/models")
         except TooLong:

@@ -450,6 +450,9 @@ def test_closing_ends_what_is_being_asked() -> None:
             with pytest.raises(UnavailableError, match="closed"):
                 future.result(10)
             assert time.monotonic() - begin < 1
+        server.behave = fine
+        chat.connect()
+        assert chat.ask("What?") == "a red dog", "and connecting begins anew"
 
 
 def test_tokens_that_are_not_reported_are_not_counted() -> None:

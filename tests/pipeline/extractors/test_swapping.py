@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.pipeline.extractors.chat_server import ChatServer
 from tests.pipeline.extractors.onnx_file import write_yolox
 from tests.project import Project, stages_run
 
@@ -41,3 +42,23 @@ def test_each_of_the_three_is_swapped_by_one_line_and_back_for_nothing(tmp_path:
         assert project.outputs()[f"data/contexts/{kind}.jsonl"] != before[f"data/contexts/{kind}.jsonl"]
         assert run(f"{kind}.extractor={first}")[0] == [], "the run cache has it"
         assert project.outputs() == before
+
+
+@pytest.mark.slow
+def test_a_served_model_is_swapped_in_and_back_and_asked_once(tmp_path: Path) -> None:
+    project = Project.make(tmp_path / "project", {"train": 6, "valid": 2, "test": 2})
+
+    def run(extractor: str) -> list[str]:
+        return stages_run(project.run("dvc", "exp", "run", "-S", f"captions.extractor={extractor}", "views"))
+
+    with ChatServer() as server:
+        project.environment["SIGHTREAD_HTTP_URL"] = server.url
+        assert run("http") == ["check", "posts", "images", "objects", "captions", "ocr", "views"]
+        assert len(server.questions) == 10
+        swapped = project.outputs()
+        assert run("blip") == ["check", "captions", "views"]
+        assert set(run("http")) <= {"check"}, "the run cache has the rest"
+        assert project.outputs() == swapped
+        assert "0 read, 10 from the store, 0 failed\n" in project.run("python", "-m", "stages.captions")
+        assert len(server.questions) == 10
+    assert project.outputs() == swapped
