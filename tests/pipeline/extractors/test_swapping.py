@@ -45,6 +45,7 @@ def test_each_of_the_three_is_swapped_by_one_line_and_back_for_nothing(tmp_path:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # three runs of DVC, on a machine that may have other work
 def test_a_served_model_is_swapped_in_and_back_and_asked_once(tmp_path: Path) -> None:
     project = Project.make(tmp_path / "project", {"train": 6, "valid": 2, "test": 2})
 
