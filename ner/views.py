@@ -2,7 +2,8 @@
 
 The text-only view is ``<s> tweet </s>``, the cross-modal one ``<s> tweet </s> context </s>``, with the tokenizer's own
 special tokens. The tweet is never cut: what does not fit one window is read in several, each with the (cut) context,
-and each token is scored in one of them. What an encoder makes of the tensors is left to :mod:`ner.models`.
+and each token is scored in one of them; a window that scores none is left out. What an encoder makes of the tensors is
+left to :mod:`ner.models`.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -40,7 +41,8 @@ class EncodedView:
     """A view as an encoder's input.
 
     Attributes:
-        windows: sub-token ids with special tokens; more than one only for a long tweet.
+        windows: sub-token ids with special tokens; more than one only for a long tweet. Each scores a token, so that
+            one word of thousands of sub-tokens, of which the first is read, takes few.
         rows: for each token, the window in which it is scored.
         positions: for each token, its first sub-token in that window.
         ends: for each token, one behind its last sub-token in that window.
@@ -229,9 +231,11 @@ class ViewEncoder:
         context = context[: max(room - len(tweet), room // 2)]
         tail = [*context, self._last] if context else []
         starts, share = window_starts(len(tweet), self.limits.max_length - 2 - len(tail), self.limits.stride)
+        best = [best_window(first, starts, share, len(tweet)) for first in firsts]
+        scoring = {window: row for row, window in enumerate(sorted(set(best)) or [0])}
+        starts, rows = [starts[window] for window in scoring], [scoring[window] for window in best]
         windows = [[self._first, *tweet[start : start + share], self._last, *tail] for start in starts]
         closings = [len(window) - 1 - len(tail) for window in windows]
-        rows = [best_window(first, starts, share, len(tweet)) for first in firsts]
         positions = [1 + first - starts[row] for first, row in zip(firsts, rows, strict=True)]
         behind = [
             min(1 + next_first - starts[row], closings[row])

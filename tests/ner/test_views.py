@@ -121,6 +121,29 @@ def test_every_token_of_a_long_tweet_is_scored_once_and_in_place(xlm_r_folder: P
     assert scored == sorted(scored)
 
 
+@pytest.mark.parametrize("text", ["", "Jordan love ", "love " * 40])
+def test_a_giant_token_takes_no_windows_but_those_that_score_tokens(xlm_r_folder: Path, text: str) -> None:
+    views = ViewEncoder(
+        load_tokenizer(xlm_r_folder, local_files_only=True), WindowLimits(16, 5, 4), {"giant": 2, "Jordan": 3}
+    )
+    giant = "giant" * 20_000
+    tokens = f"{text}{giant} {text}Paris".split(" ")
+    [encoded] = views.encode([View("1", tokens, None, "photo of the court")], with_context=True)
+    words = views.words([*tokens, "photo", "of", "the", "court"])
+    assert len(words[giant]) > 10_000
+    assert sorted(set(encoded.rows)) == list(range(len(encoded.windows)))
+    assert len(encoded.windows) == len(encoded.closings) == len(encoded.words or []) <= len(tokens)
+    assert encoded.rows == sorted(encoded.rows)
+    body = [piece for token in tokens for piece in words[token]]
+    starts, share = window_starts(len(body), 16 - 2 - 5, 4)
+    firsts = [sum(len(words[token]) for token in tokens[:number]) for number in range(len(tokens))]
+    for token, first, row, position in zip(tokens, firsts, encoded.rows, encoded.positions, strict=True):
+        start = starts[best_window(first, starts, share, len(body))]
+        assert encoded.windows[row][1 : encoded.closings[row]] == body[start : start + share]
+        assert encoded.windows[row][position] == words[token][0]
+        assert (encoded.words or [])[row][position] == {"Jordan": 3}.get(token, 1)
+
+
 def test_a_token_is_scored_where_most_text_surrounds_it() -> None:
     starts, share = window_starts(20, 10, 4)
     assert (starts, share) == ([0, 6, 10], 10)

@@ -116,18 +116,21 @@ from pathlib import Path
 import torch
 torch.set_num_threads(1)
 from ner.training.run import train
+from pipeline.core.records import View
 from tests.ner.conftest import ambiguous_views, small_params
 from tests.ner.training.test_pieces import long_post
 encoder, folder = sys.argv[1], Path(sys.argv[2])
 params = small_params(Path(encoder), epochs=1, max_length=64, views="text_only")
-for name, long in (("ordinary", [long_post(24, seed) for seed in range(8)]), ("long", [long_post(10_000)])):
+giant = View("giant", ["love", "giant" * 20_000, "Paris"], ["O", "O", "B-LOC"], "")
+for name, long in (("ordinary", [long_post(24, seed) for seed in range(8)]), ("giant", [giant]),
+                   ("long", [long_post(10_000)])):
     train(params, encoder=encoder, train=[*ambiguous_views(16, 0), *long], dev=ambiguous_views(4, 1),
           output=folder / name / "tagger", work=folder / name / "work", curves=None, device="cpu")
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
 
 
-def test_one_line_of_10_000_tokens_takes_the_memory_of_ordinary_ones(xlm_r_folder: Path, tmp_path: Path) -> None:
+def test_a_giant_token_or_10_000_tokens_take_the_memory_of_ordinary_ones(xlm_r_folder: Path, tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", MEMORY, str(xlm_r_folder), str(tmp_path)],
         cwd=ROOT,
@@ -137,5 +140,6 @@ def test_one_line_of_10_000_tokens_takes_the_memory_of_ordinary_ones(xlm_r_folde
         encoding="utf-8",
         check=True,
     )
-    ordinary, long = (int(line) // 1024 for line in done.stdout.split())
-    assert long < ordinary + 80, f"{long} MB, {ordinary} MB without it"
+    ordinary, giant, long = (int(line) // 1024 for line in done.stdout.split())
+    assert giant < ordinary + 80, f"{giant} MB, {ordinary} MB without the token"
+    assert long < ordinary + 80, f"{long} MB, {ordinary} MB without the line"
