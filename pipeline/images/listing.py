@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from pipeline.core.errors import UserError
+from pipeline.corpus.reading import has_unpaired_surrogate
 
 SUFFIXES = (
     ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".webp", ".bmp", ".tif", ".tiff", ".avif", ".heic", ".heif",
@@ -25,7 +26,8 @@ class Listing(NamedTuple):
 def listing(folder: Path) -> Listing:
     """Tell the pictures below a folder, by their suffix, from what is left out.
 
-    Left out are other files, hidden files and folders, links to folders, and folders that cannot be read.
+    Left out are other files, hidden files and folders, links to folders, folders that cannot be read, and names that
+    are not UTF-8, which no row can hold.
 
     Raises:
         UserError: there is no such folder, or no picture in it.
@@ -34,16 +36,20 @@ def listing(folder: Path) -> Listing:
         raise UserError(f"{folder}: no such folder of pictures")
     names: list[str] = []
     others: Counter[str] = Counter()
-    hidden_files = hidden_folders = linked = 0
+    hidden_files = hidden_folders = linked = not_utf8 = 0
     unread: list[OSError] = []
     for place, folders, files in os.walk(folder, onerror=unread.append):
         below = Path(place).relative_to(folder)
         seen = sorted(name for name in folders if not name.startswith("."))
         hidden_folders += len(folders) - len(seen)
-        folders[:] = [name for name in seen if not os.path.islink(os.path.join(place, name))]
-        linked += len(seen) - len(folders)
+        unlinked = [name for name in seen if not os.path.islink(os.path.join(place, name))]
+        linked += len(seen) - len(unlinked)
+        folders[:] = [name for name in unlinked if not has_unpaired_surrogate(name)]
+        not_utf8 += len(unlinked) - len(folders)
         for name in files:
-            if name.startswith("."):
+            if has_unpaired_surrogate(name):  # as Python shows bytes that are no UTF-8
+                not_utf8 += 1
+            elif name.startswith("."):
                 hidden_files += 1
             elif name.lower().endswith(SUFFIXES):
                 names.append((below / name).as_posix())
@@ -57,6 +63,7 @@ def listing(folder: Path) -> Listing:
             _counted(hidden_folders, "hidden folder"),
             _counted(linked, "linked folder"),
             _counted(len(unread), "folder", " that cannot be read"),
+            _counted(not_utf8, "name", " that is not UTF-8" if not_utf8 == 1 else " that are not UTF-8"),
         )
         if part
     )

@@ -1,6 +1,7 @@
 """Which files of a folder are pictures, and that what is left out is told."""
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -29,6 +30,17 @@ def test_pictures_are_told_from_what_is_left_out(tmp_path: Path) -> None:
     assert left_out.startswith("4 files that are no pictures (.txt, ")
     assert left_out.endswith("), 2 hidden files, 1 hidden folder, 1 linked folder")
     assert {".json", "no suffix"} < set(left_out.split("(")[1].split(")")[0].split(", "))
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="macOS has no names that are not UTF-8")
+def test_names_that_are_not_utf8_are_told(tmp_path: Path) -> None:
+    touch(tmp_path, "a.png", os.fsdecode(b"caf\xe9.png"))
+    assert listing(tmp_path) == (["a.png"], "1 name that is not UTF-8")
+    touch(tmp_path, os.fsdecode(b"p\xe9cs/b.png"))
+    assert listing(tmp_path) == (["a.png"], "2 names that are not UTF-8")
+    (tmp_path / "a.png").unlink()
+    with pytest.raises(UserError, match=r"no pictures; .*; found 2 names that are not UTF-8$"):
+        listing(tmp_path)
 
 
 def test_many_suffixes_are_cut_short(tmp_path: Path) -> None:
