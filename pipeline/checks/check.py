@@ -18,6 +18,7 @@ from pipeline.core.errors import UserError
 from pipeline.core.folders import default_folder
 from pipeline.core.kinds import KINDS
 from pipeline.corpus.dataset import read_split
+from pipeline.corpus.reading import has_unpaired_surrogate
 from pipeline.extractors import registry
 from pipeline.images.manifest import look, nothing_readable
 from pipeline.settings import params
@@ -85,6 +86,8 @@ def _problems(settings: Params, path: str, lines: dict[str, int], at: Callable[[
     if settings.train.trainer == "flair":
         for problem in _caught(partial(environments.require, "flair")):
             yield at("train.trainer") + problem
+    if has_unpaired_surrogate(str(Path.cwd())):
+        yield f"{Path.cwd()}: the path of this folder is not UTF-8, and `dvc repro` fails in it; move or rename it"
     for folder in (Path.cwd(), default_folder()):
         existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
         free = shutil.disk_usage(existing).free

@@ -1,4 +1,4 @@
-"""What in the folders that stages depend on DVC would trip over: files of its own, links to folders, pipes.
+"""What in the folders that stages depend on DVC would trip over: files of its own, links to folders, pipes, odd names.
 
 Looked at are folders, not what is in pictures, and of a large data set the upper ones: some thousand folders and some
 hundred thousand names take a second.
@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from pipeline.core.kinds import KINDS
+from pipeline.corpus.reading import has_unpaired_surrogate
 from pipeline.settings.params import Params
 
 CHECKPOINTS = Path("checkpoints")
@@ -35,10 +36,11 @@ class Finding(NamedTuple):
 def findings(settings: Params) -> Iterator[Finding]:
     """What DVC would trip over, in the data set's folder and on the way to checkpoints."""
     root = settings.data.root
-    links, endless = [], []
-    for folder, linked, no_files in _walk(root):
+    links, endless, not_utf8 = [], [], []
+    for folder, linked, no_files, odd in _walk(root):
         links += linked
         endless += no_files
+        not_utf8 += odd
         if os.path.lexists(folder / ".dvcignore"):
             yield Finding(
                 "data.root",
@@ -57,11 +59,25 @@ def findings(settings: Params) -> Iterator[Finding]:
         yield Finding("data.root", _unseen(links), False)
     if endless:
         yield Finding("data.root", _endless(endless), True)
-    if endless := [place for _, _, no_files in _walk(CHECKPOINTS) for place in no_files]:
+    if not_utf8:
+        yield Finding("data.root", _odd(not_utf8), True)
+    looked = list(_walk(CHECKPOINTS))
+    if endless := [place for each in looked for place in each.no_files]:
         yield Finding(str(CHECKPOINTS), _endless(endless), True)
+    if not_utf8 := [place for each in looked for place in each.not_utf8]:
+        yield Finding(str(CHECKPOINTS), _odd(not_utf8), True)
     for key, place in _checkpoints(settings):
         if link := _linked(place):
             yield Finding(key, _unseen([link]), False)
+
+
+class _Looked(NamedTuple):
+    """A folder; in it the links to folders, what is no file, and the names that are not UTF-8."""
+
+    folder: Path
+    linked: list[Path]
+    no_files: list[Path]
+    not_utf8: list[Path]
 
 
 def _named(places: list[Path]) -> str:
@@ -76,6 +92,11 @@ def _endless(places: list[Path]) -> str:
     )
 
 
+def _odd(places: list[Path]) -> str:
+    what = "a name that is" if len(places) == 1 else f"{len(places):,} names that are"
+    return f"{_named(places)}: {what} not UTF-8, on which `dvc repro` fails; rename what bears it"
+
+
 def _unseen(links: list[Path]) -> str:
     what = "a link to a folder" if len(links) == 1 else f"{len(links):,} links to folders"
     return (
@@ -84,18 +105,20 @@ def _unseen(links: list[Path]) -> str:
     )
 
 
-def _walk(root: Path) -> Iterator[tuple[Path, list[Path], list[Path]]]:
-    """Folders below `root`, itself among them, upper ones first; in each the links to folders, and what is no file."""
+def _walk(root: Path) -> Iterator[_Looked]:
+    """Folders below `root`, itself among them, upper ones first."""
     waiting, names = deque([root]), MOST_NAMES
     for _ in range(MOST_FOLDERS):
         if not waiting:
             return
         folder = waiting.popleft()
-        linked, no_files = [], []
+        linked, no_files, not_utf8 = [], [], []
         try:
             with os.scandir(folder) as entries:
                 for entry in islice(entries, names):
                     names -= 1
+                    if has_unpaired_surrogate(entry.name):  # as Python shows bytes that are no UTF-8
+                        not_utf8.append(folder / entry.name)
                     if entry.is_dir():
                         if entry.is_symlink():
                             linked.append(folder / entry.name)
@@ -105,7 +128,7 @@ def _walk(root: Path) -> Iterator[tuple[Path, list[Path], list[Path]]]:
                         no_files.append(folder / entry.name)
         except OSError:
             continue  # DVC says so, of the folder that it was to read
-        yield folder, sorted(linked), sorted(no_files)
+        yield _Looked(folder, sorted(linked), sorted(no_files), sorted(not_utf8))
 
 
 def _checkpoints(settings: Params) -> Iterator[tuple[str, str]]:

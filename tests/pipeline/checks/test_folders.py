@@ -1,6 +1,7 @@
 """Files of DVC's own and links in the data set, and checkpoints behind links, are found before anything runs."""
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -94,6 +95,26 @@ def test_what_dvc_would_wait_for_is_named(project: Path, tmp_path: Path, linked:
 def test_a_pipe_among_checkpoints_is_named(project: Path) -> None:
     os.mkfifo(project / "checkpoints/weights")
     with pytest.raises(UserError, match=r"params\.yaml: checkpoints: checkpoints/weights: a named pipe"):
+        check()
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="macOS has no names that are not UTF-8")
+def test_names_on_which_dvc_fails_are_named(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    name = os.fsdecode(b"caf\xe9")
+    (project / f"set/images/{name}.jpg").touch()
+    (project / "checkpoints" / name).mkdir()
+    with pytest.raises(UserError) as caught:
+        check()
+    assert "data.root: set/images/caf\udce9.jpg: a name that is not UTF-8, on which `dvc repro` fails" in str(
+        caught.value
+    )
+    assert "checkpoints: checkpoints/caf\udce9: a name that is not UTF-8" in str(caught.value)
+    (project / f"set/{name}").touch()
+    assert "2 names that are not UTF-8" in found()[0].problem
+    moved = project.with_name(name)
+    project.rename(moved)
+    monkeypatch.chdir(moved)
+    with pytest.raises(UserError, match=r"caf\udce9: the path of this folder is not UTF-8, and `dvc repro` fails"):
         check()
 
 
