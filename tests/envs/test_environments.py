@@ -57,7 +57,7 @@ class Tiny:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        for name in ("pipeline", "stages"):
+        for name in ("pipeline", "stages", "ner"):
             shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
         (folder / "envs").mkdir()
         (folder / "envs" / "tiny.txt").write_text("# nothing yet\n")
@@ -77,12 +77,13 @@ class Tiny:
         params["data"] |= {"root": ".", "images": "pictures"}
         (self.folder / "params.yaml").write_text(yaml.dump(params))
 
-    def start(self, *arguments: str, **environment: str) -> "subprocess.Popen[str]":
+    def start(self, *arguments: str, start_new_session: bool = False, **environment: str) -> "subprocess.Popen[str]":
         settings = {**os.environ, "SIGHTREAD_STORE": str(self.folder / "store"), "UV_OFFLINE": "1", **environment}
         return subprocess.Popen(
             [sys.executable, *arguments],
             cwd=self.folder,
             env=settings,
+            start_new_session=start_new_session,
             text=True,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -149,6 +150,50 @@ def test_a_build_that_does_not_end_is_not_used(tmp_path: Path) -> None:
     (project.folder / "envs" / "tiny.txt").write_text("pillow==13.0.0\n")
     assert "is out of date: envs/tiny.txt has changed" in project.environments("status")
     assert "run: python -m pipeline.environments sync tiny" in project.captions(expect=2)
+
+
+BACKEND = """
+import time, zipfile
+from pathlib import Path
+
+def build_wheel(wheel_directory, config_settings=None, metadata_directory=None):
+    Path("../building").touch()
+    while Path("../wait").exists():
+        time.sleep(0.05)
+    with zipfile.ZipFile(Path(wheel_directory, "slow-1-py3-none-any.whl"), "w") as wheel:
+        wheel.writestr("slow.py", "")
+        wheel.writestr("slow-1.dist-info/METADATA", "Metadata-Version: 2.1\\nName: slow\\nVersion: 1\\n")
+        wheel.writestr("slow-1.dist-info/WHEEL", "Wheel-Version: 1.0\\nRoot-Is-Purelib: true\\nTag: py3-none-any\\n")
+        wheel.writestr("slow-1.dist-info/RECORD", "")
+    return "slow-1-py3-none-any.whl"
+"""
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGKILL, -9), (signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_build_that_is_interrupted_is_done_again(tmp_path: Path, number: int, status: int) -> None:
+    """uv builds a package that takes its time, and is killed or stopped with the command, as from a terminal."""
+    project = Tiny(tmp_path)
+    slow = tmp_path / "slow"
+    slow.mkdir()
+    (slow / "pyproject.toml").write_text(
+        '[build-system]\nrequires = []\nbuild-backend = "backend"\nbackend-path = ["."]\n'
+        '[project]\nname = "slow"\nversion = "1"\n'
+    )
+    (slow / "backend.py").write_text(BACKEND)
+    (tmp_path / "envs" / "tiny.txt").write_text(f"{slow}\n")
+    (tmp_path / "wait").touch()
+    sync = ("-m", "pipeline.environments", "sync", "tiny")
+    with project.start(*sync, start_new_session=True, UV_CACHE_DIR=str(tmp_path / "uv")) as process:
+        wait_for(lambda: (tmp_path / "building").exists() or process.poll() is not None)
+        os.killpg(process.pid, number)
+        output, errors = process.communicate()
+    assert process.returncode == status, output + errors
+    assert "Traceback" not in errors
+    assert project.venv.is_dir()
+    assert "is incomplete" in project.environments("status")
+    (tmp_path / "wait").unlink()
+    assert "ready" in project.run(*sync, UV_CACHE_DIR=str(tmp_path / "uv"))
+    assert list(project.venv.glob("lib/python*/site-packages/slow.py"))
 
 
 def break_marker(folder: Path) -> None:
