@@ -39,7 +39,7 @@ def prepare() -> None:
 
 
 def _prepared(stream: TextIO | None, null: int) -> TextIO:
-    if stream is not None and not isinstance(stream, io.TextIOWrapper):  # something that Python itself put there
+    if stream is not None and type(stream) is not io.TextIOWrapper:  # something that another library put there
         return stream
     if stream is not None:
         stream.flush()
