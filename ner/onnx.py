@@ -15,9 +15,14 @@ def main() -> None:
     exporting = commands.add_parser("export", help="write a tagger as an ONNX graph that ner.predict reads")
     exporting.add_argument("tagger", metavar="TAGGER", help="a tagger's folder, such as models/tagger")
     exporting.add_argument("folder", metavar="FOLDER", help="a folder to be made, such as models/tagger-onnx")
+    exporting.add_argument(
+        "--pictures",
+        action="store_true",
+        help="a graph that reads features and objects of pictures, for a tagger of such a system; else text alone",
+    )
     arguments = parser.parse_args()
     with quietly():
-        written = export(arguments.tagger, arguments.folder)
+        written = export(arguments.tagger, arguments.folder, with_pictures=arguments.pictures)
     n_bytes = sum(path.stat().st_size for path in written.iterdir())
     print(f"{written}: {n_bytes / 1e6:,.1f} MB; tag with: python -m ner.predict {written}", file=sys.stderr)
 

@@ -54,11 +54,14 @@ class Tagger:
         """Have views with pictures tagged with what those give as tensors, where the tagger's system reads that.
 
         Raises:
-            UserError: the features are not of the kind that the tagger was trained with, or it reads text alone, as an
-                exported one does.
+            UserError: the features are not of the kind that the tagger was trained with, or it reads text alone, as one
+                does that was exported so.
         """
         if not self.reads_visual:
-            raise UserError(f"a tagger of system {self.model.config.system!r}, or an exported one, reads no features")
+            raise UserError(
+                f"a tagger of system {self.model.config.system!r}, or one exported without --pictures, reads no "
+                "features"
+            )
         self.encoder.show(visuals, self.model.config.facts or {})
 
     def tag(self, text: str) -> Prediction:

@@ -341,6 +341,8 @@ def attend(
     Returns:
         mixed values, *Shape:* (W, n_heads, Q, head_width).
     """
+    if torch.compiler.is_exporting():  # onnxruntime's attention takes no bias that is the same for all queries
+        bias = bias.expand(-1, -1, query.shape[2], -1)
     if dropout == 0.0 or query.device.type != "cpu":
         return scaled_dot_product_attention(query, key, value, bias, dropout, scale=scaling)
     # torch has no fused attention with dropout on a CPU; these are the parts that it would take, but for the dropout.

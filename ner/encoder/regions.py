@@ -119,5 +119,50 @@ def encode_padded(encoder: PreTrainedModel, part: Part, *, biased: bool) -> Tens
     return encoder(**arguments).last_hidden_state.flatten(0, 1)[part.places[part.wanted]]
 
 
+def encode_dense(
+    encoder: PreTrainedModel,
+    input_ids: Tensor,
+    attention_mask: Tensor,
+    embeddings: Tensor,
+    *,
+    region_mask: Tensor,
+    positions: Tensor,
+    bias: Tensor | None,
+    typed: bool,
+) -> Tensor:
+    """A pass over windows of S places for sub-tokens and R behind them for regions, whichever of them are filled.
+
+    It is what an exported graph computes: no shape depends on values.
+
+    Args:
+        encoder: takes embeddings.
+        input_ids: *Shape:* (W, S).
+        attention_mask: 1 on sub-tokens, 0 on padding, *Shape:* (W, S).
+        embeddings: what stands for regions in the place of word vectors, *Shape:* (W, R, width).
+        region_mask: 1 on regions, 0 on padding, *Shape:* (W, R).
+        positions: what regions' position embeddings are looked up by, from 0, *Shape:* (W, R).
+        bias: added to attention scores to each region, *Shape:* (W, R); None: nothing.
+        typed: whether regions have token type 1.
+
+    Returns:
+        hidden states of the sub-tokens, *Shape:* (W, S, hidden_width).
+    """
+    n_windows, width = input_ids.shape
+    mask = torch.cat([attention_mask, region_mask], 1)
+    arguments = {"inputs_embeds": torch.cat([encoder.get_input_embeddings()(input_ids), embeddings], 1)}
+    if bias is None:
+        arguments["attention_mask"] = mask
+    else:
+        scores = torch.cat([torch.zeros_like(attention_mask, dtype=bias.dtype), bias], 1)
+        scores = torch.where(mask != 0, scores, -torch.inf)[:, None, None]
+        arguments["attention_mask"] = scores.expand(-1, 1, mask.shape[1], -1).to(embeddings.dtype)
+    if _takes(encoder, "position_ids"):
+        columns = torch.arange(width, device=input_ids.device).expand(n_windows, -1)
+        arguments["position_ids"] = torch.cat([columns, positions], 1) + packing.first_position(encoder)
+    if typed:
+        arguments["token_type_ids"] = torch.cat([torch.zeros_like(input_ids), torch.ones_like(positions)], 1)
+    return encoder(**arguments).last_hidden_state[:, :width]
+
+
 def _takes(encoder: PreTrainedModel, argument: str) -> bool:
     return argument in inspect.signature(encoder.forward).parameters

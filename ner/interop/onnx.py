@@ -10,12 +10,13 @@ import os
 import shutil
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import numpy as np
 import onnxruntime
 import torch
 from torch import Tensor, nn
@@ -24,23 +25,24 @@ from ner.bioes import allowed_transitions
 from ner.crf.chain import LinearChainCRF
 from ner.models.base import TaggerConfig, TaggerModel
 from ner.models.folder import ONNX_GRAPH, load_config, load_tagger, load_view_encoder
-from ner.views import ViewBatch, ViewEncoder
-from ner.visual import VisualBatch
+from ner.models.graph import DYNAMIC, GraphInput, GraphInputs, inputs_of, parts, reads_pictures
+from ner.views import UNKNOWN_WORD, EncodedView, ViewBatch, ViewEncoder, collate
+from ner.visual import UNKNOWN_OBJECT, PostVisual, VisualBatch, collate_visuals
 from pipeline.core import checksums, onnx_files
 from pipeline.core.errors import UserError
 from pipeline.core.machine import is_out_of_memory
 
-INPUTS = ("input_ids", "attention_mask", "firsts")  # see ner.models.base.TaggerModel.token_emissions
-WORDS = "words"  # behind them, where the tagger has a table of word vectors
+_Shape = tuple[tuple[int, ...], ...]  # of tweets: how many sub-tokens each of their windows has
 SCORES = ("transitions", "start", "stop")  # see ner.crf.chain.LinearChainCRF
 OPSET = 23  # the first with attention as one operator
 # onnxruntime's fused addition and layer norm, or bias and GELU, take longer on a CPU than the two apart.
 _SLOW_FUSIONS = ["SkipLayerNormFusion", "BiasGeluFusion"]
 _SHAPES = (
-    (1, 5),
-    (2, 9),
-    (5, 16),
-)  # windows and sub-tokens that an export is compared on; padding in all but the first
+    ((5,),),
+    ((9,), (8,)),
+    ((16,), (15,), (14,), (13,), (12,)),
+    ((4,), (16, 16, 9), (7,)),
+)  # sub-tokens in the windows of the tweets that an export is compared on
 _CLOSE = 1e-3  # of the largest score: float noise is a hundredth of it
 SUBTOKENS_AT_ONCE = 400  # of a thread, about: enough to be worth a call, few enough to stay in its cache
 
@@ -53,52 +55,59 @@ class OnnxTagger:
         name: what messages call it.
         config: the tagger's.
         n_threads: how many threads run it at once, each on other windows.
+        remedy: what to do where it fails.
     """
 
-    def __init__(self, session: onnxruntime.InferenceSession, name: str, config: TaggerConfig, n_threads: int) -> None:
-        self.name, self.config, self.reads_visual, self.asks_relation = name, config, False, False
+    def __init__(
+        self, session: onnxruntime.InferenceSession, name: str, config: TaggerConfig, n_threads: int, remedy: str
+    ) -> None:
+        self.name, self.config, self.remedy, self.asks_relation = name, config, remedy, False
         self.session, self.labels, self.device = session, list(config.tag_labels or ()), torch.device("cpu")
+        self.inputs = cast("list[GraphInput]", [each.name for each in session.get_inputs()])
+        self.reads_visual = reads_pictures(self.inputs)
         self.n_threads, self._threads = n_threads, ThreadPoolExecutor(n_threads)
         self.crf = LinearChainCRF(len(self.labels), allowed_transitions(self.labels), config.exclude_forbidden)
-        ones = torch.ones(1, 1, dtype=torch.long)
-        words = [ones] if _has_words(config) else []
-        scores = self.session.run(SCORES, _arrays(ones, ones, torch.zeros(1, dtype=torch.long), *words))
+        one, _ = self._inputs(_batch(((3,),), lambda n: [1] * n, 0), None, torch.zeros(1, dtype=torch.long))
+        scores = self.session.run(SCORES, one)
         self.crf.load_state_dict(self.crf.state_dict() | dict(zip(SCORES, map(torch.from_numpy, scores), strict=True)))
 
-    def emissions(self, batch: ViewBatch, visual: VisualBatch | None = None) -> Tensor:
+    def emissions(self, view: ViewBatch, visual: VisualBatch | None = None) -> Tensor:
         """Score every label of every token.
 
         Args:
-            batch: a view of B tweets of at most L tokens.
-            visual: not read: the graph is that of the text-only view.
+            view: B tweets of at most L tokens.
+            visual: what their pictures give as tensors; None for the text-only view. Not read where the graph is that
+                of the text-only view.
 
         Returns:
             emissions, float32, zeros on padding, *Shape:* (B, L, n_labels).
+
+        Raises:
+            UserError: onnxruntime fails.
         """
-        n_windows, width = batch["input_ids"].shape
+        n_windows, width = view["input_ids"].shape
+        width += visual["mask"].shape[1] if visual is not None and self.reads_visual else 0
         n_parts = self.n_threads * math.ceil(n_windows * width / (self.n_threads * SUBTOKENS_AT_ONCE))
-        parts = torch.arange(n_windows).tensor_split(min(n_parts, n_windows))
-        scored = [batch["mask"] & torch.isin(batch["rows"], windows) for windows in parts]
-        found = self._threads.map(self._run, [_inputs(batch, *part) for part in zip(parts, scored, strict=True)])
-        emissions = torch.zeros(*batch["mask"].shape, len(self.labels))
-        for tokens, values in zip(scored, found, strict=True):
-            emissions[tokens] = values
+        made = [self._inputs(view, visual, windows) for windows in parts(view, self.inputs, n_parts)]
+        found = self._threads.map(self.run, [inputs for inputs, _ in made])
+        emissions = torch.zeros(*view["mask"].shape, len(self.labels))
+        for (_, scored), values in zip(made, found, strict=True):
+            emissions[scored] = values
         return emissions
 
     def relation(self, view: ViewBatch, visual: VisualBatch | None) -> Tensor:
-        """The graph is that of the text-only view, which asks for none."""
+        """The graph gives none."""
         raise NotImplementedError
 
-    def _run(self, inputs: dict[str, Any]) -> Tensor:
-        return self.run(inputs, self.name, "export the tagger again, or tag with the tagger itself")
+    def _inputs(self, view: ViewBatch, visual: VisualBatch | None, windows: Tensor) -> tuple[dict[str, Any], Tensor]:
+        inputs, scored = inputs_of(view, visual, windows, self.inputs, self.config.facts or {})
+        return {name: tensor.numpy() for name, tensor in cast("dict[str, Tensor]", inputs).items()}, scored
 
-    def run(self, inputs: dict[str, Any], trouble: str, remedy: str) -> Tensor:
-        """Emissions of tokens.
+    def run(self, inputs: dict[str, Any]) -> Tensor:
+        """Emissions of a part of a batch.
 
         Args:
             inputs: the graph's.
-            trouble: the beginning of the message where it fails.
-            remedy: its end.
 
         Returns:
             emissions, *Shape:* (N, n_labels).
@@ -109,36 +118,11 @@ class OnnxTagger:
         try:
             return torch.from_numpy(self.session.run(["emissions"], inputs)[0])
         except Exception as error:  # onnxruntime's errors share no other base
-            if is_out_of_memory(error):
-                remedy = "memory runs out: tag with a smaller --batch-size"
+            remedy = "memory runs out: tag with a smaller --batch-size" if is_out_of_memory(error) else self.remedy
             shape = tuple(inputs["input_ids"].shape)
             raise UserError(
-                f"{trouble}: onnxruntime fails on sub-tokens of shape {shape} ({_first(error)}); {remedy}"
+                f"{self.name}: onnxruntime fails on sub-tokens of shape {shape} ({_first(error)}); {remedy}"
             ) from None
-
-
-def _inputs(batch: ViewBatch, windows: Tensor, tokens: Tensor) -> dict[str, Any]:
-    """A part of a batch as the graph's inputs.
-
-    Args:
-        batch: a view of B tweets of at most L tokens.
-        windows: consecutive windows, *Shape:* (n_windows,).
-        tokens: True on the tokens that those windows score, *Shape:* (B, L).
-    """
-    mask = batch["attention_mask"][windows]
-    width = int(mask.sum(1).max())
-    firsts = (batch["rows"][tokens] - windows[0]) * width + batch["positions"][tokens]
-    words = [batch["words"][windows, :width]] if "words" in batch else []
-    return _arrays(batch["input_ids"][windows, :width], mask[:, :width], firsts, *words)
-
-
-def _arrays(*inputs: Tensor) -> dict[str, Any]:
-    return {name: tensor.numpy() for name, tensor in zip((*INPUTS, WORDS), inputs, strict=False)}
-
-
-def _has_words(config: TaggerConfig) -> bool:
-    """Whether the graph takes rows of the tagger's table of word vectors."""
-    return (config.facts or {}).get("words") is not None
 
 
 def load(folder: Path) -> tuple[OnnxTagger, ViewEncoder]:
@@ -149,10 +133,13 @@ def load(folder: Path) -> tuple[OnnxTagger, ViewEncoder]:
     """
     config = load_config(folder)
     onnx_files.external_files(folder / ONNX_GRAPH)
-    return _open(folder, config), load_view_encoder(folder, config)
+    remedy = "export the tagger again, or tag with the tagger itself"
+    return _open(folder, config, str(folder / ONNX_GRAPH), remedy, torch.get_num_threads()), load_view_encoder(
+        folder, config
+    )
 
 
-def _open(folder: Path, config: TaggerConfig) -> OnnxTagger:
+def _open(folder: Path, config: TaggerConfig, name: str, remedy: str, n_threads: int) -> OnnxTagger:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1  # its threads would wait for each other in every operator
     options.log_severity_level = 4  # what fails is in the error, too
@@ -161,7 +148,7 @@ def _open(folder: Path, config: TaggerConfig) -> OnnxTagger:
         session = onnxruntime.InferenceSession(
             str(graph), options, providers=["CPUExecutionProvider"], disabled_optimizers=_SLOW_FUSIONS
         )
-        return OnnxTagger(session, str(graph), config, torch.get_num_threads())
+        return OnnxTagger(session, name, config, n_threads, remedy)
     except Exception as error:  # onnxruntime's errors share no other base
         raise UserError(
             f"{graph}: onnxruntime cannot read it ({_first(error)}); export the tagger again: "
@@ -173,10 +160,16 @@ def _first(error: BaseException) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 
-def export(tagger: str | Path, folder: str | Path) -> Path:
+def export(tagger: str | Path, folder: str | Path, *, with_pictures: bool = False) -> Path:
     """Write a tagger's graph (and its weights, beside it), config and tokenizer to a new folder.
 
     The folder appears when the graph gives the tagger's scores on several shapes of batches, or not at all.
+
+    Args:
+        tagger: a tagger's folder.
+        folder: a folder to be made.
+        with_pictures: whether the graph reads what pictures give as tensors, as the tagger does; else it is that of the
+            text-only view.
 
     Raises:
         UserError: the tagger's folder is not one, the target exists, or the encoder cannot be exported.
@@ -185,16 +178,11 @@ def export(tagger: str | Path, folder: str | Path) -> Path:
     if target.exists():
         raise UserError(f"{target}: exists already; name a new folder, or remove it")
     model, _ = load_tagger(source)
+    names = model.graph_inputs(with_pictures=with_pictures)
     graph = _Graph(model).eval()
     # More than one of everything: a dimension of one would be taken for a constant.
-    ids = torch.full((3, 9), 4)
-    windows, width = torch.export.Dim("windows"), torch.export.Dim("width", max=model.config.max_length)
-    dimensions = [{0: windows, 1: width}, {0: windows, 1: width}, {0: torch.export.Dim("tokens")}]
-    inputs, names = [ids, torch.ones_like(ids), torch.arange(5)], list(INPUTS)
-    if _has_words(model.config):
-        dimensions.append({0: windows, 1: width})
-        inputs.append(torch.zeros_like(ids))
-        names.append(WORDS)
+    view, visual = _example(model, ((5,), (9, 7)))
+    example, _ = inputs_of(view, visual, torch.arange(3), names, model.config.facts or {})
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as temporary:
         written = Path(temporary, target.name)
@@ -203,12 +191,12 @@ def export(tagger: str | Path, folder: str | Path) -> Path:
             with torch.inference_mode(False), torch.no_grad(), _quiet_export():
                 program = torch.onnx.export(
                     graph,
-                    tuple(inputs),
+                    kwargs={"inputs": example},
                     dynamo=True,
                     opset_version=OPSET,
                     input_names=names,
                     output_names=["emissions", *SCORES],
-                    dynamic_shapes={"inputs": tuple(dimensions)},
+                    dynamic_shapes={"inputs": {name: _dimensions(name, model.config.max_length) for name in names}},
                     verbose=False,
                 )
         except Exception as error:  # torch's exporter's own, and whatever it meets in an encoder's code
@@ -222,10 +210,16 @@ def export(tagger: str | Path, folder: str | Path) -> Path:
         for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
             if (source / name).exists():
                 shutil.copyfile(source / name, written / name)
-        _compare(model, _open(written, model.config), source)
+        exported = _open(written, model.config, f"{source}: {_encoder(model)} cannot be exported", _STAY, 1)
+        _compare(model, exported, source)
         checksums.seal(written)
         os.rename(written, target)
     return target
+
+
+def _dimensions(name: GraphInput, max_length: int) -> dict[int, Any]:
+    bounds = {"width": {"max": max_length}}
+    return {place: torch.export.Dim(each, **bounds.get(each, {})) for place, each in enumerate(DYNAMIC[name])}
 
 
 _STAY = "tag with the tagger itself, which runs on torch"
@@ -254,30 +248,72 @@ def _forget_the_machine(program: Any) -> None:
 
 
 def _compare(model: TaggerModel, exported: OnnxTagger, source: Path) -> None:
-    """Check that a graph gives a tagger's scores, of one window and of several, padded and not.
+    """Check that a graph gives a tagger's scores, of one window and of several, padded and not, with pictures or none.
 
     Raises:
         UserError: it fails on one of them, or gives other scores.
     """
-    generator = torch.Generator().manual_seed(0)
-    known = model.encoder.get_input_embeddings().weight.shape[0]
-    for windows, width in _SHAPES:
-        width = min(width, model.config.max_length)
-        ids = torch.randint(known, (windows, width), generator=generator)
-        mask = torch.ones_like(ids)
-        for row in range(1, windows):
-            mask[row, max(1, width - row) :] = 0
-        inputs = [ids, mask, mask.flatten().nonzero()[:, 0]]
-        if _has_words(model.config):
-            inputs.append(torch.randint(len((model.config.facts or {})["words"]), ids.shape, generator=generator))
-        with torch.inference_mode():
-            wanted = model.token_emissions(*inputs)
-        found = exported.run(_arrays(*inputs), f"{source}: {_encoder(model)} cannot be exported", _STAY)
-        if not float((found - wanted).abs().max()) <= _CLOSE * max(1.0, float(wanted.abs().max())):
-            raise UserError(
-                f"{source}: the graph of {_encoder(model)} gives other scores than the tagger on {windows} windows of "
-                f"{width} sub-tokens; {_STAY}"
+    for shape in _SHAPES:
+        view, visual = _example(model, shape)
+        for shown in (None, visual) if exported.reads_visual else (None,):
+            with torch.inference_mode():
+                wanted = model.emissions(view, shown)[view["mask"]]
+            found = exported.emissions(view, shown)[view["mask"]]
+            if not float((found - wanted).abs().max()) <= _CLOSE * max(1.0, float(wanted.abs().max())):
+                windows, width = view["input_ids"].shape
+                raise UserError(
+                    f"{source}: the graph of {_encoder(model)} gives other scores than the tagger on {windows} windows "
+                    f"of {width} sub-tokens; {_STAY}"
+                )
+
+
+def _example(model: TaggerModel, shape: _Shape) -> tuple[ViewBatch, VisualBatch | None]:
+    """Tweets of random sub-tokens with random pictures: none for the first, one or two for the others."""
+    generator = np.random.default_rng(0)
+    known, facts = model.encoder.get_input_embeddings().weight.shape[0], model.config.facts or {}
+    pad = model.encoder.config.pad_token_id or 0
+    rows = UNKNOWN_WORD + 1 + len(facts.get("words") or ())
+    shape = tuple(tuple(min(width, model.config.max_length) for width in tweet) for tweet in shape)
+
+    def ids(n: int) -> list[int]:
+        drawn = generator.integers(known, size=n).tolist()
+        return [each if each != pad else (pad + 1) % known for each in drawn]
+
+    view = _batch(shape, ids, pad, rows)
+    pictures: list[PostVisual | None] = []
+    for number in range(len(shape)):
+        size = facts.get("n_cells") or 0, facts.get("region_width") or 0
+        regions = tuple(generator.normal(size=size).astype(np.float32) for _ in range(1 + number % 2) if all(size))
+        objects = generator.integers(UNKNOWN_OBJECT + 1 + len(facts.get("object_labels") or ()), size=number % 5)
+        pictures.append(PostVisual(regions, tuple(objects.tolist())) if number or len(shape) == 1 else None)
+    return view, collate_visuals(pictures)
+
+
+def _batch(shape: _Shape, ids: Callable[[int], list[int]], pad: int, rows: int = 2) -> ViewBatch:
+    """Tweets of windows of so many sub-tokens, the tokens of which have two, or one where none is left.
+
+    Args:
+        shape: widths of each tweet's windows.
+        ids: so many sub-tokens.
+        pad: the sub-token to pad with.
+        rows: of the table of word vectors.
+    """
+    tweets = []
+    for widths in shape:
+        firsts = [(row, first) for row, width in enumerate(widths) for first in range(1, max(2, width - 1), 2)]
+        words = [[(place * 7) % rows for place in range(width)] for width in widths]
+        tweets.append(
+            EncodedView(
+                windows=[ids(width) for width in widths],
+                rows=[row for row, _ in firsts],
+                positions=[first for _, first in firsts],
+                ends=[min(first + 2, max(2, widths[row] - 1)) for row, first in firsts],
+                closings=[width - 1 for width in widths],
+                context_used="",
+                words=words,
             )
+        )
+    return collate(tweets, pad)
 
 
 class _Graph(nn.Module):
@@ -285,8 +321,8 @@ class _Graph(nn.Module):
         super().__init__()
         self.tagger = tagger
 
-    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
-        crf, emissions = self.tagger.crf, self.tagger.token_emissions(*inputs)
+    def forward(self, inputs: GraphInputs) -> tuple[Tensor, ...]:
+        crf, emissions = self.tagger.crf, self.tagger.token_emissions(inputs)
         # A graph's output must be computed: `+ 0.0` stays in it as a constant.
         return emissions, crf.transitions + 0.0, crf.start + 0.0, crf.stop + 0.0
 

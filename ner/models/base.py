@@ -20,6 +20,7 @@ from ner.crf.chain import LinearChainCRF
 from ner.encoder import packing
 from ner.encoder.dropout import replace_dropouts
 from ner.models.gradients import gradient_taken
+from ner.models.graph import GraphInput, GraphInputs
 from ner.models.objective import Objective
 from ner.views import EncodedView, ViewBatch, ViewName
 from ner.visual import VisualBatch, Visuals
@@ -66,8 +67,8 @@ class TaggerModel(PreTrainedModel):
     """Base of the systems: a pretrained encoder, layers of the system's own, and a CRF over tokens.
 
     A subclass defines :meth:`add_layers` and :meth:`emissions`, and where it has them :meth:`two_view_emissions`,
-    :meth:`extra_losses`, :meth:`facts_of`, :meth:`word_facts`, :meth:`parameter_groups`, :meth:`training_views` and
-    :meth:`token_emissions`.
+    :meth:`extra_losses`, :meth:`facts_of`, :meth:`word_facts`, :meth:`parameter_groups`, :meth:`training_views`,
+    :meth:`graph_inputs` and :meth:`token_emissions`.
 
     Attributes:
         reads_context: whether the cross-modal view has what pictures say, in words, behind the tweet.
@@ -270,13 +271,27 @@ class TaggerModel(PreTrainedModel):
         """
         return self.emissions(text_only), self.emissions(cross_modal, visual)
 
-    def token_emissions(self, input_ids: Tensor, attention_mask: Tensor, firsts: Tensor) -> Tensor:
-        """Text-only emissions from padded sub-tokens, free of Python control flow: what an exported graph computes.
+    def graph_inputs(self, *, with_pictures: bool) -> list[GraphInput]:
+        """What :meth:`token_emissions` reads, by name.
 
         Args:
-            input_ids: sub-tokens of W windows, *Shape:* (W, S).
-            attention_mask: 1 on sub-tokens, 0 on padding, *Shape:* (W, S).
-            firsts: positions of N tokens' first sub-tokens in the flattened windows, *Shape:* (N,).
+            with_pictures: whether it is to read what pictures give as tensors, too.
+
+        Raises:
+            UserError: it is to, and the tagger reads nothing of the kind.
+        """
+        if with_pictures:
+            raise UserError(
+                f"a tagger of system {self.config.system!r} reads pictures as words behind the tweet, or has been "
+                "trained without; leave out --pictures"
+            )
+        return ["input_ids", "attention_mask", "firsts"]
+
+    def token_emissions(self, inputs: GraphInputs) -> Tensor:
+        """Emissions from a part of a batch, free of Python control flow: what an exported graph computes.
+
+        Args:
+            inputs: those of :meth:`graph_inputs`; N tokens.
 
         Returns:
             emissions, *Shape:* (N, n_labels).

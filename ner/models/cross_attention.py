@@ -137,7 +137,7 @@ class PictureBranch(nn.Module):
         """
         bias = attention_bias(mask | ~mask.any(1, keepdim=True))
         one, other = self.items(items[0], items[0], bias), self.items_again(items[1], items[1], bias)
-        if len(of) != len(mask):  # a window each otherwise
+        if of.shape[0] != mask.shape[0]:  # a window each otherwise
             one, other, bias = one[of], other[of], bias[of]
         direct = self.direct(tokens, one, bias)
         aware = self.aware(tokens, self.read_text(other, text, text_bias), bias)

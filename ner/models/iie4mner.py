@@ -26,6 +26,7 @@ from ner.encoder.windows import MAX_SUBTOKENS_AT_ONCE
 from ner.models.augmentation import augmented
 from ner.models.base import TaggerConfig, TaggerModel
 from ner.models.cross_attention import CrossLayer, LayerShape, PictureBranch, attention_bias
+from ner.models.graph import GraphInput, GraphInputs
 from ner.views import UNKNOWN_WORD, ViewBatch
 from ner.visual import N_OBJECTS, NO_OBJECT, UNKNOWN_OBJECT, VisualBatch, Visuals
 from pipeline.core.files import portable
@@ -175,24 +176,36 @@ class Iie4mnerTagger(TaggerModel):
             other = fused + self.fuse_picture(self._seen(text, text_only, visual))
         return self._emitted(fused, text_only, mask), self._emitted(other, text_only, mask)
 
-    def token_emissions(
-        self, input_ids: Tensor, attention_mask: Tensor, firsts: Tensor, words: Tensor | None = None
-    ) -> Tensor:
-        """As :meth:`ner.models.base.TaggerModel.token_emissions`.
+    def graph_inputs(self, *, with_pictures: bool) -> list[GraphInput]:
+        """As :meth:`ner.models.base.TaggerModel.graph_inputs`."""
+        if with_pictures and not self.sees:
+            return super().graph_inputs(with_pictures=True)
+        names = super().graph_inputs(with_pictures=False)
+        if self.table is not None:
+            names.append("words")
+        if with_pictures:
+            names += ["present"]
+            names += ["regions", "region_mask"] if self.coarse is not None else []
+            names += ["objects"] if self.fine is not None else []
+        return names
 
-        Args:
-            input_ids: sub-tokens of W windows, *Shape:* (W, S).
-            attention_mask: 1 on sub-tokens, 0 on padding, *Shape:* (W, S).
-            firsts: positions of N tokens' first sub-tokens in the flattened windows, *Shape:* (N,).
-            words: rows of the table of word vectors at tokens' first sub-tokens, 0 elsewhere; needed where the tagger
-                has such a table, *Shape:* (W, S).
-        """
-        hidden = self.encoder(input_ids, attention_mask=attention_mask).last_hidden_state
-        augmented, bias = self._augmented(hidden, words), attention_bias(attention_mask != 0)
-        bias = bias.expand(-1, -1, bias.shape[-1], -1)  # onnxruntime's attention takes no bias for all queries
-        tokens = self.text(augmented, augmented, bias).flatten(0, 1)[firsts]
-        emissions: Tensor = self.emission(self.fuse_text(tokens))
-        return emissions
+    def token_emissions(self, inputs: GraphInputs) -> Tensor:
+        """As :meth:`ner.models.base.TaggerModel.token_emissions`; every sub-token looks at the picture."""
+        mask, firsts = inputs["attention_mask"], inputs["firsts"]
+        hidden = self.encoder(inputs["input_ids"], attention_mask=mask).last_hidden_state
+        augmented, bias = self._augmented(hidden, inputs.get("words")), attention_bias(mask != 0)
+        states = self.text(augmented, augmented, bias)
+        text = Text(augmented, states, states, bias, firsts)
+        fused = self.fuse_text(states)
+        if "present" in inputs:
+            each = {"tweets": torch.arange(mask.shape[0])}  # a window is as good as a tweet here
+            visual = {"present": inputs["present"] != 0}
+            if self.coarse is not None:
+                visual |= {"regions": inputs["regions"], "mask": inputs["region_mask"] != 0}
+            if self.fine is not None:
+                visual["objects"] = inputs["objects"]
+            fused = fused + self.fuse_picture(self._seen(text, cast("ViewBatch", each), cast("VisualBatch", visual)))
+        return self.emission(fused.flatten(0, 1)[firsts])
 
     def extra_losses(
         self, labels: Tensor, mask: Tensor, text_only: ViewBatch | None, cross_modal: ViewBatch | None

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from ner.encoder import packing, regions
 from ner.encoder.windows import Windows, first_windows, in_one_go, token_vectors
 from ner.models.base import TaggerConfig, TaggerModel
+from ner.models.graph import GraphInputs
 from ner.views import EncodedView, ViewBatch, ViewName
 from ner.visual import VisualBatch
 from pipeline.settings.params import ItaParams
@@ -78,8 +79,9 @@ class ItaTagger(TaggerModel):
         student, teacher = self._emissions([text_only, cross_modal]).chunk(2)
         return student, teacher
 
-    def token_emissions(self, input_ids: Tensor, attention_mask: Tensor, firsts: Tensor) -> Tensor:
+    def token_emissions(self, inputs: GraphInputs) -> Tensor:
         """As :meth:`ner.models.base.TaggerModel.token_emissions`."""
+        input_ids, attention_mask, firsts = inputs["input_ids"], inputs["attention_mask"], inputs["firsts"]
         if self.packs:
             with packing.wanted_alone(firsts):
                 hidden = self._encode(input_ids, attention_mask)[0]

@@ -18,6 +18,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from ner.encoder import packing, regions
 from ner.encoder.windows import Windows, first_windows, mean_over_tokens, token_vectors, windows_of
 from ner.models.base import TaggerConfig, TaggerModel
+from ner.models.graph import GraphInput, GraphInputs, lstm_in_graph, mean_by_owner
 from ner.views import ViewBatch
 from ner.visual import VisualBatch, Visuals
 from pipeline.core.errors import UserError
@@ -44,7 +45,7 @@ class RpbertTagger(TaggerModel):
                 f"train.model: rpbert with train.views: {params.views} reads features of pictures, and there are none; "
                 "choose an extractor for them (features.extractor), or train.views: text_only"
             )
-        return {} if visuals is None else visuals.facts(posts)
+        return {} if visuals is None else visuals.facts(posts) | {"object_labels": []}  # it reads no objects
 
     @classmethod
     def positions_behind(cls, facts: Mapping[str, Any]) -> int:
@@ -175,6 +176,58 @@ class RpbertTagger(TaggerModel):
                 "would stay as it is drawn at first; name such posts, or set detach_gate: false or gate: none"
             )
 
+    def graph_inputs(self, *, with_pictures: bool) -> list[GraphInput]:
+        """As :meth:`ner.models.base.TaggerModel.graph_inputs`."""
+        if with_pictures and self.projection is None:
+            return super().graph_inputs(with_pictures=True)
+        names = super().graph_inputs(with_pictures=False)
+        names += ["owners"] if self.options.pooling == "mean" else []
+        names += ["mask", "slots"] if self.lstm is not None else []
+        names += ["present", "regions", "region_mask", "cells", "closings", "leading"] if with_pictures else []
+        return names
+
+    def token_emissions(self, inputs: GraphInputs) -> Tensor:
+        """As :meth:`ner.models.base.TaggerModel.token_emissions`; tweets without a picture have regions that hide."""
+        if "regions" in inputs:
+            hidden = self._seen_in_graph(inputs)
+        else:
+            hidden = self.encoder(
+                input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"]
+            ).last_hidden_state
+        hidden = hidden.flatten(0, 1)
+        vectors = hidden[inputs["firsts"]]
+        if self.options.pooling == "mean":
+            vectors = mean_by_owner(hidden, inputs["owners"].flatten(), vectors)
+        if self.lstm is not None:
+            mask, slots = inputs["mask"], inputs["slots"]
+            laid = vectors.new_zeros(mask.shape[0] * mask.shape[1], vectors.shape[1]).index_copy(0, slots, vectors)
+            mixed = lstm_in_graph(self.lstm, laid.view(*mask.shape, -1), mask.sum(1))
+            vectors = mixed.flatten(0, 1)[slots]
+        return self.head(vectors)
+
+    def _seen_in_graph(self, inputs: GraphInputs) -> Tensor:
+        """Hidden states of the sub-tokens of windows with gated regions behind them, *Shape:* (W, S, hidden_width)."""
+        assert self.projection is not None, "as graph_inputs has seen"
+        assert self.relation_head is not None, "made with the projection"
+        mask = inputs["region_mask"]
+        positions = inputs["closings"][:, None] + 1 + inputs["cells"]
+        encode = partial(
+            regions.encode_dense,
+            self.encoder,
+            inputs["input_ids"],
+            inputs["attention_mask"],
+            region_mask=mask,
+            positions=positions,
+            typed=self.typed,
+        )
+        seen = self.projection(inputs["regions"])
+        if self.options.gate == "none":
+            return encode(self._told_apart(seen), bias=None)
+        first = encode(self._told_apart(seen), bias=None)[:, 0]
+        log_relation = _log_of_second(self.relation_head(first))[inputs["leading"]]
+        embeddings, bias = self._opened(seen.flatten(0, 1), log_relation[:, None].expand(mask.shape).flatten())
+        return encode(embeddings.view(seen.shape), bias=None if bias is None else bias.view(mask.shape))
+
     @property
     def _attached(self) -> bool:
         return not self.options.detach_gate
@@ -277,7 +330,10 @@ class RpbertTagger(TaggerModel):
         if log_relation is None:
             return self._told_apart(seen), None
         tweets = visual["places"] // visual["mask"].shape[1]
-        log_relation = _by_tweet(log_relation, visual, 0.0)[tweets]
+        return self._opened(seen, _by_tweet(log_relation, visual, 0.0)[tweets])
+
+    def _opened(self, seen: Tensor, log_relation: Tensor) -> tuple[Tensor, Tensor | None]:
+        """As :meth:`_gated`, with log r of each region, *Shape:* (M,)."""
         if self.options.gate_on == "attention":
             if self.options.gate == "hard":
                 kept = log_relation.exp() >= 0.5

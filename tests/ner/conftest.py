@@ -3,10 +3,12 @@
 import os
 import random
 import string
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import transformers
@@ -16,6 +18,10 @@ from transformers import BertConfig, BertModel, BertTokenizer, XLMRobertaConfig,
 from ner.bioes import scheme_labels
 from ner.models.folder import load_tokenizer
 from ner.models.ita import ItaTagger
+from ner.models.registry import tagger_class
+from ner.visual import Visuals
+from pipeline.core import features, records
+from pipeline.core.features import Features
 from pipeline.core.records import View
 from pipeline.settings.params import TrainParams
 
@@ -162,3 +168,76 @@ def many_views(n: int = 90) -> list[View]:
         )
         for number in range(n)
     ]
+
+
+SHOWN = {"court.jpg": "ball", "desert.jpg": "cactus"}
+"""The pictures that :func:`pictured` names, and the object on each."""
+
+
+def synthetic_pictures(folder: Path) -> tuple[Path, Path]:
+    """Features of 4 regions × 6 and objects of those pictures, as their stages write them: a folder and a file."""
+    with features.writing(folder / "features", "print") as writer:
+        for number, image in enumerate(SHOWN):
+            writer.add(image, str(number) * 64, "ok", None, np.full((4, 6), 2 - 4 * number, np.float16))
+        writer.add("torn.jpg", "2" * 64, "truncated", "cut short", None)
+    rows = [
+        {
+            "image": image,
+            "sha256": str(number) * 64,
+            "status": "ok",
+            "error": None,
+            "objects": [{"label": label, "attribute": None, "score": 0.9, "box": [0, 0, 1, 1]}],
+        }
+        for number, (image, label) in enumerate(SHOWN.items())
+    ]
+    rows.append({"image": "torn.jpg", "sha256": "2" * 64, "status": "truncated", "error": "cut short", "objects": []})
+    file = folder / "objects.jsonl"
+    file.write_text("".join(records.as_json(row) + "\n" for row in rows), encoding="utf-8")
+    return folder / "features", file
+
+
+def synthetic_visuals(folder: Path) -> Visuals:
+    """:func:`synthetic_pictures`, to be looked up."""
+    found, objects = synthetic_pictures(folder)
+    assert Features.open(found).width == 6
+    return Visuals.open(found, objects)
+
+
+def pictured(posts: Sequence[View]) -> list[View]:
+    """Posts with the picture that their context is of: twice that one for some, none for some, a torn one for some."""
+    named = [{"court": "court.jpg", "desert": "desert.jpg"}.get(post.context.split()[-1:][0]) for post in posts]
+    images = [
+        [image] * (1 + place % 2) if image and place % 5 else ["torn.jpg"] * (place % 2)
+        for place, image in enumerate(named)
+    ]
+    return [replace(post, images=some) for post, some in zip(posts, images, strict=True)]
+
+
+def system_params(encoder: Path, system: str, **changes: Any) -> TrainParams:
+    """Small params of any system."""
+    options = {"rpbert": {"lstm_layers": 1, "lstm_width": 8}, "iie4mner": {"fusion_dropout": 0.1}}
+    own = {system: options.get(system, {}) | changes.pop("options", {})}
+    return small_params(encoder, model=system, **own, **changes)
+
+
+def system_folder(system: str, encoder: Path, folder: Path, **options: Any) -> Path:
+    """An untrained tagger of a system, of which pictures change what it finds."""
+    torch.manual_seed(4)
+    facts: dict[str, Any] = {}
+    if system != "ita":
+        facts = {"region_width": 6, "n_cells": 4, "fingerprint": "print", "object_labels": []}
+    if system == "iie4mner":
+        facts |= {"object_labels": sorted(SHOWN.values()), "words": ["Jordan", "love"], "word_width": 5}
+    params = system_params(encoder, system, options=options)
+    labels = scheme_labels([["B-PER", "B-LOC"]])
+    model: Any = tagger_class(system).from_encoder(encoder, labels, params, facts=facts, local_files_only=True)
+    with torch.no_grad():
+        (model.head if system == "rpbert" else model.emission).weight.mul_(20)
+        if system == "rpbert":
+            model.projection.weight.mul_(5)
+        if system == "iie4mner":
+            model.table[2:].normal_(std=20)
+            model.objects.weight.mul_(50)
+    model.save_pretrained(folder)
+    load_tokenizer(encoder, local_files_only=True).save_pretrained(folder)
+    return folder

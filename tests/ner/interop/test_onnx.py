@@ -3,6 +3,7 @@
 import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,13 +12,13 @@ from transformers import AutoConfig, AutoModel
 from ner.bioes import scheme_labels
 from ner.interop import onnx
 from ner.models.folder import load_tokenizer
-from ner.models.iie4mner import Iie4mnerTagger
+from ner.models.graph import GraphInputs
 from ner.models.ita import ItaTagger
 from ner.tagger import Tagger
 from pipeline.core.errors import UserError
-from pipeline.core.records import View
+from pipeline.core.records import Prediction, View
 from tests.conftest import ROOT
-from tests.ner.conftest import many_views, small_params
+from tests.ner.conftest import many_views, pictured, small_params, synthetic_visuals, system_folder
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +30,11 @@ def assert_same_entities(one: Path, other: Path) -> None:
     views = [*many_views(), View("empty", [], None, "")]
     first, second = (list(Tagger.load(folder, "cpu").predict(views, 7)) for folder in (one, other))
     assert sum(len(prediction.entities) for prediction in first) > 100
-    for prediction, twin in zip(first, second, strict=True):
+    assert_alike(first, second)
+
+
+def assert_alike(one: list[Prediction], other: list[Prediction]) -> None:
+    for prediction, twin in zip(one, other, strict=True):
         assert (prediction.predicted, prediction.context_used) == (twin.predicted, twin.context_used)
         for entity, same in zip(prediction.entities, twin.entities, strict=True):
             assert entity.confidence == pytest.approx(same.confidence, abs=1e-4)
@@ -44,6 +49,48 @@ def test_both_engines_find_the_same_entities(tagger_folder: Path, exported: Path
 def test_threads_that_share_a_batch_find_the_same_entities(tagger_folder: Path, exported: Path, n_threads: int) -> None:
     torch.set_num_threads(n_threads)
     assert_same_entities(tagger_folder, exported)
+
+
+@pytest.mark.parametrize(
+    ("system", "options"),
+    [
+        ("rpbert", {}),
+        ("iie4mner", {}),
+        pytest.param("rpbert", {"lstm_layers": 0, "pooling": "first"}, marks=pytest.mark.slow),
+        pytest.param("rpbert", {"lstm_layers": 2, "gate_on": "attention"}, marks=pytest.mark.slow),
+        pytest.param("rpbert", {"gate": "none"}, marks=pytest.mark.slow),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("with_pictures", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["text", "pictures"])
+def test_every_system_is_exported(
+    system: str, options: dict[str, Any], with_pictures: bool, xlm_r_folder: Path, tmp_path: Path
+) -> None:
+    """Tweets of several windows, in batches that threads share; with one picture, two, a torn one, none."""
+    source = system_folder(system, xlm_r_folder, tmp_path / "tagger", **options)
+    folder = onnx.export(source, tmp_path / "onnx", with_pictures=with_pictures)
+    torch.set_num_threads(2)
+    if not with_pictures:
+        assert_same_entities(source, folder)
+        with pytest.raises(UserError, match="or one exported without --pictures, reads no features"):
+            Tagger.load(folder).show(synthetic_visuals(tmp_path))
+        return
+    views, found = pictured(many_views()), []
+    for place in (source, folder):
+        tagger = Tagger.load(place, "cpu")
+        blind = list(tagger.predict(views, 7))
+        tagger.show(synthetic_visuals(tmp_path))
+        found.append((blind, list(tagger.predict(views, 7))))
+    (blind, seeing), twins = found
+    assert sum(one.entities != other.entities for one, other in zip(blind, seeing, strict=True)) > 10
+    for predictions, twin in ((blind, twins[0]), (seeing, twins[1])):
+        assert_alike(predictions, twin)
+
+
+def test_pictures_are_not_exported_where_none_are_read(tagger_folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"system 'ita' reads pictures as words .*; leave out --pictures"):
+        onnx.export(tagger_folder, tmp_path / "onnx", with_pictures=True)
+    assert not (tmp_path / "onnx").exists()
 
 
 @pytest.mark.parametrize("model_type", ["electra", "bert", "distilbert"])
@@ -66,21 +113,6 @@ def test_an_encoder_of_another_architecture_is_exported_too(model_type: str, ber
         model.emission.weight.mul_(20)
     model.save_pretrained(tmp_path / "tagger")
     tokenizer.save_pretrained(tmp_path / "tagger")
-    assert_same_entities(tmp_path / "tagger", onnx.export(tmp_path / "tagger", tmp_path / "onnx"))
-
-
-def test_the_text_only_view_of_iie4mner_is_exported_with_its_word_vectors(xlm_r_folder: Path, tmp_path: Path) -> None:
-    torch.manual_seed(0)
-    params = small_params(xlm_r_folder, model="iie4mner")
-    facts = {"object_labels": ["ball"], "words": ["love", "Jordan"], "word_width": 5}
-    labels = scheme_labels([["B-PER"]])
-    model = Iie4mnerTagger.from_encoder(xlm_r_folder, labels, params, facts=facts, local_files_only=True)
-    with torch.no_grad():
-        model.emission.weight.mul_(20)
-        assert model.table is not None
-        model.table[2:] = 20 * torch.randn(2, 5)
-    model.save_pretrained(tmp_path / "tagger")
-    load_tokenizer(xlm_r_folder, local_files_only=True).save_pretrained(tmp_path / "tagger")
     assert_same_entities(tmp_path / "tagger", onnx.export(tmp_path / "tagger", tmp_path / "onnx"))
 
 
@@ -151,10 +183,8 @@ def test_a_graph_with_other_scores_is_not_declared_good(
 ) -> None:
     forward = onnx._Graph.forward
 
-    def louder(
-        self: onnx._Graph, input_ids: torch.Tensor, attention_mask: torch.Tensor, firsts: torch.Tensor
-    ) -> tuple[torch.Tensor, ...]:
-        emissions, *scores = forward(self, input_ids, attention_mask, firsts)
+    def louder(self: onnx._Graph, inputs: GraphInputs) -> tuple[torch.Tensor, ...]:
+        emissions, *scores = forward(self, inputs)
         return emissions * 1.1, *scores
 
     monkeypatch.setattr(onnx._Graph, "forward", louder)
@@ -165,9 +195,9 @@ def test_a_graph_with_other_scores_is_not_declared_good(
 
 def test_what_fails_at_run_time_is_one_message(exported: Path) -> None:
     model, _ = onnx.load(exported)
-    ids = torch.full((1, 3), 10**6)
+    view = onnx._batch(((3,),), lambda n: [10**6] * n, 0)
     with pytest.raises(UserError, match=r"tagger\.onnx: onnxruntime fails on sub-tokens of shape \(1, 3\) .*; export"):
-        model._run(onnx._arrays(ids, torch.ones_like(ids), torch.arange(3)))
+        model.emissions(view)
 
 
 def test_what_is_no_tagger_is_not_exported(xlm_r_folder: Path, tmp_path: Path) -> None:
