@@ -123,11 +123,17 @@ class Visuals:
 
         Returns:
             ``{"region_width": of a region's features or None, "n_cells": regions of a picture or None,
-            "object_labels": those on the posts' pictures, sorted}``
+            "fingerprint": digest of what the features' extractor depends on or None, "object_labels": those on the
+            posts' pictures, sorted}``
         """
         objects = self.objects or {}
         labels = sorted({label for post in posts for image in post.images for _, label in objects.get(image, ())})
-        return {"region_width": self.width, "n_cells": self.n_cells, "object_labels": labels}
+        return {
+            "region_width": self.width,
+            "n_cells": self.n_cells,
+            "fingerprint": None if self.features is None else self.features.fingerprint,
+            "object_labels": labels,
+        }
 
     def of(self, post: View) -> PostVisual | None:
         """What a post's pictures give; None where none of them could be read."""

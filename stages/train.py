@@ -109,7 +109,9 @@ def main() -> None:
             device=settings.execution.device,
         )
         if processes.is_first():
-            facts.write(paths.TAGGER, facts.gather(settings.train, sources, encoder.identity, views, result))
+            pictures = facts.pictures(paths.TAGGER, sources)
+            found = facts.gather(settings.train, sources, encoder.identity, views, result, pictures)
+            facts.write(paths.TAGGER, found)
         # The time of a resumed training is that of its last part, and says nothing of how many tweets a second.
         record |= {
             "items": None if resumed else len(views["train"]) * result["epochs"],

@@ -56,18 +56,25 @@ def make_views(posts: Iterator[Post], template: ViewsParams, found: Found) -> It
 
 
 def sources(settings: Params) -> ViewSources:
-    """What the views are made of: the data set, and by kind of context its extractor and the model of that.
+    """What the views are made of: the data set, and by kind its extractor and the model of that.
 
     It contains no path outside the project, and only what a card states: `train` runs again when it changes.
     """
-    read_by = {}
-    for kind in settings.views.kinds:
-        section = settings.extraction(kind)
-        if section["extractor"] is None:
-            continue
-        model = (section.get(section["extractor"]) or {}).get("model")
-        read_by[kind] = section["extractor"] + (f" ({portable(model)})" if model else "")
-    return ViewSources(portable(settings.data.root), read_by)
+    contexts, tensors = (
+        {kind: name for kind in kinds if (name := _reader(settings, kind)) is not None}
+        for kinds in (settings.views.kinds, ("features", "objects"))
+    )
+    return ViewSources(portable(settings.data.root), contexts, tensors)
+
+
+def _reader(settings: Params, kind: str) -> str | None:
+    """The extractor of a kind and its model; None where the kind is off."""
+    section = settings.extraction(kind)
+    name: str | None = section["extractor"]
+    if name is None:
+        return None
+    model = (section.get(name) or {}).get("model")
+    return name + (f" ({portable(model)})" if model else "")
 
 
 if __name__ == "__main__":

@@ -45,7 +45,7 @@ def test_the_version_is_the_same_everywhere() -> None:
     headings = re.findall(r"^## (.+)$", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE)
     released, development, _ = __version__.partition(".dev")
     assert headings[0] == (f"{released} (unreleased)" if development else released)
-    sources = ViewSources("d", {})
+    sources = ViewSources("d", {}, {})
     settings = params.load(ROOT / "params.yaml").train
     found = facts.gather(
         settings, sources, "sha256:0", {"train": [], "dev": []}, {"epochs": 1, "best_epoch": 1, "dev": {}}

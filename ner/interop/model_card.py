@@ -7,6 +7,7 @@ the hub. Names and labels come from people's data, so none of them is read as YA
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
@@ -14,10 +15,44 @@ from huggingface_hub import EvalResult, ModelCardData
 from ner.scoring.f1 import MICRO, READINGS
 from pipeline.core.records import Evaluation
 
-_TRAINED = {
-    "both": "the text alone and on the text with what its picture shows, in words",
-    "text_only": "the text alone",
-    "cross_modal": "the text with what its picture shows, in words, and never on the text alone",
+
+@dataclass(frozen=True, slots=True)
+class _System:
+    """A published system: what it reads of pictures, and how it is cited."""
+
+    name: str
+    with_picture: str
+    paper: str
+    authors: str
+    published: str
+    link: str
+
+
+_SYSTEMS = {
+    "ita": _System(
+        "ITA",
+        "the text with what its picture shows, in words",
+        "ITA: Image-Text Alignments for Multi-Modal Named Entity Recognition",
+        "Xinyu Wang, Min Gui, Yong Jiang, Zixia Jia, Nguyen Bach, Tao Wang, Zhongqiang Huang, Kewei Tu",
+        "NAACL 2022",
+        "https://aclanthology.org/2022.naacl-main.232",
+    ),
+    "rpbert": _System(
+        "RpBERT",
+        "the text with features of its picture's regions behind it, gated by how much the picture adds to the text",
+        "RpBERT: A Text-image Relation Propagation-based BERT Model for Multimodal NER",
+        "Sun, Wang, Zhang, Su, Weng",
+        "AAAI 2021",
+        "https://arxiv.org/abs/2102.02967",
+    ),
+    "iie4mner": _System(
+        "IIE4MNER",
+        "the text looking at features of its picture's regions and at the names of objects on it",
+        "Multi-Granularity Cross-Modality Representation Learning for Named Entity Recognition on Social Media",
+        "Liu, Wang, Li, Liu, Ren, Zhu, Sun",
+        "Information Processing & Management, 2024",
+        "https://arxiv.org/abs/2210.14163",
+    ),
 }
 # What Markdown may read as markup inside a line; a _ inside a word is only a _.
 _MARKS = re.compile(r"[!#$&*+:;<=>?@\[\\\]^`{|}~]|\b_|_\b|(?<=www)\.", re.IGNORECASE)
@@ -82,10 +117,17 @@ def _body(
     types = sorted(found["splits"]["train"]["entities"])
     yield "# A tagger for named entities in tweets"
     params = found["params"]
-    how = _TRAINED[params["views"]]
+    system = _SYSTEMS[params.get("model", "ita")]  # that of taggers of earlier versions
+    how = {
+        "both": f"the text alone and on {system.with_picture}",
+        "text_only": "the text alone",
+        "cross_modal": f"{system.with_picture}, and never on the text alone",
+    }[params["views"]]
     if params["views"] == "both" and params["alignment"] != "none":
-        how += ", the first drawn to the second as in [ITA](https://aclanthology.org/2022.naacl-main.232)"
-    yield f"It finds {_listed(types)} in tweets, by an encoder and a CRF, trained on {how}."
+        how += f", the first drawn to the second as in [ITA]({_SYSTEMS['ita'].link})"
+    yield (
+        f"It finds {_listed(types)} in tweets, by an encoder and a CRF. The system is {system.name}, trained on {how}."
+    )
     yield "## Use"
     place = repository or "models/tagger"
     yield (
@@ -93,24 +135,32 @@ def _body(
         f'Tagger.load("{place}")\nprint(tagger.tag("Finally Jordan ! #tbt").entities)\n```'
     )
     yield f"or `echo TEXT | python -m ner.predict {place}`."
+    seen = found.get("pictures") or {}
+    if params["views"] != "text_only" and seen:
+        yield from _pictures(seen, place)
+    if (vectors := found.get("word_vectors")) is not None:
+        yield (
+            f"It has vectors, {vectors['width']} wide, of {vectors['words']:,} words of its data, made from those of "
+            f"{_escaped(str(vectors['file']))}; it needs that file no more."
+        )
     yield "## Scores"
     yield from _scores(found, evaluation)
     yield "## Data"
     yield f"Data set: {_escaped(data)}. Entities are counted as conlleval does."
     splits = found["splits"]
     yield _table(
-        ["split", "posts", "tokens", "with a context", *types],
+        ["split", "posts", "tokens", "with a picture" if seen else "with a context", *types],
         [
             [
                 split,
-                *(f"{counts[key]:,}" for key in ("posts", "tokens", "with_context")),
+                *(f"{counts[key]:,}" for key in ("posts", "tokens", "with_picture" if seen else "with_context")),
                 *(f"{counts['entities'].get(name, 0):,}" for name in types),
             ]
             for split, counts in splits.items()
         ],
     )
-    contexts = [f"{kind} by {_escaped(reader)}" for kind, reader in found["contexts"].items()]
-    yield f"The contexts hold, in this order: {'; '.join(contexts)}." if contexts else "The contexts are empty."
+    if not seen:
+        yield _contexts(found["contexts"])
     yield "## Training"
     result = found["result"]
     chosen = f"Epoch {result['best_epoch']} of {result['epochs']} was the best on dev"
@@ -129,15 +179,9 @@ def _body(
     )
     yield _table(["param", "value"], [[key, json.dumps(value)] for key, value in _flat(params)])
     yield "## Limits"
-    yield "\n".join(
-        [
-            "- It knows the types above and the language, time and kind of text of its data; others are untested.",
-            "- A wrong picture's context can mislead it; `shuffled` above, where measured, says by how much.",
-            "- A confidence is the CRF's own probability; it is not calibrated.",
-            f"- The encoder reads at most {params['max_length']} sub-tokens at once, longer tweets in windows.",
-            "- Tweets hold names of living people: mind the law, and the terms that the data came under.",
-        ]
-    )
+    yield "\n".join(f"- {limit}" for limit in _limits(found, params))
+    yield "## Citation"
+    yield f"{system.authors}: *{system.paper}*. {system.published}. [{system.name}]({system.link})"
     yield "## Licence"
     yield (
         f"{_escaped(licence)}, as stated by whoever published it."
@@ -145,6 +189,55 @@ def _body(
         else "None has been stated. That of Sightread's code (Apache-2.0) is not that of these weights: what the "
         "encoder and the data allow has to be looked up."
     )
+
+
+def _contexts(found: Mapping[str, str]) -> str:
+    contexts = [f"{kind} by {_escaped(reader)}" for kind, reader in found.items()]
+    return f"The contexts hold, in this order: {'; '.join(contexts)}." if contexts else "The contexts are empty."
+
+
+def _pictures(seen: Mapping[str, Any], place: str) -> Iterator[str]:
+    """What the tagger reads of pictures, and how it is shown them."""
+    yield "### With pictures"
+    features, objects = seen["features"], seen["objects"]
+    read, shown = [], ["None", "None"]
+    if features is not None:
+        read.append(
+            f"features by {_escaped(features['reader'] or 'an extractor')} (fingerprint "
+            f"{(features['fingerprint'] or 'unknown')[:12]}), {features['regions']} regions of width "
+            f"{features['width']:,} per picture"
+        )
+        shown[0] = 'Path("data/features")'
+    if objects is not None:
+        read.append(f"objects by {_escaped(objects['reader'] or 'an extractor')}, {objects['labels']:,} labels")
+        shown[1] = 'Path("data/contexts/objects.jsonl")'
+    yield (
+        f"It reads {'; '.join(read)}. The same extractors have to read your pictures (`python -m stages.features`, "
+        "`python -m stages.objects`, with `--images` and `--output`). Posts name their pictures in `images`:"
+    )
+    yield (
+        "```python\nfrom pathlib import Path\n\nfrom ner.predict import Tagger\nfrom ner.visual import Visuals\n\n"
+        f'tagger = Tagger.load("{place}")\ntagger.show(Visuals.open({", ".join(shown)}))\n```'
+    )
+    options = [("--features data/features", features), ("--objects data/contexts/objects.jsonl", objects)]
+    named = " ".join(option for option, kind in options if kind is not None)
+    yield f"or `python -m ner.predict {place} posts.jsonl --format jsonl {named}`. Else it reads the text alone."
+
+
+def _limits(found: Mapping[str, Any], params: Mapping[str, Any]) -> Iterator[str]:
+    yield "It knows the types above and the language, time and kind of text of its data; others are untested."
+    seen = found.get("pictures") or {}
+    what = "picture" if seen else "picture's context"
+    yield f"A wrong {what} can mislead it; `shuffled` above, where measured, says by how much."
+    if seen.get("features") is not None:
+        yield "Features of another extractor, or of other weights, mean nothing to it, even where they are as many."
+    if seen.get("objects") is not None:
+        yield "Labels of objects that no picture of its training data had are all the same to it."
+    if found.get("word_vectors") is not None:
+        yield "Words that were not in its data have no vector."
+    yield "A confidence is the CRF's own probability; it is not calibrated."
+    yield f"The encoder reads at most {params['max_length']} sub-tokens at once, longer tweets in windows."
+    yield "Tweets hold names of living people: mind the law, and the terms that the data came under."
 
 
 def _scores(found: Mapping[str, Any], evaluation: Evaluation | None) -> Iterator[str]:
@@ -156,8 +249,8 @@ def _scores(found: Mapping[str, Any], evaluation: Evaluation | None) -> Iterator
         return
     yield (
         "In percent, with the bounds of the confidence interval of F1 (bootstrap over posts). `conlleval` opens an "
-        "entity at an orphan `I-`, `strict` does not. `cross_modal`: with the pictures' contexts; `text_only`: on "
-        "the text alone; `shuffled`: with another post's context. dev chose the epoch, test did not."
+        "entity at an orphan `I-`, `strict` does not. `cross_modal`: with the pictures; `text_only`: on the text "
+        "alone; `shuffled`: with another post's pictures. dev chose the epoch, test did not."
     )
     for split in sorted(evaluation, reverse=True):  # test first
         conditions = evaluation[split]

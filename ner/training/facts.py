@@ -27,6 +27,7 @@ def gather(
     encoder: str,
     views: Mapping[str, Sequence[View]],
     result: Mapping[str, Any],
+    pictures: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """What there is to know of a training, as JSON. No path outside the project is in it.
 
@@ -36,6 +37,7 @@ def gather(
         encoder: the identity of the encoder's checkpoint.
         views: by split, what was trained on and chosen by.
         result: what :func:`ner.training.run.train` returned.
+        pictures: what :func:`pictures` has found; None: they are read as words, if at all.
     """
     name = portable(settings.encoder)
     return {
@@ -45,8 +47,39 @@ def gather(
         "encoder": {"name": name, "identity": encoder},
         "params": _portable(settings),
         "result": dict(result),
+        **dict(pictures or {}),
         "versions": {"Sightread": __version__, **{package: version(package) for package in ("torch", "transformers")}},
     }
+
+
+def pictures(tagger: Path, sources: ViewSources) -> dict[str, Any]:
+    """What a tagger reads of pictures as tensors, and which words it has vectors of, as its config says it.
+
+    Args:
+        tagger: its folder.
+        sources: what reads the pictures.
+
+    Returns:
+        ``{"pictures": {"features": {"reader", "fingerprint", "regions", "width"} or None, "objects": {"reader",
+        "labels": how many} or None}, "word_vectors": {"file", "words": how many, "width"} or None}``; nothing of a
+        tagger that has none of it.
+    """
+    config = json.loads((tagger / "config.json").read_text(encoding="utf-8"))
+    known, options = config.get("facts") or {}, config.get("options") or {}
+    features = objects = words = None
+    if known.get("region_width"):
+        features = {
+            "reader": sources.tensors.get("features"),
+            "fingerprint": known.get("fingerprint"),
+            "regions": known["n_cells"],
+            "width": known["region_width"],
+        }
+    if known.get("object_labels"):
+        objects = {"reader": sources.tensors.get("objects"), "labels": len(known["object_labels"])}
+    if known.get("words") is not None:
+        words = {"file": options.get("word_vectors"), "words": len(known["words"]), "width": known["word_width"]}
+    found: dict[str, Any] = {"pictures": {"features": features, "objects": objects}} if features or objects else {}
+    return found if words is None else {**found, "word_vectors": words}
 
 
 def _portable(settings: TrainParams) -> dict[str, Any]:
@@ -64,6 +97,7 @@ def _counts(views: Sequence[View]) -> dict[str, Any]:
         "posts": len(views),
         "tokens": sum(len(view.tokens) for view in views),
         "with_context": sum(bool(view.context) for view in views),
+        "with_picture": sum(bool(view.images) for view in views),
         "entities": dict(sorted(found.items())),
     }
 

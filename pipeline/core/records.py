@@ -282,12 +282,14 @@ class ViewSources:
     Attributes:
         data: the data set's folder.
         contexts: kind → what read it, with the model's name.
+        tensors: the same of the kinds that some taggers read as tensors.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
 
     data: str
     contexts: dict[str, str]
+    tensors: dict[str, str]
 
 
 class Score(TypedDict):

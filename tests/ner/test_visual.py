@@ -83,8 +83,14 @@ def test_objects_without_scores_come_first_in_their_own_order() -> None:
 
 
 def test_facts_are_what_a_tagger_must_keep(visuals: Visuals) -> None:
-    assert visuals.facts([post("a.jpg"), post()]) == {"region_width": 3, "n_cells": 4, "object_labels": ["car", "dog"]}
-    assert Visuals(None, None).facts([post("a.jpg")]) == {"region_width": None, "n_cells": None, "object_labels": []}
+    assert visuals.facts([post("a.jpg"), post()]) == {
+        "region_width": 3,
+        "n_cells": 4,
+        "fingerprint": "print",
+        "object_labels": ["car", "dog"],
+    }
+    none = {"region_width": None, "n_cells": None, "fingerprint": None, "object_labels": []}
+    assert Visuals(None, None).facts([post("a.jpg")]) == none
 
 
 def test_features_of_another_extractor_are_refused(visuals: Visuals) -> None:

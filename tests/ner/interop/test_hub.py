@@ -6,11 +6,14 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
+from html import unescape
 from pathlib import Path
 from typing import Any
 
 import pytest
 from markdown_it import MarkdownIt
+from safetensors.torch import load_file
 
 from ner import publish
 from ner.interop import hub as interop_hub
@@ -18,14 +21,15 @@ from ner.interop import model_card
 from ner.scoring.f1 import score
 from ner.tagger import Tagger
 from ner.training import facts
+from ner.visual import Visuals
 from pipeline.core import checkpoints, checksums
 from pipeline.core.errors import UserError, run_cli
 from pipeline.core.records import View
 from pipeline.settings import params, yaml
-from pipeline.settings.params import ExtractorParams
+from pipeline.settings.params import ExtractorParams, Iie4mnerParams
 from stages.views import sources
 from tests.conftest import ROOT
-from tests.ner.conftest import ambiguous_views
+from tests.ner.conftest import ambiguous_views, pictured, synthetic_pictures, system_folder
 from tests.ner.interop.hub import Hub
 
 RESULT = {"epochs": 3, "best_epoch": 2, "dev": {"f1": 0.5, "f1_text_only": 0.4, "f1_cross_modal": 0.6}}
@@ -167,6 +171,68 @@ def test_a_card_tells_nothing_of_the_machine(tagger: Path, tmp_path: Path) -> No
     assert found["contexts"]["captions"] == "blip (blip)"
     for file in tagger.glob("*.json"):
         assert str(tmp_path.parent) not in file.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("system", "read", "title"),
+    [
+        ("ita", None, "Image-Text Alignments"),
+        ("rpbert", "features by resnet (resnet) (fingerprint print), 4 regions of width 6", "RpBERT: A Text-image"),
+        ("iie4mner", "objects by transformers (checkpoints/sample/detector), 2 labels", "Multi-Granularity"),
+    ],
+)
+def test_every_system_is_published_with_what_it_reads_and_whose_it_is(
+    system: str,
+    read: str | None,
+    title: str,
+    xlm_r_folder: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The code of the card is run on what would be sent, which says nothing of the machine."""
+    folder = system_folder(system, xlm_r_folder, tmp_path / "tagger")
+    settings = params.load(ROOT / "params.yaml")
+    own = {"iie4mner": Iie4mnerParams(word_vectors="/home/somebody/glove.txt")}
+    train = settings.train.model_copy(update={"model": system, "encoder": "/home/somebody/xlm-r", **own})
+    features = ExtractorParams.model_validate(
+        {**settings.extraction("features"), "extractor": "resnet", "resnet": {"model": "/home/somebody/resnet"}}
+    )
+    made_of = sources(settings.model_copy(update={"train": train, "features": features}))
+    pictures = facts.pictures(folder, made_of)
+    views = {split: pictured(posts) for split, posts in VIEWS.items()}
+    facts.write(folder, facts.gather(train, made_of, "sha256:0123", views, RESULT, pictures))
+    monkeypatch.chdir(tmp_path)
+    status, _, err = run(capsys, monkeypatch, folder, "me/it", "--no-scores", "--dry-run", "sent")
+    assert status == 0, err
+    card = Path("sent/README.md").read_text(encoding="utf-8")
+    written = b"".join(file.read_bytes() for file in Path("sent").iterdir())
+    assert b"somebody" not in written
+    assert str(tmp_path.parent).encode() not in written
+    assert title in card[card.index("## Citation") :]
+    assert ("## With pictures" in card) == (read is not None)
+    weights = load_file("sent/model.safetensors")
+    assert ("table" in weights) == (system == "iie4mner")
+    [_code, *shown] = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
+    if read is None:
+        assert "with a context" in card
+        return
+    assert "with a picture" in card
+    assert read in unescape(card)
+    assert ("of 2 words of its data" in card) == (system == "iie4mner")
+    Path("data/contexts").mkdir(parents=True)
+    found, objects = synthetic_pictures(tmp_path)
+    found.rename("data/features")
+    objects.rename("data/contexts/objects.jsonl")
+    places = [Path("data/features"), Path("data/contexts/objects.jsonl") if system == "iie4mner" else None]
+    written_so = ", ".join("None" if place is None else f'Path("{place}")' for place in places)
+    assert f"tagger.show(Visuals.open({written_so}))" in shown[0]
+    tagger = Tagger.load("sent", "cpu")
+    tagger.show(Visuals.open(*places))
+    posts = [post for post in views["train"] if post.images and post.images[0] != "torn.jpg"]
+    blind = list(tagger.predict([replace(post, images=[]) for post in posts]))
+    seeing = list(tagger.predict(posts))
+    assert [each.entities for each in seeing] != [each.entities for each in blind]
 
 
 def run(
