@@ -20,6 +20,6 @@ def test_no_path_of_the_machine_is_kept() -> None:
     settings = TrainParams.model_validate(
         {"encoder": "/home/me/xlm-r", "iie4mner": {"word_vectors": "/home/me/glove.txt"}}
     )
-    kept = facts.gather(settings, ViewSources("sample/data", {}), "sha256:0", {}, {})
+    kept = facts.gather(settings, ViewSources("sample/data", {}, {}), "sha256:0", {}, {})
     assert "/home/me" not in str(kept)
     assert (kept["params"]["encoder"], kept["params"]["iie4mner"]["word_vectors"]) == ("xlm-r", "glove.txt")
