@@ -181,7 +181,7 @@ def export(tagger: str | Path, folder: str | Path, *, with_pictures: bool = Fals
     names = model.graph_inputs(with_pictures=with_pictures)
     graph = _Graph(model).eval()
     # More than one of everything: a dimension of one would be taken for a constant.
-    view, visual = _example(model, ((5,), (9, 7)))
+    view, visual = _example(model, ((5,), (9, 8)))
     example, _ = inputs_of(view, visual, torch.arange(3), names, model.config.facts or {})
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as temporary:
@@ -268,7 +268,7 @@ def _compare(model: TaggerModel, exported: OnnxTagger, source: Path) -> None:
 
 
 def _example(model: TaggerModel, shape: _Shape) -> tuple[ViewBatch, VisualBatch | None]:
-    """Tweets of random sub-tokens with random pictures: none for the first, one or two for the others."""
+    """Tweets of random sub-tokens; random contexts or pictures, none for some, one picture or two for the others."""
     generator = np.random.default_rng(0)
     known, facts = model.encoder.get_input_embeddings().weight.shape[0], model.config.facts or {}
     pad = model.encoder.config.pad_token_id or 0
@@ -279,7 +279,7 @@ def _example(model: TaggerModel, shape: _Shape) -> tuple[ViewBatch, VisualBatch 
         drawn = generator.integers(known, size=n).tolist()
         return [each if each != pad else (pad + 1) % known for each in drawn]
 
-    view = _batch(shape, ids, pad, rows)
+    view = _batch(shape, ids, pad, rows, 2 if model.reads_context else 0)
     pictures: list[PostVisual | None] = []
     for number in range(len(shape)):
         size = facts.get("n_cells") or 0, facts.get("region_width") or 0
@@ -289,7 +289,7 @@ def _example(model: TaggerModel, shape: _Shape) -> tuple[ViewBatch, VisualBatch 
     return view, collate_visuals(pictures)
 
 
-def _batch(shape: _Shape, ids: Callable[[int], list[int]], pad: int, rows: int = 2) -> ViewBatch:
+def _batch(shape: _Shape, ids: Callable[[int], list[int]], pad: int, rows: int = 2, context: int = 0) -> ViewBatch:
     """Tweets of windows of so many sub-tokens, the tokens of which have two, or one where none is left.
 
     Args:
@@ -297,18 +297,20 @@ def _batch(shape: _Shape, ids: Callable[[int], list[int]], pad: int, rows: int =
         ids: so many sub-tokens.
         pad: the sub-token to pad with.
         rows: of the table of word vectors.
+        context: so many sub-tokens are those of the context, in windows that are not short.
     """
     tweets = []
     for widths in shape:
-        firsts = [(row, first) for row, width in enumerate(widths) for first in range(1, max(2, width - 1), 2)]
+        closings = [width - 1 - (context if width > 7 else 0) for width in widths]
+        firsts = [(row, first) for row, last in enumerate(closings) for first in range(1, max(2, last), 2)]
         words = [[(place * 7) % rows for place in range(width)] for width in widths]
         tweets.append(
             EncodedView(
                 windows=[ids(width) for width in widths],
                 rows=[row for row, _ in firsts],
                 positions=[first for _, first in firsts],
-                ends=[min(first + 2, max(2, widths[row] - 1)) for row, first in firsts],
-                closings=[width - 1 for width in widths],
+                ends=[min(first + 2, max(2, closings[row])) for row, first in firsts],
+                closings=closings,
                 context_used="",
                 words=words,
             )

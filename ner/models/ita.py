@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ner.encoder import packing, regions
 from ner.encoder.windows import Windows, first_windows, in_one_go, token_vectors
 from ner.models.base import TaggerConfig, TaggerModel
-from ner.models.graph import GraphInputs
+from ner.models.graph import GraphInput, GraphInputs
 from ner.views import EncodedView, ViewBatch, ViewName
 from ner.visual import VisualBatch
 from pipeline.settings.params import ItaParams
@@ -79,14 +79,25 @@ class ItaTagger(TaggerModel):
         student, teacher = self._emissions([text_only, cross_modal]).chunk(2)
         return student, teacher
 
+    def graph_inputs(self, *, with_pictures: bool) -> list[GraphInput]:
+        """As :meth:`ner.models.base.TaggerModel.graph_inputs`."""
+        names = super().graph_inputs(with_pictures=with_pictures)
+        return names if self.relation_head is None else [*names, "closings", "leading"]
+
     def token_emissions(self, inputs: GraphInputs) -> Tensor:
         """As :meth:`ner.models.base.TaggerModel.token_emissions`."""
-        input_ids, attention_mask, firsts = inputs["input_ids"], inputs["attention_mask"], inputs["firsts"]
+        input_ids, mask, firsts = inputs["input_ids"], inputs["attention_mask"], inputs["firsts"]
+        if self.relation_head is not None:
+            gates = self._gated(_log_of_second(self.relation_head(self._encode(input_ids, mask)[:, 0])))
+            behind = torch.arange(mask.shape[1], device=mask.device) > inputs["closings"][:, None]
+            scores = torch.where(behind, gates[inputs["leading"]][:, None], 0.0)
+            scores = torch.where(mask != 0, scores, -torch.inf)[:, None, None]
+            mask = scores.expand(-1, 1, mask.shape[1], -1)  # onnxruntime's attention takes no bias for all queries
         if self.packs:
             with packing.wanted_alone(firsts):
-                hidden = self._encode(input_ids, attention_mask)[0]
+                hidden = self._encode(input_ids, mask)[0]
         else:
-            hidden = self._encode(input_ids, attention_mask).flatten(0, 1)[firsts]
+            hidden = self._encode(input_ids, mask).flatten(0, 1)[firsts]
         return self.emission(hidden)
 
     def training_views(self, batch: Sequence[Mapping[ViewName, EncodedView]]) -> list[Mapping[ViewName, EncodedView]]:
@@ -124,8 +135,7 @@ class ItaTagger(TaggerModel):
             hidden = packing.encode_parts(self.encoder, [packing.part_of(windows, windows.starts)])
         else:
             hidden = self._encode(windows.input_ids, windows.attention_mask)[:, 0]
-        logits = self.relation_head(hidden)
-        return torch.log_softmax(logits.to(torch.promote_types(logits.dtype, torch.float32)), -1)[:, 1]
+        return _log_of_second(self.relation_head(hidden))
 
     def _gated(self, log_relation: Tensor) -> Tensor:
         """What is added to attention scores to contexts; a hard gate's gradient is that of log r (straight through)."""
@@ -163,6 +173,10 @@ class ItaTagger(TaggerModel):
         own = (self.emission, self.relation_head) if hasattr(self, "emission") else ()
         if isinstance(module, nn.Linear) and any(module is each for each in own):
             module.reset_parameters()
+
+
+def _log_of_second(logits: Tensor) -> Tensor:
+    return torch.log_softmax(logits.to(torch.promote_types(logits.dtype, torch.float32)), -1)[:, 1]
 
 
 def _described(view: ViewBatch) -> Tensor:

@@ -51,18 +51,24 @@ def test_threads_that_share_a_batch_find_the_same_entities(tagger_folder: Path, 
     assert_same_entities(tagger_folder, exported)
 
 
+def slow(*case: Any) -> Any:
+    return pytest.param(*case, marks=pytest.mark.slow)  # an export takes some five seconds
+
+
 @pytest.mark.parametrize(
-    ("system", "options"),
+    ("system", "options", "with_pictures"),
     [
-        ("rpbert", {}),
-        ("iie4mner", {}),
-        pytest.param("rpbert", {"lstm_layers": 0, "pooling": "first"}, marks=pytest.mark.slow),
-        pytest.param("rpbert", {"lstm_layers": 2, "gate_on": "attention"}, marks=pytest.mark.slow),
-        pytest.param("rpbert", {"gate": "none"}, marks=pytest.mark.slow),
+        ("rpbert", {}, False),
+        ("iie4mner", {}, True),
+        slow("ita", {"gate": "soft"}, False),
+        slow("rpbert", {}, True),
+        slow("rpbert", {"lstm_layers": 0, "pooling": "first"}, False),
+        slow("rpbert", {"lstm_layers": 2, "gate_on": "attention"}, True),
+        slow("rpbert", {"gate": "none"}, True),
+        slow("iie4mner", {}, False),
     ],
     ids=str,
 )
-@pytest.mark.parametrize("with_pictures", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["text", "pictures"])
 def test_every_system_is_exported(
     system: str, options: dict[str, Any], with_pictures: bool, xlm_r_folder: Path, tmp_path: Path
 ) -> None:
