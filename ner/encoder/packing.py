@@ -26,7 +26,6 @@ ATTENTION = "sightread_packed"
 _TRIED = (3, 40, 11)  # sub-tokens of the windows that an encoder is tried on
 _NOISE = 1e-3  # relative to the largest value: far above what another order of additions makes
 _wanted: ContextVar[Tensor | None] = ContextVar("wanted", default=None)
-_seen: ContextVar[list[Tensor] | None] = ContextVar("seen", default=None)
 
 
 class Block(NamedTuple):
@@ -146,20 +145,6 @@ def wanted_alone(places: Tensor) -> Iterator[None]:
         _wanted.reset(token)
 
 
-@contextmanager
-def seeing_attention() -> Iterator[list[Tensor]]:
-    """Has packed passes of one part add each layer's attention weights to a list, which it gives.
-
-    Weights are the mean over heads, by the place that attends and the place that is attended to, *Shape:* (W, S, S).
-    """
-    seen: list[Tensor] = []
-    token = _seen.set(seen)
-    try:
-        yield seen
-    finally:
-        _seen.reset(token)
-
-
 def _narrow(_module: torch.nn.Module, states: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
     """What the last layer's attention gives and what it is added to, at the wanted places."""
     places = _wanted.get()
@@ -256,11 +241,7 @@ def attention(
         return sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
         )
-    padded = [_Padded.apply(values.transpose(1, 2), blocks) for values in (query, key, value)]
-    if (seen := _seen.get()) is not None:
-        [[q], [k], _] = padded
-        scores = torch.matmul(q, k.transpose(2, 3)) * (q.shape[-1] ** -0.5 if scaling is None else scaling)
-        seen.append((scores + blocks[0].bias.to(q.dtype)).softmax(-1).mean(1))
+    padded = (_Padded.apply(values.transpose(1, 2), blocks) for values in (query, key, value))
     mixed = [
         attend(q, k, v, block.bias.to(q.dtype), dropout, scaling)
         for block, q, k, v in zip(blocks, *padded, strict=True)

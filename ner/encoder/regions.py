@@ -6,7 +6,7 @@ left to :mod:`ner.models`.
 """
 
 import inspect
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,6 +16,7 @@ from ner.encoder import packing
 from ner.encoder.packing import Part
 from ner.encoder.windows import Windows
 from ner.visual import VisualBatch
+from pipeline.core.errors import UserError
 
 
 class Regions(NamedTuple):
@@ -101,6 +102,47 @@ def encode_padded(encoder: PreTrainedModel, part: Part, *, biased: bool) -> Tens
     Returns:
         hidden states of the wanted places, *Shape:* (N, hidden_width).
     """
+    hidden = encoder(**_padded(encoder, part, biased)).last_hidden_state
+    return hidden.flatten(0, 1)[part.places[part.wanted]]
+
+
+def attention_to(encoder: PreTrainedModel, part: Part, windows: Windows, *, biased: bool) -> Tensor:
+    """How much wanted places attend to regions in the last layer: the mean over its heads.
+
+    The kinds of attention that are fast do not tell their weights, so this pass has transformers' plain one.
+
+    Args:
+        encoder: takes embeddings.
+        part: of :func:`part_with`.
+        windows: the same windows, without the regions, of which at most R are behind each.
+        biased: as of :func:`encode_padded`.
+
+    Returns:
+        weights, 0 behind a window's last region, *Shape:* (N, R).
+
+    Raises:
+        UserError: the encoder does not tell what each place attends to.
+    """
+    implementation = encoder.config._attn_implementation
+    encoder.set_attn_implementation("eager")
+    try:
+        layers = encoder(**_padded(encoder, part, biased), output_attentions=True).attentions
+    finally:
+        encoder.set_attn_implementation(implementation)
+    width = part.bias.shape[1]
+    if not layers or layers[-1] is None or layers[-1].shape[2:] != (width, width):
+        raise UserError(
+            f"evaluate.attention: {type(encoder).__name__} does not tell what its sub-tokens attend to; "
+            "set evaluate.attention to false"
+        )
+    lengths = windows.attention_mask.sum(1)
+    columns = lengths[:, None] + torch.arange(width - windows.attention_mask.shape[1], device=lengths.device)
+    places = part.places[part.wanted]
+    return layers[-1].mean(1).flatten(0, 1)[places].gather(1, columns[places // width])
+
+
+def _padded(encoder: PreTrainedModel, part: Part, biased: bool) -> dict[str, Any]:
+    """What an encoder is called with to read a part."""
 
     def padded(values: Tensor) -> Tensor:
         laid = values.new_zeros(part.bias.numel(), *values.shape[1:])
@@ -116,7 +158,7 @@ def encode_padded(encoder: PreTrainedModel, part: Part, *, biased: bool) -> Tens
         arguments["position_ids"] = padded(part.positions + packing.first_position(encoder))
     if part.types is not None:
         arguments["token_type_ids"] = padded(part.types)
-    return encoder(**arguments).last_hidden_state.flatten(0, 1)[part.places[part.wanted]]
+    return arguments
 
 
 def encode_dense(

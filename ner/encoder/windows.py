@@ -61,21 +61,24 @@ def first_windows(view: ViewBatch, tweets: Tensor) -> Windows:
     return _some(every, torch.searchsorted(every.tweets, tweets))
 
 
-def token_vectors(view: ViewBatch, encode: Callable[[Windows], Tensor], extra: int = 0) -> Tensor:
+def token_vectors(
+    view: ViewBatch, encode: Callable[[Windows], Tensor], extra: int = 0, most: int | None = None
+) -> Tensor:
     """A vector for each token; without gradients, from as many passes as memory asks for.
 
     Args:
         view: B tweets of at most L tokens.
         encode: gives windows' N tokens their vectors, *Shape:* (N, width).
         extra: what a window may have beside its sub-tokens.
+        most: sub-tokens of one pass; None: MAX_SUBTOKENS_AT_ONCE.
 
     Returns:
         vectors, zeros on padding, *Shape:* (B, L, width).
     """
     windows, tokens = windows_of(view), view["tokens"]
-    if in_one_go(view, extra):
+    if in_one_go(view, extra, most):
         return _laid_out(encode(windows), tokens, view["mask"])
-    at_once = max(1, MAX_SUBTOKENS_AT_ONCE // (view["input_ids"].shape[1] + extra))
+    at_once = max(1, (most or MAX_SUBTOKENS_AT_ONCE) // (view["input_ids"].shape[1] + extra))
     rows = view["rows"].flatten()[tokens]
     vectors, order = [], []
     for begin in range(0, len(windows.tweets), at_once):
@@ -87,10 +90,10 @@ def token_vectors(view: ViewBatch, encode: Callable[[Windows], Tensor], extra: i
     return _laid_out(torch.cat(vectors), torch.cat(order), view["mask"])
 
 
-def in_one_go(view: ViewBatch, extra: int = 0) -> bool:
-    """Whether one pass is to read all windows of a view; `extra` as of :func:`token_vectors`."""
+def in_one_go(view: ViewBatch, extra: int = 0, most: int | None = None) -> bool:
+    """Whether one pass is to read all windows of a view; `extra` and `most` as of :func:`token_vectors`."""
     n_windows, width = view["input_ids"].shape
-    return torch.is_grad_enabled() or n_windows * (width + extra) <= MAX_SUBTOKENS_AT_ONCE
+    return torch.is_grad_enabled() or n_windows * (width + extra) <= (most or MAX_SUBTOKENS_AT_ONCE)
 
 
 def mean_over_tokens(hidden: Tensor, windows: Windows) -> Tensor:

@@ -99,6 +99,9 @@ class OnnxTagger:
         """The graph gives none."""
         raise NotImplementedError
 
+    def grid_attention(self, view: ViewBatch, visual: VisualBatch) -> None:
+        """None: the graph does not tell."""
+
     def _inputs(self, view: ViewBatch, visual: VisualBatch | None, windows: Tensor) -> tuple[dict[str, Any], Tensor]:
         inputs, scored = inputs_of(view, visual, windows, self.inputs, self.config.facts or {})
         return {name: tensor.numpy() for name, tensor in cast("dict[str, Tensor]", inputs).items()}, scored

@@ -255,6 +255,18 @@ class TaggerModel(PreTrainedModel):
         """
         raise NotImplementedError
 
+    def grid_attention(self, view: ViewBatch, visual: VisualBatch) -> Tensor | None:
+        """How much each token attends to each region of its tweet's pictures; None by default.
+
+        Args:
+            view: B tweets of at most L tokens.
+            visual: what their pictures give as tensors, at most R regions a tweet.
+
+        Returns:
+            weights, at most 1 in all for a token, 0 on padding, *Shape:* (B, L, R).
+        """
+        return None
+
     def two_view_emissions(
         self, text_only: ViewBatch, cross_modal: ViewBatch, visual: VisualBatch | None = None
     ) -> tuple[Tensor, Tensor]:

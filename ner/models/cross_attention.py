@@ -86,6 +86,16 @@ class CrossLayer(nn.Module):
         result: Tensor = self.outer_norm(vectors + self.dropout(self.outer(nn.functional.gelu(self.inner(vectors)))))
         return result
 
+    def weights(self, queries: Tensor, keys: Tensor, bias: Tensor) -> Tensor:
+        """How much queries attend to keys: the mean over heads, without dropout; arguments as of :meth:`forward`.
+
+        Returns:
+            weights that sum to 1 over keys, *Shape:* (W, Q, N).
+        """
+        q, k = self._heads(self.query(queries)), self._heads(self.key(keys))
+        scores = torch.matmul(q, k.transpose(2, 3)) * q.shape[-1] ** -0.5
+        return (scores + bias.to(scores.dtype)).softmax(-1).mean(1)
+
     def _heads(self, vectors: Tensor) -> Tensor:
         return vectors.unflatten(-1, (self.n_heads, -1)).transpose(1, 2)
 
@@ -135,7 +145,7 @@ class PictureBranch(nn.Module):
         Returns:
             *Shape:* (W, Q, width).
         """
-        bias = attention_bias(mask | ~mask.any(1, keepdim=True))
+        bias = _even_without_items(mask)
         one, other = self.items(items[0], items[0], bias), self.items_again(items[1], items[1], bias)
         if of.shape[0] != mask.shape[0]:  # a window each otherwise
             one, other, bias = one[of], other[of], bias[of]
@@ -143,6 +153,20 @@ class PictureBranch(nn.Module):
         aware = self.aware(tokens, self.read_text(other, text, text_bias), bias)
         seen: Tensor = self.gate(aware, direct) if self.aware_first else self.gate(direct, aware)
         return seen
+
+    def direct_weights(self, tokens: Tensor, items: Tensor, mask: Tensor, of: Tensor) -> Tensor:
+        """How much tokens attend to the items themselves; arguments as of :meth:`forward`, `items` the first of them.
+
+        Returns:
+            weights that sum to 1 over a tweet's items, even where it has none, *Shape:* (W, Q, N).
+        """
+        bias = _even_without_items(mask)
+        return self.direct.weights(tokens, self.items(items, items, bias)[of], bias[of])
+
+
+def _even_without_items(mask: Tensor) -> Tensor:
+    """:func:`attention_bias` of items (B, N); where a tweet has none, its padding is attended to."""
+    return attention_bias(mask | ~mask.any(1, keepdim=True))
 
 
 def attention_bias(mask: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ published code takes an unrelated picture; words without a vector get none, wher
 Layers of attention are :mod:`ner.models.cross_attention`'s, vectors of words :mod:`ner.models.augmentation`'s.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Self, cast
 
@@ -152,18 +152,30 @@ class Iie4mnerTagger(TaggerModel):
 
     def emissions(self, view: ViewBatch, visual: VisualBatch | None = None) -> Tensor:
         """As :meth:`ner.models.base.TaggerModel.emissions`."""
-        n_windows, width = view["input_ids"].shape
-        at_once = n_windows if torch.is_grad_enabled() else max(1, MAX_SUBTOKENS_AT_ONCE // width)
-        firsts, mask = _firsts(view)
         parts = []
-        for begin in range(0, n_windows, at_once):
-            piece, seen = (view, visual) if at_once >= n_windows else _piece(view, visual, begin, begin + at_once)
-            text = self._read(piece, (firsts[begin : begin + at_once] - begin * width).clamp_min(0))
+        for text, piece, seen in self._pieces(view, visual):
             fused = self.fuse_text(text.tokens)
             if self.sees and (seen is not None or self._exchanges_gradients):
                 fused = fused + self.fuse_picture(self._seen(text, piece, seen))
             parts.append(fused)
-        return self._emitted(torch.cat(parts) if len(parts) > 1 else parts[0], view, mask)
+        return self._emitted(torch.cat(parts) if len(parts) > 1 else parts[0], view, _firsts(view)[1])
+
+    @torch.no_grad()
+    def grid_attention(self, view: ViewBatch, visual: VisualBatch) -> Tensor | None:
+        """As :meth:`ner.models.base.TaggerModel.grid_attention`: what C₁ attends to, a mean over heads; 1 in all.
+
+        None where the tagger has learned without features.
+        """
+        if self.coarse is None:
+            return None
+        parts = []
+        for text, piece, seen in self._pieces(view, visual):
+            assert seen is not None, "a piece of what the pictures give"
+            regions, mask = self._regions_of(seen)
+            of = piece["tweets"]
+            weights = self.coarse.direct_weights(text.tokens, self.regions(regions), mask, of)
+            parts.append(weights.masked_fill(~mask[of, None], 0.0)[..., : visual["mask"].shape[1]])
+        return _placed(torch.cat(parts), view, _firsts(view)[1])
 
     def two_view_emissions(
         self, text_only: ViewBatch, cross_modal: ViewBatch, visual: VisualBatch | None = None
@@ -256,6 +268,24 @@ class Iie4mnerTagger(TaggerModel):
         augmented: Tensor = self.augmented_dropout(hidden)
         return augmented
 
+    def _pieces(
+        self, view: ViewBatch, visual: VisualBatch | None
+    ) -> Iterator[tuple[Text, ViewBatch, VisualBatch | None]]:
+        """The text of a view, without gradients in pieces that fit memory, and the view and pictures of each."""
+        n_windows, width = view["input_ids"].shape
+        at_once = n_windows if torch.is_grad_enabled() else max(1, MAX_SUBTOKENS_AT_ONCE // width)
+        firsts, _ = _firsts(view)
+        for begin in range(0, n_windows, at_once):
+            piece, seen = (view, visual) if at_once >= n_windows else _piece(view, visual, begin, begin + at_once)
+            yield self._read(piece, (firsts[begin : begin + at_once] - begin * width).clamp_min(0)), piece, seen
+
+    def _regions_of(self, visual: VisualBatch) -> tuple[Tensor, Tensor]:
+        """Features of tweets' regions (B, R, region_width), R at least 1, and True on regions, *Shape:* (B, R)."""
+        regions, mask = visual["regions"].float(), visual["mask"]
+        if mask.shape[1]:
+            return regions, mask
+        return regions.new_zeros(len(mask), 1, self.regions.in_features), mask.new_zeros(len(mask), 1)
+
     def _seen(self, text: Text, view: ViewBatch, visual: VisualBatch | None) -> Tensor:
         """F, what the tokens see: 0 without a picture, *Shape:* (W, Q, hidden_width)."""
         if visual is None:
@@ -263,9 +293,7 @@ class Iie4mnerTagger(TaggerModel):
         of = view["tweets"]
         coarse = fine = torch.zeros_like(text.tokens)
         if self.coarse is not None:
-            regions, mask = visual["regions"].float(), visual["mask"]
-            if not mask.shape[1]:
-                regions, mask = regions.new_zeros(len(mask), 1, self.regions.in_features), mask.new_zeros(len(mask), 1)
+            regions, mask = self._regions_of(visual)
             items = self.regions(regions), self.regions_again(regions)
             coarse = self.coarse(text.tokens, text.states, text.bias, items, mask, of)
             coarse = torch.where(mask.any(1)[of, None, None], coarse, 0.0)

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from ner.encoder import packing, regions
-from ner.encoder.windows import Windows, first_windows, mean_over_tokens, token_vectors, windows_of
+from ner.encoder.packing import Part
+from ner.encoder.windows import MAX_SUBTOKENS_AT_ONCE, Windows, first_windows, mean_over_tokens, token_vectors
 from ner.models.base import TaggerConfig, TaggerModel
 from ner.models.graph import GraphInput, GraphInputs, lstm_in_graph, mean_by_owner
 from ner.views import ViewBatch
@@ -24,6 +25,8 @@ from ner.visual import VisualBatch, Visuals
 from pipeline.core.errors import UserError
 from pipeline.core.records import View
 from pipeline.settings.params import RpbertParams, TrainParams
+
+_WEIGHED_AT_ONCE = MAX_SUBTOKENS_AT_ONCE // 16  # sub-tokens and regions of a pass that keeps all layers' attention
 
 
 class RpbertTagger(TaggerModel):
@@ -137,32 +140,24 @@ class RpbertTagger(TaggerModel):
         logits = self._relation_logits(view, visual, self._projected(visual))
         return _by_tweet(_log_of_second(logits).exp(), visual, torch.nan)
 
-    def grid_attention(self, view: ViewBatch, visual: VisualBatch) -> Tensor | None:
-        """How much each token attends to each region in the encoder's last layer: a look at the model, not its result.
+    @torch.no_grad()
+    def grid_attention(self, view: ViewBatch, visual: VisualBatch) -> Tensor:
+        """As :meth:`ner.models.base.TaggerModel.grid_attention`, in the last layer of the second pass.
 
-        Args:
-            view: B tweets of at most L tokens.
-            visual: what their pictures give as tensors, at most R regions a tweet.
-
-        Returns:
-            weights of the token's first sub-token, mean over heads, 0 where there is no region, *Shape:* (B, L, R);
-            what is missing to 1 went to the text. None where the encoder is not one that is packed.
+        A token's weights are the means of those of its sub-tokens (with `pooling: first`, those of its first) over all
+        heads. What is missing to 1 goes to the tweet.
         """
-        if not self.packs:
-            return None
         if not len(visual["pictured"]):
-            shape = (*view["mask"].shape, visual["mask"].shape[1])
-            return torch.zeros(shape, device=view["mask"].device)
-        with torch.no_grad():
-            seen = self._projected(visual)
-            embeddings, bias = self._gated(visual, seen, self._log_relation(view, visual, seen, learns=False))
-            windows = windows_of(view)
-            with packing.seeing_attention() as layers:
-                self._encode(windows, visual, embeddings, bias, windows.firsts)
-        rows, positions = view["rows"].unsqueeze(2), view["positions"].unsqueeze(2)
-        ranks = torch.arange(visual["mask"].shape[1], device=rows.device)
-        weights = layers[-1][rows, positions, windows.attention_mask.sum(1)[rows] + ranks]
-        return weights * (visual["mask"].unsqueeze(1) & view["mask"].unsqueeze(2))
+            return torch.zeros(*view["mask"].shape, visual["mask"].shape[1], device=view["mask"].device)
+        seen = self._projected(visual)
+        embeddings, bias = self._gated(visual, seen, self._log_relation(view, visual, seen, learns=False))
+
+        def weigh(windows: Windows) -> Tensor:
+            part = self._part(windows, visual, embeddings, bias, self._wanted(windows))
+            weights = regions.attention_to(self.encoder, part, windows, biased=bias is not None)
+            return self._pooled(weights, windows)
+
+        return token_vectors(view, weigh, visual["mask"].shape[1], _WEIGHED_AT_ONCE)
 
     def check_relation(self, n_posts: int) -> None:
         """See whether r learns from something: posts of its own, or the entities.
@@ -262,9 +257,18 @@ class RpbertTagger(TaggerModel):
         Returns:
             hidden states, *Shape:* (N, hidden_width).
         """
+        part = self._part(windows, visual, embeddings, bias, wanted)
+        if self.packs:
+            return packing.encode_parts(self.encoder, [part])
+        return regions.encode_padded(self.encoder, part, biased=bias is not None)
+
+    def _part(
+        self, windows: Windows, visual: VisualBatch, embeddings: Tensor, bias: Tensor | None, wanted: Tensor
+    ) -> Part:
+        """What a pass over sub-tokens with regions behind them reads; arguments as of :meth:`_encode`."""
         behind = regions.behind(windows, visual)
         words = self.encoder.get_input_embeddings()(windows.input_ids.flatten()[windows.places])
-        part = regions.part_with(
+        return regions.part_with(
             windows,
             behind,
             (words, embeddings[behind.sources].to(words.dtype)),
@@ -272,9 +276,6 @@ class RpbertTagger(TaggerModel):
             wanted,
             typed=self.typed,
         )
-        if self.packs:
-            return packing.encode_parts(self.encoder, [part])
-        return regions.encode_padded(self.encoder, part, biased=bias is not None)
 
     def _wanted(self, windows: Windows) -> Tensor:
         if self.options.pooling == "first":

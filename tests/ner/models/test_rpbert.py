@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
-from transformers import AutoModel, BertConfig
+from transformers import BertConfig
 
 from ner.bioes import scheme_labels, to_scheme
 from ner.crf.chain import LinearChainCRF
@@ -329,29 +329,6 @@ def test_every_picture_of_a_post_is_read_and_a_long_tweet_has_one_relation(xlm_r
         emissions.append(model.emissions(batch, visual))
     changed = (emissions[0] - emissions[1]).abs().amax(-1)[0]
     assert (changed > 1e-4).all()  # in every window
-
-
-def test_attention_over_the_grid_is_that_of_the_last_layer(published: RpbertTagger) -> None:
-    """Against transformers' own attention weights on the same embeddings, for a tweet beside one without a picture."""
-    batch, visual = published_batch(0, 1), collate_visuals([None, feature_map(1)])
-    assert visual is not None
-    found = published.grid_attention(batch, visual)
-    assert (found is None) == (not published.packs)
-    if found is None:
-        return
-    assert found.shape == (2, 6, 49)
-    assert not found[0].any()
-    assert not found[1, 2:].any()
-    model = AutoModel.from_config(published.encoder.config, attn_implementation="eager").double().eval()
-    model.load_state_dict(published.encoder.state_dict(), strict=False)
-    with torch.no_grad():
-        r = published.relation(batch, visual)[1]
-        assert published.projection is not None
-        regions = r * published.projection(visual["regions"][1])
-        words = model.embeddings.word_embeddings(batch["input_ids"][1, :5])
-        types = torch.tensor([[0] * 5 + [1] * 49])
-        outputs = model(inputs_embeds=torch.cat([words, regions])[None], token_type_ids=types, output_attentions=True)
-    torch.testing.assert_close(found[1, :2], outputs.attentions[-1][0].mean(0)[[1, 2], 5:])
 
 
 def test_windows_leave_room_for_a_pictures_regions(xlm_r_folder: Path) -> None:
