@@ -48,6 +48,9 @@ class Scorer(Protocol):
     def relation(self, view: ViewBatch, visual: VisualBatch | None) -> Tensor:
         """How likely pictures add to the tweets' meaning, NaN without any, *Shape:* (B,)."""
 
+    def grid_attention(self, view: ViewBatch, visual: VisualBatch) -> Tensor | None:
+        """How much tokens attend to the R regions of pictures, *Shape:* (B, L, R); None: to none."""
+
 
 def decode(
     model: Scorer,
@@ -80,10 +83,8 @@ def decode(
         with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16) if bfloat16 else nullcontext():
             emitted, masks = [], []
             for indices in some:
-                views = [encoded[index] for index in indices]
-                batch = moved(collate(views, pad_id), device)
-                visual = collate_visuals([view.visual for view in views])
-                emitted.append(model.emissions(batch, None if visual is None else moved(visual, device)))
+                batch, visual = _together([encoded[index] for index in indices], pad_id, device)
+                emitted.append(model.emissions(batch, visual))
                 masks.append(batch["mask"])
             longest = max(mask.shape[1] for mask in masks)
             emissions = torch.cat([pad(each, (0, 0, 0, longest - each.shape[1])) for each in emitted])
@@ -112,15 +113,57 @@ def relations(model: Scorer, encoded: Sequence[EncodedView], pad_id: int, batch_
     found: list[float | None] = [None] * len(encoded)
     if not model.asks_relation:
         return found
-    for indices in length_sorted_batches(encoded, batch_size):
-        views = [encoded[index] for index in indices]
-        visual = collate_visuals([view.visual for view in views])
-        batch = moved(collate(views, pad_id), model.device)
+    for indices, batch, visual in _batches(encoded, pad_id, batch_size, model.device):
         with torch.inference_mode():
-            values = model.relation(batch, None if visual is None else moved(visual, model.device))
+            values = model.relation(batch, visual)
         for index, value in zip(indices, values.tolist(), strict=True):
             found[index] = None if math.isnan(value) else value
     return found
+
+
+def attention(
+    model: Scorer, encoded: Sequence[EncodedView], tokens: Sequence[Sequence[int]], pad_id: int, batch_size: int
+) -> list[Tensor | None]:
+    """How much each view's tokens attend to each region of its pictures.
+
+    Args:
+        model: the tagger.
+        encoded: views as sub-tokens.
+        tokens: of each view, those whose mean is taken; all, where there are none.
+        pad_id: the sub-token to pad with.
+        batch_size: encoder windows at once.
+
+    Returns:
+        for each view, a weight for each region, *Shape:* (regions,); None without regions, and where the tagger
+        attends to none.
+    """
+    found: list[Tensor | None] = [None] * len(encoded)
+    pictured = [index for index, view in enumerate(encoded) if view.visual is not None]
+    for places, batch, visual in _batches([encoded[index] for index in pictured], pad_id, batch_size, model.device):
+        assert visual is not None, "each has a picture"
+        with torch.inference_mode():
+            values = model.grid_attention(batch, visual)
+        if values is None:
+            break
+        for row, (place, n_regions) in enumerate(zip(places, visual["mask"].sum(1).tolist(), strict=True)):
+            index = pictured[place]
+            if n_regions:
+                chosen = values[row, list(tokens[index]) or slice(len(encoded[index])), :n_regions]
+                found[index] = chosen.float().mean(0).cpu()
+    return found
+
+
+def _batches(
+    encoded: Sequence[EncodedView], pad_id: int, batch_size: int, device: torch.device
+) -> Iterator[tuple[list[int], ViewBatch, VisualBatch | None]]:
+    """Views in batches, with their indices in `encoded`, and what their pictures give."""
+    for indices in length_sorted_batches(encoded, batch_size):
+        yield indices, *_together([encoded[index] for index in indices], pad_id, device)
+
+
+def _together(views: Sequence[EncodedView], pad_id: int, device: torch.device) -> tuple[ViewBatch, VisualBatch | None]:
+    visual = collate_visuals([view.visual for view in views])
+    return moved(collate(views, pad_id), device), None if visual is None else moved(visual, device)
 
 
 def decode_labels(

@@ -12,7 +12,7 @@ import torch
 
 from ner import loading
 from ner.bioes import to_iob2
-from ner.decoding import Scorer, decode, relations
+from ner.decoding import Scorer, attention, decode, relations
 from ner.views import EncodedView, ViewEncoder
 from ner.visual import Visuals
 from pipeline.core.errors import UserError
@@ -120,6 +120,39 @@ class Tagger:
             return [None] * len(views)
         encoded = self.encoder.encode(views, with_context=True)
         return relations(self.model, encoded, self.encoder.pad_id, batch_size)
+
+    def attention(
+        self, views: Sequence[View], predictions: Sequence[Prediction], batch_size: int = 32
+    ) -> list[list[list[float] | None] | None]:
+        """How much the tokens of found entities attend to each region of the pictures, or all tokens if none is found.
+
+        Args:
+            views: posts, in order.
+            predictions: what was found in them.
+            batch_size: encoder windows at once.
+
+        Returns:
+            for each post and each of its pictures, a weight for each cell of the grid, row by row, to three significant
+            digits, the mean over tokens; None for a picture without features, for a post without any, and for systems
+            that attend to no grid.
+        """
+        visuals = self.encoder.visuals
+        if not self.reads_visual or visuals is None:
+            return [None] * len(views)
+        encoded = self.encoder.encode(views, with_context=True)
+        named = [
+            [token for entity in each.entities for token in range(entity.start, entity.end)] for each in predictions
+        ]
+        found = attention(self.model, encoded, named, self.encoder.pad_id, batch_size)
+        return [
+            None
+            if weights is None
+            else [
+                [float(f"{weight:.3g}") for weight in cells.tolist()] or None
+                for cells in weights.split(visuals.n_regions(view))
+            ]
+            for view, weights in zip(views, found, strict=True)
+        ]
 
 
 def _chunks(views: Iterable[View], size: int) -> Iterator[list[View]]:

@@ -151,6 +151,11 @@ class Visuals:
         surest = sorted(tags, key=lambda tag: -1.0 if tag[0] is None else -tag[0])[:N_OBJECTS]
         return PostVisual(tuple(regions), tuple(self._index.get(label, UNKNOWN_OBJECT) for _, label in surest))
 
+    def n_regions(self, post: View) -> list[int]:
+        """How many regions each of a post's pictures has: 0 without features."""
+        features = self.features
+        return [features.regions or 0 if features is not None and image in features else 0 for image in post.images]
+
 
 def collate_visuals(visuals: Sequence[PostVisual | None]) -> VisualBatch | None:
     """Put together what the pictures of B posts give; None where none has a picture."""

@@ -93,6 +93,9 @@ def evaluate(
             stream = progress(stream, len(views), condition)
         relations = tagger.relations(seen, batch_size)
         predictions = [replace(each, relation=value) for each, value in zip(stream, relations, strict=True)]
+        if params.attention and condition == "cross_modal":
+            attention = tagger.attention(seen, predictions, batch_size)
+            predictions = [replace(each, attention=value) for each, value in zip(predictions, attention, strict=True)]
         scores = (
             {}
             if not scored

@@ -195,6 +195,8 @@ class Prediction:
 
     Attributes:
         relation: how likely its pictures add to its meaning, for systems that ask that; else None.
+        attention: how much the found entities' tokens attend to each cell of its pictures' grids, row by row; a list
+            for each picture, None for one without features, and for a post where nobody asked.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
@@ -205,7 +207,8 @@ class Prediction:
     predicted: list[str]
     entities: list[FoundEntity]
     context_used: str
-    relation: Annotated[float, Field(ge=0, le=1)] | None = None
+    relation: Fraction | None = None
+    attention: list[list[Fraction] | None] | None = None
 
     def __post_init__(self) -> None:
         _check_lengths(self.tokens, self.labels)

@@ -302,6 +302,7 @@ class EvaluateParams(Section):
     shuffle_seed: NonNegativeInt = 1
     bootstrap_samples: NonNegativeInt = 1000
     confidence: Annotated[float, Field(gt=0, lt=1)] = 0.95
+    attention: bool = False
 
 
 class ReportParams(Section):

@@ -16,9 +16,12 @@ from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import BertConfig, BertModel, BertTokenizer, XLMRobertaConfig, XLMRobertaModel, XLMRobertaTokenizer
 
 from ner.bioes import scheme_labels
-from ner.models.folder import load_tokenizer
+from ner.models.base import TaggerModel
+from ner.models.folder import load_tokenizer, view_encoder
 from ner.models.ita import ItaTagger
 from ner.models.registry import tagger_class
+from ner.models.rpbert import RpbertTagger
+from ner.tagger import Tagger
 from ner.visual import Visuals
 from pipeline.core import features, records
 from pipeline.core.features import Features
@@ -241,3 +244,49 @@ def system_folder(system: str, encoder: Path, folder: Path, **options: Any) -> P
     model.save_pretrained(folder)
     load_tokenizer(encoder, local_files_only=True).save_pretrained(folder)
     return folder
+
+
+IMAGES = (("a.jpg",), (), ("torn.jpg", "b.jpg"), ("a.jpg", "b.jpg"), ("torn.jpg",), ("b.jpg",))
+
+
+def pictured_views(n: int = len(IMAGES)) -> list[View]:
+    """Posts with one picture, with none, with two, and with one that has no features."""
+    posts = ambiguous_views(n, seed=3)
+    return [replace(post, context="", images=list(IMAGES[row % len(IMAGES)])) for row, post in enumerate(posts)]
+
+
+@pytest.fixture(scope="session")
+def visuals(tmp_path_factory: pytest.TempPathFactory) -> Visuals:
+    """Features of a.jpg and b.jpg, [4, 6]; torn.jpg has none."""
+    folder = tmp_path_factory.mktemp("features")
+    rng = np.random.default_rng(7)
+    with features.writing(folder / "features", "print") as writer:
+        for number, image in enumerate(["a.jpg", "b.jpg"], 1):
+            writer.add(image, str(number) * 64, "ok", None, rng.normal(size=(4, 6)).astype(np.float16))
+        writer.add("torn.jpg", None, "truncated", "ends early", None)
+    return Visuals(Features.open(folder / "features"), None)
+
+
+def tagger_of(model: TaggerModel, folder: Path, visuals: Visuals | None) -> Tagger:
+    """A tagger of a model on the encoder of `folder`, shown what pictures give, where there is something."""
+    tagger = Tagger(model.eval(), view_encoder(load_tokenizer(folder, local_files_only=True), model.config))
+    if visuals is not None:
+        tagger.show(visuals)
+    return tagger
+
+
+@pytest.fixture(scope="session")
+def rpbert_tagger(xlm_r_folder: Path, visuals: Visuals) -> Tagger:
+    """An untrained RpBERT whose scores are wide apart, so that it finds entities everywhere."""
+    torch.manual_seed(1)
+    params = small_params(xlm_r_folder, model="rpbert", rpbert={"lstm_layers": 1, "lstm_width": 16})
+    labels = scheme_labels([["B-PER", "B-LOC"]])
+    facts = visuals.facts([])
+    model = RpbertTagger.from_encoder(xlm_r_folder, labels, params, facts=facts, local_files_only=True)
+    assert model.projection is not None
+    assert model.relation_head is not None
+    with torch.no_grad():
+        torch.nn.init.normal_(model.projection.weight)
+        model.relation_head.weight.mul_(5)
+        model.head.weight.mul_(20)
+    return tagger_of(model, xlm_r_folder, visuals)
