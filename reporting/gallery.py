@@ -4,6 +4,7 @@ The script filters, sorts and draws; it sets text as text, and all text here has
 records where there are thousands of them.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,6 +16,9 @@ from reporting.scores import GLOSSES, NAMES
 from reporting.sources import Predicted, Results
 from reporting.text import visible, visible_token
 
+RESIZE = ("squash", "crop")
+"""How features become a square (`features.*.resize`), if that is known: cells cover all of a picture, or its middle."""
+
 SHOWN = 100
 """Items of one kind that a picture shows; a page of a newspaper may give OCR thousands."""
 
@@ -24,17 +28,19 @@ def gallery(results: Results, types: Sequence[str], thumbnails: Mapping[str, str
 
     Returns:
         ``{"types", "conditions": [{"key", "name", "gloss"}], "kinds": [{"key", "name", "used", "off"}], "splits",
-        "posts", "pictures"}``.
+        "resize", "posts", "pictures"}``.
         A post is ``{"id", "split", "tokens", "gold": [[start, end, type, orphan]] | null, "predicted": [[[start, end,
         type, confidence, orphan]] | null], "context", "used": [str | null], "pictures": [index],
-        "relation": probability | null}``: `type` indexes
-        `types`, `orphan` is 1 where the entity opens with `I-` and the strict scorer sees none, `predicted` and `used`
-        have a place for each condition, and `used` is null where the tagger read the whole context; `relation` is how
-        likely the pictures add to the meaning, where the tagger asks that.
+        "relation": probability | null, "attention": [[weight] | null] | null}``: `type` indexes `types`, `orphan` is 1
+        where the entity opens with `I-` and the strict scorer sees none, `predicted` and `used` have a place for each
+        condition, and `used` is null where the tagger read the whole context; `relation` is how likely the pictures add
+        to the meaning, where the tagger asks that, and `attention` has what its entities attend to in each picture's
+        square grid, row by row; `resize` says which part of a picture that covers.
         A picture is ``{"name", "status", "error", "width", "height", "thumbnail", "found": {kind: [[text, score,
         outline]]}, "more": {kind: n}, "failed": {kind: error}}``.
     """
     conditions = results.settings.evaluate.conditions
+    resize = _resize(results)
     index = {name: place for place, name in enumerate(types)}
     pictures: dict[str, int] = {}
     posts = []
@@ -46,6 +52,7 @@ def gallery(results: Results, types: Sequence[str], thumbnails: Mapping[str, str
             view = results.views[split].get(post.id)
             context = view.context if view else ""
             rows = [_prediction(predictions.get(condition), post) for condition in conditions]
+            own = next((row for row, key in zip(rows, conditions, strict=True) if key == "cross_modal"), None)
             posts.append(
                 {
                     "id": visible(post.id, 80),
@@ -78,7 +85,8 @@ def gallery(results: Results, types: Sequence[str], thumbnails: Mapping[str, str
                         for row in rows
                     ],
                     "pictures": [pictures[image] for image in post.images],
-                    "relation": _relation(rows, conditions),
+                    "relation": None if own is None or own.relation is None else _down(own.relation),
+                    "attention": None if resize is None or own is None else _attention(own),
                 }
             )
     return {
@@ -94,6 +102,7 @@ def gallery(results: Results, types: Sequence[str], thumbnails: Mapping[str, str
             for key, kind in TEXT_KINDS.items()
         ],
         "splits": list(results.settings.report.splits),
+        "resize": resize,
         "posts": posts,
         "pictures": [_picture(results, name, thumbnails.get(name)) for name in pictures],
     }
@@ -103,10 +112,21 @@ def _prediction(predicted: Predicted | None, post: Post) -> Prediction | None:
     return None if predicted is None else predicted.rows.get(post.id)
 
 
-def _relation(rows: Sequence[Prediction | None], conditions: Sequence[str]) -> float | None:
-    """That of the post with its own pictures."""
-    own = next((row for row, key in zip(rows, conditions, strict=True) if row and key == "cross_modal"), None)
-    return None if own is None or own.relation is None else round(own.relation, 3)
+def _down(probability: float) -> float:
+    """Rounded down, so that what is below one half stays there."""
+    return math.floor(1000 * probability) / 1000
+
+
+def _attention(own: Prediction) -> list[list[float] | None] | None:
+    """The weights of each picture that the tagger read; None for one whose regions are no square grid."""
+    found = [cells if cells and math.isqrt(len(cells)) ** 2 == len(cells) else None for cells in own.attention or []]
+    return found if any(found) else None
+
+
+def _resize(results: Results) -> str | None:
+    """Which part of a picture its features are of; None where the extractor, someone's own say, does not tell it."""
+    told = (results.runs["features"].fingerprint or {}).get("resize")
+    return told if told in RESIZE else None
 
 
 def _orphan(labels: Sequence[str], start: int) -> int:

@@ -89,6 +89,7 @@ def write(results: Results, thumbnails: Mapping[str, str], output: Path) -> None
             charts=[chart for chart in charts if chart],
             n_posts=len(data["posts"]),
             drawn=[kind for kind in TEXT_KINDS.values() if kind.drawn],
+            attends=any(post["attention"] for post in data["posts"]),
         )
     )
     write_assets(output / "assets")

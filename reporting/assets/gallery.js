@@ -8,7 +8,7 @@
   const CROSS = data.conditions.findIndex((condition) => condition.key === "cross_modal");
   const TEXT = data.conditions.findIndex((condition) => condition.key === "text_only");
   const DEFAULTS = { q: "", show: "all", by: data.conditions[0].key, type: "", picture: "", split: "", sort: "",
-    scorer: "strict", size: "20", page: "1", ...Object.fromEntries(data.kinds.map((kind) => [kind.key, ""])) };
+    scorer: "strict", size: "20", page: "1", attention: "", ...Object.fromEntries(data.kinds.map((kind) => [kind.key, ""])) };
   const state = { ...DEFAULTS };
   const form = document.getElementById("filters");
 
@@ -246,6 +246,32 @@
     return group;
   };
 
+  // A button that draws a group of the overlay and takes it away; drawn at first if the form says so
+  const toggle = (group, on, ...content) => {
+    const button = el("button", { type: "button", title: "draw it over the picture" }, ...content);
+    const set = (shown) => {
+      button.setAttribute("aria-pressed", String(shown));
+      group.classList.toggle("shown", shown);
+    };
+    button.addEventListener("click", () => set(button.getAttribute("aria-pressed") !== "true"));
+    set(on);
+    return button;
+  };
+
+  // The cells of a picture's grid, the fuller the more is attended to them; `most` is the weight of the fullest
+  const grid = (weights, most, shown) => {
+    const cells = Math.sqrt(weights.length);
+    const short = Math.min(shown.width, shown.height);
+    const [width, height] = data.resize === "crop" ? [short, short] : [shown.width, shown.height];
+    const [left, top] = [(shown.width - width) / 2, (shown.height - height) / 2];
+    const group = svg("g", { class: "shape attention" });
+    weights.forEach((weight, place) => {
+      group.append(svg("rect", { x: left + (place % cells) * width / cells, y: top + Math.floor(place / cells) * height / cells,
+        width: width / cells, height: height / cells, "fill-opacity": most ? (0.8 * weight / most).toFixed(3) : 0 }));
+    });
+    return group;
+  };
+
   // Items of one kind as buttons that draw their shape, behind one that draws all
   const items = (kind, shown, overlay, scale) => {
     if (shown.failed[kind]) return el("p", { class: "absent", text: shown.failed[kind] });
@@ -258,15 +284,8 @@
         list.append(el("li", {}, text, ...score(item[1])));
         continue;
       }
-      const button = el("button", { type: "button", "aria-pressed": String(Boolean(state[kind])), title: "draw it over the picture" }, text, ...score(item[1]));
-      const set = (on) => {
-        button.setAttribute("aria-pressed", String(on));
-        drawn.classList.toggle("shown", on);
-      };
-      button.addEventListener("click", () => set(button.getAttribute("aria-pressed") !== "true"));
-      set(Boolean(state[kind]));
       overlay.append(drawn);
-      list.append(el("li", {}, button));
+      list.append(el("li", {}, toggle(drawn, Boolean(state[kind]), text, ...score(item[1]))));
     }
     if (shown.more[kind]) list.append(el("li", { class: "hint", text: `and ${number(shown.more[kind])} more` }));
     return list;
@@ -308,19 +327,28 @@
     const found = effect(index);
     if (found === "helped") title.append(" ", el("span", { class: "badge helped", text: "▲ picture helped" }));
     if (found === "hurt") title.append(" ", el("span", { class: "badge hurt", text: "▼ picture hurt" }));
-    if (post.relation !== null) title.append(" ", el("span", { class: "badge", text: `relation ${post.relation.toFixed(2)}`,
+    if (post.relation !== null) title.append(" ", el("span", { class: "badge", text: `relation ${post.relation.toFixed(3)}`,
       title: "how likely the picture adds to the meaning, by the tagger's own relation of text and image" }));
 
     const body = el("div", { class: "body" }, title, readings(post, index));
     const facts = el("dl", { class: "facts" });
     facts.append(...labelled("context", contextOf(post)));
+    const most = Math.max(0, ...(post.attention ?? []).flatMap((weights) => weights ?? []));
     (all.length ? all : [null]).forEach((shown, place) => {
       const { figure, overlay, scale } = figureOf(shown);
       side.append(figure);
+      const which = all.length > 1 ? ` of picture ${place + 1}` : "";
+      const weights = post.attention?.[place];
+      if (overlay && weights) {
+        const drawn = grid(weights, most, shown);
+        overlay.prepend(drawn);
+        const part = score(weights.reduce((sum, weight) => sum + weight, 0));
+        facts.append(...labelled(`attention${which}`, el("ul", { class: "items" },
+          el("li", {}, toggle(drawn, Boolean(state.attention), el("span", { class: "words", text: "on the grid" }), ...part)))));
+      }
       if (!shown || !(shown.thumbnail || data.kinds.some((kind) => shown.found[kind.key].length))) return;
       for (const kind of data.kinds) {
         if (kind.off) continue;
-        const which = all.length > 1 ? ` of picture ${place + 1}` : "";
         const unused = kind.used ? "" : " (not in the context)";
         facts.append(...labelled(kind.name + which + unused, items(kind.key, shown, overlay, scale)));
       }

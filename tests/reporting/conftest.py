@@ -47,6 +47,9 @@ POSTS = [
 ]
 
 
+RELATIONS = {"guitar": 0.9134, "orphan": 0.2, "long": 0.4999, "torn": 0.5}
+
+
 @pytest.fixture(scope="session")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Project:
     """A small run with a post of every kind, and its report."""
@@ -62,7 +65,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Project:
                     for number in range(30)
                 ],
             },
-        )
+        ),
+        told={post: {"relation": value} for post, value in RELATIONS.items()},
     )
 
 

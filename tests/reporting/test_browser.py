@@ -1,5 +1,6 @@
 """The report in a browser: opened from disk, chosen from, turned over, drawn upon, used by keyboard."""
 
+import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -9,7 +10,7 @@ import pytest
 
 from pipeline.core.labels import entities
 from tests.project import Project
-from tests.reporting.conftest import POSTS, Open
+from tests.reporting.conftest import POSTS, RELATIONS, Open, Opened
 from tests.reporting.made import MadePost, finish, project
 
 pytestmark = pytest.mark.browser
@@ -140,6 +141,129 @@ def test_sorting_and_paging(made: Project, open_report: Open) -> None:
     assert errors == sorted(errors, reverse=True)
     opened.choose("sort", "context")
     assert opened.ids()[0] == "long"
+
+
+def test_posts_are_chosen_and_sorted_by_their_relation(made: Project, open_report: Open) -> None:
+    opened = open_report(made, "#posts?split=test")
+    badges = {
+        article.locator("h3 .id").text_content(): article.locator("h3 .badge", has_text="relation").all_text_contents()
+        for article in opened.page.locator("article").all()
+    }
+    assert badges == {
+        post.id: [f"relation {int(1000 * RELATIONS[post.id]) / 1000:.3f}"] if post.id in RELATIONS else []
+        for post in POSTS
+    }
+    assert opened.choose("show", "related") == ["guitar", "torn"]
+    assert opened.choose("show", "unrelated") == ["long", "orphan"]
+    opened.choose("show", "all")
+    assert opened.choose("sort", "related")[:4] == ["guitar", "torn", "long", "orphan"]
+    assert opened.choose("sort", "unrelated")[:4] == ["orphan", "long", "torn", "guitar"]
+    assert set(opened.ids()[4:]) == {"gone", "plain"}, "those without a relation come last"
+    again = open_report(made, "#" + opened.page.url.partition("#")[2])
+    assert again.ids() == opened.ids()
+
+
+@pytest.fixture(scope="module")
+def attending(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A run whose tagger tells what it attends to in grids of 2 × 2, and no relation."""
+    posts = [
+        MadePost("one", ["see", "Rome"], ["O", "B-LOC"], (120, 80)),
+        MadePost("two", ["and", "Bob"], ["O", "B-PER"], (80, 120), also=("one",)),
+        MadePost("odd", ["Ann"], ["B-PER"], (80, 80)),
+        MadePost("none", ["Bonn"], ["B-LOC"], (80, 80)),
+    ]
+    told: dict[str, dict[str, Any]] = {
+        "one": {"attention": [[0.1, 0.4, 0.0, 0.2]]},
+        "two": {"attention": [None, [0.02, 0.01, 0.03, 0.04]]},
+        "odd": {"attention": [[0.5, 0.3]]},  # no square
+    }
+    return finish(project(tmp_path_factory.mktemp("attending") / "run", {"test": posts}), told=told)
+
+
+def resized(made: Project, resize: str | None) -> Project:
+    """The same run, as if its features had been read from pictures that were resized so."""
+    record = made.folder / "metrics/runs/features.json"
+    told = json.loads(record.read_text(encoding="utf-8"))
+    record.write_text(json.dumps(told | {"fingerprint": resize and {"resize": resize}}), encoding="utf-8")
+    made.run("python", "-m", "stages.report")
+    return made
+
+
+class Drawn:
+    """The cells that an opened report draws over pictures."""
+
+    def __init__(self, opened: Opened) -> None:
+        self.articles = {
+            str(article.locator("h3 .id").text_content()): article for article in opened.page.locator("article").all()
+        }
+
+    def button(self, name: str) -> Any:
+        return self.articles[name].get_by_role("button", name="on the grid")
+
+    def cells(self, name: str, place: int = 0) -> list[Any]:
+        """Left, top, width, height, as parts of the picture, and opacity of each cell, to be compared."""
+        frame = self.articles[name].locator(".frame").nth(place)
+        around = frame.bounding_box()
+        found = []
+        for cell in frame.locator(".shape.attention.shown rect").all():
+            box = cell.bounding_box()
+            left, width = ((box[key] - origin) / around["width"] for key, origin in (("x", around["x"]), ("width", 0)))
+            top, height = (
+                (box[key] - origin) / around["height"] for key, origin in (("y", around["y"]), ("height", 0))
+            )
+            found.append(pytest.approx([left, top, width, height, float(cell.get_attribute("fill-opacity"))], abs=0.01))
+        return found
+
+
+def test_attention_is_drawn_over_the_middle_of_a_picture_that_was_cropped(
+    attending: Project, open_report: Open
+) -> None:
+    opened = open_report(resized(attending, "crop"), "#posts?split=test")
+    drawn, shown = Drawn(opened), opened.page.locator(".shape.attention.shown")
+    assert {name: drawn.button(name).all_text_contents() for name in drawn.articles} == {
+        "one": ["on the grid 0.70"],
+        "two": ["on the grid 0.10"],
+        "odd": [],
+        "none": [],
+    }
+    assert "attention of picture 2" in drawn.articles["two"].locator(".facts dt").all_text_contents()
+    assert shown.count() == 0, "on demand"
+    drawn.button("one").click()
+    third, sixth = 1 / 3, 1 / 6  # of 120 × 80 pixels the middle 80 × 80
+    assert drawn.cells("one") == [
+        [sixth, 0, third, 0.5, 0.2],
+        [sixth + third, 0, third, 0.5, 0.8],
+        [sixth, 0.5, third, 0.5, 0],
+        [sixth + third, 0.5, third, 0.5, 0.4],
+    ]
+    assert shown.count() == 1, "of that picture alone"
+
+
+def test_attention_is_drawn_over_all_of_a_picture_that_was_squashed(attending: Project, open_report: Open) -> None:
+    opened = open_report(resized(attending, "squash"), "#posts?split=test")
+    opened.page.locator("#f-attention").check()
+    assert "attention=1" in opened.page.url
+    drawn = Drawn(opened)
+    corners = [[0, 0], [0.5, 0], [0, 0.5], [0.5, 0.5]]
+    for name, place, opacities in (("one", 0, [0.2, 0.8, 0, 0.4]), ("two", 1, [0.4, 0.2, 0.6, 0.8])):
+        wanted = [[*corner, 0.5, 0.5, opacity] for corner, opacity in zip(corners, opacities, strict=True)]
+        assert drawn.cells(name, place) == wanted
+    assert drawn.cells("two", 0) == []
+    drawn.button("two").click()
+    assert drawn.cells("two", 1) == []
+    assert opened.complaints == []
+
+
+def test_what_the_run_does_not_tell_can_be_neither_chosen_by_nor_drawn(attending: Project, open_report: Open) -> None:
+    opened = open_report(resized(attending, None), "#posts?split=test&sort=related&show=unrelated&attention=1")
+    assert opened.page.locator("article .badge", has_text="relation").count() == 0
+    options = opened.page.locator("option[value=related], option[value=unrelated]").all()
+    assert len(options) == 4
+    for option in options:
+        assert option.is_disabled()
+        assert option.evaluate("node => getComputedStyle(node).display") == "none"
+    assert opened.page.locator(".shape.attention, #f-attention").count() == 0, "nobody knows which part it covers"
+    assert opened.complaints == []
 
 
 def test_the_address_keeps_the_choice(made: Project, open_report: Open) -> None:

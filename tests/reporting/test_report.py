@@ -3,10 +3,11 @@
 import base64
 import itertools
 import json
+import math
 import re
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 from xml.etree import ElementTree
 
 import pytest
@@ -18,16 +19,19 @@ from pipeline.core import records
 from pipeline.core.records import Change, ImageRow
 from pipeline.core.store import Store
 from pipeline.core.version import __version__
+from pipeline.extractors._grid import GridOptions
 from pipeline.settings import params
 from pipeline.settings.params import TrainParams, changed
 from reporting import sources, thumbnails
 from reporting.charts import line_chart, spread, ticks
+from reporting.gallery import RESIZE
 from reporting.page import duration, script
 from reporting.sources import STAGES
 from reporting.summary import summarise
 from reporting.text import visible, visible_token
 from stages.report import SOURCES
 from tests.project import Project
+from tests.reporting.conftest import RELATIONS
 from tests.reporting.made import MadePost, finish, project
 
 
@@ -68,6 +72,28 @@ def test_the_run_is_described(made: Project, page: str) -> None:
     for stage in STAGES:
         seconds = json.loads((made.folder / f"metrics/runs/{stage}.json").read_text(encoding="utf-8"))["seconds"]
         assert f"{stage} {duration(seconds)}" in words
+
+
+def unescaped(body: str) -> str:
+    """What a string of a script says."""
+    return re.sub(
+        r"\\(x3c|u2028|u2029|.)",
+        lambda match: {"x3c": "<", "u2028": "\u2028", "u2029": "\u2029"}.get(match[1], match[1]),
+        body,
+    )
+
+
+def test_a_posts_relation_is_that_of_its_own_pictures(made: Project) -> None:
+    text = (made.folder / "report/assets/posts.js").read_text(encoding="utf-8")
+    posts = json.loads(unescaped(text.partition("JSON.parse('")[2].rpartition("')")[0]))["posts"]
+    assert {post["id"]: post["relation"] for post in posts if post["relation"] is not None} == {
+        name: math.floor(1000 * value) / 1000 for name, value in RELATIONS.items()
+    }, "0.4999 is below one half"
+    assert {post["attention"] for post in posts} == {None}
+
+
+def test_the_ways_to_resize_are_those_of_the_extractors_of_grids() -> None:
+    assert get_args(GridOptions.model_fields["resize"].annotation) == RESIZE
 
 
 def test_what_the_readers_counted_is_said_of_all_splits(made: Project, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -243,12 +269,7 @@ def test_the_data_script_is_one_string_that_nothing_ends(value: Any) -> None:
     assert text != body
     assert not re.search("[<\n\r\u2028\u2029]", body)
     assert re.fullmatch(r"(?:[^'\\]|\\(?:[\\']|x3c|u2028|u2029))*", body)
-    unescaped = re.sub(
-        r"\\(x3c|u2028|u2029|.)",
-        lambda match: {"x3c": "<", "u2028": "\u2028", "u2029": "\u2029"}.get(match[1], match[1]),
-        body,
-    )
-    assert json.loads(unescaped) == value
+    assert json.loads(unescaped(body)) == value
 
 
 def test_settings_that_differ_are_found() -> None:
