@@ -15,7 +15,7 @@ from torch.nn.functional import pad
 
 from ner.bioes import to_iob2
 from ner.crf.chain import LinearChainCRF
-from ner.models.base import TaggerConfig
+from ner.models.config import TaggerConfig
 from ner.views import EncodedView, ViewBatch, collate, length_sorted_batches, moved
 from ner.visual import VisualBatch, collate_visuals
 from pipeline.core.errors import UserError

@@ -14,7 +14,8 @@ from pipeline.core import records
 from pipeline.core.errors import UserError
 from pipeline.core.files import read_json
 from pipeline.core.kinds import KINDS, TEXT_KINDS
-from pipeline.core.records import Context, Evaluation, ImageRow, Post, Prediction, RunRecord, View
+from pipeline.core.records import Context, Evaluation, ImageRow, Post, Prediction, View
+from pipeline.core.runs import RunRecord
 from pipeline.settings.params import SPLITS, Condition, Params, Split
 
 STAGES = ("posts", "images", *KINDS, "views", "train", "evaluate")

@@ -11,7 +11,7 @@ from typing import Any
 
 from pipeline.core.files import portable
 from pipeline.core.kinds import KINDS, TEXT_KINDS
-from pipeline.core.records import Change, Machine, RunRecord
+from pipeline.core.runs import Change, Machine, RunRecord
 from pipeline.core.store import digest
 from pipeline.corpus.report import described
 from pipeline.settings.params import SPLITS, Split, changed

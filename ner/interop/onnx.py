@@ -23,7 +23,8 @@ from torch import Tensor, nn
 
 from ner.bioes import allowed_transitions
 from ner.crf.chain import LinearChainCRF
-from ner.models.base import TaggerConfig, TaggerModel
+from ner.models.base import TaggerModel
+from ner.models.config import TaggerConfig
 from ner.models.folder import ONNX_GRAPH, load_config, load_tagger, load_view_encoder
 from ner.models.graph import DYNAMIC, GraphInput, GraphInputs, inputs_of, parts, reads_pictures
 from ner.views import UNKNOWN_WORD, EncodedView, ViewBatch, ViewEncoder, collate

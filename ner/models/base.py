@@ -6,61 +6,32 @@ is ITA's (Wang et al., NAACL 2022): NLL of the text-only view, weighted NLL of t
 the first to the second. Making tensors of tweets is left to :mod:`ner.views`, training to :mod:`ner.training.run`.
 """
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
+from transformers import AutoConfig, AutoModel, PreTrainedModel
 
 from ner.bioes import allowed_transitions
 from ner.crf.chain import LinearChainCRF
 from ner.encoder import packing
 from ner.encoder.dropout import replace_dropouts
+from ner.models.config import TaggerConfig
 from ner.models.gradients import gradient_taken
 from ner.models.graph import GraphInput, GraphInputs
+from ner.models.groups import parameter_groups
 from ner.models.objective import Objective
+from ner.models.pretrained import load_encoder, longest_window
 from ner.views import EncodedView, ViewBatch, ViewName
 from ner.visual import VisualBatch, Visuals
-from pipeline.core import trust
-from pipeline.core.errors import UserError
 from pipeline.core.records import View
-from pipeline.core.soundness import explained, refuse_unsound
 from pipeline.settings.params import TrainParams
 
 # Up to so many hidden values (sub-tokens of both views × width × layers) a step's activations are small beside all else
 # that a process holds, and one graph of both views is faster by up to a tenth.
 SMALL = 2**20
-
-
-class TaggerConfig(PreTrainedConfig):
-    """What a folder must say to rebuild a tagger: the system, the encoder's own config, labels, loss, windows.
-
-    The defaults are those of taggers that were saved before a key existed.
-    """
-
-    model_type = "sightread-tagger"
-
-    system: str = "ita"  # its name in ner/models/registry.py
-    options: dict[str, Any] | None = None  # the system's own, as in train.{system} of params.yaml
-    facts: dict[str, Any] | None = None  # what the system took from the training data (TaggerModel.facts_of)
-    encoder: dict[str, Any] | None = None  # the encoder's config, its model_type included
-    tag_labels: list[str] | None = None  # BIOES or IOB2, in the order of the emissions
-    views: str = "both"
-    alignment: str = "marginal"
-    temperature: float = 4.0
-    weight_text_only: float = 1.0
-    weight_cross_modal: float = 0.5
-    weight_alignment: float = 0.5
-    detach_teacher: bool = True
-    word_dropout: float = 0.1
-    exclude_forbidden: bool = True  # transitions that the scheme forbids have probability 0 in training, too
-    max_length: int = 512
-    max_context: int = 256
-    stride: int = 128
-    packs: bool | None = None  # whether packed windows give what padded ones do, as was tried; None: not yet
 
 
 class TaggerModel(PreTrainedModel):
@@ -136,49 +107,9 @@ class TaggerModel(PreTrainedModel):
         Raises:
             UserError: the checkpoint lacks weights that the encoder needs, or has no hidden states per sub-token.
         """
-        trust.never_ask()
-        if Path(encoder).is_dir():
-            trust.inspect(Path(encoder), str(encoder))
-        with explained(f"train.encoder: checkpoint {encoder} cannot be loaded"):
-            loaded, report = AutoModel.from_pretrained(
-                encoder,
-                revision=params.revision,
-                dtype=torch.float32,
-                local_files_only=local_files_only,
-                use_safetensors=True,
-                output_loading_info=True,
-                ignore_mismatched_sizes=True,  # refused below, with what is wrong
-                trust_remote_code=False,
-            )
-        refuse_unsound(loaded, report, str(encoder), "choose another train.encoder", optional=["pooler."])
-        if not hasattr(loaded.config, "hidden_size"):
-            raise UserError(
-                f"train.encoder: {encoder} is not an encoder of the BERT or RoBERTa kind: its config has no "
-                "hidden_size; choose another checkpoint"
-            )
-        weights = params.weights
-        settings = json.loads(loaded.config.to_json_string(use_diff=False))
-        for key in ("_name_or_path", "auto_map"):  # a path of this machine; code that is not needed here
-            settings.pop(key, None)
-        config = TaggerConfig(
-            system=params.model,
-            options=params.system_options.model_dump(mode="json"),
-            facts=dict(facts or {}),
-            encoder=settings,
-            tag_labels=labels,
-            views=params.views,
-            alignment=params.alignment,
-            temperature=params.temperature,
-            weight_text_only=weights.text_only,
-            weight_cross_modal=weights.cross_modal,
-            weight_alignment=weights.alignment,
-            detach_teacher=params.detach_teacher,
-            word_dropout=params.word_dropout,
-            exclude_forbidden=params.exclude_forbidden,
-            max_length=min(params.max_length, longest_window(loaded) - cls.positions_behind(facts or {})),
-            max_context=params.max_context if cls.reads_context else 0,
-            stride=params.stride,
-        )
+        loaded = load_encoder(encoder, params.revision, local_files_only)
+        longest = longest_window(loaded) - cls.positions_behind(facts or {})
+        config = TaggerConfig.of(params, loaded, labels, facts or {}, longest, reads_context=cls.reads_context)
         model = cls(config, loaded)
         model.try_packing()
         return model
@@ -356,18 +287,7 @@ class TaggerModel(PreTrainedModel):
         Returns:
             groups as torch's optimizers take them; one without `lr` gets `params.learning_rate`.
         """
-        parts: dict[str, list[nn.Parameter]] = {"encoder": [], "new": [], "crf": []}
-        for name, parameter in self.named_parameters():
-            part = "crf" if (part := name.partition(".")[0]).endswith("crf") else part
-            parts[part if part in parts else "new"].append(parameter)
-        new_rate = params.new_learning_rate or params.learning_rate
-        groups = []
-        for part, rate in (("encoder", params.learning_rate), ("new", new_rate)):
-            matrices = [parameter for parameter in parts[part] if parameter.ndim > 1]
-            others = [parameter for parameter in parts[part] if parameter.ndim <= 1]
-            groups.append({"params": matrices, "weight_decay": params.weight_decay, "lr": rate})
-            groups.append({"params": others, "weight_decay": 0.0, "lr": rate})
-        return [*groups, {"params": parts["crf"], "weight_decay": 0.0, "lr": params.crf_learning_rate}]
+        return parameter_groups(self.named_parameters(), params)
 
     def training_views(self, batch: Sequence[Mapping[ViewName, EncodedView]]) -> list[Mapping[ViewName, EncodedView]]:
         """A batch's views as this step of the training reads them; by default as they are.
@@ -485,13 +405,3 @@ class TaggerModel(PreTrainedModel):
     def _init_weights(self, module: nn.Module) -> None:
         if isinstance(module, LinearChainCRF):
             module.reset_parameters()
-
-
-def longest_window(encoder: PreTrainedModel) -> int:
-    """How many sub-tokens an encoder takes at once; the positions of a window may come behind one for padding."""
-    most = getattr(encoder.config, "max_position_embeddings", None) or 0
-    return (most if most > 0 else 512) - packing.first_position(encoder)
-
-
-# Lets AutoTokenizer and AutoConfig recognise a tagger's folder.
-AutoConfig.register(TaggerConfig.model_type, TaggerConfig)

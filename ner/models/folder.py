@@ -14,7 +14,8 @@ from tokenizers import Tokenizer
 from transformers import AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
-from ner.models.base import TaggerConfig, TaggerModel
+from ner.models.base import TaggerModel
+from ner.models.config import TaggerConfig
 from ner.models.registry import tagger_class
 from ner.views import UNKNOWN_WORD, ViewEncoder, WindowLimits
 from pipeline.core import checksums, trust

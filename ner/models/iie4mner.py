@@ -24,7 +24,8 @@ from ner.encoder import packing
 from ner.encoder.dropout import Dropout
 from ner.encoder.windows import MAX_SUBTOKENS_AT_ONCE
 from ner.models.augmentation import augmented
-from ner.models.base import TaggerConfig, TaggerModel
+from ner.models.base import TaggerModel
+from ner.models.config import TaggerConfig
 from ner.models.cross_attention import CrossLayer, LayerShape, PictureBranch, attention_bias
 from ner.models.graph import GraphInput, GraphInputs
 from ner.views import UNKNOWN_WORD, ViewBatch

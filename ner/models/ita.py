@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from ner.encoder import packing, regions
 from ner.encoder.windows import Windows, first_windows, in_one_go, token_vectors
-from ner.models.base import TaggerConfig, TaggerModel
+from ner.models.base import TaggerModel
+from ner.models.config import TaggerConfig
 from ner.models.graph import GraphInput, GraphInputs
 from ner.views import EncodedView, ViewBatch, ViewName
 from ner.visual import VisualBatch

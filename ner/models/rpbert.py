@@ -18,7 +18,8 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from ner.encoder import packing, regions
 from ner.encoder.packing import Part
 from ner.encoder.windows import MAX_SUBTOKENS_AT_ONCE, Windows, first_windows, mean_over_tokens, token_vectors
-from ner.models.base import TaggerConfig, TaggerModel
+from ner.models.base import TaggerModel
+from ner.models.config import TaggerConfig
 from ner.models.graph import GraphInput, GraphInputs, lstm_in_graph, mean_by_owner
 from ner.views import ViewBatch
 from ner.visual import VisualBatch, Visuals

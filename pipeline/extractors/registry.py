@@ -13,7 +13,7 @@ from pydantic import BaseModel, ValidationError
 
 from pipeline.core import environments
 from pipeline.core.errors import UserError
-from pipeline.core.records import Change
+from pipeline.core.runs import Change
 from pipeline.extractors.base import Extractor, LookupExtractor, Options
 from pipeline.settings import params
 from pipeline.settings.params import ExecutionParams

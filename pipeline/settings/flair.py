@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from typing import Any
 
-from pipeline.core.records import Change
+from pipeline.core.runs import Change
 
 HONOURED = {
     "trainer",

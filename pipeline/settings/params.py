@@ -29,7 +29,7 @@ from pipeline.core.errors import UserError
 from pipeline.core.files import portable
 from pipeline.core.kinds import KINDS, TEXT_KINDS, Kind, TextTemplate
 from pipeline.core.labels import check_type
-from pipeline.core.records import Change
+from pipeline.core.runs import Change
 from pipeline.settings import flair, yaml
 from pipeline.settings.mistakes import describe as describe
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from pipeline.core import records
 from pipeline.core.machine import cores
-from pipeline.core.records import Machine, RunRecord
+from pipeline.core.runs import Machine, RunRecord
 from stages.shared import paths
 
 
@@ -23,7 +23,7 @@ def recorded(stage: str) -> Iterator[dict[str, Any]]:
     """Time the body of a `with` and, where it ends well, write metrics/runs/{stage}.json.
 
     Yields:
-        The other fields of :class:`pipeline.core.records.RunRecord`, to be filled in.
+        The other fields of :class:`pipeline.core.runs.RunRecord`, to be filled in.
     """
     started = time.monotonic()
     notes: dict[str, Any] = {}

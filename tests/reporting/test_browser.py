@@ -244,8 +244,8 @@ def test_attention_is_drawn_over_all_of_a_picture_that_was_squashed(attending: P
     opened.page.locator("#f-attention").check()
     assert "attention=1" in opened.page.url
     drawn = Drawn(opened)
-    corners = [[0, 0], [0.5, 0], [0, 0.5], [0.5, 0.5]]
-    for name, place, opacities in (("one", 0, [0.2, 0.8, 0, 0.4]), ("two", 1, [0.4, 0.2, 0.6, 0.8])):
+    corners = [(0.0, 0.0), (0.5, 0.0), (0.0, 0.5), (0.5, 0.5)]
+    for name, place, opacities in (("one", 0, (0.2, 0.8, 0.0, 0.4)), ("two", 1, (0.4, 0.2, 0.6, 0.8))):
         wanted = [[*corner, 0.5, 0.5, opacity] for corner, opacity in zip(corners, opacities, strict=True)]
         assert drawn.cells(name, place) == wanted
     assert drawn.cells("two", 0) == []

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from pipeline.core import records
-from pipeline.core.records import Change, ImageRow
+from pipeline.core.records import ImageRow
+from pipeline.core.runs import Change
 from pipeline.core.store import Store
 from pipeline.core.version import __version__
 from pipeline.extractors._grid import GridOptions

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from ner.bioes import scheme_labels, to_scheme
 from ner.decoding import decode_labels
 from ner.models import base
-from ner.models.base import TaggerConfig, TaggerModel
+from ner.models.base import TaggerModel
+from ner.models.config import TaggerConfig
 from ner.models.folder import load_tagger, load_tokenizer, view_encoder
 from ner.models.registry import SYSTEMS
 from ner.training.sampler import Example, LengthGroupedSampler, collate_examples

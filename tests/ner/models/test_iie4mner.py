@@ -16,7 +16,7 @@ from ner.bioes import scheme_labels, to_scheme
 from ner.crf.chain import LinearChainCRF
 from ner.decoding import decode_labels
 from ner.models import iie4mner
-from ner.models.base import TaggerConfig
+from ner.models.config import TaggerConfig
 from ner.models.folder import load_tagger, load_tokenizer, view_encoder
 from ner.models.iie4mner import Iie4mnerTagger
 from ner.models.trial import require_trainable

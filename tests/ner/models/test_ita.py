@@ -16,9 +16,9 @@ from ner.bioes import allowed_transitions, scheme_labels, to_scheme
 from ner.crf.chain import LinearChainCRF
 from ner.models import base
 from ner.models.alignment import FORMS, TwoViews
-from ner.models.base import longest_window
 from ner.models.folder import load_tagger, load_tokenizer, view_encoder
 from ner.models.ita import ItaTagger
+from ner.models.pretrained import longest_window
 from ner.training.sampler import Example, collate_examples
 from ner.views import EncodedView, ViewBatch, collate, moved
 from pipeline.core.errors import UserError

@@ -15,7 +15,7 @@ from transformers import BertConfig
 from ner.bioes import scheme_labels, to_scheme
 from ner.crf.chain import LinearChainCRF
 from ner.encoder import windows
-from ner.models.base import TaggerConfig
+from ner.models.config import TaggerConfig
 from ner.models.folder import load_tagger, load_tokenizer, view_encoder
 from ner.models.rpbert import RpbertTagger
 from ner.training.run import set_up
