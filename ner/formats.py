@@ -13,10 +13,11 @@ from typing import Any
 
 from pipeline.core.errors import UserError
 from pipeline.core.files import decoded_lines, parse_object, require_regular
+from pipeline.core.names import has_unpaired_surrogate
 from pipeline.core.records import View
 from pipeline.core.tokens import tokenize
 from pipeline.corpus import conll
-from pipeline.corpus.reading import has_unpaired_surrogate, without_mark
+from pipeline.corpus.reading import without_mark
 from pipeline.corpus.report import described
 
 FORMATS = ("text", "conll", "jsonl")

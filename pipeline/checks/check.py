@@ -17,8 +17,8 @@ from pipeline.core import checkpoints, environments, word_vectors
 from pipeline.core.errors import UserError
 from pipeline.core.folders import default_folder
 from pipeline.core.kinds import KINDS
+from pipeline.core.names import has_unpaired_surrogate
 from pipeline.corpus.dataset import read_split
-from pipeline.corpus.reading import has_unpaired_surrogate
 from pipeline.extractors import registry
 from pipeline.images.manifest import look, nothing_readable
 from pipeline.settings import params

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from pipeline.core.kinds import KINDS
-from pipeline.corpus.reading import has_unpaired_surrogate
+from pipeline.core.names import has_unpaired_surrogate
 from pipeline.settings.params import Params
 
 CHECKPOINTS = Path("checkpoints")
@@ -117,7 +117,7 @@ def _walk(root: Path) -> Iterator[_Looked]:
             with os.scandir(folder) as entries:
                 for entry in islice(entries, names):
                     names -= 1
-                    if has_unpaired_surrogate(entry.name):  # as Python shows bytes that are no UTF-8
+                    if has_unpaired_surrogate(entry.name):
                         not_utf8.append(folder / entry.name)
                     if entry.is_dir():
                         if entry.is_symlink():

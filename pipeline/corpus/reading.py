@@ -14,7 +14,7 @@ from typing import Any
 
 from pipeline.core.errors import UserError
 from pipeline.core.labels import Scheme, check_type, split_label, to_iob2
-from pipeline.core.names import composed
+from pipeline.core.names import composed, has_unpaired_surrogate
 from pipeline.core.records import Post
 from pipeline.core.tokens import tokenize
 from pipeline.settings.params import RESERVED_TYPES
@@ -167,11 +167,6 @@ def _split(text: Any, labels: Any) -> list[str]:
     if labels is not None:
         raise ValueError("labels: a text has none, as it is split here; expected them beside tokens, one a token")
     return [token for token, _ in tokenize(text)]
-
-
-def has_unpaired_surrogate(text: str) -> bool:
-    """Whether a text cannot be written as UTF-8."""
-    return not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def _is_texts(value: Any) -> bool:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from pipeline.core.errors import UserError
-from pipeline.corpus.reading import has_unpaired_surrogate
+from pipeline.core.names import has_unpaired_surrogate
 
 SUFFIXES = (
     ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".webp", ".bmp", ".tif", ".tiff", ".avif", ".heic", ".heif",
@@ -47,7 +47,7 @@ def listing(folder: Path) -> Listing:
         folders[:] = [name for name in unlinked if not has_unpaired_surrogate(name)]
         not_utf8 += len(unlinked) - len(folders)
         for name in files:
-            if has_unpaired_surrogate(name):  # as Python shows bytes that are no UTF-8
+            if has_unpaired_surrogate(name):
                 not_utf8 += 1
             elif name.startswith("."):
                 hidden_files += 1
