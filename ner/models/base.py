@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel, PreTrainedModel
+from transformers import PreTrainedModel
 
 from ner.bioes import allowed_transitions
 from ner.crf.chain import LinearChainCRF
@@ -23,9 +23,10 @@ from ner.models.gradients import gradient_taken
 from ner.models.graph import GraphInput, GraphInputs
 from ner.models.groups import parameter_groups
 from ner.models.objective import Objective
-from ner.models.pretrained import load_encoder, longest_window
+from ner.models.pretrained import empty_encoder, load_encoder, longest_window
 from ner.views import EncodedView, ViewBatch, ViewName
 from ner.visual import VisualBatch, Visuals
+from pipeline.core.errors import UserError
 from pipeline.core.records import View
 from pipeline.settings.params import TrainParams
 
@@ -68,10 +69,7 @@ class TaggerModel(PreTrainedModel):
         if not config.encoder or not config.tag_labels:
             raise ValueError("a tagger's config needs `encoder` and `tag_labels`")
         if encoder is None:
-            settings = dict(config.encoder)
-            encoder = AutoModel.from_config(
-                AutoConfig.for_model(settings.pop("model_type"), **settings), trust_remote_code=False
-            )
+            encoder = empty_encoder(config.encoder)
         self.encoder = encoder
         self.labels = list(config.tag_labels)
         self.add_layers(config)
@@ -344,14 +342,7 @@ class TaggerModel(PreTrainedModel):
         alignment_scale: float,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         config, mask = self.config, text_only["mask"]
-        objective = Objective(
-            self.crf,
-            config.alignment,
-            config.temperature,
-            config.weight_text_only,
-            config.weight_cross_modal,
-            alignment_scale * config.weight_alignment,
-        )
+        objective = Objective.of(self.crf, config, alignment_scale)
         if self.one_graph or not config.detach_teacher or self._is_small(text_only, cross_modal):
             student, teacher = self.two_view_emissions(text_only, cross_modal, visual)
             weights = self.alignment_weights()

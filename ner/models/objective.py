@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ner.crf.chain import LinearChainCRF
 from ner.models.alignment import FORMS, TwoViews
+from ner.models.config import TaggerConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +40,12 @@ class Objective:
     weight_text_only: float
     weight_cross_modal: float
     weight_alignment: float
+
+    @classmethod
+    def of(cls, crf: LinearChainCRF, config: TaggerConfig, alignment_scale: float) -> "Objective":
+        """That of a tagger's config, with a factor on the alignment's weight."""
+        weights = config.weight_text_only, config.weight_cross_modal, alignment_scale * config.weight_alignment
+        return cls(crf, config.alignment, config.temperature, *weights)
 
     def of_both(
         self,

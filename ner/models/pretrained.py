@@ -3,10 +3,12 @@
 What a tagger builds on them is left to :mod:`ner.models.base`.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
-from transformers import AutoModel, PreTrainedModel
+from transformers import AutoConfig, AutoModel, PreTrainedModel
 
 from ner.encoder import packing
 from pipeline.core import trust
@@ -47,6 +49,14 @@ def load_encoder(encoder: str | Path, revision: str | None, local_files_only: bo
         )
     found: PreTrainedModel = loaded
     return found
+
+
+def empty_encoder(settings: Mapping[str, Any]) -> PreTrainedModel:
+    """An encoder of a config, its model_type included, whose weights are yet to be loaded."""
+    others = {key: value for key, value in settings.items() if key != "model_type"}
+    config = AutoConfig.for_model(settings["model_type"], **others)
+    empty: PreTrainedModel = AutoModel.from_config(config, trust_remote_code=False)
+    return empty
 
 
 def longest_window(encoder: PreTrainedModel) -> int:
