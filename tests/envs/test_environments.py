@@ -77,13 +77,13 @@ class Tiny:
         params["data"] |= {"root": ".", "images": "pictures"}
         (self.folder / "params.yaml").write_text(yaml.dump(params))
 
-    def start(self, *arguments: str, start_new_session: bool = False, **environment: str) -> "subprocess.Popen[str]":
+    def start(self, *arguments: str, **environment: str) -> "subprocess.Popen[str]":
         settings = {**os.environ, "SIGHTREAD_STORE": str(self.folder / "store"), "UV_OFFLINE": "1", **environment}
         return subprocess.Popen(
             [sys.executable, *arguments],
             cwd=self.folder,
             env=settings,
-            start_new_session=start_new_session,
+            start_new_session=True,
             text=True,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -183,7 +183,7 @@ def test_a_build_that_is_interrupted_is_done_again(tmp_path: Path, number: int, 
     (tmp_path / "envs" / "tiny.txt").write_text(f"{slow}\n")
     (tmp_path / "wait").touch()
     sync = ("-m", "pipeline.environments", "sync", "tiny")
-    with project.start(*sync, start_new_session=True, UV_CACHE_DIR=str(tmp_path / "uv")) as process:
+    with project.start(*sync, UV_CACHE_DIR=str(tmp_path / "uv")) as process:
         wait_for(lambda: (tmp_path / "building").exists() or process.poll() is not None)
         os.killpg(process.pid, number)
         output, errors = process.communicate()
