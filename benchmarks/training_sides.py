@@ -13,7 +13,7 @@ from pipeline.core import records
 from pipeline.core.errors import UserError
 from pipeline.core.files import read_jsonl, write_json, write_jsonl
 from pipeline.core.records import View
-from pipeline.settings.params import TrainParams
+from pipeline.settings.training import TrainParams
 
 TEMPERATURE = 4.0
 

@@ -15,7 +15,7 @@ from pipeline.core import checkpoints
 from pipeline.core.errors import UserError
 from pipeline.core.hashes import modules_digest
 from pipeline.core.store import Store, digest
-from pipeline.settings.params import TrainParams
+from pipeline.settings.training import TrainParams
 
 _ROOT = Path(__file__).parents[1]
 CODE = ("ner/bioes.py", "ner/views.py", "ner/visual.py", "ner/crf", "ner/encoder", "ner/models", "pipeline/core")

@@ -14,7 +14,8 @@ from pipeline.core.kinds import KINDS, TEXT_KINDS
 from pipeline.core.runs import Change, Machine, RunRecord
 from pipeline.core.store import digest
 from pipeline.corpus.report import described
-from pipeline.settings.params import SPLITS, Split, changed
+from pipeline.settings.params import SPLITS, Split
+from pipeline.settings.section import changed
 from reporting.sources import STAGES, Results
 
 LISTED = 500

@@ -28,7 +28,7 @@ from ner.views import EncodedView, ViewBatch, ViewName
 from ner.visual import VisualBatch, Visuals
 from pipeline.core.errors import UserError
 from pipeline.core.records import View
-from pipeline.settings.params import TrainParams
+from pipeline.settings.training import TrainParams
 
 # Up to so many hidden values (sub-tokens of both views × width × layers) a step's activations are small beside all else
 # that a process holds, and one graph of both views is faster by up to a tenth.

@@ -6,7 +6,7 @@ from typing import Any, Self
 
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
-from pipeline.settings.params import TrainParams
+from pipeline.settings.training import TrainParams
 
 
 class TaggerConfig(PreTrainedConfig):

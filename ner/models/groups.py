@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import nn
 
-from pipeline.settings.params import TrainParams
+from pipeline.settings.training import TrainParams
 
 
 def parameter_groups(named: Iterable[tuple[str, nn.Parameter]], params: TrainParams) -> list[dict[str, Any]]:

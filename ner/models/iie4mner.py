@@ -32,7 +32,7 @@ from ner.views import UNKNOWN_WORD, ViewBatch
 from ner.visual import N_OBJECTS, NO_OBJECT, UNKNOWN_OBJECT, VisualBatch, Visuals
 from pipeline.core.files import portable
 from pipeline.core.records import View
-from pipeline.settings.params import Iie4mnerParams, TrainParams
+from pipeline.settings.training import Iie4mnerParams, TrainParams
 
 _EMBEDDING_DEVIATION = 0.02  # of objects' embeddings, as published
 

@@ -20,7 +20,7 @@ from ner.models.config import TaggerConfig
 from ner.models.graph import GraphInput, GraphInputs
 from ner.views import EncodedView, ViewBatch, ViewName
 from ner.visual import VisualBatch
-from pipeline.settings.params import ItaParams
+from pipeline.settings.training import ItaParams
 
 
 class ItaTagger(TaggerModel):

@@ -25,7 +25,7 @@ from ner.views import ViewBatch
 from ner.visual import VisualBatch, Visuals
 from pipeline.core.errors import UserError
 from pipeline.core.records import View
-from pipeline.settings.params import RpbertParams, TrainParams
+from pipeline.settings.training import RpbertParams, TrainParams
 
 _WEIGHED_AT_ONCE = MAX_SUBTOKENS_AT_ONCE // 16  # sub-tokens and regions of a pass that keeps all layers' attention
 

@@ -16,7 +16,7 @@ from pipeline.core.files import portable, write_json
 from pipeline.core.labels import entities
 from pipeline.core.records import View, ViewSources
 from pipeline.core.version import __version__
-from pipeline.settings.params import TrainParams
+from pipeline.settings.training import TrainParams
 
 FILE = "training.json"
 

@@ -39,7 +39,7 @@ from pipeline.core import checksums, memory
 from pipeline.core.errors import UserError
 from pipeline.core.labels import entities
 from pipeline.core.records import RelationPost, View
-from pipeline.settings.params import TrainParams
+from pipeline.settings.training import TrainParams
 
 
 def train(

@@ -18,7 +18,7 @@ from ner.scoring.f1 import score
 from ner.training.finite import FiniteLosses, NotFinite, not_finite
 from ner.training.sampler import LengthGroupedSampler
 from ner.views import EncodedView, ViewName
-from pipeline.settings.params import TrainParams
+from pipeline.settings.training import TrainParams
 
 
 class TaggerTrainer(Trainer):

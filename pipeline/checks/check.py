@@ -22,7 +22,8 @@ from pipeline.corpus.dataset import read_split
 from pipeline.extractors import registry
 from pipeline.images.manifest import look, nothing_readable
 from pipeline.settings import params
-from pipeline.settings.params import SPLITS, Params, TrainParams
+from pipeline.settings.params import SPLITS, Params
+from pipeline.settings.training import TrainParams
 
 _NEEDED_BYTES = 500_000_000  # of DVC's copies of outs, the tagger and its training checkpoints for a small encoder
 

@@ -26,7 +26,8 @@ from pipeline.core.records import mistakes
 from pipeline.core.version import __version__
 from pipeline.extractors._connections import Address, Connections, Reply, TooLong
 from pipeline.extractors.base import Options, UnavailableError
-from pipeline.settings.params import MOST_SEED, HttpExecution
+from pipeline.settings.params import HttpExecution
+from pipeline.settings.training import MOST_SEED
 
 URL, KEY = "SIGHTREAD_HTTP_URL", "SIGHTREAD_HTTP_KEY"
 """Environment variables: the server's address, where params name none, and its key."""

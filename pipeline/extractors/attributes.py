@@ -22,7 +22,8 @@ from pipeline.extractors.base import (
     Options,
     PreparingExtractor,
 )
-from pipeline.settings.params import ExecutionParams, Fraction
+from pipeline.settings.params import ExecutionParams
+from pipeline.settings.section import Fraction
 
 if TYPE_CHECKING:
     import torch

@@ -23,7 +23,8 @@ from pipeline.core.weights import load_weights, weights_file
 from pipeline.extractors import _boxes, _torch
 from pipeline.extractors.base import Options
 from pipeline.extractors.transformers_objects import Prepared
-from pipeline.settings.params import ExecutionParams, Fraction
+from pipeline.settings.params import ExecutionParams
+from pipeline.settings.section import Fraction
 
 if TYPE_CHECKING:
     import torch

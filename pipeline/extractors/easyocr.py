@@ -21,7 +21,8 @@ from pipeline.core.records import TextLine
 from pipeline.core.weights import load_weights, weights_file
 from pipeline.extractors import _lines, _torch
 from pipeline.extractors.base import Options
-from pipeline.settings.params import ExecutionParams, Fraction
+from pipeline.settings.params import ExecutionParams
+from pipeline.settings.section import Fraction
 
 if TYPE_CHECKING:
     import numpy as np

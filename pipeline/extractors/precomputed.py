@@ -18,7 +18,8 @@ from pipeline.core.kinds import TEXT_KINDS
 from pipeline.core.names import FORMS, composed
 from pipeline.core.records import Caption, Item, ObjectTag, as_json
 from pipeline.extractors.base import Options
-from pipeline.settings.params import ExecutionParams, Fraction
+from pipeline.settings.params import ExecutionParams
+from pipeline.settings.section import Fraction
 
 _NO_ATTRIBUTE = "__no_attribute__"  # what VinVL's label map calls it
 Entry = tuple[int, str, list[Item]]

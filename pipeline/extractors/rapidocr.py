@@ -24,7 +24,8 @@ from pipeline.core.soundness import explained
 from pipeline.extractors import _lines, _strips
 from pipeline.extractors._side_by_side import SideBySide
 from pipeline.extractors.base import Options
-from pipeline.settings.params import ExecutionParams, Fraction
+from pipeline.settings.params import ExecutionParams
+from pipeline.settings.section import Fraction
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -15,8 +15,9 @@ from pipeline.core import environments
 from pipeline.core.errors import UserError
 from pipeline.core.runs import Change
 from pipeline.extractors.base import Extractor, LookupExtractor, Options
-from pipeline.settings import params
+from pipeline.settings.mistakes import describe
 from pipeline.settings.params import ExecutionParams
+from pipeline.settings.section import changed
 
 REGISTRY: dict[str, dict[str, str]] = {
     "objects": {
@@ -136,13 +137,13 @@ class Choice:
             return []
         found: list[Change] = []
         if isinstance(self.options, BaseModel):
-            found += params.changed(self.options, f"{self.kind}.{self.name}.")
+            found += changed(self.options, f"{self.kind}.{self.name}.")
         else:
             found += [
                 Change(f"{self.kind}.{self.name}.{key}", value, None, True) for key, value in self.options.items()
             ]
         if self.attributes is not None:
-            found += params.changed(self.attributes, f"{self.kind}.{ATTRIBUTES}.")
+            found += changed(self.attributes, f"{self.kind}.{ATTRIBUTES}.")
         return found
 
 
@@ -247,4 +248,4 @@ def _options(
     try:
         return model.model_validate(dict(options))
     except ValidationError as error:
-        raise UserError("\n".join(params.describe(error, model, source, dict(lines or {}), f"{key}."))) from None
+        raise UserError("\n".join(describe(error, model, source, dict(lines or {}), f"{key}."))) from None

@@ -21,7 +21,8 @@ from pipeline.core.records import TextLine
 from pipeline.extractors import _lines
 from pipeline.extractors._side_by_side import SideBySide
 from pipeline.extractors.base import Options
-from pipeline.settings.params import ExecutionParams, Fraction
+from pipeline.settings.params import ExecutionParams
+from pipeline.settings.section import Fraction
 
 VERSION = 1
 """Raised when the same picture, models and options would give another result."""

@@ -15,7 +15,8 @@ from pipeline.core import checkpoints
 from pipeline.core.records import ObjectTag
 from pipeline.extractors import _boxes, _torch
 from pipeline.extractors.base import Options
-from pipeline.settings.params import ExecutionParams, Fraction
+from pipeline.settings.params import ExecutionParams
+from pipeline.settings.section import Fraction
 
 if TYPE_CHECKING:
     import torch

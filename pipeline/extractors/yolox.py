@@ -19,7 +19,8 @@ from pipeline.core.machine import cores
 from pipeline.core.records import ObjectTag
 from pipeline.extractors import _boxes
 from pipeline.extractors.base import Options
-from pipeline.settings.params import ExecutionParams, Fraction
+from pipeline.settings.params import ExecutionParams
+from pipeline.settings.section import Fraction
 
 if TYPE_CHECKING:
     import numpy as np

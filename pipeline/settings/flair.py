@@ -37,7 +37,7 @@ def unsupported(train: Any, changes: Iterable[Change]) -> str:
     """What flair's trainer cannot do of the settings: each key, what was found and what was expected; else empty.
 
     Args:
-        train: the section `train`, a :class:`~pipeline.settings.params.TrainParams`.
+        train: the section `train`, a :class:`~pipeline.settings.training.TrainParams`.
         changes: its settings that are not their defaults.
     """
     problems = [

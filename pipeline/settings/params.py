@@ -4,7 +4,7 @@ The options of an extractor are typed beside that extractor; whether what params
 checked in :mod:`pipeline.checks.check`.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -14,7 +14,6 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
-    NonNegativeFloat,
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
@@ -23,29 +22,24 @@ from pydantic import (
     create_model,
     model_validator,
 )
-from pydantic_core import to_jsonable_python
 
 from pipeline.core.errors import UserError
-from pipeline.core.files import portable
 from pipeline.core.kinds import KINDS, TEXT_KINDS, Kind, TextTemplate
 from pipeline.core.labels import check_type
-from pipeline.core.runs import Change
-from pipeline.settings import flair, yaml
-from pipeline.settings.mistakes import describe as describe
+from pipeline.settings import yaml
+from pipeline.settings.mistakes import describe
+from pipeline.settings.section import Section
+from pipeline.settings.training import TrainParams
 
 S = TypeVar("S", bound="Section")
 K = TypeVar("K", bound=Kind)
 
 Split = Literal["train", "dev", "test"]
 Condition = Literal["cross_modal", "text_only", "shuffled"]
-Fraction = Annotated[float, Field(ge=0, le=1)]
-LessThanOne = Annotated[float, Field(ge=0, lt=1)]
 
 SPLITS: tuple[Split, ...] = ("train", "dev", "test")
 RESERVED_TYPES = ("micro", "none", "total")
 """No names for entity types: in scores, confusion and counts they stand beside those, for all types or for none."""
-MOST_SEED = 2**32 - 1
-"""What NumPy and transformers take as a seed at most."""
 MOST_PIXELS = 178_956_970
 """Twice ``PIL.Image.MAX_IMAGE_PIXELS``: Pillow opens no picture with more."""
 
@@ -93,12 +87,6 @@ RelativePath = Annotated[str, AfterValidator(_below_root)]
 EntityType = Annotated[str, Field(min_length=1), AfterValidator(_names_type)]
 
 
-class Section(BaseModel):
-    """A section of params.yaml: an unknown key is an error, and nothing changes after loading."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
 class DataParams(Section):
     """Where a data set lies and how it is written."""
 
@@ -106,14 +94,14 @@ class DataParams(Section):
     format: Literal["conll", "jsonl", "csv"] = "conll"
     label_column: Annotated[int, Field(ge=2)] = 2
     scheme: Literal["iob2", "iob1", "bioes"] = "iob2"
-    train: list[RelativePath] = []
-    dev: list[RelativePath] = []
-    test: list[RelativePath] = []
-    relation: list[RelativePath] = []
+    train: list[RelativePath] = Field(default=[])
+    dev: list[RelativePath] = Field(default=[])
+    test: list[RelativePath] = Field(default=[])
+    relation: list[RelativePath] = Field(default=[])
     images: RelativePath | None = None
     image_name: Annotated[str, AfterValidator(_names_id)] = "{id}.jpg"
-    follow: list[Annotated[str, Field(min_length=1)]] = []
-    types: dict[str, EntityType] = {}
+    follow: list[Annotated[str, Field(min_length=1)]] = Field(default=[])
+    types: dict[str, EntityType] = Field(default={})
 
     def files(self, split: Split) -> list[Path]:
         """The text files of one split."""
@@ -166,135 +154,6 @@ class ViewsParams(Section):
         return found
 
 
-class LossWeights(Section):
-    """Weights of the terms of the two-view loss."""
-
-    text_only: NonNegativeFloat = 1.0
-    cross_modal: NonNegativeFloat = 0.5
-    alignment: NonNegativeFloat = 0.5
-
-
-class ItaParams(Section):
-    """What ITA alone has: its cross-modal view is the tweet with its picture's context as text."""
-
-    context_dropout: LessThanOne = 0.0
-    gate: Literal["none", "soft", "hard"] = "none"
-    weigh_alignment: bool = False
-
-    @model_validator(mode="after")
-    def _has_a_relation(self) -> "ItaParams":
-        if self.weigh_alignment and self.gate == "none":
-            raise ValueError("weigh_alignment: true weighs by the relation that a gate asks; set gate: soft or hard")
-        return self
-
-
-class RpbertParams(Section):
-    """What RpBERT alone has: regions of the picture behind the tweet, gated by a text-image relation."""
-
-    gate: Literal["soft", "hard", "none"] = "soft"
-    gate_on: Literal["input", "attention"] = "input"
-    detach_gate: bool = False
-    pooling: Literal["mean", "first"] = "mean"
-    lstm_layers: NonNegativeInt = 2
-    lstm_width: PositiveInt = 256
-    relation_weight: PositiveFloat = 0.05
-
-
-class Iie4mnerParams(Section):
-    """What IIE4MNER alone has: semantic augmentation, and attention to the picture's grid and to its objects."""
-
-    word_vectors: Annotated[str, Field(min_length=1)] | None = None
-    neighbours: PositiveInt = 4
-    fusion_dropout: LessThanOne = 0.5
-    span_weight: NonNegativeFloat = 0.5
-
-
-class TrainParams(Section):
-    """The tagger and its training; what one system alone has stands in a section of its name."""
-
-    model: Literal["ita", "rpbert", "iie4mner"] = "ita"
-    trainer: Literal["transformers", "flair"] = "transformers"
-    encoder: Annotated[str, Field(min_length=1)]
-    revision: str | None = None
-    views: Literal["both", "text_only", "cross_modal"] = "both"
-    alignment: Literal["marginal", "sequence", "emission", "none"] = "marginal"
-    temperature: PositiveFloat = 4.0
-    weights: LossWeights = LossWeights()
-    detach_teacher: bool = True
-    alignment_warmup: Fraction = 0.0
-    epochs: PositiveInt = 10
-    batch_size: PositiveInt = 4
-    gradient_accumulation: PositiveInt = 1
-    learning_rate: PositiveFloat = 5e-6
-    new_learning_rate: PositiveFloat | None = None
-    crf_learning_rate: PositiveFloat = 0.05
-    schedule: Literal["linear", "constant_with_warmup"] = "linear"
-    warmup_ratio: LessThanOne = 0.0
-    weight_decay: NonNegativeFloat = 0.01
-    adam_epsilon: PositiveFloat = 1e-8
-    max_grad_norm: PositiveFloat | None = 5.0
-    scheme: Literal["bioes", "iob2"] = "bioes"
-    exclude_forbidden: bool = True
-    word_dropout: LessThanOne = 0.1
-    max_length: Annotated[int, Field(ge=16)] = 512
-    max_context: NonNegativeInt = 256
-    stride: NonNegativeInt = 128
-    precision: Literal["float32", "bfloat16"] = "float32"
-    seed: Annotated[int, Field(ge=0, le=MOST_SEED)] = 1
-    patience: PositiveInt | None = None
-    ita: ItaParams = ItaParams()
-    rpbert: RpbertParams = RpbertParams()
-    iie4mner: Iie4mnerParams = Iie4mnerParams()
-
-    @property
-    def system_options(self) -> Section:
-        """The options of the system that `model` names."""
-        options: Section = getattr(self, self.model)
-        return options
-
-    @property
-    def word_vectors(self) -> Path | None:
-        """The file of word vectors that the system reads, if it reads any."""
-        if self.model != "iie4mner" or self.iie4mner.word_vectors is None:
-            return None
-        return Path(self.iie4mner.word_vectors).expanduser()
-
-    @model_validator(mode="after")
-    def _consistent(self) -> "TrainParams":
-        room = self.max_length - self.max_context
-        if room < 16:
-            raise ValueError(
-                f"max_context: leaves {room} of max_length = {self.max_length} sub-tokens to the tweet; "
-                "at least 16 are needed"
-            )
-        if self.stride >= room:
-            raise ValueError(f"stride: {self.stride} is too much where a window leaves {room} sub-tokens to the tweet")
-        if self.ita.context_dropout and self.views != "both":
-            raise ValueError(
-                "ita.context_dropout: reads the text-only view in the cross-modal one's place, so it needs "
-                f"views: both, found views: {self.views}"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _flair_can(self) -> "TrainParams":
-        if self.trainer == "flair" and (problems := flair.unsupported(self, changed(self))):
-            raise ValueError(problems)
-        return self
-
-    def require_divisible(self, n_processes: int) -> None:
-        """Check that a step's tweets can be shared evenly.
-
-        Raises:
-            ValueError: they cannot.
-        """
-        if self.batch_size % (n_processes * self.gradient_accumulation):
-            raise ValueError(
-                f"train.batch_size: {self.batch_size} tweets cannot be split evenly among {n_processes} "
-                f"processes (execution.processes) × gradient_accumulation = {self.gradient_accumulation}"
-            )
-
-
 class EvaluateParams(Section):
     """Under which conditions the tagger is scored, and how sure the scores are."""
 
@@ -308,7 +167,7 @@ class EvaluateParams(Section):
 class ReportParams(Section):
     """What report/index.html shows."""
 
-    splits: Annotated[list[Split], Field(min_length=1)] = ["test", "dev"]
+    splits: list[Split] = Field(default=["test", "dev"], min_length=1)
     thumbnail: Annotated[int, Field(ge=32, le=2048)] = 320
 
 
@@ -384,30 +243,6 @@ _EXECUTION = create_model(
 )
 PARAMS = _with_kinds(Params, KINDS, _section, views=(VIEWS, ...), execution=(_EXECUTION, _EXECUTION()))
 """The type of params.yaml, with the kinds that there are."""
-
-
-def changed(model: BaseModel, prefix: str = "") -> Iterator[Change]:
-    """The settings of a section that are not their defaults, or have none, as JSON values by dotted key.
-
-    Those that a dump excludes are left out: they tell of a machine.
-    """
-    for name, field in type(model).model_fields.items():
-        if field.exclude:
-            continue
-        value, key = getattr(model, name), f"{prefix}{name}"
-        if isinstance(value, BaseModel):
-            yield from changed(value, f"{key}.")
-            continue
-        required = field.is_required()
-        default = None if required else field.get_default(call_default_factory=True)
-        if required or value != default:
-            yield Change(key, _shown(value), _shown(default), required)
-
-
-def _shown(value: Any) -> Any:
-    """A setting as JSON; of a path outside the project its name alone, for it tells of a machine."""
-    plain = to_jsonable_python(value)
-    return portable(plain) if isinstance(plain, str) and plain.startswith(("/", "~")) else plain
 
 
 def load(path: str | Path = "params.yaml") -> Params:

@@ -26,7 +26,7 @@ from ner.visual import Visuals
 from pipeline.core import features, records
 from pipeline.core.features import Features
 from pipeline.core.records import View
-from pipeline.settings.params import TrainParams
+from pipeline.settings.training import TrainParams
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 

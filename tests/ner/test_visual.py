@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -89,7 +90,7 @@ def test_facts_are_what_a_tagger_must_keep(visuals: Visuals) -> None:
         "fingerprint": "print",
         "object_labels": ["car", "dog"],
     }
-    none = {"region_width": None, "n_cells": None, "fingerprint": None, "object_labels": []}
+    none: dict[str, Any] = {"region_width": None, "n_cells": None, "fingerprint": None, "object_labels": []}
     assert Visuals(None, None).facts([post("a.jpg")]) == none
 
 

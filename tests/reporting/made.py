@@ -21,7 +21,7 @@ from pipeline.core.files import write_json, write_jsonl
 from pipeline.core.labels import entities
 from pipeline.core.records import View, ViewSources
 from pipeline.settings import yaml
-from pipeline.settings.params import TrainParams
+from pipeline.settings.training import TrainParams
 from tests.conftest import ROOT
 from tests.project import Project
 

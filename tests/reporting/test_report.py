@@ -22,7 +22,8 @@ from pipeline.core.store import Store
 from pipeline.core.version import __version__
 from pipeline.extractors._grid import GridOptions
 from pipeline.settings import params
-from pipeline.settings.params import TrainParams, changed
+from pipeline.settings.section import changed
+from pipeline.settings.training import TrainParams
 from reporting import sources, thumbnails
 from reporting.charts import line_chart, spread, ticks
 from reporting.gallery import RESIZE

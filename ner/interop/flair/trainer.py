@@ -33,7 +33,7 @@ from ner.scoring.f1 import score
 from pipeline.core.errors import run_cli
 from pipeline.core.files import read_jsonl
 from pipeline.core.labels import entities
-from pipeline.settings.params import TrainParams
+from pipeline.settings.training import TrainParams
 
 ENCODED, CROSS_MODAL, GOLD = "encoded", "cross_modal", "gold"  # metadata of a Sentence
 PREDICTED = "predicted"

@@ -31,7 +31,7 @@ from ner.views import ViewEncoder
 from pipeline.core.errors import UserError
 from pipeline.core.files import write_json, write_jsonl
 from pipeline.core.records import View
-from pipeline.settings.params import TrainParams
+from pipeline.settings.training import TrainParams
 
 
 def train(

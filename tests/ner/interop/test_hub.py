@@ -26,7 +26,8 @@ from pipeline.core import checkpoints, checksums
 from pipeline.core.errors import UserError, run_cli
 from pipeline.core.records import View
 from pipeline.settings import params, yaml
-from pipeline.settings.params import ExtractorParams, Iie4mnerParams
+from pipeline.settings.params import ExtractorParams
+from pipeline.settings.training import Iie4mnerParams
 from stages.views import sources
 from tests.conftest import ROOT
 from tests.ner.conftest import ambiguous_views, pictured, synthetic_pictures, system_folder

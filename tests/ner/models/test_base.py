@@ -19,7 +19,7 @@ from ner.models.registry import SYSTEMS
 from ner.training.sampler import Example, LengthGroupedSampler, collate_examples
 from ner.views import ViewBatch
 from ner.visual import PostVisual, VisualBatch
-from pipeline.settings.params import TrainParams
+from pipeline.settings.training import TrainParams
 from tests.ner.conftest import ambiguous_views, small_params
 
 

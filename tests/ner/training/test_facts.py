@@ -5,7 +5,7 @@ import sys
 
 from ner.training import facts
 from pipeline.core.records import ViewSources
-from pipeline.settings.params import TrainParams
+from pipeline.settings.training import TrainParams
 from tests.conftest import ROOT
 
 

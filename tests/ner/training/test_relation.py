@@ -20,7 +20,7 @@ from pipeline.core import features
 from pipeline.core.errors import UserError
 from pipeline.core.features import Features
 from pipeline.core.records import RelationPost, View
-from pipeline.settings.params import TrainParams
+from pipeline.settings.training import TrainParams
 from tests.ner.conftest import ambiguous_views, small_params
 
 

@@ -23,7 +23,7 @@ from ner.training.work_folder import COMPLETE
 from pipeline.core import memory
 from pipeline.core.errors import UserError
 from pipeline.core.records import View
-from pipeline.settings.params import TrainParams
+from pipeline.settings.training import TrainParams
 from tests.ner.conftest import ambiguous_views, small_params
 
 ROOT = Path(__file__).resolve().parents[3]

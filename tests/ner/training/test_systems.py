@@ -18,7 +18,7 @@ from ner.training.run import train
 from ner.training.trainer import TaggerTrainer
 from ner.training.work_folder import COMPLETE
 from pipeline.core.records import View
-from pipeline.settings.params import TrainParams
+from pipeline.settings.training import TrainParams
 from tests.conftest import ROOT
 from tests.ner.conftest import ambiguous_views, pictured, synthetic_visuals, system_params
 from tests.ner.training.test_processes import launch
@@ -150,8 +150,8 @@ def test_two_processes_have_the_gradients_of_one_though_one_of_them_sees_no_pict
     _, errors = process.communicate(timeout=580)
     assert process.returncode == 0, errors
     alone = first_gradients(system, xlm_r_folder, tmp_path / "alone", monkeypatch)
-    for rank in (0, 1):
-        together = torch.load(tmp_path / f"gradients-{rank}.pt", weights_only=True)
+    for number in (0, 1):
+        together = torch.load(tmp_path / f"gradients-{number}.pt", weights_only=True)
         assert together.keys() >= alone.keys()
         for name, gradient in together.items():
             expected = alone.get(name, torch.zeros_like(gradient))

@@ -14,6 +14,8 @@ from pipeline.corpus.report import report
 from pipeline.extractors.registry import option_models
 from pipeline.settings import params
 from pipeline.settings.reference import reference
+from pipeline.settings.section import changed
+from pipeline.settings.training import TrainParams
 from reporting.scores import NOTHING
 from tests.conftest import ROOT
 
@@ -184,7 +186,5 @@ def test_the_reference_says_what_is_allowed_and_why(edited: Edited) -> None:
 
 def test_no_path_of_the_machine_is_in_what_was_changed() -> None:
     """It goes into metrics/runs and the report."""
-    found = {
-        change.key: change.value for change in params.changed(params.TrainParams(encoder="/home/me/encoders/mine"))
-    }
+    found = {change.key: change.value for change in changed(TrainParams(encoder="/home/me/encoders/mine"))}
     assert found["encoder"] == "mine"

@@ -19,7 +19,7 @@ from ner.interop.flair.folder import TaggerFolder
 from ner.interop.flair.trainer import sentences_of, tagger_of
 from pipeline.core.errors import UserError
 from pipeline.core.files import read_jsonl
-from pipeline.settings.params import TrainParams
+from pipeline.settings.training import TrainParams
 
 Entities = list[list[list[Any]]]
 

@@ -22,7 +22,7 @@ from pipeline.core import environments
 from pipeline.core.errors import UserError
 from pipeline.core.files import write_jsonl
 from pipeline.core.records import View
-from pipeline.settings.params import TrainParams
+from pipeline.settings.training import TrainParams
 from tests.ner.conftest import ambiguous_views, small_params
 from tests.ner.interop.flair.test_bridge import FlairSide, flair_side
 

@@ -1,0 +1,141 @@
+"""The section `train` of params.yaml: the tagger and its training, and what each system alone has."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+
+from pipeline.settings import flair
+from pipeline.settings.section import Fraction, LessThanOne, Section, changed
+
+MOST_SEED = 2**32 - 1
+"""What NumPy and transformers take as a seed at most."""
+
+
+class LossWeights(Section):
+    """Weights of the terms of the two-view loss."""
+
+    text_only: NonNegativeFloat = 1.0
+    cross_modal: NonNegativeFloat = 0.5
+    alignment: NonNegativeFloat = 0.5
+
+
+class ItaParams(Section):
+    """What ITA alone has: its cross-modal view is the tweet with its picture's context as text."""
+
+    context_dropout: LessThanOne = 0.0
+    gate: Literal["none", "soft", "hard"] = "none"
+    weigh_alignment: bool = False
+
+    @model_validator(mode="after")
+    def _has_a_relation(self) -> "ItaParams":
+        if self.weigh_alignment and self.gate == "none":
+            raise ValueError("weigh_alignment: true weighs by the relation that a gate asks; set gate: soft or hard")
+        return self
+
+
+class RpbertParams(Section):
+    """What RpBERT alone has: regions of the picture behind the tweet, gated by a text-image relation."""
+
+    gate: Literal["soft", "hard", "none"] = "soft"
+    gate_on: Literal["input", "attention"] = "input"
+    detach_gate: bool = False
+    pooling: Literal["mean", "first"] = "mean"
+    lstm_layers: NonNegativeInt = 2
+    lstm_width: PositiveInt = 256
+    relation_weight: PositiveFloat = 0.05
+
+
+class Iie4mnerParams(Section):
+    """What IIE4MNER alone has: semantic augmentation, and attention to the picture's grid and to its objects."""
+
+    word_vectors: Annotated[str, Field(min_length=1)] | None = None
+    neighbours: PositiveInt = 4
+    fusion_dropout: LessThanOne = 0.5
+    span_weight: NonNegativeFloat = 0.5
+
+
+class TrainParams(Section):
+    """The tagger and its training; what one system alone has stands in a section of its name."""
+
+    model: Literal["ita", "rpbert", "iie4mner"] = "ita"
+    trainer: Literal["transformers", "flair"] = "transformers"
+    encoder: Annotated[str, Field(min_length=1)]
+    revision: str | None = None
+    views: Literal["both", "text_only", "cross_modal"] = "both"
+    alignment: Literal["marginal", "sequence", "emission", "none"] = "marginal"
+    temperature: PositiveFloat = 4.0
+    weights: LossWeights = LossWeights()
+    detach_teacher: bool = True
+    alignment_warmup: Fraction = 0.0
+    epochs: PositiveInt = 10
+    batch_size: PositiveInt = 4
+    gradient_accumulation: PositiveInt = 1
+    learning_rate: PositiveFloat = 5e-6
+    new_learning_rate: PositiveFloat | None = None
+    crf_learning_rate: PositiveFloat = 0.05
+    schedule: Literal["linear", "constant_with_warmup"] = "linear"
+    warmup_ratio: LessThanOne = 0.0
+    weight_decay: NonNegativeFloat = 0.01
+    adam_epsilon: PositiveFloat = 1e-8
+    max_grad_norm: PositiveFloat | None = 5.0
+    scheme: Literal["bioes", "iob2"] = "bioes"
+    exclude_forbidden: bool = True
+    word_dropout: LessThanOne = 0.1
+    max_length: Annotated[int, Field(ge=16)] = 512
+    max_context: NonNegativeInt = 256
+    stride: NonNegativeInt = 128
+    precision: Literal["float32", "bfloat16"] = "float32"
+    seed: Annotated[int, Field(ge=0, le=MOST_SEED)] = 1
+    patience: PositiveInt | None = None
+    ita: ItaParams = ItaParams()
+    rpbert: RpbertParams = RpbertParams()
+    iie4mner: Iie4mnerParams = Iie4mnerParams()
+
+    @property
+    def system_options(self) -> Section:
+        """The options of the system that `model` names."""
+        options: Section = getattr(self, self.model)
+        return options
+
+    @property
+    def word_vectors(self) -> Path | None:
+        """The file of word vectors that the system reads, if it reads any."""
+        if self.model != "iie4mner" or self.iie4mner.word_vectors is None:
+            return None
+        return Path(self.iie4mner.word_vectors).expanduser()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "TrainParams":
+        room = self.max_length - self.max_context
+        if room < 16:
+            raise ValueError(
+                f"max_context: leaves {room} of max_length = {self.max_length} sub-tokens to the tweet; "
+                "at least 16 are needed"
+            )
+        if self.stride >= room:
+            raise ValueError(f"stride: {self.stride} is too much where a window leaves {room} sub-tokens to the tweet")
+        if self.ita.context_dropout and self.views != "both":
+            raise ValueError(
+                "ita.context_dropout: reads the text-only view in the cross-modal one's place, so it needs "
+                f"views: both, found views: {self.views}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _flair_can(self) -> "TrainParams":
+        if self.trainer == "flair" and (problems := flair.unsupported(self, changed(self))):
+            raise ValueError(problems)
+        return self
+
+    def require_divisible(self, n_processes: int) -> None:
+        """Check that a step's tweets can be shared evenly.
+
+        Raises:
+            ValueError: they cannot.
+        """
+        if self.batch_size % (n_processes * self.gradient_accumulation):
+            raise ValueError(
+                f"train.batch_size: {self.batch_size} tweets cannot be split evenly among {n_processes} "
+                f"processes (execution.processes) × gradient_accumulation = {self.gradient_accumulation}"
+            )
