@@ -208,7 +208,7 @@ def synthetic_visuals(folder: Path) -> Visuals:
 
 def pictured(posts: Sequence[View]) -> list[View]:
     """Posts with the picture that their context is of: twice that one for some, none for some, a torn one for some."""
-    named = [{"court": "court.jpg", "desert": "desert.jpg"}.get(post.context.split()[-1:][0]) for post in posts]
+    named = [{"court": "court.jpg", "desert": "desert.jpg"}.get((post.context.split() or [""])[-1]) for post in posts]
     images = [
         [image] * (1 + place % 2) if image and place % 5 else ["torn.jpg"] * (place % 2)
         for place, image in enumerate(named)

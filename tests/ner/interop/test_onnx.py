@@ -59,13 +59,13 @@ def slow(*case: Any) -> Any:
     ("system", "options", "with_pictures"),
     [
         ("rpbert", {}, False),
-        ("iie4mner", {}, True),
+        ("iie4mner", {}, False),
         slow("ita", {"gate": "soft"}, False),
         slow("rpbert", {}, True),
         slow("rpbert", {"lstm_layers": 0, "pooling": "first"}, False),
         slow("rpbert", {"lstm_layers": 2, "gate_on": "attention"}, True),
         slow("rpbert", {"gate": "none"}, True),
-        slow("iie4mner", {}, False),
+        slow("iie4mner", {}, True),
     ],
     ids=str,
 )

@@ -105,8 +105,14 @@ def test_a_killed_training_goes_on_to_the_same_weights(xlm_r_folder: Path, tmp_p
 
 # One batch, whose shorter half, the first process's, has pictures and whose longer half, the second's, has none.
 HALVES = [
-    *pictured([View(str(n), ["love", "Jordan"], ["O", "B-PER"], "photo of court") for n in range(1, 5)]),
-    *(View(str(n), ["in", "the", "court", "Paris", "Jordan"], ["O", "O", "O", "B-PER", "I-PER"], "") for n in range(4)),
+    *(
+        View(str(n), ["love", "Jordan"], ["O", "B-PER"], "photo of court", ["court.jpg"] * (1 + n % 2))
+        for n in range(4)
+    ),
+    *(
+        View(f"alone-{n}", ["in", "the", "court", "Paris", "Jordan"], ["O", "O", "O", "B-PER", "I-PER"], "")
+        for n in range(4)
+    ),
 ]
 
 
