@@ -5,6 +5,7 @@ its CRF pads every post of the batch to the longest. So a post of more than MOST
 entities, into pieces that take one window each: views like any others. What a window is, is left to :mod:`ner.views`.
 """
 
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import accumulate
@@ -40,6 +41,24 @@ def in_pieces(posts: Sequence[View], views: ViewEncoder) -> list[list[View]]:
         whole = not ends or ends[-1] <= taken(MOST_WINDOWS, views.limits)
         pieces.append([post] if whole else _cut(post, ends, views.limits))
     return pieces
+
+
+def counted(pieces: Sequence[Sequence[View]]) -> list[dict[str, float]]:
+    """An entry of the log that tells how many posts were cut, and into how many pieces; none where none was."""
+    cut = [len(each) for each in pieces if len(each) > 1]
+    return [{"cut_posts": len(cut), "pieces": sum(cut)}] if cut else []
+
+
+def warn_of_pieces(pieces: Sequence[Sequence[View]]) -> None:
+    """Say so where posts are not trained whole."""
+    for logs in counted(pieces):
+        longest = max(pieces, key=len)
+        print(
+            f"train: {logs['cut_posts']} of {len(pieces)} posts, longer than {MOST_WINDOWS} encoder windows, are "
+            f"trained as {logs['pieces']} pieces, cut between entities; the longest is post {longest[0].id}, "
+            f"{sum(len(piece.tokens) for piece in longest)} tokens",
+            file=sys.stderr,
+        )
 
 
 def taken(n_windows: int, limits: WindowLimits) -> int:

@@ -30,7 +30,7 @@ from ner.training.callbacks import (
     patience_is_out,
 )
 from ner.training.finite import NotFinite, require_finite
-from ner.training.pieces import MOST_WINDOWS, in_pieces
+from ner.training.pieces import counted, in_pieces, warn_of_pieces
 from ner.training.sampler import Example, collate_examples
 from ner.training.trainer import TaggerTrainer
 from ner.views import EncodedView, ViewEncoder, ViewName
@@ -99,7 +99,7 @@ def train(
         model, tokenizer, views = set_up(params, encoder, train, visuals, itertools.chain(_tokens(dev), words))
         pieces = in_pieces(train, views)
         if processes.is_first():
-            _warn_of_pieces(pieces)
+            warn_of_pieces(pieces)
         parts = list(itertools.chain.from_iterable(pieces))
         encoded_dev, encoded_train = (encode_views(params, views, posts) for posts in (dev, parts))
         index = {label: position for position, label in enumerate(model.labels)}
@@ -136,7 +136,7 @@ def train(
             state = _run(trainer, work, params)
         except NotFinite as error:
             raise UserError(_explained(error, trainer, work, params)) from None
-        state.log_history += _counted(pieces) + ([{"relation_posts": len(of_relation)}] if of_relation else [])
+        state.log_history += counted(pieces) + ([{"relation_posts": len(of_relation)}] if of_relation else [])
         processes.wait()
         if processes.is_first():
             best = work / f"checkpoint-{_chosen_step(state)}"
@@ -258,24 +258,6 @@ def summary(state: TrainerState) -> dict[str, Any]:
         **({} if cut is None else {"cut": {"posts": cut["cut_posts"], "pieces": cut["pieces"]}}),
         **({} if related is None else {"relation": {"posts": related["relation_posts"]}}),
     }
-
-
-def _counted(pieces: Sequence[Sequence[View]]) -> list[dict[str, float]]:
-    """An entry of the log that tells how many posts were cut, and into how many pieces; none where none was."""
-    cut = [len(each) for each in pieces if len(each) > 1]
-    return [{"cut_posts": len(cut), "pieces": sum(cut)}] if cut else []
-
-
-def _warn_of_pieces(pieces: Sequence[Sequence[View]]) -> None:
-    """Say so where posts are not trained whole."""
-    for logs in _counted(pieces):
-        longest = max(pieces, key=len)
-        print(
-            f"train: {logs['cut_posts']} of {len(pieces)} posts, longer than {MOST_WINDOWS} encoder windows, are "
-            f"trained as {logs['pieces']} pieces, cut between entities; the longest is post {longest[0].id}, "
-            f"{sum(len(piece.tokens) for piece in longest)} tokens",
-            file=sys.stderr,
-        )
 
 
 def _chosen_step(state: TrainerState) -> int | None:
