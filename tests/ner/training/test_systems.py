@@ -150,8 +150,8 @@ def test_two_processes_have_the_gradients_of_one_though_one_of_them_sees_no_pict
     assert [bool(post.images) for post in HALVES] == [True] * 4 + [False] * 4
     script = tmp_path / "gradients.py"
     script.write_text(GRADIENTS, encoding="utf-8")
-    for rank in ("0", "1", "alone"):
-        (tmp_path / rank).mkdir()
+    for name in ("0", "1", "alone"):
+        (tmp_path / name).mkdir()
     process = launch(script, Path(system), xlm_r_folder, tmp_path)
     _, errors = process.communicate(timeout=580)
     assert process.returncode == 0, errors
@@ -159,6 +159,6 @@ def test_two_processes_have_the_gradients_of_one_though_one_of_them_sees_no_pict
     for number in (0, 1):
         together = torch.load(tmp_path / f"gradients-{number}.pt", weights_only=True)
         assert together.keys() >= alone.keys()
-        for name, gradient in together.items():
-            expected = alone.get(name, torch.zeros_like(gradient))
-            torch.testing.assert_close(gradient, expected, rtol=1e-5, atol=1e-5, msg=name)
+        for place, gradient in together.items():
+            expected = alone.get(place, torch.zeros_like(gradient))
+            torch.testing.assert_close(gradient, expected, rtol=1e-5, atol=1e-5, msg=place)
