@@ -300,7 +300,7 @@ def test_a_tagger_saved_before_there_were_systems_is_itas(tagger_folder: Path, t
     folder = shutil.copytree(tagger_folder, tmp_path / "tagger")
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     assert config.pop("system") == "ita"
-    assert config.pop("options") == {"context_dropout": 0.0}
+    assert config.pop("options")["context_dropout"] == 0.0
     config["architectures"] = ["CrossViewTagger"]
     (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
     loaded, _ = load_tagger(folder)
