@@ -170,7 +170,7 @@ def invalid(settings: dict[str, Any]) -> Iterator[str]:
         for kind in KINDS:
             section = settings[kind]
             named = section["extractor"]
-            if named in registry.REGISTRY[kind]:
+            if named is None or named in registry.REGISTRY[kind]:
                 registry.choose(kind, section, "the block")
             else:
                 assert re.fullmatch(r"[\w.]+:\w+", named), f"{kind}.extractor: {named}"
