@@ -28,7 +28,7 @@ def training_project(folder: Path, encoder: Path) -> Project:
     project.environment = {"OMP_NUM_THREADS": "1"}
     for split, count, seed in (("train", 300, 0), ("dev", 16, 1)):
         records.write(folder / "data/views" / f"{split}.jsonl", ambiguous_views(count, seed))
-    write_json(folder / "data/views/sources.json", {"data": "set", "contexts": {}})
+    write_json(folder / "data/views/sources.json", {"data": "set", "contexts": {}, "tensors": {}})
     return project
 
 
