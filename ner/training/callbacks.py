@@ -45,9 +45,9 @@ class Relocate(TrainerCallback):
 
 
 class SteadyMemory(TrainerCallback):
-    """Returns freed memory to the system every so many steps, so that a training on a CPU does not grow."""
+    """Returns freed memory to the system every so many steps, so that a training on a CPU grows less."""
 
-    STEPS = 8  # costs a hundredth or two of a step, in which memory is faulted in again
+    STEPS = 8  # the step that follows is slower, as its memory is faulted in again
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         if args.device.type == "cpu" and state.global_step % self.STEPS == 0:

@@ -22,7 +22,7 @@ def _malloc_trim() -> Callable[[int], int] | None:
 def return_freed() -> None:
     """Return freed memory to the system, between batches; without glibc nothing happens.
 
-    The next batch takes about a tenth longer, as its memory is faulted in again: for every eighth or so.
+    The next batch takes longer, as its memory is faulted in again: not for every batch.
     """
     trim = _malloc_trim()
     if trim is not None:
