@@ -15,6 +15,7 @@ from pipeline.core.errors import UserError
 from tests.conftest import ROOT
 
 
+@pytest.mark.slow  # a benchmark
 def test_store_and_images_are_measured_and_written(tmp_path: Path) -> None:
     command = [
         sys.executable,
@@ -38,6 +39,7 @@ def test_store_and_images_are_measured_and_written(tmp_path: Path) -> None:
     assert found["machine"]["cores"] >= 1
 
 
+@pytest.mark.slow  # a benchmark
 def test_ocr_on_all_cores_reads_the_same(tmp_path: Path) -> None:
     pictures = Pictures(ROOT / "sample/data/images", 3)
     assert [ratio.name.partition(":")[0] for ratio in compare_ocr(pictures, 1, 1)] == ["ocr", "ocr"]

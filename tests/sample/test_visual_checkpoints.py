@@ -89,6 +89,7 @@ def test_any_prompt_can_be_encoded() -> None:
     assert tokenizer.unk_token_id not in ids
 
 
+@pytest.mark.slow  # every checkpoint of the sample
 def test_quality_on_held_out_pictures() -> None:
     """Looser than what the cards say, for few pictures; `python -m sample.checkpoint_quality` measures on many."""
     sections = {

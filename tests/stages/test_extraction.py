@@ -3,6 +3,8 @@
 import json
 from pathlib import Path
 
+import pytest
+
 from pipeline.core.features import Features
 from tests.pipeline.extractors.grids import write_resnet
 from tests.reporting.made import MadePost, finish, project
@@ -42,6 +44,7 @@ def test_what_is_left_out_of_a_folder_is_told(tmp_path: Path) -> None:
     assert [row["image"] for row in made.rows("out.jsonl")] == ["a.jpg", "sub/b.jfif"]
 
 
+@pytest.mark.slow  # all stages up to the report
 def test_features_are_off_unless_an_extractor_is_named(tmp_path: Path) -> None:
     tweet = MadePost("a", ["see", "Rome"], ["O", "B-LOC"], (60, 40), [], ["a street"])
     made = finish(project(tmp_path / "run", {"test": [tweet]}))

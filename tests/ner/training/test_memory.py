@@ -4,6 +4,8 @@ import os
 import subprocess
 import sys
 
+import pytest
+
 from tests.conftest import ROOT
 
 TRAINING = """
@@ -38,6 +40,7 @@ for step in range(96):
 """
 
 
+@pytest.mark.slow  # a hundred steps, with and without
 def test_a_training_whose_batches_change_their_size_does_not_grow() -> None:
     """In a process of its own; without what is called beside its steps, memory grows by half."""
     done = subprocess.run(
