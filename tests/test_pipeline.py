@@ -141,6 +141,7 @@ def test_metrics_are_a_table_that_fits_a_terminal(finished: Project) -> None:
             assert float(found) == pytest.approx(100 * scores[split][condition][scorer]["micro"]["f1"], abs=0.005)
 
 
+@pytest.mark.slow  # every stage
 def test_an_edited_comment_reads_no_picture(finished: Project) -> None:
     path = finished.folder / "pipeline" / "engine" / "local.py"
     before = finished.outputs()
@@ -151,6 +152,7 @@ def test_an_edited_comment_reads_no_picture(finished: Project) -> None:
     assert finished.outputs() == before
 
 
+@pytest.mark.slow  # the pipeline twice
 def test_a_decoding_option_reads_anew_and_going_back_reads_nothing(finished: Project) -> None:
     before = finished.outputs()
     finished.edit(captions={"blip": {"num_captions": 3}})
@@ -189,6 +191,7 @@ def test_a_card_tells_what_its_contexts_were_read_by(finished: Project) -> None:
     assert finished.outputs() == before
 
 
+@pytest.mark.slow  # reads pictures again
 def test_new_posts_cost_only_their_own_pictures(finished: Project) -> None:
     known = {row["sha256"] for row in finished.rows("data/images.jsonl")}
     finished.take("sample/data", "train.txt", 34)
@@ -243,6 +246,7 @@ def test_dvc_tracks_a_data_set_and_a_checkpoint(tmp_path: Path) -> None:
     assert (tmp_path / "corpora/mine/train.txt").read_text(encoding="utf-8") == "corpora/mine\n"
 
 
+@pytest.mark.slow  # the pipeline from an empty store
 @pytest.mark.parametrize("victim", ["the stage and dvc", "dvc alone"])
 def test_a_killed_run_is_finished_by_the_next(finished: Project, tmp_path: Path, victim: str) -> None:
     project = Project.make(tmp_path / "killed")

@@ -89,6 +89,7 @@ def test_sigterm_and_a_second_run_of_a_training(tmp_path: Path, xlm_r_folder: Pa
     )
 
 
+@pytest.mark.slow  # two trainings
 def test_two_workspaces_that_train_the_same_take_turns(tmp_path: Path, xlm_r_folder: Path) -> None:
     """They share a work folder, whose checkpoints the one would delete while the other trains on from them."""
     one, other = (training_project(tmp_path / name, xlm_r_folder) for name in ("one", "other"))

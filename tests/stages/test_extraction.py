@@ -11,6 +11,7 @@ from tests.reporting.made import MadePost, finish, project
 from tests.reporting.test_report import text_of
 
 
+@pytest.mark.slow  # all stages up to the report
 def test_a_kind_that_is_off_reads_nothing_and_counts_nothing_as_failed(tmp_path: Path) -> None:
     tweet = MadePost("a", ["see", "Rome"], ["O", "B-LOC"], (60, 40), [], ["a street"], [{"text": "ROMA"}])
     made = finish(project(tmp_path / "run", {"test": [tweet]}, ocr={"extractor": None}))

@@ -351,6 +351,7 @@ except Exception as error:
 """
 
 
+@pytest.mark.slow  # several starts of torch
 def test_what_is_published_comes_back_and_a_local_folder_wins(tagger: Path, tmp_path: Path) -> None:
     """Through the hub's protocol, spoken with a server of this test's own."""
     expected = str(Tagger.load(tagger, "cpu").tag("Finally Jordan ! #tbt").entities)

@@ -130,6 +130,7 @@ for name, long in (("ordinary", [long_post(24, seed) for seed in range(8)]), ("g
 """
 
 
+@pytest.mark.slow  # three starts of torch
 def test_a_giant_token_or_10_000_tokens_take_the_memory_of_ordinary_ones(xlm_r_folder: Path, tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", MEMORY, str(xlm_r_folder), str(tmp_path)],

@@ -78,6 +78,7 @@ def launch(script: Path, *arguments: Path, n: int = 2) -> subprocess.Popen[str]:
     )
 
 
+@pytest.mark.slow  # three starts of torch
 def test_two_processes_have_the_gradients_of_one(
     xlm_r_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
