@@ -24,6 +24,7 @@ from ner.models.graph import GraphInput, GraphInputs
 from ner.models.groups import parameter_groups
 from ner.models.objective import Objective
 from ner.models.pretrained import empty_encoder, load_encoder, longest_window
+from ner.models.relation import Relation
 from ner.views import EncodedView, ViewBatch, ViewName
 from ner.visual import VisualBatch, Visuals
 from pipeline.core.errors import UserError
@@ -35,7 +36,7 @@ from pipeline.settings.training import TrainParams
 SMALL = 2**20
 
 
-class TaggerModel(PreTrainedModel):
+class TaggerModel(Relation, PreTrainedModel):
     """Base of the systems: a pretrained encoder, layers of the system's own, and a CRF over tokens.
 
     A subclass defines :meth:`add_layers` and :meth:`emissions`, and where it has them :meth:`two_view_emissions`,
@@ -48,13 +49,11 @@ class TaggerModel(PreTrainedModel):
         one_graph: whether :meth:`two_view_emissions` must make both views' emissions, because they share work. Else a
             detached teacher's gradient is taken before the student's pass begins, so that the activations of only one
             view are in memory.
-        learns_relation: whether it also learns from posts whose pictures are known to add to their meaning, or not to.
     """
 
     reads_context: ClassVar[bool] = True
     reads_visual: ClassVar[bool] = False
     one_graph: ClassVar[bool] = False
-    learns_relation: ClassVar[bool] = False
 
     config_class = TaggerConfig
     config: TaggerConfig
@@ -110,6 +109,7 @@ class TaggerModel(PreTrainedModel):
         config = TaggerConfig.of(params, loaded, labels, facts or {}, longest, reads_context=cls.reads_context)
         model = cls(config, loaded)
         model.try_packing()
+        model.fill(params)
         return model
 
     def try_packing(self) -> None:
@@ -150,6 +150,9 @@ class TaggerModel(PreTrainedModel):
         """
         return {}
 
+    def fill(self, params: TrainParams) -> None:
+        """Fill in what a tagger that is yet to be trained takes from files that `params` name; nothing by default."""
+
     def add_layers(self, config: TaggerConfig) -> None:
         """Add the system's layers between the encoder, which is there, and the CRF, which follows."""
         raise NotImplementedError
@@ -164,23 +167,6 @@ class TaggerModel(PreTrainedModel):
 
         Returns:
             emissions, *Shape:* (B, L, n_labels), anything on padding.
-        """
-        raise NotImplementedError
-
-    @property
-    def asks_relation(self) -> bool:
-        """Whether it asks how likely a tweet's pictures add to its meaning (:meth:`relation`); by default not."""
-        return False
-
-    def relation(self, view: ViewBatch, visual: VisualBatch | None) -> Tensor:
-        """How likely a tweet's pictures add to its meaning, for systems that ask that.
-
-        Args:
-            view: B tweets, as the cross-modal view reads them.
-            visual: what their pictures give as tensors.
-
-        Returns:
-            probabilities, NaN for a tweet without a picture, *Shape:* (B,).
         """
         raise NotImplementedError
 
@@ -258,21 +244,6 @@ class TaggerModel(PreTrainedModel):
         """
         return {}
 
-    def check_relation(self, n_posts: int) -> None:
-        """See whether the system can do with so many posts to learn the relation of text and picture from.
-
-        Raises:
-            UserError: it cannot.
-        """
-
-    def alignment_weights(self) -> Tensor | None:
-        """How much each tweet's alignment counts, asked once after its cross-modal emissions; None by default: 1 each.
-
-        Returns:
-            weights, without gradient, *Shape:* (B,).
-        """
-        return None
-
     def parameter_groups(self, params: TrainParams) -> list[dict[str, Any]]:
         """Groups for the optimizer: weight decay on matrices alone, learning rates by what the parameters belong to.
 
@@ -301,6 +272,7 @@ class TaggerModel(PreTrainedModel):
         visual: VisualBatch | None = None,
         labels: Tensor | None = None,
         alignment_scale: float = 1.0,
+        relation: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """The training loss of B tweets of at most L tokens, and its terms.
 
@@ -310,6 +282,7 @@ class TaggerModel(PreTrainedModel):
             visual: what their pictures give as tensors, where the system reads those.
             labels: indices into `self.labels`, anything on padding, *Shape:* (B, L).
             alignment_scale: factor on the KL term's weight, for its warm-up.
+            relation: in the place of labels; then the loss is :meth:`relation_loss`, *Shape:* (B,).
 
         Returns:
             `loss`, with gradient; and detached, means over tweets: `nll_text_only`, `nll_cross_modal`, `alignment`,
@@ -319,6 +292,8 @@ class TaggerModel(PreTrainedModel):
         Raises:
             ValueError: labels, or a view that the tagger trains on, are missing.
         """
+        if relation is not None:
+            return self.relation_loss(cross_modal, visual, relation)
         if labels is None:
             raise ValueError("the loss needs labels; use `emissions` to predict")
         mode = self.config.views

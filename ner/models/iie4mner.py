@@ -12,8 +12,7 @@ Layers of attention are :mod:`ner.models.cross_attention`'s, vectors of words :m
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
-from typing import Any, Literal, NamedTuple, Self, cast
+from typing import Any, Literal, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -133,23 +132,13 @@ class Iie4mnerTagger(TaggerModel):
         words, vectors = augmented(file, params.iie4mner.neighbours, tokens)
         return {"words": words, "word_width": vectors.shape[1]}
 
-    @classmethod
-    def from_encoder(
-        cls,
-        encoder: str | Path,
-        labels: list[str],
-        params: TrainParams,
-        *,
-        facts: Mapping[str, Any] | None = None,
-        local_files_only: bool = False,
-    ) -> Self:
-        """As :meth:`ner.models.base.TaggerModel.from_encoder`, with the words' vectors where facts name words."""
-        model = super().from_encoder(encoder, labels, params, facts=facts, local_files_only=local_files_only)
+    def fill(self, params: TrainParams) -> None:
+        """As :meth:`ner.models.base.TaggerModel.fill`: the words' vectors, where facts name words."""
         if (file := params.word_vectors) is not None:
-            model.config.options = {**(model.config.options or {}), "word_vectors": portable(file)}
-            if facts and model.table is not None:
-                _, model.table[UNKNOWN_WORD + 1 :] = augmented(file, params.iie4mner.neighbours, facts["words"])
-        return model
+            config = self.config
+            config.options = {**(config.options or {}), "word_vectors": portable(file)}
+            if config.facts and self.table is not None:
+                _, self.table[UNKNOWN_WORD + 1 :] = augmented(file, params.iie4mner.neighbours, config.facts["words"])
 
     def emissions(self, view: ViewBatch, visual: VisualBatch | None = None) -> Tensor:
         """As :meth:`ner.models.base.TaggerModel.emissions`."""
@@ -246,7 +235,8 @@ class Iie4mnerTagger(TaggerModel):
         augmented = self._augmented(self._encoded(view, bias), view.get("words"))
         states = self.text(augmented, augmented, bias)
         text = Text(augmented, states, _at(states, firsts), bias, firsts)
-        self._last = text if torch.is_grad_enabled() else None  # for the loss of spans, which follows
+        kept = self.options.span_weight and torch.is_grad_enabled()
+        self._last = text if kept else None  # for the loss of spans, which follows
         return text
 
     def _encoded(self, view: ViewBatch, bias: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ from ner.encoder.windows import Windows, first_windows, in_one_go, token_vectors
 from ner.models.base import TaggerModel
 from ner.models.config import TaggerConfig
 from ner.models.graph import GraphInput, GraphInputs
+from ner.models.relation import log_probability, on_attention
 from ner.views import EncodedView, ViewBatch, ViewName
 from ner.visual import VisualBatch
 from pipeline.settings.training import ItaParams
@@ -55,7 +56,9 @@ class ItaTagger(TaggerModel):
         log_relation = self._log_relation(view, described)
         relation = log_relation.detach().exp()
         self._relation = relation.new_zeros(len(view["mask"])).index_copy(0, described, relation)
-        gates = log_relation.new_zeros(len(view["mask"])).index_copy(0, described, self._gated(log_relation))
+        gates = log_relation.new_zeros(len(view["mask"])).index_copy(
+            0, described, on_attention(log_relation, self.options.gate)
+        )
         return self.emission(self.drop_words(token_vectors(view, partial(self._behind_gate, gates=gates))))
 
     def relation(self, view: ViewBatch, visual: VisualBatch | None) -> Tensor:
@@ -89,7 +92,8 @@ class ItaTagger(TaggerModel):
         """As :meth:`ner.models.base.TaggerModel.token_emissions`."""
         input_ids, mask, firsts = inputs["input_ids"], inputs["attention_mask"], inputs["firsts"]
         if self.relation_head is not None:
-            gates = self._gated(_log_of_second(self.relation_head(self._encode(input_ids, mask)[:, 0])))
+            log_relation = log_probability(self.relation_head(self._encode(input_ids, mask)[:, 0]))
+            gates = on_attention(log_relation, self.options.gate)
             behind = torch.arange(mask.shape[1], device=mask.device) > inputs["closings"][:, None]
             scores = torch.where(behind, gates[inputs["leading"]][:, None], 0.0)
             scores = torch.where(mask != 0, scores, -torch.inf)[:, None, None]
@@ -136,14 +140,7 @@ class ItaTagger(TaggerModel):
             hidden = packing.encode_parts(self.encoder, [packing.part_of(windows, windows.starts)])
         else:
             hidden = self._encode(windows.input_ids, windows.attention_mask)[:, 0]
-        return _log_of_second(self.relation_head(hidden))
-
-    def _gated(self, log_relation: Tensor) -> Tensor:
-        """What is added to attention scores to contexts; a hard gate's gradient is that of log r (straight through)."""
-        if self.options.gate == "soft":
-            return log_relation
-        kept = log_relation.exp() >= 0.5
-        return torch.where(kept, log_relation - log_relation.detach(), -torch.inf)
+        return log_probability(self.relation_head(hidden))
 
     def _behind_gate(self, windows: Windows, gates: Tensor) -> Tensor:
         """As :meth:`_firsts`, with something added to attention scores to contexts.
@@ -174,10 +171,6 @@ class ItaTagger(TaggerModel):
         own = (self.emission, self.relation_head) if hasattr(self, "emission") else ()
         if isinstance(module, nn.Linear) and any(module is each for each in own):
             module.reset_parameters()
-
-
-def _log_of_second(logits: Tensor) -> Tensor:
-    return torch.log_softmax(logits.to(torch.promote_types(logits.dtype, torch.float32)), -1)[:, 1]
 
 
 def _described(view: ViewBatch) -> Tensor:

@@ -21,6 +21,7 @@ from ner.encoder.windows import MAX_SUBTOKENS_AT_ONCE, Windows, first_windows, m
 from ner.models.base import TaggerModel
 from ner.models.config import TaggerConfig
 from ner.models.graph import GraphInput, GraphInputs, lstm_in_graph, mean_by_owner
+from ner.models.relation import log_probability, on_attention
 from ner.views import ViewBatch
 from ner.visual import VisualBatch, Visuals
 from pipeline.core.errors import UserError
@@ -88,36 +89,11 @@ class RpbertTagger(TaggerModel):
             vectors = token_vectors(view, encode, extra=visual["mask"].shape[1])
         return self.head(self._through_lstm(self.drop_words(vectors), view["mask"]))
 
-    def forward(
-        self,
-        text_only: ViewBatch | None = None,
-        cross_modal: ViewBatch | None = None,
-        visual: VisualBatch | None = None,
-        labels: Tensor | None = None,
-        alignment_scale: float = 1.0,
-        relation: Tensor | None = None,
-    ) -> dict[str, Tensor]:
-        """As :meth:`ner.models.base.TaggerModel.forward`; or with `relation` the loss of the first pass alone.
-
-        Args:
-            text_only: the tweets alone.
-            cross_modal: the same; with `relation`, B posts all of which have regions.
-            visual: what their pictures give as tensors.
-            labels: indices into `self.labels`.
-            alignment_scale: factor on the KL term's weight.
-            relation: 1 where a post's picture adds to its meaning, 0 where it does not, *Shape:* (B,).
-
-        Returns:
-            as the base; with `relation`, `loss` is the weighted cross-entropy, and `relation` that before its weight.
-
-        Raises:
-            ValueError: as the base; or there is no picture to tell the relation of.
-        """
-        if relation is None:
-            return super().forward(text_only, cross_modal, visual, labels, alignment_scale)
-        if cross_modal is None or visual is None:
+    def relation_loss(self, view: ViewBatch | None, visual: VisualBatch | None, relation: Tensor) -> dict[str, Tensor]:
+        """As :meth:`ner.models.relation.Relation.relation_loss`: cross-entropy of the first pass alone."""
+        if view is None or visual is None:
             raise ValueError("the relation's loss needs posts with pictures")
-        logits = self._relation_logits(cross_modal, visual, self._projected(visual))
+        logits = self._relation_logits(view, visual, self._projected(visual))
         loss = nn.functional.cross_entropy(logits.to(torch.promote_types(logits.dtype, torch.float32)), relation)
         return {"loss": self.options.relation_weight * loss, "relation": loss.detach()}
 
@@ -139,7 +115,7 @@ class RpbertTagger(TaggerModel):
         if visual is None or not len(visual["pictured"]):
             return torch.full((len(view["mask"]),), torch.nan, device=view["mask"].device)
         logits = self._relation_logits(view, visual, self._projected(visual))
-        return _by_tweet(_log_of_second(logits).exp(), visual, torch.nan)
+        return _by_tweet(log_probability(logits).exp(), visual, torch.nan)
 
     @torch.no_grad()
     def grid_attention(self, view: ViewBatch, visual: VisualBatch) -> Tensor:
@@ -220,7 +196,7 @@ class RpbertTagger(TaggerModel):
         if self.options.gate == "none":
             return encode(self._told_apart(seen), bias=None)
         first = encode(self._told_apart(seen), bias=None)[:, 0]
-        log_relation = _log_of_second(self.relation_head(first))[inputs["leading"]]
+        log_relation = log_probability(self.relation_head(first))[inputs["leading"]]
         embeddings, bias = self._opened(seen.flatten(0, 1), log_relation[:, None].expand(mask.shape).flatten())
         return encode(embeddings.view(seen.shape), bias=None if bias is None else bias.view(mask.shape))
 
@@ -312,7 +288,7 @@ class RpbertTagger(TaggerModel):
         if self.options.gate == "none":
             return None
         with nullcontext() if learns else torch.no_grad():
-            return _log_of_second(self._relation_logits(view, visual, seen))
+            return log_probability(self._relation_logits(view, visual, seen))
 
     def _gated(self, visual: VisualBatch, seen: Tensor, log_relation: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Regions as the second pass reads them.
@@ -337,10 +313,7 @@ class RpbertTagger(TaggerModel):
     def _opened(self, seen: Tensor, log_relation: Tensor) -> tuple[Tensor, Tensor | None]:
         """As :meth:`_gated`, with log r of each region, *Shape:* (M,)."""
         if self.options.gate_on == "attention":
-            if self.options.gate == "hard":
-                kept = log_relation.exp() >= 0.5
-                log_relation = torch.where(kept, log_relation - log_relation.detach(), -torch.inf)
-            return self._told_apart(seen), log_relation
+            return self._told_apart(seen), on_attention(log_relation, self.options.gate)
         gate = log_relation.exp()
         if self.options.gate == "hard":
             gate = (gate >= 0.5).to(gate.dtype) + (gate - gate.detach())
@@ -368,10 +341,6 @@ class RpbertTagger(TaggerModel):
         own = (self.projection, self.relation_head, self.lstm, self.head) if hasattr(self, "head") else ()
         if isinstance(module, nn.Linear | nn.LSTM) and any(module is each for each in own):
             module.reset_parameters()
-
-
-def _log_of_second(logits: Tensor) -> Tensor:
-    return torch.log_softmax(logits.to(torch.promote_types(logits.dtype, torch.float32)), -1)[:, 1]
 
 
 def _by_tweet(values: Tensor, visual: VisualBatch, otherwise: float) -> Tensor:
