@@ -4,7 +4,6 @@ What is tried is :mod:`ner.models.trial`'s. torch and the weights are loaded onl
 outcome for the same encoder, windows, code and packages.
 """
 
-import hashlib
 import json
 import sys
 from importlib.metadata import version
@@ -47,7 +46,7 @@ def require_trainable(params: TrainParams) -> None:
         **windows,
         "encoder": checkpoints.digest(folder),
     }
-    key = hashlib.sha256(json.dumps(tried, sort_keys=True).encode()).hexdigest()
+    key = digest(tried)
     with Store.open() as store:
         results = digest({"dry_pass": _fingerprint()})
         known = store.get_many(results, [key])

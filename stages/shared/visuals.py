@@ -1,9 +1,9 @@
 """What the stages `features` and `objects` have left of the pictures, for taggers that read it as tensors."""
 
-import hashlib
-
 from ner.visual import Visuals
 from pipeline.core.features import FACTS, INDEX
+from pipeline.core.hashes import file_digest
+from pipeline.core.store import digest
 from stages.shared import paths
 
 OBJECTS = paths.CONTEXTS / "objects.jsonl"
@@ -20,7 +20,4 @@ def opened() -> Visuals:
 
 def identity() -> str:
     """Digest of what they are: of the pictures, of what read them, and of the objects found."""
-    found = hashlib.sha256()
-    for file in (paths.FEATURES / FACTS, paths.FEATURES / INDEX, OBJECTS):
-        found.update(hashlib.sha256(file.read_bytes()).digest())
-    return found.hexdigest()
+    return digest({file.name: file_digest(file) for file in (paths.FEATURES / FACTS, paths.FEATURES / INDEX, OBJECTS)})
