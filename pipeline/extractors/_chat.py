@@ -9,21 +9,20 @@ import base64
 import http.client
 import json
 import os
-import random
 import re
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from email.utils import parsedate_to_datetime
 from io import BytesIO
 from typing import Annotated, Any, ClassVar, Literal
 
 from PIL import Image
-from pydantic import AfterValidator, BaseModel, Field, JsonValue, NonNegativeFloat, PositiveInt, ValidationError
+from pydantic import AfterValidator, Field, JsonValue, NonNegativeFloat, PositiveInt, ValidationError
 
 from pipeline.core.errors import UserError
 from pipeline.core.records import mistakes
 from pipeline.core.version import __version__
+from pipeline.extractors._answers import Completion, message, model_names, pause, retry_after
 from pipeline.extractors._connections import Address, Connections, Reply, TooLong
 from pipeline.extractors.base import Options, UnavailableError
 from pipeline.settings.params import HttpExecution
@@ -34,7 +33,6 @@ URL, KEY = "SIGHTREAD_HTTP_URL", "SIGHTREAD_HTTP_KEY"
 PLACES = ("text", "objects", "captions", "ocr")
 """What a prompt about a post may name in braces."""
 
-_FIRST_WAIT, _LONGEST_WAIT, _LONGEST_ASKED = 0.5, 30.0, 300.0  # seconds before a request is sent again
 _JPEG_QUALITY = 90
 _TELLING_KEY = 12  # characters; a shorter key is a placeholder such as EMPTY, which an answer may hold by chance
 _OWN = {"model", "messages", "stream", "n", "response_format"}
@@ -140,26 +138,6 @@ def scaled(image: Image.Image, most: int) -> Image.Image:
     return image.resize((width, height), Image.Resampling.LANCZOS)
 
 
-class _Message(BaseModel):
-    content: str | None = None
-    refusal: str | None = None
-
-
-class _Choice(BaseModel):
-    message: _Message
-    finish_reason: str | None = None
-
-
-class _Usage(BaseModel):
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-
-
-class _Completion(BaseModel):
-    choices: Annotated[list[_Choice], Field(min_length=1)]
-    usage: _Usage | None = None
-
-
 class Chat:
     """Asks the model, from as many threads as call it.
 
@@ -208,7 +186,7 @@ class Chat:
             ) from None
         if reply.status in (401, 403):
             raise UserError(self._unauthorized(reply))
-        self._served = _model_names(reply.body)
+        self._served = model_names(reply.body)
 
     def ask(
         self, prompt: str, pictures: Sequence[Image.Image] = (), response_format: Mapping[str, Any] | None = None
@@ -275,7 +253,7 @@ class Chat:
                 last = error
             if attempt + 1 < self._execution.attempts:
                 answers = self._answers
-                self._broken.wait(_pause(attempt, last.wait))
+                self._broken.wait(pause(attempt, last.wait))
         times = f"{self._execution.attempts} attempt{'s' if self._execution.attempts != 1 else ''}"
         if (last.elsewhere and self._answers == answers) or not self._is_there():
             self._break(
@@ -307,9 +285,9 @@ class Chat:
             raise _Again(self._quoted(_named(error)), elsewhere=isinstance(error, ConnectionRefusedError)) from None
         finally:
             self._end = time.monotonic()
-        status, said = reply.status, f"{reply.status}: {self._quoted(_message(reply.body))}"
+        status, said = reply.status, f"{reply.status}: {self._quoted(message(reply.body))}"
         if status in (408, 425, 429) or status >= 500:
-            raise _Again(said, _retry_after(reply), elsewhere=status in (429, 503))
+            raise _Again(said, retry_after(reply), elsewhere=status in (429, 503))
         if 300 <= status < 400:
             self._break(
                 f"{self._address} redirects to {self._quoted(reply.headers.get('location', 'nowhere'))}, which is not "
@@ -338,9 +316,9 @@ class Chat:
             Refused: it is malformed, or holds none.
         """
         try:
-            found = _Completion.model_validate_json(body)
+            found = Completion.model_validate_json(body)
         except ValidationError as error:
-            said = f"{self._quoted(_message(body))[:150]} ({mistakes(error)})"
+            said = f"{self._quoted(message(body))[:150]} ({mistakes(error)})"
             raise Refused(f"malformed answer: {self._quoted(said)}") from None
         if found.usage is not None:
             with self._guard:
@@ -383,7 +361,7 @@ class Chat:
 
     def _unauthorized(self, reply: Reply) -> str:
         sent = f"it does not accept the key in {KEY}" if self._key else f"it wants a key; put it into {KEY}"
-        return f"{self._section}: {self._address} answered {reply.status}: {self._quoted(_message(reply.body))}; {sent}"
+        return f"{self._section}: {self._address} answered {reply.status}: {self._quoted(message(reply.body))}; {sent}"
 
     def _quoted(self, text: str) -> str:
         """What a server said, on one line, cut, and without the key."""
@@ -393,43 +371,3 @@ class Chat:
 
 def _named(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}"
-
-
-def _message(body: bytes) -> str:
-    """The message in the body of an error, in the several ways that servers write it; else the body."""
-    text = body[:100_000].decode(errors="replace")
-    try:
-        found = json.loads(text)
-    except (ValueError, RecursionError):
-        return text or "no text"
-    for key in ("error", "message", "detail"):
-        if isinstance(found, dict) and found.get(key):
-            found = found[key]
-    return found if isinstance(found, str) else text
-
-
-def _model_names(body: bytes) -> list[str]:
-    """The models that a server lists, where it lists any."""
-    try:
-        return [str(model["id"]) for model in json.loads(body)["data"]]
-    except (ValueError, RecursionError, LookupError, TypeError):
-        return []
-
-
-def _pause(attempt: int, asked: float | None) -> float:
-    """Seconds before a request is sent again: what the server asks for, else longer each time; at random, so that
-    requests that failed together do not come again together."""
-    if asked is not None:
-        return min(asked, _LONGEST_ASKED) + random.uniform(0, 0.1)
-    return min(_FIRST_WAIT * 2**attempt, _LONGEST_WAIT) * random.uniform(0.5, 1.0)
-
-
-def _retry_after(reply: Reply) -> float | None:
-    """Seconds of the header Retry-After, which holds them or a date."""
-    value = reply.headers.get("retry-after", "").strip()
-    if value.isdecimal():
-        return float(value)
-    try:
-        return max(0.0, parsedate_to_datetime(value).timestamp() - time.time())
-    except (ValueError, TypeError, OverflowError):
-        return None

@@ -14,7 +14,7 @@ from pipeline.checks.identities import identities
 from pipeline.core.errors import UserError
 from pipeline.core.records import ObjectTag
 from pipeline.core.store import digest
-from pipeline.extractors import _chat
+from pipeline.extractors import _answers, _chat
 from pipeline.extractors._chat import Refused
 from pipeline.extractors.base import UnavailableError
 from pipeline.extractors.http import objects
@@ -31,7 +31,7 @@ PICTURE = Image.new("RGB", (200, 100), (200, 30, 30))
 
 @pytest.fixture(autouse=True)
 def _no_long_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_chat, "_FIRST_WAIT", 0.02)
+    monkeypatch.setattr(_answers, "FIRST_WAIT", 0.02)
 
 
 def section(server: ChatServer, **options: Any) -> dict[str, Any]:
