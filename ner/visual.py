@@ -5,6 +5,7 @@ mapped into memory, until a batch is put together. What a system makes of them i
 sub-tokens are :mod:`ner.views`'.
 """
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -104,6 +105,8 @@ class Visuals:
     def fit(self, facts: Mapping[str, Any]) -> None:
         """Number objects by the labels that a tagger knows, and see that it can read the features.
 
+        Features of the same shape from another extractor, or from one with other settings or versions, are warned of.
+
         Args:
             facts: the tagger's, as of :meth:`facts`.
 
@@ -115,6 +118,13 @@ class Visuals:
             raise UserError(
                 f"features: found {self.n_cells} regions of width {self.width} per picture, but the tagger was trained "
                 f"with {known[0]} of width {known[1]}; take the extractor of `features` that it was trained with"
+            )
+        trained_on = facts.get("fingerprint")
+        if self.features is not None and trained_on not in (None, self.features.fingerprint):
+            print(
+                f"warning: features: {self.features.folder} is of another extractor, or of other settings, than the "
+                "features that the tagger was trained with; what it finds may be wrong",
+                file=sys.stderr,
             )
         self._index = {label: index for index, label in enumerate(facts["object_labels"], UNKNOWN_OBJECT + 1)}
 

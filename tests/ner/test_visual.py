@@ -101,6 +101,17 @@ def test_features_of_another_extractor_are_refused(visuals: Visuals) -> None:
         visuals.fit({"n_cells": 49, "region_width": 2048, "object_labels": []})
 
 
+def test_features_of_the_same_shape_and_another_extractor_are_warned_of(
+    visuals: Visuals, capsys: pytest.CaptureFixture[str]
+) -> None:
+    facts = {"n_cells": 4, "region_width": 3, "object_labels": []}
+    for known in ("print", None):
+        visuals.fit(facts | {"fingerprint": known})
+    assert capsys.readouterr().err == ""
+    visuals.fit(facts | {"fingerprint": "another"})
+    assert "is of another extractor, or of other settings" in capsys.readouterr().err
+
+
 def test_only_cross_modal_views_carry_visuals(xlm_r_folder: Path, visuals: Visuals) -> None:
     views = ViewEncoder(load_tokenizer(xlm_r_folder, local_files_only=True), WindowLimits(64, 16, 8))
     assert views.encode([post("a.jpg")], with_context=True)[0].visual is None
