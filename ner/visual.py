@@ -87,7 +87,7 @@ class Visuals:
         if objects is not None:
             contexts = TEXT_KINDS["objects"].read(objects)
             found = {
-                each.image: [(tag.score, tag.label) for tag in each.items] for each in contexts if each.status == "ok"
+                each.name: [(tag.score, tag.label) for tag in each.items] for each in contexts if each.status == "ok"
             }
         opened = None if features is None else Features.open(features)
         return cls(opened if opened is not None and opened.width is not None else None, found)

@@ -13,6 +13,7 @@ from PIL import Image
 
 from pipeline.core.errors import UserError
 from pipeline.core.files import portable
+from pipeline.core.kinds import PICTURE_KINDS
 from pipeline.core.labels import entities
 from pipeline.core.records import ImageRow, ObjectTag, Post, TextLine
 from pipeline.images import pictures
@@ -153,7 +154,8 @@ def _worth(results: Results, post: Post) -> float | None:
     """How sure the tagger is with the picture where it errs without; None where the picture decides nothing."""
     if post.labels is None or not post.images or len(" ".join(post.tokens)) > LONGEST:
         return None
-    if not all(results.contexts[kind][post.images[0]].items for kind in results.settings.views.kinds):
+    kinds = [kind for kind in results.settings.views.kinds if kind in PICTURE_KINDS]
+    if not all(results.contexts[kind][post.images[0]].items for kind in kinds):
         return None
     rows = [results.predictions[SPLIT][condition].rows[post.id] for condition in SHOWN]
     gold = set(entities(post.labels, "strict"))

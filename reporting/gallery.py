@@ -8,9 +8,9 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pipeline.core.kinds import TEXT_KINDS, TextKind
+from pipeline.core.kinds import PICTURE_KINDS, POST_KINDS, TEXT_KINDS, TextKind
 from pipeline.core.labels import entities
-from pipeline.core.records import Post, Prediction
+from pipeline.core.records import Context, Post, Prediction
 from pipeline.corpus.report import is_invisible
 from reporting.scores import GLOSSES, NAMES
 from reporting.sources import Predicted, Results
@@ -20,24 +20,24 @@ RESIZE = ("squash", "crop")
 """How features become a square (`features.*.resize`), if that is known: cells cover all of a picture, or its middle."""
 
 SHOWN = 100
-"""Items of one kind that a picture shows; a page of a newspaper may give OCR thousands."""
+"""Items of one kind that a picture or post shows; a page of a newspaper may give OCR thousands."""
 
 
 def gallery(results: Results, types: Sequence[str], thumbnails: Mapping[str, str]) -> dict[str, Any]:
     """The value that the script reads.
 
     Returns:
-        ``{"types", "conditions": [{"key", "name", "gloss"}], "kinds": [{"key", "name", "used", "off"}], "splits",
-        "resize", "posts", "pictures"}``.
+        ``{"types", "conditions": [{"key", "name", "gloss"}], "kinds": [{"key", "name", "about", "used", "off"}],
+        "splits", "resize", "posts", "pictures"}``.
         A post is ``{"id", "split", "tokens", "gold": [[start, end, type, orphan]] | null, "predicted": [[[start, end,
         type, confidence, orphan]] | null], "context", "used": [str | null], "pictures": [index],
-        "relation": probability | null, "attention": [[weight] | null] | null}``: `type` indexes `types`, `orphan` is 1
-        where the entity opens with `I-` and the strict scorer sees none, `predicted` and `used` have a place for each
-        condition, and `used` is null where the tagger read the whole context; `relation` is how likely the pictures add
-        to the meaning, where the tagger asks that, and `attention` has what its entities attend to in each picture's
-        square grid, row by row; `resize` says which part of a picture that covers.
+        "relation": probability | null, "attention": [[weight] | null] | null, "found", "more", "failed"}``: `type`
+        indexes `types`, `orphan` is 1 where the entity opens with `I-` and the strict scorer sees none, `predicted` and
+        `used` have a place for each condition, and `used` is null where the tagger read the whole context; `relation`
+        is how likely the pictures add to the meaning, where the tagger asks that, and `attention` has what its entities
+        attend to in each picture's square grid, row by row; `resize` says which part of a picture that covers.
         A picture is ``{"name", "status", "error", "width", "height", "thumbnail", "found": {kind: [[text, score,
-        outline]]}, "more": {kind: n}, "failed": {kind: error}}``.
+        outline, source]]}, "more": {kind: n}, "failed": {kind: error}}``; a post has these of what was said of it.
     """
     conditions = results.settings.evaluate.conditions
     resize = _resize(results)
@@ -87,6 +87,7 @@ def gallery(results: Results, types: Sequence[str], thumbnails: Mapping[str, str
                     "pictures": [pictures[image] for image in post.images],
                     "relation": None if own is None or own.relation is None else _down(own.relation),
                     "attention": None if resize is None or own is None else _attention(own),
+                    **_found(POST_KINDS, {kind: rows.get((post.id, split)) for kind, rows in results.notes.items()}),
                 }
             )
     return {
@@ -96,10 +97,12 @@ def gallery(results: Results, types: Sequence[str], thumbnails: Mapping[str, str
             {
                 "key": key,
                 "name": kind.called,
+                "about": kind.about,
                 "used": key in results.settings.views.kinds,
                 "off": results.runs[key].extractor is None,
             }
             for key, kind in TEXT_KINDS.items()
+            if not kind.optional or results.runs[key].extractor is not None
         ],
         "splits": list(results.settings.report.splits),
         "resize": resize,
@@ -135,29 +138,35 @@ def _orphan(labels: Sequence[str], start: int) -> int:
 
 def _picture(results: Results, name: str, thumbnail: str | None) -> dict[str, Any]:
     row = results.images[name]
-    picture: dict[str, Any] = {
+    return {
         "name": visible(name, 120),
         "status": row.status,
         "error": visible(row.error or "", 300),
         "width": row.width,
         "height": row.height,
         "thumbnail": thumbnail,
-        "found": {},
-        "more": {},
-        "failed": {},
+        **_found(PICTURE_KINDS, {kind: rows.get(name) for kind, rows in results.contexts.items()}, row.status == "ok"),
     }
-    for kind, entry in TEXT_KINDS.items():
-        context = results.contexts[kind].get(name)
+
+
+def _found(kinds: Mapping[str, TextKind], rows: Mapping[str, Context | None], readable: bool = True) -> dict[str, Any]:
+    """What was found in a picture or said of a post, or why a kind has nothing where it is `readable`."""
+    found: dict[str, Any] = {}
+    more: dict[str, int] = {}
+    failed: dict[str, str] = {}
+    for kind, entry in kinds.items():
+        context = rows[kind]
         items = context.items if context else []
-        picture["found"][kind] = [_item(entry, item) for item in items[:SHOWN]]
+        found[kind] = [_item(entry, item) for item in items[:SHOWN]]
         if len(items) > SHOWN:
-            picture["more"][kind] = len(items) - SHOWN
-        if context and context.status != "ok" and row.status == "ok":
-            picture["failed"][kind] = visible(f"{context.status}: {context.error or ''}", 300)
-    return picture
+            more[kind] = len(items) - SHOWN
+        if context and context.status != "ok" and readable:
+            failed[kind] = visible(f"{context.status}: {context.error or ''}", 300)
+    return {"found": found, "more": more, "failed": failed}
 
 
 def _item(kind: TextKind, item: Any) -> list[Any]:
-    """Text, score and outline: a box ``[x0, y0, x1, y1]``, a polygon of points, or null."""
-    words = kind.words(item, kind.template(max=1))
-    return [visible(words, 1000), item.score, getattr(item, "box", None) or getattr(item, "polygon", None)]
+    """Text, score, outline (a box ``[x0, y0, x1, y1]``, a polygon of points, or null), and its source or null."""
+    words, source = kind.words(item, kind.template(max=1)), getattr(item, "source", None)
+    outline = getattr(item, "box", None) or getattr(item, "polygon", None)
+    return [visible(words, 1000), item.score, outline, source and visible(source, 120)]

@@ -13,7 +13,7 @@ from typing import Any
 from pipeline.core import records
 from pipeline.core.errors import UserError
 from pipeline.core.files import read_json
-from pipeline.core.kinds import KINDS, TEXT_KINDS
+from pipeline.core.kinds import KINDS, PICTURE_KINDS, POST_KINDS
 from pipeline.core.records import Context, Evaluation, ImageRow, Post, Prediction, View
 from pipeline.core.runs import RunRecord
 from pipeline.settings.params import SPLITS, Condition, Params, Split
@@ -54,6 +54,7 @@ class Results:
         report: data/posts/report.json.
         images: the manifest's rows by picture name.
         contexts: by kind, then by picture name.
+        notes: of the kinds that are about posts, by kind, then by post id and split.
         predictions: by split and condition, those that there are.
         scores: metrics/evaluation.json, without the splits that were not scored.
         runs: by stage.
@@ -65,6 +66,7 @@ class Results:
     report: dict[str, Any]
     images: dict[str, ImageRow]
     contexts: dict[str, dict[str, Context]]
+    notes: dict[str, dict[tuple[str, str | None], Context]]
     views: dict[Split, dict[str, View]]
     predictions: dict[Split, dict[Condition, Predicted]]
     scores: Evaluation
@@ -100,8 +102,12 @@ def read(settings: Params, sources: Sources) -> Results:
         report=read_json(sources.posts / "report.json", "posts"),
         images=images,
         contexts={
-            name: {row.image: row for row in kind.read(sources.contexts / f"{name}.jsonl")}
-            for name, kind in TEXT_KINDS.items()
+            name: {row.name: row for row in kind.read(sources.contexts / f"{name}.jsonl")}
+            for name, kind in PICTURE_KINDS.items()
+        },
+        notes={
+            name: {(row.name, row.split): row for row in kind.read(sources.contexts / f"{name}.jsonl")}
+            for name, kind in POST_KINDS.items()
         },
         views={
             split: {view.id: view for view in records.read(sources.views / f"{split}.jsonl", View, "views")}

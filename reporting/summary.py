@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.core.files import portable
-from pipeline.core.kinds import KINDS, TEXT_KINDS
+from pipeline.core.kinds import KINDS, POST_KINDS, TEXT_KINDS
+from pipeline.core.records import Context
 from pipeline.core.runs import Change, Machine, RunRecord
 from pipeline.core.store import digest
 from pipeline.corpus.report import described
@@ -19,7 +20,7 @@ from pipeline.settings.section import changed
 from reporting.sources import STAGES, Results
 
 LISTED = 500
-"""Broken pictures that are listed one by one; beyond that they are only counted."""
+"""Pictures, and posts, without a result that are listed one by one; beyond that they are only counted."""
 
 NO_PICTURE = "no picture named"
 
@@ -39,10 +40,10 @@ OFF = "off"
 
 
 @dataclass(frozen=True)
-class BrokenPicture:
-    """A picture without a result: of which stage (`images`, or an extractor's), its status and what was said."""
+class Broken:
+    """A picture or post without a result: of which stage (`images`, or an extractor's), its status, what was said."""
 
-    image: str
+    name: str
     stage: str
     status: str
     error: str
@@ -50,15 +51,16 @@ class BrokenPicture:
 
 @dataclass(frozen=True)
 class ExtractorRow:
-    """What read one kind of thing off the pictures, and how much it found; without a fingerprint where it looks up what
-    others have read."""
+    """What read one kind of thing off pictures or posts, and how much it found; without a fingerprint where it looks up
+    what others have read."""
 
     kind: str
     name: str
     used: bool
     fingerprint: str | None
     details: str
-    pictures: int
+    about: str
+    read: int
     with_items: int
     items: int
     failed: int
@@ -86,8 +88,10 @@ class Summary:
     splits: list[SplitRow]
     statuses: list[str]
     oddities: list[str]
-    broken: list[BrokenPicture]
+    broken: list[Broken]
     broken_total: int
+    broken_posts: list[Broken]
+    broken_posts_total: int
     extractors: list[ExtractorRow]
     changes: list[Change]
     seeds: list[tuple[str, int, str]]
@@ -100,7 +104,8 @@ class Summary:
 
 def summarise(results: Results, types: list[str]) -> Summary:
     """Everything that the section shows."""
-    broken = sorted(_broken(results), key=lambda row: (row.stage != "images", row.stage, row.status, row.image))
+    broken = sorted(_broken(results), key=lambda row: (row.stage != "images", row.stage, row.status, row.name))
+    posts = sorted(_broken_posts(results), key=lambda row: (row.stage, row.status, row.name))
     splits = [_split_row(results, split, types) for split in SPLITS]
     statuses = sorted({status for row in splits for status in row.pictures}, key=lambda name: (name != "ok", name))
     return Summary(
@@ -112,6 +117,8 @@ def summarise(results: Results, types: list[str]) -> Summary:
         oddities=list(_oddities(results)),
         broken=broken[:LISTED],
         broken_total=len(broken),
+        broken_posts=posts[:LISTED],
+        broken_posts_total=len(posts),
         extractors=[_extractor_row(results, kind) for kind in _read_kinds(results)],
         changes=list(_changes(results)),
         seeds=list(_seeds(results)),
@@ -138,15 +145,22 @@ def _split_row(results: Results, split: Split, types: list[str]) -> SplitRow:
     return SplitRow(split, counts, [counts["entities"]["conlleval"].get(name, 0) for name in types], dict(pictures))
 
 
-def _broken(results: Results) -> Iterator[BrokenPicture]:
+def _broken(results: Results) -> Iterator[Broken]:
     for row in results.images.values():
         if row.status != "ok":
-            yield BrokenPicture(row.image, "images", row.status, row.error or "")
+            yield Broken(row.image, "images", row.status, row.error or "")
     for kind, rows in results.contexts.items():
         for context in rows.values():
-            manifest = results.images.get(context.image)
+            manifest = results.images.get(context.name)
             if context.status != "ok" and manifest is not None and manifest.status == "ok":
-                yield BrokenPicture(context.image, kind, context.status, context.error or "")
+                yield Broken(context.name, kind, context.status, context.error or "")
+
+
+def _broken_posts(results: Results) -> Iterator[Broken]:
+    for kind, rows in results.notes.items():
+        for context in rows.values():
+            if context.status != "ok":
+                yield Broken(context.name, kind, context.status, context.error or "")
 
 
 def _missing(results: Results) -> Iterator[str]:
@@ -160,14 +174,14 @@ def _missing(results: Results) -> Iterator[str]:
             f"None of the {len(results.images):,} pictures that posts name can be read; the reasons are in the list of "
             "broken pictures."
         )
-    for kind in TEXT_KINDS:
-        rows = results.contexts[kind].values()
+    for kind in (name for name in _read_kinds(results) if name in TEXT_KINDS):
+        rows = _rows(results, kind)
         if kind not in settings.views.kinds:
             yield f"The contexts leave {kind} out (views.kinds)."
         elif results.runs[kind].extractor is None:
             yield f"Of kind {kind} nothing is read: it is {OFF} ({kind}.extractor is null)."
         elif rows and not any(row.items for row in rows):
-            yield f"No picture gave any {kind}."
+            yield f"No {KINDS[kind].about} gave any {kind}."
     with_context = sum(bool(view.context) for views in results.views.values() for view in views.values())
     if n_posts and not with_context:
         yield "No post has a context: cross-modal and text-only views are the same, and so are their scores."
@@ -225,27 +239,33 @@ def _oddities(results: Results) -> Iterator[str]:
 
 
 def _read_kinds(results: Results) -> list[str]:
-    """The kinds of context, and those of the others that are on."""
-    return [kind for kind in KINDS if kind in TEXT_KINDS or results.runs[kind].extractor is not None]
+    """The kinds that every run has, and those of the others that are on."""
+    return [name for name, kind in KINDS.items() if not kind.optional or results.runs[name].extractor is not None]
+
+
+def _rows(results: Results, kind: str) -> list[Context]:
+    """The context records of a kind of context."""
+    return list(results.notes[kind].values() if kind in POST_KINDS else results.contexts[kind].values())
 
 
 def _extractor_row(results: Results, kind: str) -> ExtractorRow:
     run = results.runs[kind]
     fingerprint = run.fingerprint
     if kind in TEXT_KINDS:
-        rows = results.contexts[kind].values()
-        pictures, items = len(rows), [len(row.items) for row in rows if row.items]
+        rows = _rows(results, kind)
+        read, items = len(rows), [len(row.items) for row in rows if row.items]
         failed = sum(row.status != "ok" for row in rows)
     else:  # one tensor of each picture that could be read
         items, failed = [1] * ((run.items or 0) + run.from_store), run.failed
-        pictures = len(items) + failed
+        read = len(items) + failed
     return ExtractorRow(
         kind=kind,
         name=run.extractor or OFF,
         used=kind in results.settings.views.kinds,
         fingerprint=None if fingerprint is None else digest(fingerprint),
         details="" if fingerprint is None else json.dumps(fingerprint, indent=2, sort_keys=True),
-        pictures=pictures,
+        about=KINDS[kind].about,
+        read=read,
         with_items=len(items),
         items=sum(items),
         failed=failed,

@@ -134,7 +134,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     settings = params.load(options.params)
-    sections = {kind: settings.extraction(kind) for kind in KINDS}
+    sections = {kind: settings.extraction(kind) for kind, entry in KINDS.items() if entry.about == "picture"}
     sections["features"]["extractor"] = sections["features"]["extractor"] or "resnet"  # which is off in a run
     results = measure(sections, options.pictures)
     for kind, scores in results.items():

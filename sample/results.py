@@ -18,17 +18,17 @@ from ner.scoring import f1 as scoring
 from ner.tagger import Tagger
 from ner.training import run as training
 from ner.visual import Visuals
+from pipeline.contexts.found import Found
 from pipeline.core import checkpoints, records
 from pipeline.core.errors import run_cli
 from pipeline.core.files import atomic_write, write_json
-from pipeline.core.kinds import TEXT_KINDS
 from pipeline.core.labels import Reading
 from pipeline.core.records import Post, View
 from pipeline.settings import params
 from pipeline.settings.params import SPLITS, Params
-from sample.dataset import read_decides
+from sample.dataset import KINDS, read_decides
 from stages.shared import paths
-from stages.views import make_views, read_contexts
+from stages.views import make_views
 
 READING: Reading = "strict"
 SYSTEMS: dict[str, tuple[str, dict[str, str]]] = {
@@ -43,9 +43,9 @@ Table = dict[str, dict[str, list[float]]]
 def split_views(settings: Params, left_out: str | None) -> dict[str, list[View]]:
     """The views of every split from posts and contexts, with one kind left out of the template, or none."""
     template = settings.views.model_copy(update={"kinds": [kind for kind in settings.views.kinds if kind != left_out]})
-    found = read_contexts(template)
+    found = Found.read(paths.CONTEXTS, template.kinds)
     return {
-        split: list(make_views(records.read(paths.POSTS / f"{split}.jsonl", Post, "posts"), template, found))
+        split: list(make_views(records.read(paths.POSTS / f"{split}.jsonl", Post, "posts"), split, template, found))
         for split in SPLITS
     }
 
@@ -88,7 +88,7 @@ def systems(settings: Params, seeds: Sequence[int], bar: Any) -> tuple[Table, Ta
             for condition in CONDITIONS[:1] if system == "text" else CONDITIONS:
                 table[system].setdefault(condition, []).append(f1(tagger, views["test"], condition, shuffle_seed))
             if system == "kl":
-                for kind in TEXT_KINDS:
+                for kind in KINDS:
                     only = {name for name, by in decides.items() if by == kind}
                     whole["none"].setdefault(kind, []).append(
                         f1(tagger, views["test"], "cross_modal", shuffle_seed, only)
@@ -101,7 +101,7 @@ def ablations(settings: Params, seeds: Sequence[int], bar: Any) -> Table:
     """F1 of (c), trained and scored without a kind of context, on the test posts that this kind decides."""
     decides = read_decides(settings.data.root)
     table: Table = {}
-    for kind in TEXT_KINDS:
+    for kind in KINDS:
         views, only = split_views(settings, kind), {name for name, by in decides.items() if by == kind}
         for seed in seeds:
             tagger = run(settings, views, {**SYSTEMS["kl"][1], "seed": seed})
@@ -131,7 +131,7 @@ def markdown(table: Table, whole: Table, without: Table, seeds: Sequence[int]) -
         "| decided by | with all kinds | trained and scored without it |",
         "|---|---|---|",
     ]
-    for kind in TEXT_KINDS:
+    for kind in KINDS:
         lines.append(f"| {kind} | {cell(whole['none'].get(kind))} | {cell(without[kind][kind])} |")
     lines += ["", f"Strict micro-F1 in points; mean ± standard deviation of the seeds {', '.join(map(str, seeds))}."]
     return "\n".join(lines) + "\n"
@@ -145,14 +145,14 @@ def main() -> None:
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the table, too")
     options = parser.parse_args()
     settings = params.load(paths.PARAMS)
-    trainings = len(options.seeds) * (len(SYSTEMS) + len(TEXT_KINDS))
+    trainings = len(options.seeds) * (len(SYSTEMS) + len(KINDS))
     with tqdm(total=trainings, unit="tagger", disable=None) as bar:
         table, whole = systems(settings, options.seeds, bar)
         without = ablations(settings, options.seeds, bar)
     text = markdown(table, whole, without, options.seeds)
     print(text, end="")
     if options.json:
-        left_out = {kind: {"with": whole["none"][kind], "without": without[kind][kind]} for kind in TEXT_KINDS}
+        left_out = {kind: {"with": whole["none"][kind], "without": without[kind][kind]} for kind in KINDS}
         write_json(options.json, {"seeds": options.seeds, "f1": {READING: table}, "decided": left_out})
     if options.markdown:
         with atomic_write(options.markdown) as file:

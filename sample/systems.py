@@ -13,11 +13,10 @@ from tqdm import tqdm
 
 from pipeline.core.errors import run_cli
 from pipeline.core.files import write_json
-from pipeline.core.kinds import TEXT_KINDS
 from pipeline.settings import params
 from pipeline.settings.params import Params
 from sample import results
-from sample.dataset import read_decides
+from sample.dataset import KINDS, read_decides
 from sample.results import CONDITIONS, SYSTEMS, Table
 from stages.shared import paths, visuals
 
@@ -31,7 +30,7 @@ def measure(settings: Params, seeds: Sequence[int], bar: Any) -> dict[str, Table
         by row, then by which posts (EVERY, or those that a kind decides), then by condition, a value for each seed.
     """
     views, decides = results.split_views(settings, None), read_decides(settings.data.root)
-    which = {EVERY: None} | {kind: {name for name, by in decides.items() if by == kind} for kind in TEXT_KINDS}
+    which = {EVERY: None} | {kind: {name for name, by in decides.items() if by == kind} for kind in KINDS}
     seen = visuals.opened()
     table: dict[str, Table] = {row: {posts: {} for posts in which} for row in SYSTEMS}
     for seed in seeds:

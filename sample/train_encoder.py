@@ -29,11 +29,10 @@ from transformers import (
 from pipeline.contexts.template import render
 from pipeline.core.checksums import seal
 from pipeline.core.files import atomic_write
-from pipeline.core.kinds import TEXT_KINDS
 from pipeline.core.records import Caption, ObjectTag, TextLine
 from pipeline.settings import params
 from pipeline.settings.params import ViewsParams
-from sample.dataset import draw, roles
+from sample.dataset import KINDS, draw, roles
 from sample.render import HELD_OUT_SPACE, TRAINING_SPACE, Spec, caption, random_sign
 from sample.text import Names
 
@@ -71,9 +70,9 @@ def pairs(space: int, count: int) -> Iterator[tuple[str, str]]:
     names = Names(rng, invented=0.15, known=0.65)
     for position, role in enumerate(roles(count, rng)):
         if role == "unrelated" and rng.random() < 0.5:
-            role = rng.choice(list(TEXT_KINDS))
+            role = rng.choice(list(KINDS))
         post, spec = draw(names, role, (space, position))
-        kinds = [role] if role in TEXT_KINDS and rng.random() < 2 / 3 else list(TEXT_KINDS)
+        kinds = [role] if role in KINDS and rng.random() < 2 / 3 else list(KINDS)
         shown = template.model_copy(update={"kinds": list(kinds)})
         context = context_of(spec, shown, np.random.default_rng([space, position, 1])) if spec else ""
         yield " ".join(post.tokens), context

@@ -18,7 +18,10 @@ from typing import Any
 from pipeline.settings import yaml
 from tests.conftest import ROOT
 
-STAGES = ("check", "posts", "images", "objects", "captions", "ocr", "features", "views", "train", "evaluate", "report")
+STAGES = (
+    *("check", "posts", "images", "objects", "captions", "ocr", "features", "knowledge", "views"),
+    *("train", "evaluate", "report"),
+)
 CUT = {"train": 30, "valid": 10, "test": 12}
 
 

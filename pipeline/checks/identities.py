@@ -71,6 +71,9 @@ def _checkpoints(options: Mapping[str, Any], prefix: str, data: Path) -> Iterato
     for key, value in options.items():
         if isinstance(value, Mapping):
             yield from _checkpoints(value, f"{prefix}{key}.", data)
+        if isinstance(value, list):
+            for number, each in enumerate(value):
+                yield from ((f"{name}.{number}", found) for name, found in _checkpoints({key: each}, prefix, data))
         if not isinstance(value, str) or not value or (key not in _NAMED and "/" not in value):
             continue
         place = Path(value).expanduser()

@@ -6,7 +6,7 @@ The sample is 1,010 drawn pictures with small checkpoints trained on them. What 
 from collections.abc import Iterator
 from pathlib import Path
 
-from pipeline.core.kinds import KINDS
+from pipeline.core.kinds import KINDS, TEXT_KINDS
 from pipeline.settings.params import Params
 
 SAMPLE_DATA = Path("sample/data")
@@ -38,6 +38,9 @@ def slips(settings: Params) -> Iterator[tuple[str, str]]:
                 f"{SAMPLE_SIDE} pixels suit the sample's small pictures; in a photograph small print is lost, but "
                 f"data.root is {settings.data.root}; {_REMEDY}",
             )
+    for kind in (name for name, each in TEXT_KINDS.items() if each.optional and name not in settings.views.kinds):
+        if settings.extraction(kind)["extractor"] is not None:
+            yield f"{kind}.extractor", f"on, but views.kinds leaves {kind} out, so no tagger reads it; add it there"
     train = settings.train
     if not _is_sample(train.encoder) and train.learning_rate >= SAMPLE_RATE:
         yield (

@@ -1,13 +1,14 @@
-"""The template that turns what was read off a post's pictures into the context string of a view.
+"""The template that turns what was read off a post's pictures, and said of the post, into the context of a view.
 
 Finding it is left to the extractors, and cutting the context to the encoder's room to ner/views.py.
 """
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby
 from typing import Any
 
-from pipeline.core.kinds import TEXT_KINDS, TextTemplate
+from pipeline.core.kinds import PICTURE_KINDS, TEXT_KINDS, TextTemplate
 from pipeline.settings.params import ViewsParams
 
 # Characters that would end the line or are no text: C0 and C1 controls, line and paragraph separators, byte-order
@@ -15,13 +16,31 @@ from pipeline.settings.params import ViewsParams
 _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ufeff\ud800-\udfff]")
 
 
-def render_post(views: ViewsParams, pictures: Sequence[Mapping[str, Sequence[Any]]]) -> str:
-    """The context string of a post: those of its pictures in their order, the first `max_images` that have one."""
-    texts = [text for text in (render(views, found) for found in pictures) if text]
-    return _UNPRINTABLE.sub(" ", views.image_separator.join(texts[: views.max_images])).strip()
+Items = Mapping[str, Sequence[Any]]
+"""Kind → items."""
+_NONE: Items = {}
 
 
-def render(views: ViewsParams, found: Mapping[str, Sequence[Any]]) -> str:
+def render_post(views: ViewsParams, pictures: Sequence[Items], said: Items = _NONE) -> str:
+    """The context string of a post, on one line.
+
+    Of neighbours in ``views.kinds`` that are about pictures, the contexts of the pictures in their order, the first
+    `max_images` that have one; a kind that is about the post stands once, before or behind them.
+
+    Args:
+        views: the template.
+        pictures: what was found in each.
+        said: what was said of the post.
+    """
+    parts = []
+    for about_pictures, kinds in groupby(views.kinds, lambda kind: kind in PICTURE_KINDS):
+        some = views.model_copy(update={"kinds": list(kinds)})
+        texts = [text for found in (pictures if about_pictures else [said]) if (text := render(some, found))]
+        parts.append(views.image_separator.join(texts[: views.max_images]))
+    return _UNPRINTABLE.sub(" ", views.separator.join(filter(None, parts))).strip()
+
+
+def render(views: ViewsParams, found: Items) -> str:
     """The context string of a picture, on one line; empty where nothing was found.
 
     Each kind in ``views.kinds``, in that order, gives the texts of its items in the order the extractor gave them

@@ -1,10 +1,10 @@
-"""The kinds of results that are read off a picture: one entry each, and all else follows from it.
+"""The kinds of results that extractors give: one entry each, and all else follows from it.
 
-An entry says what one result is and how results are written: in words (:class:`TextKind`: a JSON list of items for
-each picture, which the context of a tweet is made of) or as numbers (:class:`TensorKind`: a tensor for each picture, in
-shards). The sections of params.yaml and the engine follow from all entries; the context records, the template and the
-report from those in words. To add a kind, add an entry, a stage that runs it (``stages/NAME.py``, a stage in dvc.yaml)
-and its extractors.
+An entry says what one result is, what it is about (a picture or a post) and how results are written: in words
+(:class:`TextKind`: a JSON list of items, which the context of a tweet is made of) or as numbers (:class:`TensorKind`: a
+tensor, in shards). The sections of params.yaml and the engine follow from all entries; the context records, the
+template and the report from those in words. To add a kind, add an entry, a stage that runs it (``stages/NAME.py``, a
+stage in dvc.yaml) and its extractors.
 """
 
 import json
@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError,
 
 from pipeline.core.errors import UserError
 from pipeline.core.files import atomic_write, numbered_lines
-from pipeline.core.records import STRICT, Caption, Context, ObjectTag, TextLine, adapter, as_json, mistakes
+from pipeline.core.records import STRICT, Caption, Context, Note, ObjectTag, TextLine, adapter, as_json, mistakes
 
 if TYPE_CHECKING:
     from pipeline.core.features import FeatureWriter
@@ -43,15 +43,24 @@ class ObjectTemplate(TextTemplate):
     attributes: bool = True
 
 
+Subject = Literal["picture", "post"]
+"""What a row of results is about."""
+
+_NAMED: dict[Subject, dict[str, Any]] = {
+    "picture": {"image": (str, ...), "sha256": (str | None, ...)},
+    "post": {"id": (str, ...), "split": (str | None, ...)},
+}
+"""The fields of a row that say which picture or post: name → type and default, as pydantic takes them."""
+
 Row = Mapping[str, Any]
-"""A row of the manifest; `image` and `sha256` are read."""
+"""A row of what is read, such as one of the manifest: the fields that say which picture or post, `status`, `error`."""
 
 
 class Sink(Protocol):
-    """Takes the rows of a kind's output, one for each row of the manifest, in its order."""
+    """Takes the rows of a kind's output, one for each row of what is read, in its order."""
 
     def add(self, row: Row, status: str, error: str | None, result: bytes | None) -> None:
-        """Write a row; `result` is what :meth:`Kind.dump` gave, or None where the picture gave nothing."""
+        """Write a row; `result` is what :meth:`Kind.dump` gave, or None where there is none."""
         ...
 
 
@@ -61,11 +70,15 @@ class Kind(ABC):
 
     Attributes:
         name: its section in params.yaml and its stage.
-        batch_size: pictures a batch, where `execution.batch_size` says nothing.
+        batch_size: pictures or posts a batch, where `execution.batch_size` says nothing.
+        about: what an extractor is shown, and a row is about.
+        optional: whether its section may be left out of params.yaml, and the kind is then off.
     """
 
     name: str
     batch_size: int = field(default=16, kw_only=True)
+    about: Subject = field(default="picture", kw_only=True)
+    optional: bool = field(default=False, kw_only=True)
 
     WINDOW: ClassVar[int]
     """Results that are taken from the store at a time."""
@@ -75,11 +88,11 @@ class Kind(ABC):
     @property
     @abstractmethod
     def expected(self) -> str:
-        """What an extractor gives for each picture, for messages."""
+        """What an extractor gives for each picture or post, for messages."""
 
     @abstractmethod
     def dump(self, result: Any) -> bytes:
-        """What was found in a picture, as bytes: what the store keeps.
+        """What was found in a picture or said of a post, as bytes: what the store keeps.
 
         Raises:
             TypeError: it is no result of this kind.
@@ -117,7 +130,7 @@ class TextKind(Kind):
 
     @property
     def expected(self) -> str:
-        """What an extractor gives for each picture, for messages."""
+        """What an extractor gives for each picture or post, for messages."""
         return f"one list of {self.item.__name__}"
 
     @property
@@ -132,8 +145,7 @@ class TextKind(Kind):
     @cached_property
     def _row(self) -> type[BaseModel]:
         fields: dict[str, Any] = {
-            "image": (str, ...),
-            "sha256": (str | None, ...),
+            **_NAMED[self.about],
             "status": (str, ...),
             "error": (str | None, ...),
             self.name: (list[self.item], ...),  # type: ignore[name-defined]
@@ -141,10 +153,11 @@ class TextKind(Kind):
         return create_model(f"{self.name} row", __config__=STRICT, **fields)
 
     def dump(self, result: Any) -> bytes:
-        """The JSON list of what was found in a picture, as UTF-8: what the store keeps."""
+        """The JSON list of what was found, as UTF-8: what the store keeps."""
         if not isinstance(result, list | tuple) or not all(isinstance(item, self.item) for item in result):
             raise TypeError(
-                f"{type(result).__name__} {str(result)[:80]!r} for a picture; expected a list of {self.item.__name__}"
+                f"{type(result).__name__} {str(result)[:80]!r} for a {self.about}; expected a list of "
+                f"{self.item.__name__}"
             )
         try:
             value = self._items.dump_python(self._items.validate_python(list(result)), mode="json")
@@ -168,7 +181,7 @@ class TextKind(Kind):
     def writing(self, output: Path, fingerprint: str | None) -> Iterator[Sink]:
         """Write context records as JSON Lines."""
         with atomic_write(output) as file:
-            yield _Lines(self.name, file)
+            yield _Lines(self.name, tuple(_NAMED[self.about]), file)
 
     def read(self, path: Path) -> Iterator[Context]:
         """Read data/contexts/{name}.jsonl.
@@ -185,19 +198,21 @@ class TextKind(Kind):
                     f"{path}:{number}: {mistakes(error)}; to write the file again: dvc repro --force --single-item "
                     f"{self.name}"
                 ) from None
-            yield Context(row.image, row.sha256, row.status, row.error, getattr(row, self.name))
+            name, split = (row.image, None) if self.about == "picture" else (row.id, row.split)
+            yield Context(name, split, row.status, row.error, getattr(row, self.name))
 
 
 @dataclass(frozen=True, slots=True)
 class _Lines:
-    """Writes context records of a kind, one a line."""
+    """Writes context records of a kind, one a line; `named` are the fields that say of what."""
 
     kind: str
+    named: tuple[str, ...]
     file: IO[str]
 
     def add(self, row: Row, status: str, error: str | None, result: bytes | None) -> None:
         """Write a line; without a result its list is empty."""
-        head = {"image": row["image"], "sha256": row["sha256"], "status": status, "error": error}
+        head = {**{name: row[name] for name in self.named}, "status": status, "error": error}
         items = "[]" if result is None else result.decode()
         self.file.write(f'{json.dumps(head, ensure_ascii=False)[:-1]}, "{self.kind}": {items}}}\n')
 
@@ -246,7 +261,7 @@ class _Shards:
         self.writer.add(row["image"], row["sha256"], status, error, regions)
 
 
-def _text(item: Caption | TextLine, _template: TextTemplate) -> str:
+def _text(item: Caption | TextLine | Note, _template: TextTemplate) -> str:
     return item.text
 
 
@@ -256,10 +271,16 @@ KINDS: dict[str, Kind] = {
         TextKind("objects", ObjectTag, lambda tag, template: tag.text(template.attributes), ObjectTemplate, "objects"),
         TextKind("captions", Caption, _text, called="captions"),
         TextKind("ocr", TextLine, _text, called="words", batch_size=8),
-        TensorKind("features", batch_size=32),
+        TensorKind("features", batch_size=32, optional=True),
+        TextKind("knowledge", Note, _text, called="knowledge", batch_size=32, about="post", optional=True),
     )
 }
 """By name, in the order of the pipeline."""
 
 TEXT_KINDS: dict[str, TextKind] = {name: kind for name, kind in KINDS.items() if isinstance(kind, TextKind)}
 """Of these, the kinds of context."""
+
+PICTURE_KINDS, POST_KINDS = (
+    {name: kind for name, kind in TEXT_KINDS.items() if kind.about == subject} for subject in ("picture", "post")
+)
+"""Of these, those about pictures and those about posts."""

@@ -142,15 +142,31 @@ class TextLine:
     polygon: Polygon | None = None
 
 
-Item = ObjectTag | Caption | TextLine
+@dataclass(frozen=True, slots=True)
+class Note:
+    """Something known about a post: a text, with a score of 0 … 1 or None, and where it is from or None."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
+
+    text: str
+    score: float | None = None
+    source: str | None = None
+
+
+Item = ObjectTag | Caption | TextLine | Note
 
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """One row of data/contexts/{kind}.jsonl: what was found in a picture, or why nothing could be (`status`)."""
+    """One row of data/contexts/{kind}.jsonl: what was found in a picture or said of a post, or why nothing (`status`).
 
-    image: str
-    sha256: str | None
+    Attributes:
+        name: of the picture, or id of the post.
+        split: of the post; None for one outside the pipeline, and for a picture.
+    """
+
+    name: str
+    split: str | None
     status: str
     error: str | None
     items: list[Any]

@@ -1,19 +1,18 @@
-"""The local engine: reads the pictures of a plan with one extractor, and stores what it finds.
+"""The local engine: reads the pictures or posts of a plan with one extractor, and stores what it finds.
 
 Pictures are decoded ahead of the model in threads, and results are stored while the next batch runs. What is to be
 read is decided in :mod:`pipeline.engine.plan`.
 """
 
 import sys
-import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any, NamedTuple
 
-from PIL import Image
 from tqdm import tqdm
 
 from pipeline.core.errors import UserError
@@ -22,22 +21,22 @@ from pipeline.core.machine import is_out_of_memory
 from pipeline.engine import plan
 from pipeline.engine.apart import Died, NotStartedError, apart
 from pipeline.engine.in_hand import InHand, without
-from pipeline.engine.plan import Job, Results, Rows
+from pipeline.engine.inputs import Inputs
+from pipeline.engine.plan import Job, Results
 from pipeline.extractors.base import (
     BucketingExtractor,
     Extractor,
+    PostExtractor,
     PreparingExtractor,
     Result,
     UnavailableError,
     load,
 )
-from pipeline.images import pictures as images
 from pipeline.images.decoding import PictureError
-from pipeline.settings.params import ImagesParams
 
 _AHEAD = 2  # batches decoded, or being decoded, while one is with the model
 _AHEAD_PIXELS = 128_000_000  # and decoding does not run further ahead than this: 0.4 GB of RGB
-_HOPELESS = 64  # pictures that fail in a row before the extractor is taken to be broken
+_HOPELESS = 64  # pictures or posts that fail in a row before the extractor is taken to be broken
 _DEADLY = 8  # likewise pictures that the process dies of, each of which costs loading the model
 
 
@@ -52,24 +51,21 @@ class _Answer(NamedTuple):
 
 @dataclass(slots=True)
 class Reading:
-    """Reads pictures and stores what is found; `failures` has the errors of those that gave nothing, by SHA-256.
+    """Reads pictures or posts and stores what is found; `failures` has the errors of those that gave nothing, by key.
 
-    Of these, the extractor failed on `broken`; in the others the picture was unfit. `count` pictures were read.
+    Of these, the extractor failed on `broken`; in the others a picture was unfit. `count` were read.
     """
 
     kind: str
-    extractor: Extractor
-    rows: Rows
-    """Of the whole manifest."""
-    pictures: images.Pictures | None
-    """None for a data set without."""
+    extractor: Extractor | PostExtractor
+    inputs: Inputs
+    """All of them, read before or not."""
     results: Results
     key: str
     """Digest of the extractor's fingerprint."""
     batch_size: int
     workers: int
     """Threads that decode."""
-    limits: ImagesParams
     in_hand: InHand | None = None
     """Where it is written down what is being read, and what dead runs had in hand; None: nowhere."""
     failures: dict[str, str] = field(default_factory=dict)
@@ -80,25 +76,22 @@ class Reading:
     _in_a_row: int = 0  # failures since the last success
     _gone: UnavailableError | None = None  # what the extractor reads with; then only what it has is collected
     _writes: deque[Future[None]] = field(default_factory=deque)
-    _twins: dict[str, list[str]] | None = None  # names by SHA-256, once a copy is gone
-    _guard: threading.Lock = field(default_factory=threading.Lock)
 
     def run(self, missing: Callable[[], Iterator[Job]]) -> None:
-        """Load the extractor and read every picture of `missing()`; first, in a child process, what dead runs left.
+        """Load the extractor and read all of `missing()`; first, in a child process, what dead runs left.
 
         Raises:
-            UserError: the extractor does not load, breaks its contract or fails on one picture after another, or
-                results cannot be stored; UnavailableError where what it reads with is gone.
+            UserError: the extractor does not load, breaks its contract or fails on one after another, or results
+                cannot be stored; UnavailableError where what it reads with is gone.
         """
-        if self.pictures is None:
-            raise UserError(
-                f"{self.kind}: the manifest has readable pictures, but data.images names no folder; "
-                "run dvc repro images"
-            )
+        try:
+            self.inputs.require()
+        except UserError as error:
+            raise UserError(f"{self.kind}: {error}") from None
         self._read_left(missing)
 
         def rest() -> Iterator[Job]:
-            return (job for job in missing() if job.sha256 not in self.failures)
+            return (job for job in missing() if job.key not in self.failures)
 
         if next(rest(), None) is None:
             return
@@ -110,11 +103,11 @@ class Reading:
         writer = ThreadPoolExecutor(1, thread_name_prefix="store")
         finished = False
         try:
-            with tqdm(total=total, desc=self.kind, unit="picture", disable=None) as progress:
+            with tqdm(total=total, desc=self.kind, unit=self.inputs.about, disable=None) as progress:
                 for batch, pictures in self._decoded_ahead(planned, decoders):
                     values = self._read(*self._loaded(batch, pictures))
                     if self.in_hand is not None:
-                        self.in_hand.end([job.sha256 for job in batch])
+                        self.in_hand.end([job.key for job in batch])
                     if values:
                         self.count += len(values)
                         self._settle_writes(3)
@@ -143,7 +136,7 @@ class Reading:
             return
         names = {name for batch in hand.left for name in batch}
         hand.leave(without(hand.left, self.results.get_many(self.key, sorted(names))))
-        jobs = {job.sha256: job for job in missing() if job.sha256 in names}
+        jobs = {job.key: job for job in missing() if job.key in names}
         batches = [[jobs.pop(name) for name in batch if name in jobs] for batch in hand.left]
         deaths = 0
         with suppress(NotStartedError):
@@ -158,7 +151,7 @@ class Reading:
                 self.failures |= answer.failures
                 self.broken += answer.broken
                 self._last = answer.last or self._last
-                hand.leave(without(hand.left, {job.sha256 for job in batch}))
+                hand.leave(without(hand.left, {job.key for job in batch}))
 
     def _read_apart(self, batch: list[Job]) -> _Answer:
         """Read a batch in a child process, which goes on from where its parent was and leaves the store alone."""
@@ -174,14 +167,14 @@ class Reading:
         Raises:
             UserError: so it did of too many in a row.
         """
-        self.failures[job.sha256] = f"the process that read it ended with {died.how}"
+        self.failures[job.key] = f"the process that read it ended with {died.how}"
         self.broken += 1
-        self._last = f"{job.image}: {self.failures[job.sha256]}"
+        self._last = f"{job.name}: {self.failures[job.key]}"
         if in_a_row >= _DEADLY:
             raise UserError(
-                f"{self.kind}: {type(self.extractor).__name__} ends its process on one picture after another, lastly "
-                f"on {self._last}. What was read before is kept; choose another extractor, or see that its packages "
-                "belong together and that there is memory enough"
+                f"{self.kind}: {type(self.extractor).__name__} ends its process on one {self.inputs.about} after "
+                f"another, lastly on {self._last}. What was read before is kept; choose another extractor, or see that "
+                "its packages belong together and that there is memory enough"
             )
 
     def _load_extractor(self) -> None:
@@ -203,7 +196,7 @@ class Reading:
             if self._gone is not None:
                 break
             if self.in_hand is not None:
-                self.in_hand.begin([job.sha256 for job in jobs])
+                self.in_hand.begin([job.key for job in jobs])
             ahead.append((jobs, [pool.submit(self._load, job) for job in jobs]))
             pixels += sum(job.width * job.height for job in jobs)
             while len(ahead) > _AHEAD or (len(ahead) > 1 and pixels > _AHEAD_PIXELS):
@@ -213,29 +206,8 @@ class Reading:
             yield ahead.popleft()
 
     def _load(self, job: Job) -> Any:
-        picture = self._picture(job)
-        return self.extractor.prepare(picture) if isinstance(self.extractor, PreparingExtractor) else picture
-
-    def _picture(self, job: Job) -> Image.Image:
-        """The picture of a job, or a copy of it under another name where that one is gone or has changed.
-
-        Raises:
-            PictureError: of the job's own picture, where no copy can be read either.
-        """
-        assert self.pictures is not None  # run() has seen to it
-        try:
-            return images.load(self.pictures, job.image, job.sha256, self.limits)
-        except PictureError as error:
-            for name in self._copies(job):
-                with suppress(PictureError):
-                    return images.load(self.pictures, name, job.sha256, self.limits)
-            raise error from None
-
-    def _copies(self, job: Job) -> list[str]:
-        with self._guard:
-            if self._twins is None:
-                self._twins = plan.twins(self.rows())
-        return [name for name in self._twins.get(job.sha256, []) if name != job.image]
+        shown = self.inputs.load(job)
+        return self.extractor.prepare(shown) if isinstance(self.extractor, PreparingExtractor) else shown
 
     def _loaded(self, batch: Sequence[Job], pictures: Sequence[Future[Any]]) -> tuple[list[Job], list[Any]]:
         """The pictures that could be decoded, and those whose turn it was not to be are written down as failures."""
@@ -246,7 +218,7 @@ class Reading:
             except UserError:
                 raise
             except PictureError as error:
-                self.failures[job.sha256] = described(error)
+                self.failures[job.key] = described(error)
             except Exception as error:  # the extractor's preparation may fail in any way; it becomes the picture's row
                 self._fail(job, described(error))
         return [job for job, _ in ready], [picture for _, picture in ready]
@@ -257,14 +229,14 @@ class Reading:
         Raises:
             UserError: it has failed on too many in a row, and does on what it has read before, if there is any.
         """
-        self.failures[job.sha256] = failure
+        self.failures[job.key] = failure
         self.broken += 1
-        self._last = f"{job.image}: {failure}"
+        self._last = f"{job.name}: {failure}"
         self._in_a_row += 1
         if self._in_a_row >= _HOPELESS:
             if not self._works():
                 raise UserError(
-                    f"{self.kind}: the extractor failed on {_HOPELESS} pictures in a row, lastly on "
+                    f"{self.kind}: the extractor failed on {_HOPELESS} {self.inputs.about}s in a row, lastly on "
                     f"{self._last}. What was read before is kept"
                 )
             self._in_a_row = 0
@@ -275,7 +247,7 @@ class Reading:
         Pictures that it fails on are not stored, so in a later run they all stand in a row.
         """
         self._settle_writes(0)
-        for job in plan.jobs(self.rows(), self.results, self.key, stored=True):
+        for job in plan.jobs(readable(self.inputs), self.results, self.key, stored=True):
             try:
                 picture = self._load(job)
             except PictureError:  # no longer what it was
@@ -293,7 +265,7 @@ class Reading:
         """
         if self.broken > 1 and not self.count:
             raise UserError(
-                f"{self.kind}: the extractor failed on each of the {self.broken} pictures that it was "
+                f"{self.kind}: the extractor failed on each of the {self.broken} {self.inputs.about}s that it was "
                 f"given, lastly on {self._last}. Nothing was read; fix that, or choose another extractor "
                 f"or other options below {self.kind} in params.yaml"
             )
@@ -333,7 +305,7 @@ class Reading:
             if len(results) != len(jobs):
                 raise UserError(
                     f"{self.kind}: {type(self.extractor).__name__} gave {len(results)} results for "
-                    f"{len(jobs)} pictures; expected {KINDS[self.kind].expected} for each"
+                    f"{len(jobs)} {self.inputs.about}s; expected {KINDS[self.kind].expected} for each"
                 )
             found = [encoded(self.kind, self.extractor, result) for result in results]
         except UserError:
@@ -341,7 +313,7 @@ class Reading:
         except Exception as error:  # an extractor may fail in any way; it becomes the picture's row
             failure, out_of_memory = described(error), is_out_of_memory(error)
         else:
-            values.update(zip((job.sha256 for job in jobs), found, strict=True))
+            values.update(zip((job.key for job in jobs), found, strict=True))
             return None
         if out_of_memory:  # now that the error, and with it the batch's tensors, is gone
             self._most = max(1, len(jobs) // 2)
@@ -353,6 +325,11 @@ class Reading:
         """Wait until at most so many writes are under way; raise the error of one that failed."""
         while len(self._writes) > most:
             self._writes.popleft().result()
+
+
+def readable(inputs: Inputs, start: int = 0) -> Iterator[Job]:
+    """What there is to read, from row `start` on."""
+    return (inputs.job(row) for row in islice(inputs.rows(), start, None) if row["status"] == "ok")
 
 
 def encoded(kind: str, extractor: object, result: Result) -> bytes:

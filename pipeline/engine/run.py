@@ -1,7 +1,7 @@
-"""Running an extractor: a manifest of pictures → one row per picture, through the store of results.
+"""Running an extractor: pictures or posts → one row each, through the store of results.
 
-A picture whose result is stored is not read again, whatever happened to the run that read it. Which pictures are to be
-read is decided in :mod:`pipeline.engine.plan`; reading them is left to :mod:`pipeline.engine.local`.
+What has a result that is stored is not read again, whatever happened to the run that read it. What is to be read is
+decided in :mod:`pipeline.engine.plan`; reading it is left to :mod:`pipeline.engine.local`.
 """
 
 import signal
@@ -15,23 +15,30 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.core.errors import UserError
-from pipeline.core.kinds import KINDS, Sink
+from pipeline.core.kinds import KINDS, Sink, Subject
 from pipeline.core.records import ImageRow
 from pipeline.core.store import Store, batched, digest
 from pipeline.engine.in_hand import InHand, taken
-from pipeline.engine.local import Reading, described, encoded
-from pipeline.engine.plan import Results, Rows, jobs, read_rows
-from pipeline.extractors.base import ExpectingExtractor, Extractor, LookupExtractor, MeteredExtractor, Result
+from pipeline.engine.inputs import Inputs, PictureInputs
+from pipeline.engine.local import Reading, described, encoded, readable
+from pipeline.engine.plan import Results, jobs
+from pipeline.extractors.base import (
+    AnyExtractor,
+    ExpectingExtractor,
+    LookupExtractor,
+    MeteredExtractor,
+    Result,
+)
 from pipeline.images.pictures import Folder, Pictures
 from pipeline.settings.params import ImagesParams
 
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """What became of the pictures of a run: each was read now, came from the store, or gave no result.
+    """What became of the pictures or posts of a run: each was read now, came from the store, or gave no result.
 
     `again` is what to run so that those are tried again which the extractor failed on; None where there are none.
-    `used` is what an extractor says that its work has taken.
+    `used` is what an extractor says that its work has taken. `about` says what they are.
     """
 
     read: int
@@ -40,11 +47,12 @@ class Summary:
     seconds: float
     again: str | None = None
     used: str = ""
+    about: Subject = "picture"
 
     def __str__(self) -> str:
         total = self.read + self.from_store + self.failed
         line = (
-            f"{total:,} picture{'s' if total != 1 else ''}: {self.read:,} read, "
+            f"{total:,} {self.about}{'s' if total != 1 else ''}: {self.read:,} read, "
             f"{self.from_store:,} from the store, {self.failed:,} failed"
         )
         line += f"; {self.used}" if self.used else ""
@@ -53,7 +61,7 @@ class Summary:
 
 def extract(
     kind: str,
-    extractor: Extractor | LookupExtractor,
+    extractor: AnyExtractor,
     manifest: Path | Iterable[ImageRow | Mapping[str, Any]],
     pictures: Path | Pictures | None,
     output: Path,
@@ -62,11 +70,7 @@ def extract(
     workers: int = 2,
     limits: ImagesParams | None = None,
 ) -> Summary:
-    """Write one row for each row of the manifest to `output`, sorted by image, in the way of the kind; atomically.
-
-    A picture that cannot be read, or that the extractor fails on, gives a row that says so, and is tried again by the
-    next call; `dvc repro` makes none while nothing else has changed, so the summary says what does. Pictures of
-    identical bytes are read once. SIGTERM and Ctrl-C keep what is finished.
+    """Write one row for each picture of a manifest to `output`, sorted by image: :func:`run` on pictures.
 
     Args:
         kind: what the extractor finds.
@@ -80,39 +84,69 @@ def extract(
         limits: on pictures, as in the manifest.
 
     Raises:
-        UserError: the manifest is malformed, the extractor does not load, breaks its contract, fails on one picture
-            after another or on all that there are, or the store or output cannot be written.
+        UserError: the manifest is malformed, or as :func:`run`.
+    """
+    limits = limits or ImagesParams()
+    source = Folder(pictures, limits) if isinstance(pictures, Path) else pictures
+    of_stage = isinstance(manifest, Path)
+    inputs = PictureInputs(manifest, source, limits)
+    return run(kind, extractor, inputs, output, results, batch_size, workers, of_stage=of_stage)
+
+
+def run(
+    kind: str,
+    extractor: AnyExtractor,
+    inputs: Inputs,
+    output: Path,
+    results: Results,
+    batch_size: int = 16,
+    workers: int = 2,
+    *,
+    of_stage: bool = False,
+) -> Summary:
+    """Write one row for each row of `inputs` to `output`, in its order and in the way of the kind; atomically.
+
+    What cannot be read, or what the extractor fails on, gives a row that says so, and is tried again by the next call;
+    `dvc repro` makes none while nothing else has changed, so the summary says what does. What the extractor is shown
+    twice is read once. SIGTERM and Ctrl-C keep what is finished.
+
+    Args:
+        kind: what the extractor finds.
+        extractor: its model is loaded where there is something to read.
+        inputs: what it is shown: pictures, or posts.
+        output: the file of the rows, or the folder of a kind that is tensors.
+        results: the store.
+        batch_size: pictures or posts per batch, at most.
+        workers: threads that decode.
+        of_stage: whether a stage of the pipeline runs it, for what the summary says.
+
+    Raises:
+        UserError: a row is malformed, the extractor does not load, breaks its contract, fails on one after another or
+            on all that there are, or the store or output cannot be written.
     """
     started = time.monotonic()
     again = None
-    rows = read_rows(manifest)
-    limits = limits or ImagesParams()
     key = None if isinstance(extractor, LookupExtractor) else digest(extractor.fingerprint())
     with _leaving_on_sigterm(), KINDS[kind].writing(output, key) as sink:
         if isinstance(extractor, LookupExtractor):
-            read, stored, failed = _write_looked_up(sink, kind, extractor, rows)
+            read, stored, failed = _write_looked_up(sink, kind, extractor, inputs)
         else:
             assert key is not None
-            done, stored, failed = _write(sink, kind, rows, 0, results, key, None)
-            source = Folder(pictures, limits) if isinstance(pictures, Path) else pictures
-            reading = Reading(kind, extractor, rows, source, results, key, batch_size, workers, limits)
+            done, stored, failed = _write(sink, kind, inputs, 0, results, key, None)
+            reading = Reading(kind, extractor, inputs, results, key, batch_size, workers)
             if done is not None:
                 with _in_hand(results, key) as reading.in_hand:
-                    reading.run(lambda: jobs(islice(rows(), done, None), results, key, stored=False))
-                _, more_stored, more_failed = _write(sink, kind, rows, done, results, key, reading.failures)
+                    reading.run(lambda: jobs(readable(inputs, done), results, key, stored=False))
+                _, more_stored, more_failed = _write(sink, kind, inputs, done, results, key, reading.failures)
                 stored, failed = stored + more_stored, failed + more_failed
             read = reading.count
             stored -= read
             if not stored:
                 reading.refuse_nothing()
             if reading.broken:
-                again = (
-                    f"dvc repro --force --single-item {kind}"
-                    if isinstance(manifest, Path)
-                    else "run the same command once more"
-                )
+                again = f"dvc repro --force --single-item {kind}" if of_stage else "run the same command once more"
     used = extractor.used() if isinstance(extractor, MeteredExtractor) else ""
-    return Summary(read, stored, failed, time.monotonic() - started, again, used)
+    return Summary(read, stored, failed, time.monotonic() - started, again, used, inputs.about)
 
 
 def _in_hand(results: Results, key: str) -> AbstractContextManager[InHand | None]:
@@ -138,54 +172,56 @@ def _leaving_on_sigterm() -> Iterator[None]:
 
 
 def _write(
-    sink: Sink, kind: str, rows: Rows, start: int, results: Results, key: str, failures: Mapping[str, str] | None
+    sink: Sink, kind: str, inputs: Inputs, start: int, results: Results, key: str, failures: Mapping[str, str] | None
 ) -> tuple[int | None, int, int]:
     """Write rows from the store, from row `start` on.
 
-    Without `failures` (errors by SHA-256), stop at the first window that lacks a result.
+    Without `failures` (errors by key), stop at the first window that lacks a result.
 
     Returns:
         The row to go on from, or None at the end; how many rows came from the store; how many have no result.
     """
     position, stored, failed = start, 0, 0
-    for window in batched(islice(rows(), start, None), KINDS[kind].WINDOW):
-        wanted = [row["sha256"] for row in window if row["status"] == "ok"]
+    for window in batched(islice(inputs.rows(), start, None), KINDS[kind].WINDOW):
+        keys = [inputs.job(row).key if row["status"] == "ok" else "" for row in window]
+        wanted = list(filter(None, keys))
         found = results.get_many(key, wanted)
-        if failures is None and any(sha256 not in found for sha256 in wanted):
+        if failures is None and any(each not in found for each in wanted):
             return position, stored, failed
-        for row in window:
-            sha256, status, error = row["sha256"], row["status"], row["error"]
-            result = found.get(sha256) if status == "ok" else None
+        for row, each in zip(window, keys, strict=True):
+            status, error = row["status"], row["error"]
+            result = found.get(each)
             if result is not None:
                 stored += 1
             elif status == "ok":
-                status, error = "failed", (failures or {})[sha256]
+                status, error = "failed", (failures or {})[each]
             failed += status != "ok"
             sink.add(row, status, error, result)
         position += len(window)
     return None, stored, failed
 
 
-def _write_looked_up(sink: Sink, kind: str, extractor: LookupExtractor, rows: Rows) -> tuple[int, int, int]:
+def _write_looked_up(sink: Sink, kind: str, extractor: LookupExtractor, inputs: Inputs) -> tuple[int, int, int]:
     """Write the rows of an extractor that reads other people's results; a hit counts, whatever the picture's status.
 
     Raises:
-        UserError: it has an entry for none of the pictures, so it is of some other data set.
+        UserError: it has an entry for none of the pictures or posts, so it is of some other data set.
     """
     if isinstance(extractor, ExpectingExtractor):
-        extractor.expect(row["image"] for row in rows())
+        extractor.expect(map(inputs.subject, inputs.rows()))
     total = entries = read = 0
-    for row in rows():
-        items = extractor.lookup(row["image"])
+    for row in inputs.rows():
+        items = extractor.lookup(inputs.subject(row))
         status, error, result = _looked_up(kind, extractor, row, items)
         total, entries, read = total + 1, entries + (items is not None), read + (status == "ok")
         sink.add(row, status, error, result)
     if total and not entries:
-        first = next(rows())["image"]
+        first = next(inputs.rows())
+        name = first["image" if inputs.about == "picture" else "id"]
         source = getattr(extractor, "source", type(extractor).__name__)
         raise UserError(
-            f"{kind}: {source} covers none of the data set's {total:,} pictures, the first of which is "
-            f"{first}; check that it belongs to this data set, and that data.image_name gives its names"
+            f"{kind}: {source} covers none of the data set's {total:,} {inputs.about}s, the first of which is "
+            f"{name}; check that it belongs to this data set, and that {inputs.hint}"
         )
     return read, 0, total - read
 
@@ -196,7 +232,7 @@ def _looked_up(
     """Status, error and bytes of what was found for a picture; `items` is None where there is no entry."""
     if items is None:
         if row["status"] == "ok":
-            return "missing", "the extractor has no entry for this picture", None
+            return "missing", f"the extractor has no entry for this {KINDS[kind].about}", None
         return row["status"], row["error"], None
     try:
         return "ok", None, encoded(kind, extractor, items)

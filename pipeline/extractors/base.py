@@ -6,25 +6,65 @@ extractor that params name is left to :mod:`pipeline.extractors.registry`.
 """
 
 from collections.abc import Hashable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias, runtime_checkable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias, TypeVar, runtime_checkable
 
 from PIL import Image
 from pydantic import BaseModel, ConfigDict
 
 from pipeline.core.errors import UserError
-from pipeline.core.records import Item
+from pipeline.core.records import Item, Note, Post
 
 if TYPE_CHECKING:
     from pipeline.core.features import Regions
 
+E = TypeVar("E")
+
 Result: TypeAlias = "Sequence[Item] | Regions"
-"""What was found in a picture: items of a kind in words, or a tensor."""
+"""What was found in a picture, or said of a post: items of a kind in words, or a tensor."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wants:
+    """What an extractor of posts is shown besides their text.
+
+    Attributes:
+        contexts: kinds whose contexts, in words, it is shown.
+        pictures: so many of a post's pictures, at most.
+    """
+
+    contexts: frozenset[str] = frozenset()
+    pictures: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class PostInput:
+    """A post as an extractor is shown it.
+
+    Attributes:
+        id, split: which post it is, for look-ups; a result must not depend on them. `split` is None outside the
+            pipeline.
+        tokens: of the text.
+        contexts: of the kinds that it wants, in words as :mod:`pipeline.contexts.template` renders them, or empty.
+        pictures: upright RGB, in the post's order, as many as it wants of those that are readable.
+    """
+
+    id: str
+    split: str | None
+    tokens: Sequence[str]
+    contexts: Mapping[str, str]
+    pictures: Sequence[Image.Image] = ()
+
+    @property
+    def text(self) -> str:
+        """The tokens, joined by spaces."""
+        return " ".join(self.tokens)
 
 
 class UnavailableError(UserError):
-    """What an extractor reads with, such as a server, is gone: no picture is the cause.
+    """What an extractor reads with, such as a server, is gone: no picture or post is the cause.
 
-    The engine stores what the pictures that are already with the extractor still give, and then ends with this error.
+    The engine stores what those that are already with the extractor still give, and then ends with this error.
     """
 
 
@@ -46,7 +86,43 @@ class Extractor(Protocol):
 
 
 @runtime_checkable
-class LoadingExtractor(Extractor, Protocol):
+class PostExtractor(Protocol):
+    """Reads posts, for kinds whose rows are about posts. What a result depends on besides the input that it is shown
+    is all in the fingerprint.
+
+    :class:`WantingExtractor` and :class:`TaughtExtractor` add to it, and so do :class:`LoadingExtractor`,
+    :class:`PreparingExtractor` and :class:`MeteredExtractor`, with posts in place of pictures.
+    """
+
+    def fingerprint(self) -> Mapping[str, Any]:
+        """As of :class:`Extractor`."""
+        ...
+
+    def extract(self, posts: Sequence[PostInput]) -> Sequence[Sequence[Note]]:
+        """One list of notes for each post, best first; empty where there is nothing to say."""
+        ...
+
+
+@runtime_checkable
+class WantingExtractor(Protocol):
+    """An extractor of posts that is shown more than their text."""
+
+    def wants(self) -> Wants:
+        """What it is shown besides; it may be called before anything is loaded."""
+        ...
+
+
+@runtime_checkable
+class TaughtExtractor(Protocol):
+    """An extractor of posts that also reads the training posts with their labels, such as to cite them."""
+
+    def teach(self, posts: Sequence[Post]) -> None:
+        """The posts of the training split; called once, before all else. They belong into the fingerprint."""
+        ...
+
+
+@runtime_checkable
+class LoadingExtractor(Protocol):
     """An extractor with a model to load; all that ship with one are, a class of the user's own need not be."""
 
     def load(self) -> None:
@@ -58,7 +134,7 @@ class LoadingExtractor(Extractor, Protocol):
 
 
 @runtime_checkable
-class PreparingExtractor(Extractor, Protocol):
+class PreparingExtractor(Protocol):
     """An extractor whose work on single pictures (resizing, say) is done in the decoding threads, ahead of the model.
 
     ``extract(images)`` equals ``extract_prepared([prepare(image) for image in images])``.
@@ -74,7 +150,7 @@ class PreparingExtractor(Extractor, Protocol):
 
 
 @runtime_checkable
-class BucketingExtractor(Extractor, Protocol):
+class BucketingExtractor(Protocol):
     """An extractor that is faster on a batch of like pictures."""
 
     def bucket(self, width: int, height: int) -> Hashable:
@@ -83,11 +159,11 @@ class BucketingExtractor(Extractor, Protocol):
 
 
 @runtime_checkable
-class MeteredExtractor(Extractor, Protocol):
-    """An extractor whose work costs something that the summary of a run should say."""
+class MeteredExtractor(Protocol):
+    """An extractor that has something to add to the summary of a run, such as what its work costs."""
 
     def used(self) -> str:
-        """What its work has taken so far, in words; empty where it did none."""
+        """What its work has taken so far, or what it had no use for, in words; empty where there is nothing to say."""
         ...
 
 
@@ -98,18 +174,21 @@ class LookupExtractor(Protocol):
     :class:`ExpectingExtractor` adds to it. A text `source`, where there is one, tells in messages what it reads.
     """
 
-    def lookup(self, image_name: str) -> "Result | None":
-        """The picture's items, or None where there is no entry for it."""
+    def lookup(self, subject: Any, /) -> "Result | None":
+        """The items of a picture (its name) or a post (:class:`PostInput`), or None where there is no entry for it."""
         ...
 
 
 @runtime_checkable
 class ExpectingExtractor(LookupExtractor, Protocol):
-    """One that wants to know all pictures before the first lookup, to see which of them an entry could be meant for."""
+    """One that wants to know all pictures or posts before the first lookup, to see which an entry could be of."""
 
-    def expect(self, names: Iterable[str]) -> None:
-        """The names of the data set's pictures; called once, before ``lookup``."""
+    def expect(self, subjects: Iterable[Any], /) -> None:
+        """All that will be looked up, as it will be; called once, before ``lookup``."""
         ...
+
+
+AnyExtractor: TypeAlias = Extractor | PostExtractor | LookupExtractor
 
 
 class Options(BaseModel):
@@ -128,7 +207,7 @@ class Options(BaseModel):
         """
 
 
-def load(extractor: Extractor) -> Extractor:
+def load(extractor: E) -> E:
     """Load the extractor's model, if it has one, and return the extractor."""
     if isinstance(extractor, LoadingExtractor):
         extractor.load()

@@ -41,14 +41,7 @@ class PrecomputedOptions(Options):
         Raises:
             UserError: `path` is null, or there is no such file.
         """
-        if self.path is None:
-            raise UserError(
-                "precomputed.path: null; expected the file to read, below data.root so that DVC sees it change"
-            )
-        file = Path(self.path).expanduser()
-        if not file.is_file():
-            raise UserError(f"precomputed.path: {file}: no such file; the path is relative to the folder of dvc.yaml")
-        return file
+        return existing(self.path)
 
 
 class PrecomputedObjectsOptions(PrecomputedOptions):
@@ -122,7 +115,7 @@ class _Precomputed:
         file = self._options.file()
         entries: dict[str, tuple[int, list[Item]]] = {}
         as_written: dict[str, str] = {}
-        read = self._read_jsonl if _is_jsonl(file) else self._read_other
+        read = self._read_jsonl if is_jsonl(file) else self._read_other
         for line, name, items in read(file):
             key = composed(name)
             if key in entries:
@@ -252,7 +245,22 @@ def _first(pair: tuple[float, Any]) -> float:
     return pair[0]
 
 
-def _is_jsonl(file: Path) -> bool:
+def existing(path: str | None) -> Path:
+    """The file that ``precomputed.path`` names.
+
+    Raises:
+        UserError: it is null, or there is no such file.
+    """
+    if path is None:
+        raise UserError("precomputed.path: null; expected the file to read, below data.root so that DVC sees it change")
+    file = Path(path).expanduser()
+    if not file.is_file():
+        raise UserError(f"precomputed.path: {file}: no such file; the path is relative to the folder of dvc.yaml")
+    return file
+
+
+def is_jsonl(file: Path) -> bool:
+    """Whether a file seems to hold JSON objects, a line each."""
     with open(file, "rb") as stream:
         return stream.read(4).removeprefix(b"\xef\xbb\xbf").startswith(b"{")
 

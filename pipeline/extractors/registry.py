@@ -13,8 +13,9 @@ from pydantic import BaseModel, ValidationError
 
 from pipeline.core import environments
 from pipeline.core.errors import UserError
+from pipeline.core.kinds import KINDS
 from pipeline.core.runs import Change
-from pipeline.extractors.base import Extractor, LookupExtractor, Options
+from pipeline.extractors.base import AnyExtractor, Extractor, LookupExtractor, Options
 from pipeline.settings.mistakes import describe
 from pipeline.settings.params import ExecutionParams
 from pipeline.settings.section import changed
@@ -45,6 +46,9 @@ REGISTRY: dict[str, dict[str, str]] = {
         "resnet": "pipeline.extractors.resnet:ResNet",
         "backbone": "pipeline.extractors.backbone:Backbone",
         "effnet_lite": "pipeline.extractors.effnet_lite:EffNetLite",
+    },
+    "knowledge": {
+        "precomputed": "pipeline.extractors.precomputed_knowledge:PrecomputedKnowledge",
     },
 }
 """The extractors that ship: kind → name in params.yaml → module and class."""
@@ -95,7 +99,7 @@ class Choice:
         if mistakes:
             raise UserError("\n".join(mistakes))
 
-    def create(self, execution: ExecutionParams | None = None) -> Extractor | LookupExtractor:
+    def create(self, execution: ExecutionParams | None = None) -> AnyExtractor:
         """Make the extractor; its model is not loaded yet.
 
         A class of the user's own (``package.module:Class``) gets its options as keyword arguments or, where it has a
@@ -117,8 +121,9 @@ class Choice:
             except TypeError as error:
                 raise UserError(f"{where}: {error}; its options are the keys below {self.kind}.{self.name}") from None
         if not isinstance(extractor, LookupExtractor | Extractor):
+            what, one = ("images", "name") if KINDS[self.kind].about == "picture" else ("posts", "post")
             raise UserError(
-                f"{where}: no extractor; expected a class with fingerprint() and extract(images), or lookup(name)"
+                f"{where}: no extractor; expected a class with fingerprint() and extract({what}), or lookup({one})"
             )
         if self.attributes is None:
             return extractor

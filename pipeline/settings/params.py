@@ -172,7 +172,7 @@ class ReportParams(Section):
 
 
 class BatchSizes(Section):
-    """Pictures per batch, by stage."""
+    """Pictures or posts per batch, by stage."""
 
 
 class HttpExecution(Section):
@@ -226,13 +226,15 @@ def _with_kinds(model: type[S], kinds: Mapping[str, K], of_kind: Callable[[K], A
     return create_model(model.__name__, __base__=model, __doc__=model.__doc__, **fields, **others)
 
 
-VIEWS = _with_kinds(ViewsParams, TEXT_KINDS, lambda kind: (kind.template, ...))
+VIEWS = _with_kinds(
+    ViewsParams, TEXT_KINDS, lambda kind: (kind.template, kind.template(max=1) if kind.optional else ...)
+)
 """The type of the section `views`, with the kinds of context that there are."""
 
 
 def _section(kind: Kind) -> Any:
-    """The section of a kind; one that is no context is off where it is left out."""
-    return ExtractorParams, ... if kind.name in TEXT_KINDS else ExtractorParams(extractor=None)
+    """The section of a kind."""
+    return ExtractorParams, ExtractorParams(extractor=None) if kind.optional else ...
 
 
 _EXECUTION = create_model(

@@ -11,6 +11,8 @@
     scorer: "strict", size: "20", page: "1", attention: "", ...Object.fromEntries(data.kinds.map((kind) => [kind.key, ""])) };
   const state = { ...DEFAULTS };
   const form = document.getElementById("filters");
+  const OF_PICTURES = data.kinds.filter((kind) => kind.about === "picture");
+  const OF_POSTS = data.kinds.filter((kind) => kind.about === "post");
 
   // Small helpers
 
@@ -80,10 +82,9 @@
   const haystack = (index) => {
     if (haystacks === null) {
       haystacks = data.posts.map((post) => {
-        const parts = [post.id, post.tokens.join(" "), post.context];
-        for (const shown of pictures(post)) {
-          parts.push(shown.name, ...data.kinds.flatMap((kind) => shown.found[kind.key].map((item) => item[0])));
-        }
+        const words = (kinds, found) => kinds.flatMap((kind) => found[kind.key].map((item) => item[0]));
+        const parts = [post.id, post.tokens.join(" "), post.context, ...words(OF_POSTS, post.found)];
+        for (const shown of pictures(post)) parts.push(shown.name, ...words(OF_PICTURES, shown.found));
         return fold(parts.join("\n"));
       });
     }
@@ -272,7 +273,7 @@
     return group;
   };
 
-  // Items of one kind as buttons that draw their shape, behind one that draws all
+  // Items of one kind, of a picture or a post, as buttons that draw their shape, if they have one
   const items = (kind, shown, overlay, scale) => {
     if (shown.failed[kind]) return el("p", { class: "absent", text: shown.failed[kind] });
     if (!shown.found[kind].length) return el("p", { class: "absent", text: "nothing found" });
@@ -281,7 +282,8 @@
       const drawn = overlay ? shape(kind, item, scale, shown.height) : null;
       const text = el("span", { class: "words", dir: "auto", text: item[0] });
       if (!drawn) {
-        list.append(el("li", {}, text, ...score(item[1])));
+        const source = item[3] ? [" ", el("span", { class: "hint", text: item[3] })] : [];
+        list.append(el("li", {}, text, ...score(item[1]), ...source));
         continue;
       }
       overlay.append(drawn);
@@ -333,6 +335,8 @@
     const body = el("div", { class: "body" }, title, readings(post, index));
     const facts = el("dl", { class: "facts" });
     facts.append(...labelled("context", contextOf(post)));
+    const unused = (kind) => kind.used ? "" : " (not in the context)";
+    for (const kind of OF_POSTS) facts.append(...labelled(kind.name + unused(kind), items(kind.key, post, null, 1)));
     const most = Math.max(0, ...(post.attention ?? []).flatMap((weights) => weights ?? []));
     (all.length ? all : [null]).forEach((shown, place) => {
       const { figure, overlay, scale } = figureOf(shown);
@@ -346,11 +350,10 @@
         facts.append(...labelled(`attention${which}`, el("ul", { class: "items" },
           el("li", {}, toggle(drawn, Boolean(state.attention), el("span", { class: "words", text: "on the grid" }), ...part)))));
       }
-      if (!shown || !(shown.thumbnail || data.kinds.some((kind) => shown.found[kind.key].length))) return;
-      for (const kind of data.kinds) {
+      if (!shown || !(shown.thumbnail || OF_PICTURES.some((kind) => shown.found[kind.key].length))) return;
+      for (const kind of OF_PICTURES) {
         if (kind.off) continue;
-        const unused = kind.used ? "" : " (not in the context)";
-        facts.append(...labelled(kind.name + which + unused, items(kind.key, shown, overlay, scale)));
+        facts.append(...labelled(kind.name + which + unused(kind), items(kind.key, shown, overlay, scale)));
       }
     });
     body.append(facts);

@@ -1,4 +1,4 @@
-"""What the stages that read pictures share: pictures → contexts or features, from the manifest or a folder."""
+"""What the extraction stages share: pictures → contexts or features, from the manifest or a folder; their records."""
 
 import argparse
 from collections.abc import Iterable
@@ -11,8 +11,10 @@ from pipeline.core.kinds import KINDS, TEXT_KINDS
 from pipeline.core.locks import stage_lock
 from pipeline.core.records import ImageRow
 from pipeline.core.store import Store
-from pipeline.engine.run import Summary, extract
-from pipeline.extractors.base import LookupExtractor
+from pipeline.engine.inputs import Inputs, PictureInputs
+from pipeline.engine.run import Summary
+from pipeline.engine.run import run as run_engine
+from pipeline.extractors.base import AnyExtractor, LookupExtractor
 from pipeline.extractors.registry import Choice, choose
 from pipeline.images import manifest as images
 from pipeline.images.listing import listing
@@ -42,15 +44,17 @@ def _main(kind: str) -> None:
     settings = params.load(arguments.params)
     choice = choose(kind, settings.extraction(kind), str(arguments.params))
     if choice.off:
-        _switched_off(kind, arguments.output)
+        if arguments.output is not None:
+            raise UserError(f"params.yaml: {kind}.extractor: null; expected the extractor that reads --images")
+        switched_off(kind)
         return
     if choice.interpreter is not None:
         environments.enter(choice.interpreter)  # before any lock is taken: this process goes on there
     with Store.open() as store:
         if arguments.images is None:
             with stage_lock(kind), recorded(kind) as record:
-                folder = settings.data.images_folder
-                summary, found = _extract(choice, settings, paths.IMAGES, folder, _output(kind), store)
+                inputs = _pictures(settings, paths.IMAGES, settings.data.images_folder)
+                summary, found = extract(choice, create(choice, settings), settings, inputs, output_of(kind), store)
                 record |= found
                 print(summary)
         else:
@@ -58,25 +62,25 @@ def _main(kind: str) -> None:
             rows = list(
                 images.manifest(names, arguments.images, settings.images, store, follow=settings.data.linked_folders)
             )
-            summary, _ = _extract(choice, settings, rows, arguments.images, arguments.output, store)
+            inputs = _pictures(settings, rows, arguments.images)
+            output = arguments.output
+            summary, _ = extract(choice, create(choice, settings), settings, inputs, output, store, of_stage=False)
             print(f"{summary}; left out: {left_out}" if left_out else summary)
 
 
-def _output(kind: str) -> Path:
+def output_of(kind: str) -> Path:
     """What the stage writes."""
     return paths.CONTEXTS / f"{kind}.jsonl" if kind in TEXT_KINDS else paths.FEATURES
 
 
-def _switched_off(kind: str, output: Path | None) -> None:
+def switched_off(kind: str) -> None:
     """Leave what later stages read without a row; nothing is loaded, looked up or counted."""
-    if output is not None:
-        raise UserError(f"params.yaml: {kind}.extractor: null; expected the extractor that reads --images")
     with stage_lock(kind), recorded(kind) as record:
-        with KINDS[kind].writing(_output(kind), None):
+        with KINDS[kind].writing(output_of(kind), None):
             pass
         record |= {
             "items": 0,
-            "unit": "pictures",
+            "unit": f"{KINDS[kind].about}s",
             "from_store": 0,
             "failed": 0,
             "extractor": None,
@@ -86,31 +90,45 @@ def _switched_off(kind: str, output: Path | None) -> None:
     print(f"{kind}: off")
 
 
-def _extract(
+def _pictures(settings: Params, manifest: Path | Iterable[ImageRow], folder: Path | None) -> PictureInputs:
+    return PictureInputs(manifest, folder_of(settings, folder), settings.images)
+
+
+def folder_of(settings: Params, folder: Path | None) -> Folder | None:
+    """A folder of pictures, read within the limits of params."""
+    return None if folder is None else Folder(folder, settings.images, settings.data.linked_folders)
+
+
+def create(choice: Choice, settings: Params) -> AnyExtractor:
+    """The extractor, once what it needs is known to be there; raises UserError where it is not."""
+    choice.require()
+    return choice.create(settings.execution)
+
+
+def extract(
     choice: Choice,
+    extractor: AnyExtractor,
     settings: Params,
-    manifest: Path | Iterable[ImageRow],
-    folder: Path | None,
+    inputs: Inputs,
     output: Path,
     store: Store,
+    *,
+    of_stage: bool = True,
 ) -> tuple[Summary, dict[str, Any]]:
-    """Run the engine; return what became of the pictures, and what the report says of it."""
-    choice.require()
-    extractor = choice.create(settings.execution)
-    summary = extract(
+    """Run the engine; return what became of the inputs, and what the report says of it."""
+    summary = run_engine(
         choice.kind,
         extractor,
-        manifest,
-        None if folder is None else Folder(folder, settings.images, settings.data.linked_folders),
+        inputs,
         output,
         store,
         batch_size=getattr(settings.execution.batch_size, choice.kind),
         workers=settings.execution.decode_workers,
-        limits=settings.images,
+        of_stage=of_stage,
     )
     return summary, {
         "items": summary.read,
-        "unit": "pictures",
+        "unit": f"{summary.about}s",
         "from_store": summary.from_store,
         "failed": summary.failed,
         "extractor": choice.name,

@@ -148,7 +148,7 @@ def test_the_pipeline_swaps_to_an_interpreter_and_back(checked: Run, tmp_path: P
         return stages_run(output), output
 
     stages, _ = run("blip")
-    assert stages == ["posts", "images", "objects", "captions", "ocr", "features", "views"]
+    assert stages == ["posts", "images", "objects", "captions", "ocr", "features", "knowledge", "views"]
     before = project.outputs()
     stages, output = run("lavis", "--temp")
     assert {"captions", "views"} <= set(stages)

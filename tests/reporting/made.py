@@ -125,7 +125,7 @@ def project(
                 for kind, name in (("objects", "transformers"), ("captions", "blip"), ("ocr", "rapidocr"))
             }
         )
-    for stage in ("posts", "images", "objects", "captions", "ocr", "features", "views") if run else ():
+    for stage in ("posts", "images", "objects", "captions", "ocr", "features", "knowledge", "views") if run else ():
         made.run("python", "-m", f"stages.{stage}")
     return made
 

@@ -64,7 +64,7 @@ def test_a_fourth_kind_is_one_entry(tmp_path: Path) -> None:
     text = params.read_text(encoding="utf-8").replace("\nviews:\n", "\nviews:\n  moods: {max: 3}\n")
     params.write_text(f"{text}\nmoods:\n  extractor: moods:Moods\n", encoding="utf-8")
     made.edit(views={"kinds": ["moods", "captions"]})
-    for stage in ("posts", "images", "objects", "captions", "ocr", "features", "moods", "views"):
+    for stage in ("posts", "images", "objects", "captions", "ocr", "features", "knowledge", "moods", "views"):
         made.run("python", "-m", f"stages.{stage}")
     [row] = made.rows("data/contexts/moods.jsonl")
     assert row["status"] == "ok"
@@ -79,4 +79,4 @@ def test_a_fourth_kind_is_one_entry(tmp_path: Path) -> None:
     assert f"feels {mood['feeling']}" in (made.folder / "report/assets/posts.js").read_text(encoding="utf-8")
     made.edit(views={"kinds": ["moods", "smells"]})
     refused = made.run("python", "-m", "stages.views", expect=2)
-    assert "views.kinds.1: found 'smells', expected one of moods, objects, captions, ocr" in refused
+    assert "views.kinds.1: found 'smells', expected one of moods, objects, captions, ocr, knowledge" in refused

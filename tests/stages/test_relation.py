@@ -32,7 +32,18 @@ def test_posts_with_a_relation_go_from_their_file_to_the_tagger(tmp_path: Path) 
         evaluate={"conditions": ["cross_modal", "text_only"], "bootstrap_samples": 10},
     )
     told = ""
-    for stage in ("posts", "images", "objects", "captions", "ocr", "features", "views", "train", "evaluate"):
+    for stage in (
+        "posts",
+        "images",
+        "objects",
+        "captions",
+        "ocr",
+        "features",
+        "knowledge",
+        "views",
+        "train",
+        "evaluate",
+    ):
         told += made.run("python", "-m", f"stages.{stage}")
     assert "relation: 4 posts, 2 whose picture adds" in told
     assert "1 of the 4 posts of data.relation have no text or no picture with features" in told

@@ -44,6 +44,7 @@ def test_of_the_sample_each_stage_has_its_own_checkpoint(project: Path) -> None:
         "captions": ["captions.blip.model"],
         "ocr": [],
         "features": [],
+        "knowledge": [],
         "views": [],
         "train": ["train.encoder"],
         "evaluate": [],

@@ -5,7 +5,7 @@ from typing import Any
 
 from pipeline.contexts.template import render, render_post
 from pipeline.core.kinds import ObjectTemplate, TextTemplate
-from pipeline.core.records import Caption, ObjectTag, TextLine
+from pipeline.core.records import Caption, Note, ObjectTag, TextLine
 from pipeline.settings.params import VIEWS, ViewsParams
 
 
@@ -103,3 +103,15 @@ def test_the_contexts_of_a_posts_pictures_stand_in_their_order() -> None:
     few = views().model_copy(update={"max_images": 2, "image_separator": " | "})
     assert render_post(few, pictures) == "a dog | STOP", "a picture without a context takes no place"
     assert render_post(views(), []) == ""
+
+
+def test_what_is_said_of_the_post_stands_once_where_the_template_has_it() -> None:
+    pictures: list[Mapping[str, Sequence[Any]]] = [{"captions": [Caption("a dog")]}, {"ocr": [TextLine("STOP")]}]
+    said = {"knowledge": [Note("Rome\n(place)"), Note("another")]}
+    assert render_post(views(("captions", "ocr", "knowledge")), pictures, said) == "a dog . STOP . Rome (place)"
+    assert render_post(views(("knowledge", "captions")), pictures, said) == "Rome (place) . a dog"
+    assert render_post(views(("ocr", "knowledge", "captions")), pictures, said) == "STOP . Rome (place) . a dog"
+    assert render_post(views(("knowledge",)), [], said) == "Rome (place)", "a post without pictures"
+    assert render_post(views(), pictures, said) == "a dog . STOP", "a template without it"
+    more = views(("knowledge",)).model_copy(update={"knowledge": TextTemplate(max=2, separator=" / ")})
+    assert render_post(more, [], said) == "Rome (place) / another"

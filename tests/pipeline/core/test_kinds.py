@@ -8,7 +8,7 @@ import pytest
 
 from pipeline.core.errors import UserError
 from pipeline.core.kinds import TEXT_KINDS
-from pipeline.core.records import Caption, ObjectTag, TextLine
+from pipeline.core.records import Caption, Context, Note, ObjectTag, TextLine
 
 
 @pytest.mark.parametrize(
@@ -23,6 +23,11 @@ from pipeline.core.records import Caption, ObjectTag, TextLine
             ],
         ),
         ("captions", [Caption("ein Hündchen", 0.25)], [{"text": "ein Hündchen", "score": 0.25}]),
+        (
+            "knowledge",
+            [Note("Jordan (person)", 0.5, "train")],
+            [{"text": "Jordan (person)", "score": 0.5, "source": "train"}],
+        ),
         (
             "ocr",
             [TextLine("STOP"), TextLine("STOP", 0.9, ((0.0, 0.0), (1.0, 0.0), (1.0, 1.0), (0.0, 1.0)))],
@@ -78,3 +83,17 @@ def test_reading_contexts_names_the_line(tmp_path: Path) -> None:
         path.write_text(json.dumps(good) + "\n" + json.dumps(bad) + "\n")
         with pytest.raises(UserError, match=r"captions\.jsonl:2: "):
             list(TEXT_KINDS["captions"].read(path))
+
+
+def test_rows_about_posts_say_which_post_of_which_split(tmp_path: Path) -> None:
+    kind, path = TEXT_KINDS["knowledge"], tmp_path / "knowledge.jsonl"
+    with kind.writing(path, None) as sink:
+        sink.add({"id": "1", "split": "dev", "more": 3}, "ok", None, kind.dump([Note("a")]))
+        sink.add({"id": "1", "split": None}, "failed", "gone", None)
+    written = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    note = {"text": "a", "score": None, "source": None}
+    assert written[0] == {"id": "1", "split": "dev", "status": "ok", "error": None, "knowledge": [note]}
+    assert list(kind.read(path)) == [
+        Context("1", "dev", "ok", None, [Note("a")]),
+        Context("1", None, "failed", "gone", []),
+    ]

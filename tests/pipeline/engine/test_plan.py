@@ -6,7 +6,10 @@ from pathlib import Path
 
 from pipeline.core.records import ImageRow
 from pipeline.core.store import Store
-from pipeline.engine.plan import Job, batches, jobs, read_rows, twins
+from pipeline.engine.inputs import PictureInputs, twins
+from pipeline.engine.local import readable
+from pipeline.engine.plan import Job, batches, jobs
+from pipeline.settings.params import ImagesParams
 
 KEY = "ab" * 32
 
@@ -19,18 +22,19 @@ def row(name: str, number: int | None) -> ImageRow:
 
 
 def test_a_job_is_what_can_be_read_and_has_no_result(tmp_path: Path) -> None:
-    rows = read_rows([row("d", 1), row("a", 1), row("b", 2), row("c", None), row("e", 3)])
+    rows = [row("d", 1), row("a", 1), row("b", 2), row("c", None), row("e", 3)]
+    inputs = PictureInputs(rows, None, ImagesParams())
     with Store.open(tmp_path) as store:
         store.put_many(KEY, {f"{2:064x}": b"[]"})
-        lacking = list(jobs(rows(), store, KEY, stored=False))
+        lacking = list(jobs(readable(inputs), store, KEY, stored=False))
         assert lacking == [Job("a", f"{1:064x}", 30, 20), Job("e", f"{3:064x}", 30, 20)]
-        assert [job.image for job in jobs(rows(), store, KEY, stored=True)] == ["b"]
+        assert [job.name for job in jobs(readable(inputs), store, KEY, stored=True)] == ["b"]
     assert pickle.loads(pickle.dumps(lacking)) == lacking  # noqa: S301  (our own)
 
 
 def test_twins_are_the_names_of_the_same_bytes() -> None:
-    rows = read_rows([row("a", 1), row("b", 2), row("c", 1), row("d", None), row("e", None), row("f", 1)])
-    assert twins(rows()) == {f"{1:064x}": ["a", "c", "f"]}
+    rows = [row("a", 1), row("b", 2), row("c", 1), row("d", None), row("e", None), row("f", 1)]
+    assert twins(PictureInputs(rows, None, ImagesParams()).rows()) == {f"{1:064x}": ["a", "c", "f"]}
 
 
 def test_batches_are_of_one_bucket_and_go_on_where_a_killed_run_stopped() -> None:

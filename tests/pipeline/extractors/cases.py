@@ -284,7 +284,7 @@ def same(found: Sequence[Any], expected: Sequence[Any]) -> bool:
 def rows_of(kind: str, output: Path) -> list[tuple[str, str, str | None, Any]]:
     """What the engine has written: of each picture its name, status, error and result."""
     if kind in TEXT_KINDS:
-        return [(row.image, row.status, row.error, row.items) for row in TEXT_KINDS[kind].read(output)]
+        return [(row.name, row.status, row.error, row.items) for row in TEXT_KINDS[kind].read(output)]
     features = Features.open(output)
     index = read(output / "index.jsonl", FeatureRow, kind)
     return [(row.image, row.status, row.error, features.get(row.image)) for row in index]

@@ -191,7 +191,7 @@ def run(file: Path, names: list[str], folder: Path) -> list[tuple[str, str, list
     rows = [ImageRow(name, status="missing", error="no such file") for name in names]
     with Store.open(folder / "store") as store:
         extract("captions", reader("captions", file), rows, None, folder / "out.jsonl", store)
-    return [(row.image, row.status, row.items) for row in TEXT_KINDS["captions"].read(folder / "out.jsonl")]
+    return [(row.name, row.status, row.items) for row in TEXT_KINDS["captions"].read(folder / "out.jsonl")]
 
 
 def test_a_picture_that_is_missing_keeps_its_caption(tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ def test_each_of_the_three_is_swapped_by_one_line_and_back_for_nothing(tmp_path:
         output = project.run("dvc", "exp", "run", *(part for change in changes for part in ("-S", change)), "views")
         return stages_run(output), output
 
-    assert run()[0] == ["posts", "images", "objects", "captions", "ocr", "features", "views"]
+    assert run()[0] == ["posts", "images", "objects", "captions", "ocr", "features", "knowledge", "views"]
     before = project.outputs()
     swaps = [("objects", "transformers", "yolox"), ("captions", "blip", "precomputed")]
     if shutil.which("tesseract"):

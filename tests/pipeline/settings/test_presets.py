@@ -52,7 +52,8 @@ def test_a_shipped_preset_gives_the_published_settings(name: str, path: Path) ->
     assert (train.learning_rate, train.crf_learning_rate) == (5e-6, 0.05)
     assert (train.batch_size, train.epochs, train.warmup_ratio, train.max_grad_norm) == (4, 10, 0.0, 5.0)
     assert (train.word_dropout, train.max_length, train.stride, train.patience) == (0.1, 512, 256, None)
-    assert sorted(settings.views.kinds) == ["captions", "objects", "ocr"]
+    assert sorted(settings.views.kinds) == ["captions", "knowledge", "objects", "ocr"]
+    assert settings.extraction("knowledge")["extractor"] is None
     assert settings.extraction("captions")["blip"]["num_beams"] == 5
 
 
@@ -128,7 +129,7 @@ def test_lists_are_replaced_whole_and_mappings_merged(path: Path, tmp_path: Path
     text = "# Own\nviews:\n  kinds: [ocr]\n  objects: {max: 3}\ntrain: {detach_teacher: false, patience: 2}\n"
     changes = preset.apply("own", path, write_preset(tmp_path / "presets", "own", text))
     assert changes == [
-        ("views.kinds", ["objects", "captions", "ocr"], ["ocr"]),
+        ("views.kinds", ["objects", "captions", "ocr", "knowledge"], ["ocr"]),
         ("views.objects.max", 12, 3),
         ("train.detach_teacher", True, False),
         ("train.patience", None, 2),
