@@ -62,7 +62,8 @@ class DeadlyPreparation(Deadly):
 
 
 if __name__ == "__main__":
-    folder, output, store, cls, way, log, seconds = sys.argv[1:]
+    folder, output, store, cls, way, log, seconds, batch_size = sys.argv[1:]
     extractor = globals()[cls](way, Path(log), float(seconds))
     rows = rows_of(Path(folder))
-    print(extract("captions", extractor, rows, Path(folder), Path(output), Store.open(store), batch_size=4))
+    kept = Store.open(store)
+    print(extract("captions", extractor, rows, Path(folder), Path(output), kept, batch_size=int(batch_size)))

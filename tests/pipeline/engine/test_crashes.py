@@ -16,10 +16,14 @@ from tests.project import wait_for
 __all__ = ["undisturbed"]
 
 
-def start(bench: Bench, way: str, cls: str = "Deadly", seconds: float = 0.0) -> "subprocess.Popen[str]":
+def start(
+    bench: Bench, way: str, cls: str = "Deadly", seconds: float = 0.0, batch_size: int = 4
+) -> "subprocess.Popen[str]":
     log = bench.folder.parent / "log"
     log.unlink(missing_ok=True)
-    arguments = [str(one) for one in (bench.folder, bench.output, bench.store.folder, cls, way, log, seconds)]
+    arguments = [
+        str(one) for one in (bench.folder, bench.output, bench.store.folder, cls, way, log, seconds, batch_size)
+    ]
     return subprocess.Popen(
         [sys.executable, "-m", "tests.pipeline.engine.deadly", *arguments],
         cwd=ROOT,
@@ -29,9 +33,9 @@ def start(bench: Bench, way: str, cls: str = "Deadly", seconds: float = 0.0) -> 
     )
 
 
-def run(bench: Bench, way: str, cls: str = "Deadly") -> tuple[int, str]:
+def run(bench: Bench, way: str, cls: str = "Deadly", batch_size: int = 4) -> tuple[int, str]:
     """Status, and the last line of what is printed."""
-    process = start(bench, way, cls)
+    process = start(bench, way, cls, batch_size=batch_size)
     output, errors = process.communicate(timeout=60)
     lines = (errors if process.returncode else output).strip().splitlines()
     return process.returncode, lines[-1] if lines else ""
@@ -148,8 +152,9 @@ def test_an_extractor_that_ends_every_process_is_named(tmp_path: Path) -> None:
     bench = Bench(tmp_path, 24)
     for number in range(12):
         redden(bench, number)
-    assert run(bench, "abort", "DeadlyPreparation")[0] == -signal.SIGABRT
-    code, line = run(bench, "abort", "DeadlyPreparation")
+    # All of them in one batch: how many batches are prepared ahead when the first run dies is a matter of time.
+    assert run(bench, "abort", "DeadlyPreparation", batch_size=12)[0] == -signal.SIGABRT
+    code, line = run(bench, "abort", "DeadlyPreparation", batch_size=12)
     assert code == 1
     assert "DeadlyPreparation ends its process on one picture after another, lastly on 0_0007.png" in line
     assert "SIGABRT" in line
