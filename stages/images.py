@@ -31,6 +31,9 @@ def main() -> None:
             raise UserError(reason)
         records.write(paths.IMAGES, rows)
         record |= {"items": len(rows), "unit": "pictures"}
+    if data.images_folder is None:
+        print(f"no pictures in this data set (data.images: null); {len(rows):,} named by its posts")
+        return
     statuses = Counter(row.status for row in rows)
     summary = ", ".join(f"{count:,} {status}" for status, count in sorted(statuses.items()))
     print(f"{statuses.total():,} pictures{': ' if summary else ''}{summary}")

@@ -31,6 +31,14 @@ def test_a_kind_that_is_off_reads_nothing_and_counts_nothing_as_failed(tmp_path:
     assert "Traceback" not in refused
 
 
+def test_a_data_set_without_pictures_is_not_said_to_miss_them(tmp_path: Path) -> None:
+    made = project(tmp_path / "run", {"test": [MadePost("a", ["see", "Rome"], ["O", "B-LOC"])]}, run=False)
+    made.edit(data={"images": None})
+    made.run("python", "-m", "stages.posts")
+    said = made.run("python", "-m", "stages.images")
+    assert said == "no pictures in this data set (data.images: null); 1 named by its posts\n"
+
+
 def test_what_is_left_out_of_a_folder_is_told(tmp_path: Path) -> None:
     made = project(tmp_path / "run", {}, run=False)
     made.edit(captions={"extractor": "precomputed", "precomputed": {"path": "set/captions.txt"}})
