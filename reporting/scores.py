@@ -18,9 +18,9 @@ from reporting.sources import Results
 _READINGS: tuple[Reading, ...] = ("strict", "conlleval")
 NAMES: dict[Condition, str] = {"cross_modal": "cross-modal", "text_only": "text-only", "shuffled": "shuffled"}
 GLOSSES: dict[Condition, str] = {
-    "cross_modal": "the tweet with what its own picture shows",
+    "cross_modal": "the tweet with its own picture and context",
     "text_only": "the tweet alone",
-    "shuffled": "the tweet with what another tweet's picture shows",
+    "shuffled": "the tweet with another tweet's picture and context",
 }
 _USUAL = ("PER", "LOC", "ORG", "MISC", "OTHER")
 NOTHING = "none"  # the row or column of spans that one side does not name, as the confusion files call it

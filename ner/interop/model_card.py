@@ -13,6 +13,7 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCardData
 
 from ner.scoring.f1 import MICRO, READINGS
+from pipeline.core.kinds import POST_KINDS
 from pipeline.core.records import Evaluation
 
 
@@ -192,8 +193,15 @@ def _body(
 
 
 def _contexts(found: Mapping[str, str]) -> str:
-    contexts = [f"{kind} by {_escaped(reader)}" for kind, reader in found.items()]
-    return f"The contexts hold, in this order: {'; '.join(contexts)}." if contexts else "The contexts are empty."
+    if not found:
+        return "The contexts are empty."
+    said = f"The contexts hold, in this order: {'; '.join(f'{kind} by {_escaped(by)}' for kind, by in found.items())}."
+    for kind in found.keys() & POST_KINDS.keys():
+        said += (
+            f" {kind.capitalize()} is of the post itself: to read with it (`cross_modal`), the tagger needs it of each "
+            "post, made in the same way; on the text alone (`text_only`), it needs none."
+        )
+    return said
 
 
 def _pictures(seen: Mapping[str, Any], place: str) -> Iterator[str]:
@@ -249,8 +257,8 @@ def _scores(found: Mapping[str, Any], evaluation: Evaluation | None) -> Iterator
         return
     yield (
         "In percent, with the bounds of the confidence interval of F1 (bootstrap over posts). `conlleval` opens an "
-        "entity at an orphan `I-`, `strict` does not. `cross_modal`: with the pictures; `text_only`: on the text "
-        "alone; `shuffled`: with another post's pictures. dev chose the epoch, test did not."
+        "entity at an orphan `I-`, `strict` does not. `cross_modal`: with the picture and context; `text_only`: on "
+        "the text alone; `shuffled`: with another post's picture and context. dev chose the epoch, test did not."
     )
     for split in sorted(evaluation, reverse=True):  # test first
         conditions = evaluation[split]

@@ -1,11 +1,13 @@
 """The stage that reads posts, as it is run."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 
 from pipeline.core.files import write_jsonl
+from tests.project import Project
 from tests.reporting.made import MadePost, finish, project
 from tests.reporting.test_report import text_of
 
@@ -88,3 +90,21 @@ def test_an_extractor_of_ones_own_sees_text_contexts_pictures_and_training_posts
     assert made.run(*command, "--images", "set/images") == "1 post: 0 read, 1 from the store, 0 failed\n"
     [row] = made.rows("out.jsonl")
     assert (row["id"], row["split"], row["knowledge"][0]["source"]) == ("a", None, "own")
+
+
+@pytest.mark.real_data
+@pytest.mark.slow
+def test_twitter_2015_gets_what_chatgpt_said_of_every_post_but_three(real_data: Path, tmp_path: Path) -> None:
+    made = Project.make(tmp_path / "project", {})
+    made.run("python", "-m", "pipeline.preset", "knowledge-twitter2015")
+    shutil.copytree(real_data / "twitter2015", made.folder / "corpora/twitter2015")
+    made.edit(knowledge={"precomputed": {"path": "corpora/twitter2015/knowledge_chatgpt.jsonl"}})
+    for stage in ("posts", "images", "captions"):
+        made.run("python", "-m", f"stages.{stage}")
+    assert made.run("python", "-m", "stages.knowledge") == "8,257 posts: 8,254 read, 0 from the store, 3 failed\n"
+    made.run("python", "-m", "stages.views")
+    rows = made.rows("data/contexts/knowledge.jsonl")
+    assert {row["id"] for row in rows if row["status"] == "missing"} == {"33008", "370925", "1418707"}
+    said = {row["id"]: row["knowledge"][0]["text"] for row in rows if row["knowledge"]}
+    views = [view for split in ("train", "dev", "test") for view in made.rows(f"data/views/{split}.jsonl")]
+    assert sum(view["context"].endswith(" ".join(said.get(view["id"], "?").split())) for view in views) == 8254

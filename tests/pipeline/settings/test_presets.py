@@ -17,7 +17,7 @@ from tests.conftest import ROOT
 ITA = [f"ita-{data}{size}" for data in ("snap", "twitter2015", "twitter2017") for size in ("", "-base")]
 IIE4MNER = ["iie4mner-twitter2015", "iie4mner-twitter2017"]
 RPBERT = ["rpbert-snap", "rpbert-twitter2015"]
-NAMES = [*IIE4MNER, *ITA, "minilm-twitter2015", *RPBERT, "tweets"]
+NAMES = [*IIE4MNER, *ITA, "knowledge-twitter2015", "minilm-twitter2015", *RPBERT, "tweets"]
 
 
 @pytest.fixture
