@@ -1,5 +1,6 @@
 """What the adapters on torch and transformers share: device, number format, quiet loading, batches of one shape."""
 
+import json
 import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
@@ -132,6 +133,20 @@ class FromCheckpoint:
     def _checkpoint(self) -> checkpoints.Checkpoint:
         return checkpoints.resolve(str(self._options.model), self._options.revision)
 
+    @cached_property
+    def _model_type(self) -> str | None:
+        """The architecture as the checkpoint's config.json calls it.
+
+        Raises:
+            UserError: the file cannot be read.
+        """
+        config = self._checkpoint.folder / "config.json"
+        try:
+            found: str | None = json.loads(config.read_text(encoding="utf-8")).get("model_type")
+        except (OSError, ValueError, AttributeError) as error:
+            raise UserError(f"checkpoint {self._options.model}: config.json cannot be read: {error}") from None
+        return found
+
     def load(self) -> None:
         """Choose the device and load the image processor.
 
@@ -139,7 +154,10 @@ class FromCheckpoint:
             UserError: the device or the checkpoint is not available, or the checkpoint has no image processor.
         """
         self._device = device(self._device_name)
-        self._processor = image_processor(self._checkpoint.folder, str(self._options.model))
+        self._processor = self._image_processor()
+
+    def _image_processor(self) -> Any:
+        return image_processor(self._checkpoint.folder, str(self._options.model))
 
     def _loaded(self, loader: Any, what: str) -> Any:
         return part(loader, what, self._checkpoint.folder, str(self._options.model))

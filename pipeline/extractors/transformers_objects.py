@@ -1,4 +1,4 @@
-"""Object tags from any detector of transformers' AutoModelForObjectDetection (DETR, RT-DETR, D-FINE, YOLOS, …).
+"""Object tags from any detector of transformers' AutoModelForObjectDetection (RT-DETR, RF-DETR, D-FINE, YOLOS, …).
 
 It also contains what all detectors of transformers share. Finding the weights is left to
 :mod:`pipeline.core.checkpoints`.
@@ -6,14 +6,15 @@ It also contains what all detectors of transformers share. Finding the weights i
 
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from PIL import Image
 from pydantic import Field, PositiveInt
 
 from pipeline.core import checkpoints
+from pipeline.core.errors import UserError
 from pipeline.core.records import ObjectTag
-from pipeline.extractors import _boxes, _torch
+from pipeline.extractors import _boxes, _coco, _rf_detr, _torch
 from pipeline.extractors.base import Options
 from pipeline.settings.params import ExecutionParams
 from pipeline.settings.section import Fraction
@@ -41,6 +42,8 @@ class DetectorOptions(Options):
 
 class TransformersObjectsOptions(DetectorOptions):
     """``objects.transformers`` in params.yaml."""
+
+    classes: Literal["coco"] | Annotated[list[str], Field(min_length=1)] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +76,7 @@ class Detector(_torch.FromCheckpoint):
             "version": self.VERSION,
             "checkpoint": self._checkpoint.identity,
             "processor": _torch.BACKEND,
-            **self._options.model_dump(exclude={"model", "revision"}),
+            **self._options.model_dump(exclude={"model", "revision"}, exclude_none=True),
         }
 
     def bucket(self, width: int, height: int) -> Hashable:
@@ -152,6 +155,45 @@ class TransformersObjects(Detector):
     VERSION = VERSION
     MODEL = "AutoModelForObjectDetection"
 
+    _options: TransformersObjectsOptions
+
+    def _image_processor(self) -> Any:
+        if self._model_type != _rf_detr.MODEL_TYPE:
+            return super()._image_processor()
+        return _rf_detr.RfDetrImageProcessor(self._checkpoint.folder, self._options.model)
+
+    def load(self) -> None:
+        """Load image processor and model, and name the model's classes.
+
+        Raises:
+            UserError: the checkpoint is not available or is of another kind of model, or its classes have no names.
+        """
+        super().load()
+        self._names = self._named_classes()
+
+    def _named_classes(self) -> Mapping[int, str]:
+        """The names of the model's classes by their numbers.
+
+        Raises:
+            UserError: params name more or fewer than the model has, or neither they nor the checkpoint name any.
+        """
+        own: Mapping[int, str] = self._model.config.id2label
+        classes = self._options.classes
+        if classes is None:
+            if all(name == f"LABEL_{number}" for number, name in own.items()):
+                raise UserError(
+                    f"checkpoint {self._options.model}: its config.json names none of its {len(own)} classes; name "
+                    "them in objects.transformers.classes: coco, or a list in the model's order"
+                )
+            return own
+        coco = _coco.NUMBERED if len(own) == len(_coco.NUMBERED) else _coco.CLASSES
+        names = coco if classes == "coco" else classes
+        if len(names) != len(own):
+            raise UserError(
+                f"objects.transformers.classes: {len(names)} names, and {self._options.model} has {len(own)} classes"
+            )
+        return dict(enumerate(names))
+
     def _detect(self, pixels: "torch.Tensor", sizes: list[tuple[int, int]]) -> list[list[ObjectTag]]:
         import torch
 
@@ -161,10 +203,9 @@ class TransformersObjects(Detector):
         found = self._processor.post_process_object_detection(
             outputs, threshold=self._options.threshold, target_sizes=sizes
         )
-        names = self._model.config.id2label
         return [
             [
-                _boxes.tag(str(names[label]), score, box, size)
+                _boxes.tag(str(self._names[label]), score, box, size)
                 for score, label, box in zip(
                     one["scores"].tolist(), one["labels"].tolist(), one["boxes"].tolist(), strict=True
                 )

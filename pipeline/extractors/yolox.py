@@ -17,7 +17,7 @@ from pipeline.core import onnx_files
 from pipeline.core.errors import UserError
 from pipeline.core.machine import cores
 from pipeline.core.records import ObjectTag
-from pipeline.extractors import _boxes
+from pipeline.extractors import _boxes, _coco
 from pipeline.extractors.base import Options
 from pipeline.settings.params import ExecutionParams
 from pipeline.settings.section import Fraction
@@ -31,90 +31,6 @@ VERSION = 1
 
 _GREY = 114  # what fills the input where the picture does not
 _STRIDES = ((8, 16, 32), (8, 16, 32, 64))
-
-COCO = (
-    "person",
-    "bicycle",
-    "car",
-    "motorcycle",
-    "airplane",
-    "bus",
-    "train",
-    "truck",
-    "boat",
-    "traffic light",
-    "fire hydrant",
-    "stop sign",
-    "parking meter",
-    "bench",
-    "bird",
-    "cat",
-    "dog",
-    "horse",
-    "sheep",
-    "cow",
-    "elephant",
-    "bear",
-    "zebra",
-    "giraffe",
-    "backpack",
-    "umbrella",
-    "handbag",
-    "tie",
-    "suitcase",
-    "frisbee",
-    "skis",
-    "snowboard",
-    "sports ball",
-    "kite",
-    "baseball bat",
-    "baseball glove",
-    "skateboard",
-    "surfboard",
-    "tennis racket",
-    "bottle",
-    "wine glass",
-    "cup",
-    "fork",
-    "knife",
-    "spoon",
-    "bowl",
-    "banana",
-    "apple",
-    "sandwich",
-    "orange",
-    "broccoli",
-    "carrot",
-    "hot dog",
-    "pizza",
-    "donut",
-    "cake",
-    "chair",
-    "couch",
-    "potted plant",
-    "bed",
-    "dining table",
-    "toilet",
-    "tv",
-    "laptop",
-    "mouse",
-    "remote",
-    "keyboard",
-    "cell phone",
-    "microwave",
-    "oven",
-    "toaster",
-    "sink",
-    "refrigerator",
-    "book",
-    "clock",
-    "vase",
-    "scissors",
-    "teddy bear",
-    "hair drier",
-    "toothbrush",
-)
-"""The 80 classes of COCO, in the order that detectors number them."""
 
 
 class YoloxOptions(Options):
@@ -144,7 +60,7 @@ class YoloxOptions(Options):
     @property
     def names(self) -> Sequence[str]:
         """What the classes are called, in the model's order."""
-        return COCO if self.classes == "coco" else self.classes
+        return _coco.CLASSES if self.classes == "coco" else self.classes
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,6 @@ Pictures are prepared and batched as for other detectors of transformers; this m
 labels to the model and chooses one for each box.
 """
 
-import json
 from collections.abc import Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Annotated, Any
@@ -138,11 +137,7 @@ class ZeroShot(Detector):
         Raises:
             UserError: it is none that can be asked for labels here.
         """
-        config = self._checkpoint.folder / "config.json"
-        try:
-            family = json.loads(config.read_text(encoding="utf-8")).get("model_type")
-        except (OSError, ValueError) as error:
-            raise UserError(f"checkpoint {self._options.model}: config.json cannot be read: {error}") from None
+        family = self._model_type
         if family not in (*_GROUNDING, *_OWL):
             raise UserError(
                 f"checkpoint {self._options.model}: its model_type is {family}; objects.zero_shot takes "

@@ -62,6 +62,11 @@ def rt_detr(checkpoints: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
+def rf_detr(checkpoints: Path) -> Path:
+    return detectors.write_rf_detr(checkpoints / "rf_detr")
+
+
+@pytest.fixture(scope="session")
 def grounding_dino(checkpoints: Path) -> Path:
     return detectors.write_grounding_dino(checkpoints / "grounding_dino")
 
@@ -124,6 +129,7 @@ def sections(
     git: Path,
     yolos: Path,
     rt_detr: Path,
+    rf_detr: Path,
     grounding_dino: Path,
     owlv2: Path,
     clip: Path,
@@ -148,6 +154,7 @@ def sections(
         "git": ("captions", section("blip", git, num_captions=2, max_new_tokens=6)),
         "yolos": ("objects", section("transformers", yolos, threshold=0.4)),
         "rt_detr": ("objects", section("transformers", rt_detr, threshold=0.2)),
+        "rf_detr": ("objects", section("transformers", rf_detr, threshold=0.5)),
         "grounding_dino": ("objects", section("zero_shot", grounding_dino, labels=labels, threshold=0.3)),
         "owlv2": ("objects", section("zero_shot", owlv2, labels=labels, threshold=0.3)),
         "yolox": ("objects", section("yolox", yolox, classes=["person", "dog", "ball"])),

@@ -1,6 +1,8 @@
 """Small detectors of the true architectures, untrained: for the tests of extractors."""
 
+import json
 from pathlib import Path
+from typing import Any
 
 from tests.pipeline.extractors.cases import WORDS, write_tokenizer
 
@@ -60,6 +62,61 @@ def write_rt_detr(folder: Path) -> Path:
     )
     RTDetrForObjectDetection(config).save_pretrained(folder)
     RTDetrImageProcessorPil(size={"height": 64, "width": 64}).save_pretrained(folder)
+    return folder
+
+
+def write_rf_detr(folder: Path, **config: Any) -> Path:
+    """An RF-DETR detector, whose image processor needs torchvision: its settings are written as transformers does."""
+    import torch
+    from transformers import RfDetrConfig, RfDetrForObjectDetection
+
+    torch.manual_seed(0)
+    backbone = {
+        "model_type": "rf_detr_dinov2",
+        "hidden_size": 32,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 2,
+        "image_size": 64,
+        "patch_size": 8,
+        "num_windows": 2,
+        "out_features": ["stage1", "stage3"],
+        "initializer_range": 0.2,
+    }
+    named = {"id2label": {0: "person", 1: "dog", 2: "ball"}, "label2id": {"person": 0, "dog": 1, "ball": 2}}
+    model = RfDetrForObjectDetection(
+        RfDetrConfig(
+            backbone_config=backbone,
+            d_model=32,
+            num_queries=20,
+            decoder_layers=2,
+            decoder_ffn_dim=32,
+            decoder_self_attention_heads=2,
+            decoder_cross_attention_heads=2,
+            decoder_n_points=2,
+            group_detr=2,
+            c2f_num_blocks=1,
+            init_std=0.3,
+            **(config or named),
+        )
+    )
+    with torch.no_grad():  # as likely as not, and boxes that the picture has a say in
+        torch.nn.init.normal_(model.class_embed.weight, std=0.3)
+        torch.nn.init.zeros_(model.class_embed.bias)
+        torch.nn.init.normal_(model.bbox_embed.layers[-1].weight, std=0.1)
+    model.save_pretrained(folder)
+    settings = {
+        "image_processor_type": "RfDetrImageProcessor",
+        "do_resize": True,
+        "size": {"height": 64, "width": 64},
+        "resample": 2,
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": [0.485, 0.456, 0.406],
+        "image_std": [0.229, 0.224, 0.225],
+        "do_pad": True,
+    }
+    (folder / "preprocessor_config.json").write_text(json.dumps(settings))
     return folder
 
 

@@ -52,6 +52,7 @@ def reading(kind: str, name: str, folder: Path, options: dict[str, Any]) -> Any:
         ("git", "captions", "blip", {}, "git.encoder.", "GitForCausalLM"),
         ("yolos", "objects", "transformers", {}, "class_labels_classifier.", "YolosForObjectDetection"),
         ("rt_detr", "objects", "transformers", {}, "class_embed.", "RTDetrForObjectDetection"),
+        ("rf_detr", "objects", "transformers", {}, "class_embed.", "RfDetrForObjectDetection"),
         (
             "grounding_dino",
             "objects",

@@ -39,6 +39,7 @@ NAMES = (
     "git",
     "yolos",
     "rt_detr",
+    "rf_detr",
     "grounding_dino",
     "owlv2",
     "yolox",
@@ -235,7 +236,7 @@ CHANGES: dict[str, list[dict[str, Any]]] = {
         {"temperature": 0.5},
         {"seed": 2},
     ],
-    "yolos": [{"threshold": 0.6}, {"max_objects": 3}, {"dtype": "bfloat16"}],
+    "yolos": [{"threshold": 0.6}, {"max_objects": 3}, {"dtype": "bfloat16"}, {"classes": ["a", "b", "c"]}],
     "grounding_dino": [{"labels": ["dog"]}, {"threshold": 0.4}, {"max_objects": 3}, {"dtype": "bfloat16"}],
     "owlv2": [{"labels": ["dog"]}, {"template": "a {}"}, {"threshold": 0.4}, {"max_objects": 3}, {"dtype": "bfloat16"}],
     "yolox": [

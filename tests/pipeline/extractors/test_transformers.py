@@ -2,17 +2,24 @@
 
 import shutil
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from pipeline.core.errors import UserError
 from pipeline.core.store import Store
 from pipeline.engine.run import extract
+from pipeline.extractors._coco import CLASSES, NUMBERED
 from pipeline.extractors.registry import choose
 from pipeline.images.manifest import manifest
 from pipeline.settings.params import ExecutionParams, ImagesParams
 from tests.pipeline.extractors.cases import captions, make, ready, tags
+from tests.pipeline.extractors.detectors import write_rf_detr
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 
 @pytest.mark.parametrize("name", ["yolos", "rt_detr"])
@@ -36,6 +43,59 @@ def test_object_tags_are_those_of_transformers(
         box = expected["boxes"][best].clamp(min=0)
         limits = torch.tensor([picture.width, picture.height] * 2)
         assert found[0].box == pytest.approx(torch.minimum(box, limits).tolist(), abs=0.1)
+
+
+def bilinear(picture: Image.Image, side: int) -> "NDArray[np.float64]":
+    """The picture as a square, each pixel from the four that its middle lies between; (side, side, 3)."""
+    pixels = np.asarray(picture, dtype=np.float64)
+    for axis in (0, 1):
+        length = pixels.shape[axis]
+        at = ((np.arange(side) + 0.5) * length / side - 0.5).clip(0, length - 1)
+        first = np.floor(at).astype(int)
+        weight = (at - first).reshape([-1, 1, 1] if axis == 0 else [1, -1, 1])
+        following = (first + 1).clip(max=length - 1)
+        pixels = pixels.take(first, axis) * (1 - weight) + pixels.take(following, axis) * weight
+    return pixels
+
+
+def test_rf_detrs_tags_are_those_of_its_model(rf_detr: Path, pictures: list[Image.Image]) -> None:
+    """Its pictures are resized without smoothing, its classes are independent, and a query may have several."""
+    import torch
+    from transformers import AutoModelForObjectDetection
+
+    model = AutoModelForObjectDetection.from_pretrained(rf_detr).eval()
+    for picture, found in zip(pictures[:4], tags(rf_detr, pictures[:4], threshold=0.5), strict=True):
+        pixels = (bilinear(picture, 64) / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
+        with torch.no_grad():
+            outputs = model(pixel_values=torch.from_numpy(pixels).permute(2, 0, 1)[None].float())
+        scores = outputs.logits[0].sigmoid().flatten()
+        expected = [at for at in scores.argsort(descending=True).tolist()[:20] if scores[at] > 0.5]
+        assert len(found) == len(expected) > 1
+        assert [tag.score for tag in found] == pytest.approx(scores[expected].tolist(), abs=2e-4)
+        x, y, width, height = outputs.pred_boxes[0, expected[0] // 3].tolist()
+        assert found[0].label == model.config.id2label[expected[0] % 3]
+        corners = (x - width / 2, y - height / 2, x + width / 2, y + height / 2)
+        box = [min(max(place, 0), 1) * side for place, side in zip(corners, picture.size * 2, strict=True)]
+        assert found[0].box == pytest.approx(box, abs=0.11)
+
+
+def test_params_name_the_classes_of_a_checkpoint_that_does_not(
+    yolos: Path, tmp_path: Path, pictures: list[Image.Image]
+) -> None:
+    """RF-DETR's conversion leaves 91 classes unnamed, which are COCO's by their own numbers."""
+    folder = write_rf_detr(tmp_path / "model", num_labels=91)
+    with pytest.raises(UserError, match=r"names none of its 91 classes; .*objects\.transformers\.classes"):
+        tags(folder, pictures[:1])
+    named = {tag.label for found in tags(folder, pictures, threshold=0.0, classes="coco") for tag in found}
+    assert named <= {"N/A", *CLASSES}
+    assert (NUMBERED[1], NUMBERED[13], NUMBERED[90], NUMBERED[12]) == ("person", "stop sign", "toothbrush", "N/A")
+    renamed = tags(yolos, pictures[:2], threshold=0.4, classes=["a", "b", "c"])
+    letters = {"person": "a", "dog": "b", "ball": "c"}
+    assert [[tag.label for tag in found] for found in renamed] == [
+        [letters[tag.label] for tag in found] for found in tags(yolos, pictures[:2], threshold=0.4)
+    ]
+    with pytest.raises(UserError, match=r"classes: 80 names, and .* has 3 classes"):
+        tags(yolos, pictures[:1], classes="coco")
 
 
 def test_object_tags_are_sorted_cut_and_inside_the_picture(yolos: Path, pictures: list[Image.Image]) -> None:
