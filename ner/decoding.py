@@ -7,6 +7,7 @@ import itertools
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
+from pathlib import Path
 from typing import Protocol
 
 import torch
@@ -16,7 +17,7 @@ from torch.nn.functional import pad
 from ner.bioes import to_iob2
 from ner.crf.chain import LinearChainCRF
 from ner.models.config import TaggerConfig
-from ner.views import EncodedView, ViewBatch, collate, length_sorted_batches, moved
+from ner.views import EncodedView, FurtherWords, ViewBatch, collate, length_sorted_batches, moved
 from ner.visual import VisualBatch, collate_visuals
 from pipeline.core.errors import UserError
 
@@ -44,6 +45,9 @@ class Scorer(Protocol):
     @property
     def asks_relation(self) -> bool:
         """Whether there is a :meth:`relation`."""
+
+    def further_words(self, file: Path) -> FurtherWords:
+        """A function that takes in vectors of further words, as :meth:`ner.models.base.TaggerModel.further_words`."""
 
     def relation(self, view: ViewBatch, visual: VisualBatch | None) -> Tensor:
         """How likely pictures add to the tweets' meaning, NaN without any, *Shape:* (B,)."""

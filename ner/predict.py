@@ -89,6 +89,12 @@ def main() -> None:
         type=Path,
         help="objects on those pictures, as data/contexts/objects.jsonl, likewise",
     )
+    parser.add_argument(
+        "--word-vectors",
+        metavar="FILE",
+        type=Path,
+        help="the word vectors that the tagger was trained with, for words that its training's posts do not have",
+    )
     parser.add_argument("--batch-size", type=int, default=32, help="posts the encoder reads at once [%(default)s]")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, … [%(default)s]")
     arguments = parser.parse_args()
@@ -97,6 +103,8 @@ def main() -> None:
     tagger = Tagger.load(arguments.model, arguments.device, arguments.revision)
     if arguments.features or arguments.objects:
         tagger.show(Visuals.open(arguments.features, arguments.objects))
+    if arguments.word_vectors:
+        tagger.augment(arguments.word_vectors)
     output_format = arguments.output_format or ("conll" if arguments.format == "conll" else "jsonl")
     posts = tqdm(
         read_input(arguments.file, arguments.format, arguments.label_column), unit="post", disable=None

@@ -13,7 +13,7 @@ import torch
 from ner import loading
 from ner.bioes import to_iob2
 from ner.decoding import Scorer, attention, decode, relations
-from ner.views import EncodedView, ViewEncoder
+from ner.views import EncodedView, FurtherWords, ViewEncoder
 from ner.visual import Visuals
 from pipeline.core.errors import UserError
 from pipeline.core.labels import entities
@@ -29,6 +29,7 @@ class Tagger:
 
     def __init__(self, model: Scorer, encoder: ViewEncoder) -> None:
         self.model, self.encoder = model, encoder
+        self._further_words: FurtherWords | None = None
 
     @classmethod
     def load(cls, folder: str | Path, device: str = "auto", revision: str | None = None) -> "Tagger":
@@ -64,6 +65,26 @@ class Tagger:
             )
         self.encoder.show(visuals, self.model.config.facts or {})
 
+    def augment(self, word_vectors: Path) -> None:
+        """Have tokens that the tagger was not trained with augmented, too, for a system that adds vectors to words.
+
+        Without, they get no vector: a saved tagger knows those of the tokens of its training's posts alone.
+
+        Args:
+            word_vectors: the file that it was trained with.
+
+        Raises:
+            UserError: it was trained without one or with another, or is exported.
+        """
+        self._further_words = self.model.further_words(word_vectors)
+
+    def _encoded(self, views: Sequence[View], *, with_context: bool) -> list[EncodedView]:
+        if self._further_words is not None:
+            known = self.encoder.table or {}
+            tokens = {token for view in views for token in view.tokens}
+            self.encoder.further = self._further_words(token for token in tokens if token not in known)
+        return self.encoder.encode(views, with_context=with_context)
+
     def tag(self, text: str) -> Prediction:
         """Tag one text, split into tokens by :func:`pipeline.core.tokens.tokenize`."""
         [prediction] = self.predict([View("1", [token for token, _ in tokenize(text)], None, "")])
@@ -80,7 +101,7 @@ class Tagger:
             with_context: False tags every view by its text alone.
         """
         for chunk in _chunks(views, batch_size * CHUNK_BATCHES):
-            encoded = self.encoder.encode(chunk, with_context=with_context)
+            encoded = self._encoded(chunk, with_context=with_context)
             yield from self._predict_chunk(chunk, encoded, batch_size)
 
     def _predict_chunk(
@@ -118,7 +139,7 @@ class Tagger:
         """
         if not self.model.asks_relation:
             return [None] * len(views)
-        encoded = self.encoder.encode(views, with_context=True)
+        encoded = self._encoded(views, with_context=True)
         return relations(self.model, encoded, self.encoder.pad_id, batch_size)
 
     def attention(
@@ -139,7 +160,7 @@ class Tagger:
         visuals = self.encoder.visuals
         if not self.reads_visual or visuals is None:
             return [None] * len(views)
-        encoded = self.encoder.encode(views, with_context=True)
+        encoded = self._encoded(views, with_context=True)
         named = [
             [token for entity in each.entities for token in range(entity.start, entity.end)] for each in predictions
         ]

@@ -6,9 +6,9 @@ and each token is scored in one of them; a window that scores none is left out. 
 left to :mod:`ner.models`.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, NotRequired, TypedDict, TypeVar, cast
+from typing import Any, Literal, NotRequired, TypeAlias, TypedDict, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -19,6 +19,8 @@ from pipeline.core.records import View
 
 ViewName = Literal["text_only", "cross_modal"]
 UNKNOWN_WORD = 1  # the row of a table of word vectors for tokens that it does not have; row 0 is no token's
+FurtherWords: TypeAlias = Callable[[Iterable[str]], dict[str, int]]
+"""Takes in vectors of words behind a tagger's table (:meth:`ner.models.base.TaggerModel.further_words`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +122,7 @@ class ViewEncoder:
 
     Attributes:
         visuals: where posts' pictures are as tensors, for systems that read them; None: nowhere.
+        further: rows of words that `table` does not have, from a file at hand.
 
     Raises:
         UserError: the tokenizer cannot tell words apart or has no special tokens to frame a sentence with.
@@ -143,6 +146,7 @@ class ViewEncoder:
             raise UserError(f"train.max_length: {limits.max_length} sub-tokens leave no room for a tweet; at least 16")
         self.tokenizer, self.limits, self.table = tokenizer, limits, table
         self.visuals: Visuals | None = None
+        self.further: Mapping[str, int] = {}
         self.pad_id: int = tokenizer.pad_token_id
         self._first, self._last, self._unknown = int(first), int(last), int(tokenizer.unk_token_id)
         self._special = set(tokenizer.all_special_ids) - {self._unknown}
@@ -255,7 +259,7 @@ class ViewEncoder:
         for token, first in zip(view.tokens, firsts, strict=True):
             for window, start in zip(found, starts, strict=True):
                 if start <= first < start + share:
-                    window[1 + first - start] = self.table.get(token, UNKNOWN_WORD)
+                    window[1 + first - start] = self.table.get(token) or self.further.get(token, UNKNOWN_WORD)
         return found
 
 

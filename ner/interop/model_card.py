@@ -242,7 +242,7 @@ def _limits(found: Mapping[str, Any], params: Mapping[str, Any]) -> Iterator[str
     if seen.get("objects") is not None:
         yield "Labels of objects that no picture of its training data had are all the same to it."
     if found.get("word_vectors") is not None:
-        yield "Words that were not in its data have no vector."
+        yield "Words that were not in its data have no vector, unless `--word-vectors` names the file of its own."
     yield "A confidence is the CRF's own probability; it is not calibrated."
     yield f"The encoder reads at most {params['max_length']} sub-tokens at once, longer tweets in windows."
     yield "Tweets hold names of living people: mind the law, and the terms that the data came under."

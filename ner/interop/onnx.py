@@ -27,7 +27,7 @@ from ner.models.base import TaggerModel
 from ner.models.config import TaggerConfig
 from ner.models.folder import ONNX_GRAPH, load_config, load_tagger, load_view_encoder
 from ner.models.graph import DYNAMIC, GraphInput, GraphInputs, inputs_of, parts, reads_pictures
-from ner.views import UNKNOWN_WORD, EncodedView, ViewBatch, ViewEncoder, collate
+from ner.views import UNKNOWN_WORD, EncodedView, FurtherWords, ViewBatch, ViewEncoder, collate
 from ner.visual import UNKNOWN_OBJECT, PostVisual, VisualBatch, collate_visuals
 from pipeline.core import checksums, onnx_files
 from pipeline.core.errors import UserError
@@ -102,6 +102,14 @@ class OnnxTagger:
 
     def grid_attention(self, view: ViewBatch, visual: VisualBatch) -> None:
         """None: the graph does not tell."""
+
+    def further_words(self, file: Path) -> FurtherWords:
+        """As :meth:`ner.models.base.TaggerModel.further_words`, which the graph does not allow: it has its words in it.
+
+        Raises:
+            UserError: always.
+        """
+        raise UserError(f"{self.name}: an exported tagger has its word vectors in its graph; {_STAY}")
 
     def _inputs(self, view: ViewBatch, visual: VisualBatch | None, windows: Tensor) -> tuple[dict[str, Any], Tensor]:
         inputs, scored = inputs_of(view, visual, windows, self.inputs, self.config.facts or {})

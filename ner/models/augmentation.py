@@ -22,51 +22,108 @@ VERSION = 1  # of what the store keeps
 _BLOCK = 4_096  # words that are compared with _CHUNK others at once: 64 MB of cosines
 _CHUNK = 4_096
 _GROUP = 64  # cosines of which only the largest is looked at first
+_COMPARED = 16  # words by which a file is recognised
 _RESCORED = 64  # words whose candidates are looked at at once
 
 
-def augmented(file: Path, neighbours: int, tokens: Iterable[str]) -> tuple[list[str], Tensor]:
-    """The vectors that augment tokens.
-
-    A token is looked up as it is written, then in lower case where no word of the file has a capital. What the store
-    has is taken from there, and the file is read only for the others.
+class Neighbours:
+    """Sums of neighbours' vectors, from the store where it has them; the file is read once, where it lacks one.
 
     Args:
         file: word2vec's or GloVe's.
-        neighbours: how many words augment a word.
-        tokens: repeated or not.
+        count: how many words augment a word.
+
+    Raises:
+        UserError: the file cannot be read.
+    """
+
+    def __init__(self, file: Path, count: int) -> None:
+        word_vectors.require(file)
+        self.file, self.count = file, count
+        self._fingerprint = digest(
+            {"augmentation": VERSION, "vectors": file_digest(file), "neighbours": count, "weights": "softmax(cosine)"}
+        )
+        self._vectors: word_vectors.WordVectors | None = None
+
+    def of(self, tokens: Iterable[str]) -> dict[str, Tensor]:
+        """The vector that augments each token that the file has.
+
+        A token is looked up as it is written, then in lower case where no word of the file has a capital.
+
+        Args:
+            tokens: repeated or not.
+
+        Returns:
+            by token, sorted, *Shape:* (width,) each, float32.
+
+        Raises:
+            UserError: the file cannot be read, or has not so many words beside the word itself.
+        """
+        keys = {
+            token: hashlib.sha256(token.encode(errors="surrogatepass")).hexdigest() for token in sorted(set(tokens))
+        }
+        with Store.open() as store:
+            found = store.get_many(self._fingerprint, list(keys.values()))
+            lacking = [token for token in keys if keys[token] not in found]
+            if lacking:
+                made = {keys[token]: _bytes(vector) for token, vector in self._computed(lacking).items()}
+                made |= {keys[token]: b"" for token in lacking if keys[token] not in made}
+                store.put_many(self._fingerprint, made)
+                found |= made
+        stored = {token: found[key] for token, key in keys.items() if found[key]}
+        return {token: torch.from_numpy(np.frombuffer(row, "<f4").astype(np.float32)) for token, row in stored.items()}
+
+    def _computed(self, tokens: Sequence[str]) -> Mapping[str, Tensor]:
+        if self._vectors is None:
+            print(f"{self.file.name}: neighbours of {len(tokens)} words", file=sys.stderr)
+            self._vectors = word_vectors.read(self.file)
+        return sums(self._vectors, self.count, tokens)
+
+
+def augmented(file: Path, neighbours: int, tokens: Iterable[str]) -> tuple[list[str], Tensor]:
+    """The vectors that augment the tokens of a data set, as :class:`Neighbours` has them.
 
     Returns:
         the tokens that have a vector, sorted.
         their sums of neighbours' vectors, float32, *Shape:* (n_tokens, width).
 
     Raises:
-        UserError: the file cannot be read, or has not so many words beside the word itself.
+        UserError: the file cannot be read, has not so many words beside the word itself, or none of these.
     """
-    word_vectors.require(file)
-    distinct = sorted(set(tokens))
-    fingerprint = digest(
-        {"augmentation": VERSION, "vectors": file_digest(file), "neighbours": neighbours, "weights": "softmax(cosine)"}
-    )
-    keys = {token: hashlib.sha256(token.encode(errors="surrogatepass")).hexdigest() for token in distinct}
-    with Store.open() as store:
-        found = store.get_many(fingerprint, list(keys.values()))
-        lacking = [token for token in distinct if keys[token] not in found]
-        if lacking:
-            print(f"train: neighbours of {len(lacking)} words in {file.name}", file=sys.stderr)
-            vectors = word_vectors.read(file)
-            made = {keys[token]: _bytes(vector) for token, vector in sums(vectors, neighbours, lacking).items()}
-            made |= {keys[token]: b"" for token in lacking if keys[token] not in made}
-            store.put_many(fingerprint, made)
-            found |= made
-    words = [token for token in distinct if found[keys[token]]]
-    if not words:
+    distinct = set(tokens)
+    found = Neighbours(file, neighbours).of(distinct)
+    if not found:
         raise UserError(
             f"train.iie4mner.word_vectors: {file}: has none of the data's {len(distinct)} words; expected vectors of "
             "their language, or null"
         )
-    rows = [np.frombuffer(found[keys[word]], "<f4") for word in words]
-    return words, torch.from_numpy(np.stack(rows).astype(np.float32))
+    return list(found), torch.stack(list(found.values()))
+
+
+def recognized(file: Path, count: int, words: Sequence[str], vectors: Tensor, name: str | None) -> Neighbours:
+    """The neighbours in a file, if it is the one that a tagger has its vectors from.
+
+    Args:
+        file: word2vec's or GloVe's.
+        count: how many words augment a word.
+        words: those of the tagger, of which the first few are compared.
+        vectors: that augment them, *Shape:* (n_words, width).
+        name: of the file that the tagger was trained with.
+
+    Raises:
+        UserError: the file cannot be read, or gives a word another vector.
+    """
+    neighbours = Neighbours(file, count)
+    few = dict(zip(words[:_COMPARED], vectors[:_COMPARED].float().cpu(), strict=True))
+    found = neighbours.of(few)
+    for word, vector in few.items():
+        other = found.get(word)
+        if other is None or other.shape != vector.shape or not torch.allclose(other, vector, rtol=1e-3, atol=1e-4):
+            raise UserError(
+                f"word vectors {file}: expected those that the tagger was trained with ({name}); found another vector, "
+                f"or none, of {word!r}"
+            )
+    return neighbours
 
 
 def _bytes(vector: Tensor) -> bytes:

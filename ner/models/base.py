@@ -25,7 +25,7 @@ from ner.models.groups import parameter_groups
 from ner.models.objective import Objective
 from ner.models.pretrained import empty_encoder, load_encoder, longest_window
 from ner.models.relation import Relation
-from ner.views import EncodedView, ViewBatch, ViewName
+from ner.views import EncodedView, FurtherWords, ViewBatch, ViewName
 from ner.visual import VisualBatch, Visuals
 from pipeline.core.errors import UserError
 from pipeline.core.records import View
@@ -152,6 +152,21 @@ class TaggerModel(Relation, PreTrainedModel):
 
     def fill(self, params: TrainParams) -> None:
         """Fill in what a tagger that is yet to be trained takes from files that `params` name; nothing by default."""
+
+    def further_words(self, file: Path) -> FurtherWords:
+        """Prepare to take in vectors of words that the training data did not have.
+
+        Args:
+            file: the word vectors that the tagger was trained with.
+
+        Returns:
+            a function that takes the vectors of some words, in place of those that it took before, and returns the rows
+            of the table (:class:`ner.views.ViewEncoder`) of those that have one.
+
+        Raises:
+            UserError: the tagger was trained without word vectors, or with others.
+        """
+        raise UserError(f"this tagger, of system {self.config.system!r}, was trained without word vectors")
 
     def add_layers(self, config: TaggerConfig) -> None:
         """Add the system's layers between the encoder, which is there, and the CRF, which follows."""

@@ -12,6 +12,7 @@ Layers of attention are :mod:`ner.models.cross_attention`'s, vectors of words :m
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal, NamedTuple, cast
 
 import torch
@@ -22,12 +23,12 @@ from ner.crf.chain import LinearChainCRF
 from ner.encoder import packing
 from ner.encoder.dropout import Dropout
 from ner.encoder.windows import MAX_SUBTOKENS_AT_ONCE
-from ner.models.augmentation import augmented
+from ner.models.augmentation import augmented, recognized
 from ner.models.base import TaggerModel
 from ner.models.config import TaggerConfig
 from ner.models.cross_attention import CrossLayer, LayerShape, PictureBranch, attention_bias
 from ner.models.graph import GraphInput, GraphInputs
-from ner.views import UNKNOWN_WORD, ViewBatch
+from ner.views import UNKNOWN_WORD, FurtherWords, ViewBatch
 from ner.visual import N_OBJECTS, NO_OBJECT, UNKNOWN_OBJECT, VisualBatch, Visuals
 from pipeline.core.files import portable
 from pipeline.core.records import View
@@ -139,6 +140,21 @@ class Iie4mnerTagger(TaggerModel):
             config.options = {**(config.options or {}), "word_vectors": portable(file)}
             if config.facts and self.table is not None:
                 _, self.table[UNKNOWN_WORD + 1 :] = augmented(file, params.iie4mner.neighbours, config.facts["words"])
+
+    def further_words(self, file: Path) -> FurtherWords:
+        """As :meth:`ner.models.base.TaggerModel.further_words`; the table has such vectors behind its own."""
+        if self.table is None:
+            return super().further_words(file)
+        words, named = (self.config.facts or {})["words"], (self.config.options or {}).get("word_vectors")
+        own = self.table[: UNKNOWN_WORD + 1 + len(words)]
+        neighbours = recognized(file, self.options.neighbours, words, own[UNKNOWN_WORD + 1 :], named)
+
+        def take(tokens: Iterable[str]) -> dict[str, int]:
+            further = neighbours.of(tokens)
+            self.table = torch.cat([own, *(vector[None].to(own) for vector in further.values())])
+            return {word: row for row, word in enumerate(further, len(own))}
+
+        return take
 
     def emissions(self, view: ViewBatch, visual: VisualBatch | None = None) -> Tensor:
         """As :meth:`ner.models.base.TaggerModel.emissions`."""

@@ -80,6 +80,8 @@ def test_every_system_is_exported(
         assert_same_entities(source, folder)
         with pytest.raises(UserError, match="or one exported without --pictures, reads no features"):
             Tagger.load(folder).show(synthetic_visuals(tmp_path))
+        with pytest.raises(UserError, match="an exported tagger has its word vectors in its graph"):
+            Tagger.load(folder).augment(tmp_path / "vectors.txt")
         return
     views, found = pictured(many_views()), []
     for place in (source, folder):

@@ -16,10 +16,12 @@ from ner.models import iie4mner
 from ner.models.folder import load_tagger, load_tokenizer, view_encoder
 from ner.models.iie4mner import Iie4mnerTagger
 from ner.models.trial import require_trainable
+from ner.tagger import Tagger
 from ner.training.run import set_up
 from ner.training.sampler import Example, collate_examples
 from ner.views import UNKNOWN_WORD, EncodedView, ViewBatch, ViewEncoder, collate
 from ner.visual import NO_OBJECT, UNKNOWN_OBJECT, PostVisual, VisualBatch, collate_visuals
+from pipeline.core.errors import UserError
 from pipeline.core.records import View
 from tests.ner.conftest import ambiguous_views, many_views, small_params
 
@@ -277,6 +279,41 @@ def test_vectors_of_words_come_from_the_file_and_go_with_the_tagger(xlm_r_folder
     torch.testing.assert_close(loaded.table[3], torch.tensor([weight + 2 * (1 - weight), 1.0]))
     [post] = its_views.encode([View("a", ["dog", "cat"], None, "")], with_context=False)
     assert [row for row in (post.words or [[]])[0] if row] == [UNKNOWN_WORD, 3]
+
+
+def test_words_that_training_did_not_have_are_augmented_from_the_file_at_hand(
+    xlm_r_folder: Path, tmp_path: Path
+) -> None:
+    """As if they had been there: emissions equal those of a tagger with the word in its own table."""
+    file = tmp_path / "vectors.txt"
+    file.write_text("love 1 0\ncat 0 1\njordan 1 1\ncourt 2 1\n", encoding="utf-8")
+    params = small_params(xlm_r_folder, model="iie4mner", iie4mner={"word_vectors": str(file), "neighbours": 2})
+    posts = ambiguous_views(16, seed=2)
+    (model, tokenizer, _), (whole, _, its_views) = (
+        set_up(params, xlm_r_folder, posts, words=words) for words in ([], ["cat", "court"])
+    )
+    model.eval().save_pretrained(tmp_path / "tagger")
+    tokenizer.save_pretrained(tmp_path / "tagger")
+    whole.load_state_dict({**model.state_dict(), "table": whole.table})
+    strange = View("1", ["the", "cat", "court"], None, "")
+    expected, loaded = Tagger(whole.eval(), its_views), Tagger.load(tmp_path / "tagger", "cpu")
+
+    def scores(tagger: Tagger) -> torch.Tensor:
+        [encoding] = tagger._encoded([strange], with_context=False)
+        return tagger.model.emissions(collate([encoding], tagger.encoder.pad_id))
+
+    assert not torch.allclose(scores(loaded), scores(expected), atol=1e-3)
+    loaded.augment(file)
+    for tokens in (["court"], ["love", "cat"], ["a", "dog"]):  # what is read in between leaves nothing behind
+        list(loaded.predict([View("0", tokens, None, "")]))
+        torch.testing.assert_close(scores(loaded), scores(expected))
+    other = tmp_path / "other.txt"
+    other.write_text("love 1 0\ncat 0 1\njordan 1 1\ncourt 2 -1\n", encoding="utf-8")
+    with pytest.raises(UserError, match=r"other\.txt: expected those .* was trained with \(vectors\.txt\)"):
+        loaded.augment(other)
+    plain, _, views = set_up(small_params(xlm_r_folder, model="iie4mner"), xlm_r_folder, posts)
+    with pytest.raises(UserError, match="was trained without word vectors"):
+        Tagger(plain, views).augment(file)
 
 
 @pytest.mark.parametrize("shown_by", ["grid", "objects"])
