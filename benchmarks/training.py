@@ -1,4 +1,4 @@
-"""Training's speed: a two-view step over the encoder alone, and our trainer over flair's, on the same batches.
+"""Training's speed: a system's two-view step over the encoder alone, and our trainer over flair's, on like batches.
 
 ``python -m benchmarks.training --encoder FOLDER`` on the views that `dvc repro views` wrote; every contestant runs in
 a process of its own, flair's in flair's environment, with the same number of threads. The optimiser's own step is left
@@ -12,19 +12,23 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import Ratio, keep_freed_memory, machine, report
+from benchmarks import Ratio, keep_freed_memory, machine, report, training_sides, training_systems
 from benchmarks.sides import Side, Turn, compare, peaks, serve
-from benchmarks.training_sides import SIDES, Work, prepare
+from benchmarks.training_sides import Work, prepare
 from pipeline.core import environments
 from pipeline.core.errors import UserError, run_cli
 
+SIDES = {**training_sides.SIDES, **training_systems.SIDES}
 STEP_CEILING = {"cpu": 1.20, "cuda": 1.10}
+SYSTEM_CEILING = {"cpu": 1.15, "cuda": 1.10}
 MEMORY_CEILING = {"cpu": 1.25}
 TEXT_TARGET = {"cpu": 1.3}
 BOTH_TARGET = {"cpu": 1.3, "cuda": 2.5}
 COMPARISONS = {
     "step": ["encoder alone", "our step", "our step, cross-modal alone"],
     "text": ["ours, text", "flair, text", "flair, text, own order", "ours, text, bfloat16", "flair, text, bfloat16"],
+    "rpbert": ["rpbert's passes alone", "rpbert's step", "rpbert's step, cross-modal alone"],
+    "iie4mner": ["iie4mner's pass and layers alone", "iie4mner's step", "iie4mner's step, cross-modal alone"],
     "both": ["ours, both views", "flair, both views", "flair, both views, own order"],
 }
 
@@ -39,6 +43,12 @@ def ratios(turns: dict[str, Turn], device: str) -> Iterator[Ratio]:
     yield from over(
         "two-view step / encoder alone, no padding", "our step", "encoder alone", STEP_CEILING.get(device), ceiling=True
     )
+    for system, faster, what in (
+        ("rpbert", "passes alone", "three encoder passes"),
+        ("iie4mner", "pass and layers alone", "one encoder pass and twelve layers"),
+    ):
+        name, ceiling = f"{system}: two-view step / {what} alone, no padding", SYSTEM_CEILING.get(device)
+        yield from over(name, f"{system}'s step", f"{system}'s {faster}", ceiling, ceiling=True)
     yield from over("tokens/s on text: ours / flair", "flair, text", "ours, text", TEXT_TARGET.get(device))
     yield from over(
         "tokens/s on text: ours / flair with batches of its own, not sorted by length",
@@ -57,10 +67,11 @@ def ratios(turns: dict[str, Turn], device: str) -> Iterator[Ratio]:
         "ours, both views",
         None,
     )
-    both, single = turns.get("our step"), turns.get("our step, cross-modal alone")
-    if both and single and single.peak_bytes:
-        name = "peak memory: two-view step / step on the cross-modal view alone"
-        yield Ratio(name, both.peak_bytes / single.peak_bytes, MEMORY_CEILING.get(device), ceiling=True)
+    for step, system in (("our step", ""), ("rpbert's step", "rpbert: "), ("iie4mner's step", "iie4mner: ")):
+        both, single = turns.get(step), turns.get(f"{step}, cross-modal alone")
+        if both and single and single.peak_bytes:
+            name = f"{system}peak memory: two-view step / step on the cross-modal view alone"
+            yield Ratio(name, both.peak_bytes / single.peak_bytes, MEMORY_CEILING.get(device), ceiling=True)
     for kind in ("text", "both views"):
         ours, theirs = turns.get(f"ours, {kind}"), turns.get(f"flair, {kind}")
         if ours and theirs and ours.peak_bytes:
@@ -102,13 +113,15 @@ def main() -> None:
         raise UserError("--rounds, --threads, --batches and --batch-size: expected at least 1")
     if arguments.device == "cuda" and not torch.cuda.is_available():
         raise UserError("--device cuda: no GPU here; use cpu")
+    comparisons = [arguments.only] if arguments.only else list(COMPARISONS)
     problem = environments.environment("flair").problem()
     not_measured = (
         {}
         if problem is None
         else {
             name: f"the environment `flair` {problem}: python -m pipeline.environments sync flair"
-            for name in SIDES
+            for comparison in comparisons
+            for name in COMPARISONS[comparison]
             if name.startswith("flair")
         }
     )
@@ -125,9 +138,11 @@ def main() -> None:
         n_subtokens, padding = prepare(
             arguments.encoder, arguments.views, scratch, arguments.batch_size, arguments.batches
         )
+        if set(comparisons) & set(training_systems.SYSTEMS):
+            training_systems.prepare_systems(arguments.encoder, scratch)
         turns: dict[str, Turn] = {}
         # Each comparison by itself, so that few processes lie idle beside those that are measured.
-        for comparison in [arguments.only] if arguments.only else COMPARISONS:
+        for comparison in comparisons:
             turns |= compare(
                 [_side(name, arguments, scratch) for name in COMPARISONS[comparison] if name not in not_measured],
                 arguments.rounds,

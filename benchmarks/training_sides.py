@@ -77,7 +77,7 @@ class Work:
 
     def __init__(self, scratch: Path, kind: str) -> None:
         orders = json.loads((scratch / "orders.json").read_text(encoding="utf-8"))
-        self.start, self.kind, self.batch_size = scratch / "start", kind, orders["batch_size"]
+        self.scratch, self.start, self.kind, self.batch_size = scratch, scratch / "start", kind, orders["batch_size"]
         self.pad_id: int = orders["pad_id"]
         self.order: list[int] = orders[kind]
         self.rows = list(read_jsonl(scratch / "rows.jsonl"))
@@ -101,16 +101,22 @@ def seconds_of(action: Callable[[], object], device: str) -> float:
     return time.perf_counter() - begin
 
 
-def encoder_alone(work: Work, device: str) -> Callable[[], float]:
-    """transformers' own encoder, forward and backward, on as many sub-tokens a view and batch, none of them padding.
-
-    A batch's sub-tokens are dealt out to its posts in equal lengths, so no mask is needed either.
-    """
+def plain_encoder(work: Work, device: str) -> Any:
+    """transformers' own encoder, with random weights, in training mode."""
     from transformers import AutoConfig, AutoModel
 
     config = AutoConfig.for_model(**json.loads((work.start / "config.json").read_text(encoding="utf-8"))["encoder"])
     encoder = AutoModel.from_config(config).to(device).train()
     encoder.pooler = None
+    return encoder
+
+
+def encoder_alone(work: Work, device: str) -> Callable[[], float]:
+    """transformers' own encoder, forward and backward, on as many sub-tokens a view and batch, none of them padding.
+
+    A batch's sub-tokens are dealt out to its posts in equal lengths, so no mask is needed either.
+    """
+    encoder = plain_encoder(work, device)
     names = ("text_only", "cross_modal") if work.kind == "both" else ("text_only",)
     inputs = []
     for batch in work.batches():
@@ -119,7 +125,7 @@ def encoder_alone(work: Work, device: str) -> Callable[[], float]:
             length = round(len(pieces) / len(batch))
             pieces = (pieces + pieces)[: length * len(batch)]
             inputs.append(torch.tensor(pieces, device=device).view(len(batch), length))
-    upstream = [torch.randn(*ids.shape, config.hidden_size, device=device) for ids in inputs]
+    upstream = [torch.randn(*ids.shape, encoder.config.hidden_size, device=device) for ids in inputs]
 
     def action() -> None:
         for ids, gradient in zip(inputs, upstream, strict=True):
@@ -133,12 +139,12 @@ def our_step(work: Work, device: str, views: str = "both") -> Callable[[], float
     """A full step but for the optimiser's: batches put together, forward, backward."""
     from ner.training.sampler import collate_examples
 
-    model, examples = _tagger(work, device), _examples(work)
+    model, examples = tagger_in(work.start, device), examples_of(work)
     model.config.views, model.config.temperature = views, TEMPERATURE
 
     def action() -> None:
         for batch in work.batches():
-            inputs = _moved(collate_examples([examples[place] for place in batch], work.pad_id), device)
+            inputs = moved(collate_examples([examples[place] for place in batch], work.pad_id), device)
             model(**inputs)["loss"].backward()
         model.zero_grad()
 
@@ -161,7 +167,7 @@ def our_trainer(work: Work, device: str, bfloat16: bool) -> Callable[[], float]:
         def on_epoch_end(self, *_: Any, **__: Any) -> None:
             self.seconds = time.perf_counter() - self.begin
 
-    model, examples, clock = _tagger(work, device), _examples(work), Clock()
+    model, examples, clock = tagger_in(work.start, device), examples_of(work), Clock()
     model.config.views, model.config.temperature = work.params.views, TEMPERATURE
     params = work.params.model_copy(update={"batch_size": work.batch_size, "seed": 1})
     arguments = TrainingArguments(
@@ -275,15 +281,17 @@ def flair_trainer(work: Work, device: str, bfloat16: bool, *, own_order: bool = 
     return turn
 
 
-def _tagger(work: Work, device: str) -> Any:
+def tagger_in(folder: Path, device: str) -> Any:
+    """The tagger in a folder, in training mode."""
     from ner.models.folder import load_tagger, quietly
 
     with quietly():
-        model, _ = load_tagger(work.start)
+        model, _ = load_tagger(folder)
     return model.to(device).train()
 
 
-def _examples(work: Work) -> list[Any]:
+def examples_of(work: Work) -> list[Any]:
+    """The posts as a training has them, with the views of this kind of work."""
     from ner.training.sampler import Example
     from ner.views import EncodedView, ViewName
 
@@ -303,7 +311,8 @@ def _examples(work: Work) -> list[Any]:
     ]
 
 
-def _moved(inputs: dict[str, Any], device: str) -> dict[str, Any]:
+def moved(inputs: dict[str, Any], device: str) -> dict[str, Any]:
+    """A batch on another device."""
     if device == "cpu":
         return inputs
     return {
