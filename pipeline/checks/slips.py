@@ -6,7 +6,10 @@ The sample is 1,010 drawn pictures with small checkpoints trained on them. What 
 from collections.abc import Iterator
 from pathlib import Path
 
-from pipeline.core.kinds import KINDS, TEXT_KINDS
+from pipeline.core.errors import UserError
+from pipeline.core.kinds import KINDS, POST_KINDS, TEXT_KINDS
+from pipeline.extractors.base import Wants
+from pipeline.extractors.registry import choose
 from pipeline.settings.params import Params
 
 SAMPLE_DATA = Path("sample/data")
@@ -38,6 +41,8 @@ def slips(settings: Params) -> Iterator[tuple[str, str]]:
                 f"{SAMPLE_SIDE} pixels suit the sample's small pictures; in a photograph small print is lost, but "
                 f"data.root is {settings.data.root}; {_REMEDY}",
             )
+    for kind in POST_KINDS:
+        yield from _empty_places(settings, kind)
     for kind in (name for name, each in TEXT_KINDS.items() if each.optional and name not in settings.views.kinds):
         if settings.extraction(kind)["extractor"] is not None:
             yield f"{kind}.extractor", f"on, but views.kinds leaves {kind} out, so no tagger reads it; add it there"
@@ -48,6 +53,20 @@ def slips(settings: Params) -> Iterator[tuple[str, str]]:
             f"{train.learning_rate:g} suits the sample's small encoder; another one will probably not learn at that "
             f"rate (5e-6 to 5e-5 is usual); {_REMEDY}",
         )
+
+
+def _empty_places(settings: Params, kind: str) -> Iterator[tuple[str, str]]:
+    """What the extractor of a kind is to be shown of posts, and nothing reads."""
+    try:
+        choice = choose(kind, settings.extraction(kind))
+    except UserError:
+        return  # which is named elsewhere
+    wants = choice.options.wants() if hasattr(choice.options, "wants") else Wants()
+    for name in sorted(wants.contexts):
+        if settings.extraction(name)["extractor"] is None:
+            yield f"{kind}.{choice.name}.prompt", f"names {{{name}}}, which is empty, since {name}.extractor is null"
+    if wants.pictures and settings.data.images is None:
+        yield f"{kind}.{choice.name}.pictures", "none is sent, since data.images is null; set it to 0"
 
 
 def _models(settings: Params) -> Iterator[tuple[str, str]]:

@@ -44,7 +44,7 @@ _THINKING_OFF: dict[str | None, dict[str, Any]] = {
 
 
 class Refused(Exception):
-    """The server or its model gave no answer that can be used: of this request, so it becomes a picture's row."""
+    """The server or its model gave no answer that can be used: of this request, so it becomes a row."""
 
 
 class _Again(Exception):
@@ -119,6 +119,11 @@ def _key() -> str:
     if not key.isascii() or not key.isprintable():
         raise UserError(f"{KEY}: holds characters that no key has; expected printable ASCII")
     return key
+
+
+def named(template: str) -> list[str]:
+    """The names in braces that a prompt about a post has, each once; any, not those alone that have a meaning."""
+    return list(dict.fromkeys(re.findall(r"\{(\w+)\}", template)))
 
 
 def filled(template: str, values: Mapping[str, str]) -> str:

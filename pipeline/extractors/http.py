@@ -1,4 +1,4 @@
-"""Captions, lines of text and objects from a model behind an OpenAI-compatible server: vLLM, SGLang, Ollama, llama.cpp.
+"""Captions, lines of text, objects, and knowledge about posts, from a model behind an OpenAI-compatible server.
 
 What each kind asks for and how the answer is read; asking is left to :mod:`pipeline.extractors._chat`. The fingerprint
 has the model's name and all that it is asked with, not where the server is, so that a store outlives a server.
@@ -7,21 +7,23 @@ has the model's name and all that it is asked with, not where the server is, so 
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping
-from typing import Any, ClassVar, Generic, Literal, TypeVar
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Annotated, Any, ClassVar, Generic, Literal, TypeVar
 
 from PIL import Image
-from pydantic import PositiveInt
+from pydantic import AfterValidator, Field, NonNegativeInt, PositiveInt, model_validator
 
-from pipeline.core.records import Box, Caption, Item, ObjectTag, TextLine
+from pipeline.core.records import Box, Caption, Item, Note, ObjectTag, TextLine
 from pipeline.extractors import _boxes
-from pipeline.extractors._chat import Chat, ChatOptions, Refused, scaled
+from pipeline.extractors._chat import PLACES, Chat, ChatOptions, Refused, filled, named, scaled
 from pipeline.extractors._side_by_side import SideBySide
+from pipeline.extractors.base import PostInput, Wants
 from pipeline.settings.params import ExecutionParams
 
 VERSION = 1
 """Raised when the same picture, model and options would give another request, or the same answer another result."""
 
+P = TypeVar("P")
 T = TypeVar("T", bound=Item)
 S = TypeVar("S", bound=ChatOptions)
 
@@ -54,8 +56,38 @@ class HttpObjectsOptions(ChatOptions):
     max_objects: PositiveInt = 20
 
 
-class _Http(SideBySide[T], Generic[T, S]):
-    """What the three share: one question a picture, ``execution.http.requests`` of them at once."""
+def _known(prompt: str) -> str:
+    if unknown := [name for name in named(prompt) if name not in PLACES]:
+        raise ValueError(f"{_in_braces(unknown)} has no meaning; expected {_in_braces(PLACES)} as the names in braces")
+    return prompt
+
+
+def _in_braces(names: Iterable[str]) -> str:
+    return ", ".join(f"{{{name}}}" for name in names)
+
+
+class HttpKnowledgeOptions(ChatOptions):
+    """``knowledge.http`` in params.yaml."""
+
+    prompt: Annotated[str, Field(min_length=1), AfterValidator(_known)]
+    pictures: NonNegativeInt = 4
+    max_tokens: PositiveInt = 256
+
+    @model_validator(mode="after")
+    def _shows_something(self) -> "HttpKnowledgeOptions":
+        if not self.pictures and not named(self.prompt):
+            raise ValueError(
+                f"prompt: shows the same for every post; expected one of {_in_braces(PLACES)} in it, or pictures > 0"
+            )
+        return self
+
+    def wants(self) -> Wants:
+        """What the model is shown besides the text."""
+        return Wants(frozenset(named(self.prompt)) - {"text"}, self.pictures)
+
+
+class _Http(SideBySide[P, T], Generic[P, T, S]):
+    """What all share: one question a picture or post, ``execution.http.requests`` of them at once."""
 
     KIND: ClassVar[str]
 
@@ -86,37 +118,37 @@ class _Http(SideBySide[T], Generic[T, S]):
         super().close()
 
 
-class HttpCaptions(_Http[Caption, HttpCaptionsOptions]):
+class HttpCaptions(_Http[Image.Image, Caption, HttpCaptionsOptions]):
     """One caption a picture, without a score: the answer, on one line."""
 
     Options = HttpCaptionsOptions
     KIND = "captions"
 
-    def _read(self, image: Image.Image) -> list[Caption]:
-        text = " ".join(self._chat.ask(self._options.prompt, [image]).split())
+    def _read(self, shown: Image.Image) -> list[Caption]:
+        text = " ".join(self._chat.ask(self._options.prompt, [shown]).split())
         return [Caption(text[1:-1] if len(text) > 2 and text[0] == text[-1] == '"' else text)]
 
 
-class HttpOcr(_Http[TextLine, HttpOcrOptions]):
+class HttpOcr(_Http[Image.Image, TextLine, HttpOcrOptions]):
     """The lines of the answer, without scores and places; none where it is "none"."""
 
     Options = HttpOcrOptions
     KIND = "ocr"
 
-    def _read(self, image: Image.Image) -> list[TextLine]:
-        lines = _unfenced(self._chat.ask(self._options.prompt, [image])).splitlines()
+    def _read(self, shown: Image.Image) -> list[TextLine]:
+        lines = _unfenced(self._chat.ask(self._options.prompt, [shown])).splitlines()
         texts = [text for line in lines if (text := " ".join(line.split()))]
         return [] if len(texts) == 1 and texts[0].lower() in _NONE else [TextLine(text) for text in texts]
 
 
-class HttpObjects(_Http[ObjectTag, HttpObjectsOptions]):
+class HttpObjects(_Http[Image.Image, ObjectTag, HttpObjectsOptions]):
     """Tags in the order of the answer, without scores, at most `max_objects`; with boxes where they are asked for."""
 
     Options = HttpObjectsOptions
     KIND = "objects"
 
-    def _read(self, image: Image.Image) -> list[ObjectTag]:
-        options, sent = self._options, scaled(image, self._options.max_side)
+    def _read(self, shown: Image.Image) -> list[ObjectTag]:
+        options, sent = self._options, scaled(shown, self._options.max_side)
         prompt = options.prompt
         if options.boxes is not None:
             prompt += f'\nGive each object "label", "attribute"{_PLACES[options.boxes].format(*sent.size)}.'
@@ -126,9 +158,26 @@ class HttpObjects(_Http[ObjectTag, HttpObjectsOptions]):
         for entry in objects(answer):
             said = entry.get("attribute")
             attribute = " ".join(said.split()) if isinstance(said, str) and said.strip() else None
-            box = None if options.boxes is None else _box(entry.get("box"), whole, image.size)
+            box = None if options.boxes is None else _box(entry.get("box"), whole, shown.size)
             tags.append(ObjectTag(" ".join(entry["label"].split()), attribute, None, box))
         return tags[: options.max_objects]
+
+
+class HttpKnowledge(_Http[PostInput, Note, HttpKnowledgeOptions]):
+    """One note a post, without a score: the answer, on one line. A post that shows nothing is not asked about."""
+
+    Options = HttpKnowledgeOptions
+    KIND = "knowledge"
+
+    def wants(self) -> Wants:
+        """What the prompt names, and pictures."""
+        return self._options.wants()
+
+    def _read(self, shown: PostInput) -> list[Note]:
+        if not shown.tokens and not shown.pictures and not any(shown.contexts.values()):
+            return []
+        prompt = filled(self._options.prompt, {"text": shown.text, **shown.contexts})
+        return [Note(" ".join(self._chat.ask(prompt, shown.pictures).split()))]
 
 
 def objects(answer: str) -> list[dict[str, Any]]:

@@ -63,7 +63,7 @@ class RapidOcrOptions(Options):
         _model_files(self.use_cls)
 
 
-class RapidOcr(SideBySide[TextLine]):
+class RapidOcr(SideBySide[Image.Image, TextLine]):
     """Lines scored `text_score` or better, in reading order: rows from top to bottom, each from left to right."""
 
     Options = RapidOcrOptions
@@ -83,13 +83,13 @@ class RapidOcr(SideBySide[TextLine]):
             "models": {part: _digest(file) for part, file in sorted(files.items())},
         }
 
-    def _read(self, image: Image.Image) -> list[TextLine]:
+    def _read(self, shown: Image.Image) -> list[TextLine]:
         options = self._options
-        pixels = np.ascontiguousarray(np.asarray(image)[:, :, ::-1])  # OpenCV's order: blue, green, red
+        pixels = np.ascontiguousarray(np.asarray(shown)[:, :, ::-1])  # OpenCV's order: blue, green, red
         strips = _strips.cut(
-            *image.size, options.strips_above, options.strip_ratio, options.strip_overlap, options.max_side_len
+            *shown.size, options.strips_above, options.strip_ratio, options.strip_overlap, options.max_side_len
         )
-        found = [self._lines(pixels, strip.box(*image.size)) for strip in strips]
+        found = [self._lines(pixels, strip.box(*shown.size)) for strip in strips]
         return _lines.reading_order(_strips.merged(strips, found, lambda box: self._line(pixels, box)))
 
     def _lines(self, pixels: "NDArray[np.uint8]", box: tuple[int, int, int, int]) -> list[TextLine]:

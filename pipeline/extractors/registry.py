@@ -48,6 +48,7 @@ REGISTRY: dict[str, dict[str, str]] = {
         "effnet_lite": "pipeline.extractors.effnet_lite:EffNetLite",
     },
     "knowledge": {
+        "http": "pipeline.extractors.http:HttpKnowledge",
         "precomputed": "pipeline.extractors.precomputed_knowledge:PrecomputedKnowledge",
     },
 }

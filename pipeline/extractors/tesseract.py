@@ -43,7 +43,7 @@ class TesseractOptions(Options):
         _models(tuple(self.languages))
 
 
-class Tesseract(SideBySide[TextLine]):
+class Tesseract(SideBySide[Image.Image, TextLine]):
     """Lines scored `text_score` or better, in reading order; a line's score is the mean of its words'."""
 
     Options = TesseractOptions
@@ -62,14 +62,14 @@ class Tesseract(SideBySide[TextLine]):
             **self._options.model_dump(),
         }
 
-    def _read(self, image: Image.Image) -> list[TextLine]:
+    def _read(self, shown: Image.Image) -> list[TextLine]:
         """Run the program on one picture.
 
         Raises:
             RuntimeError: it fails; with its own message.
         """
         picture = BytesIO()
-        image.save(picture, "PPM")
+        shown.save(picture, "PPM")
         command = [
             _program(),
             "stdin",
