@@ -49,6 +49,7 @@ REGISTRY: dict[str, dict[str, str]] = {
     },
     "knowledge": {
         "http": "pipeline.extractors.http:HttpKnowledge",
+        "retrieval": "pipeline.extractors.retrieval:Retrieval",
         "precomputed": "pipeline.extractors.precomputed_knowledge:PrecomputedKnowledge",
     },
 }
