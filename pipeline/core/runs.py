@@ -41,7 +41,7 @@ class RunRecord:
         seconds: of the whole stage, on the clock.
         finished: time of day, ISO 8601, UTC.
         items: how many of `unit` were worked on; None where that says nothing.
-        extractor, fingerprint, from_store, failed, changed: of a stage that reads pictures. `extractor` is None where
+        extractor, fingerprint, from_store, failed, changed: of an extraction stage. `extractor` is None where
             the kind is switched off, `fingerprint` where it looks up what others computed.
         tagger: digest of the tagger that was scored.
         resumed, encoder, epochs, best_epoch, chosen_by, dev, cut (`posts` trained as `pieces`), relation (`posts` that

@@ -58,7 +58,8 @@ def test_knowledge_goes_into_views_and_report(tmp_path: Path) -> None:
     posts = (made.folder / "report/assets/posts.js").read_text(encoding="utf-8")
     assert "Rome (place)" in posts
     assert "<script" not in posts
-    assert "knowledge by precomputed" in (made.folder / "report/model_card.md").read_text(encoding="utf-8")
+    card = (made.folder / "report/model_card.md").read_text(encoding="utf-8")
+    assert "knowledge by precomputed. Knowledge is of the post itself: to read with it" in card
 
 
 def test_an_extractor_of_ones_own_sees_text_contexts_pictures_and_training_posts(tmp_path: Path) -> None:

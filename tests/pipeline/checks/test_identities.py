@@ -113,3 +113,12 @@ def test_changed_word_vectors_train_again(project: Path) -> None:
     )
     (project / "vectors.txt").write_text("name 2.5\n", encoding="utf-8")
     assert identities(settings(train=own))["train"]["checkpoints"] != before
+
+
+def test_every_file_of_a_list_is_named(project: Path) -> None:
+    """Those below the data set's folder are not: stages depend on that."""
+    for name in ("a.jsonl", "b.jsonl"):
+        (project / name).write_text(name)
+    paths = ["a.jsonl", "sample/data/train.txt", "b.jsonl"]
+    found = identities(settings(knowledge={"extractor": "precomputed", "precomputed": {"path": paths}}))
+    assert sorted(found["knowledge"]["checkpoints"]) == ["knowledge.precomputed.path.0", "knowledge.precomputed.path.2"]
