@@ -179,9 +179,11 @@ class TextKind(Kind):
 
     @contextmanager
     def writing(self, output: Path, fingerprint: str | None) -> Iterator[Sink]:
-        """Write context records as JSON Lines."""
+        """Write context records as JSON Lines, or an empty line: DVC warns of a file of 0 bytes."""
         with atomic_write(output) as file:
             yield _Lines(self.name, tuple(_NAMED[self.about]), file)
+            if not file.tell():
+                file.write("\n")
 
     def read(self, path: Path) -> Iterator[Context]:
         """Read data/contexts/{name}.jsonl.
@@ -191,6 +193,8 @@ class TextKind(Kind):
         """
         parse = self._row.model_validate_json
         for number, line in numbered_lines(path):
+            if not line:
+                continue
             try:
                 row: Any = parse(line)
             except ValidationError as error:
