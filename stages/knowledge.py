@@ -45,7 +45,7 @@ def main() -> None:
     with Store.open() as store:
         extractor = extraction.create(choice, settings)
         if isinstance(extractor, TaughtExtractor):
-            extractor.teach(list(records.read(paths.POSTS / "train.jsonl", Post, "posts")))
+            extractor.teach(records.read(paths.POSTS / "train.jsonl", Post, "posts"))
         if arguments.posts is None:
             print(_run_stage(choice, extractor, settings, store))
         else:

@@ -116,8 +116,11 @@ class WantingExtractor(Protocol):
 class TaughtExtractor(Protocol):
     """An extractor of posts that also reads the training posts with their labels, such as to cite them."""
 
-    def teach(self, posts: Sequence[Post]) -> None:
-        """The posts of the training split; called once, before all else. They belong into the fingerprint."""
+    def teach(self, posts: Iterable[Post]) -> None:
+        """The posts of the training split, read as they are gone through; called once, before all else.
+
+        What is made of them belongs into the fingerprint.
+        """
         ...
 
 

@@ -6,7 +6,7 @@ prompts cite labelled posts. BM25 is bm25s's, in Lucene's variant.
 
 import hashlib
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
@@ -77,7 +77,7 @@ class Retrieval:
         self._options = options
         self._taught: list[Post] = []
 
-    def teach(self, posts: Sequence[Post]) -> None:
+    def teach(self, posts: Iterable[Post]) -> None:
         """The training posts; those without labels have nothing to show."""
         if self._options.training_posts:
             self._taught = [post for post in posts if post.labels is not None]

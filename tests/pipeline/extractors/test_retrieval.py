@@ -5,7 +5,7 @@ import math
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ TRAIN = [
 ]
 
 
-def made(train: Sequence[Post] = TRAIN, **options: Any) -> Retrieval:
+def made(train: Iterable[Post] = TRAIN, **options: Any) -> Retrieval:
     extractor = choose("knowledge", {"extractor": "retrieval", "retrieval": options}).create()
     assert isinstance(extractor, Retrieval)
     assert isinstance(extractor, TaughtExtractor)
@@ -157,6 +157,16 @@ def test_a_file_that_cannot_be_searched_is_named(tmp_path: Path, content: str, m
     (tmp_path / "a").write_text(content, encoding="utf-8")
     with pytest.raises(UserError, match=message):
         ready(passages=str(tmp_path / "a"), training_posts=False)
+
+
+def test_training_posts_are_not_read_where_they_are_not_searched() -> None:
+    def unread() -> Iterator[Post]:
+        raise UserError("data/posts/train.jsonl: no such file")
+        yield
+
+    made(unread(), training_posts=False)
+    with pytest.raises(UserError, match="no such file"):
+        made(unread())
 
 
 def test_nothing_to_search_is_said_before_or_at_loading() -> None:
