@@ -14,8 +14,8 @@ from pipeline.core.records import Caption, read
 from pipeline.extractors.base import Extractor, Result, load
 from pipeline.extractors.registry import choose
 from pipeline.settings.params import ExecutionParams
-from tests.conftest import ROOT
 
+FONT = Path(__file__).resolve().parents[3] / "sample" / "font" / "DejaVuSans-Bold.ttf"
 CPU = ExecutionParams(device="cpu")
 
 WORDS = (
@@ -228,9 +228,8 @@ def write_tokenizer(folder: Path, vocabulary: Sequence[str]) -> None:
 
 
 def written(text: str, width: int = 320, height: int = 120, size: int = 32) -> Image.Image:
-    font = ROOT / "sample" / "font" / "DejaVuSans-Bold.ttf"
     picture = Image.new("RGB", (width, height), (240, 240, 250))
-    ImageDraw.Draw(picture).multiline_text((20, 15), text, (10, 10, 60), ImageFont.truetype(str(font), size))
+    ImageDraw.Draw(picture).multiline_text((20, 15), text, (10, 10, 60), ImageFont.truetype(str(FONT), size))
     return picture
 
 
