@@ -22,7 +22,7 @@ from pipeline.core.hashes import file_digest
 _HUB_NAME = re.compile(r"^[\w.-]+(/[\w.-]+)?$")
 _PICKLES = ("pytorch_model*.bin", "*.pth", "*.pt", "*.ckpt")
 _WEIGHTS, _INDEX = "model.safetensors", "model.safetensors.index.json"  # whole, or what names its shards
-_DOWNLOADED = ("*.safetensors", "*.json", "*.txt", "*.model")
+_DOWNLOADED = ("*.safetensors", "*.json", "*.txt", "*.model", "chat_template.jinja")
 _SKIPPED = ("onnx/*", "openvino/*", "*/*.json")
 _UNHASHED = {".md", ".gitattributes"}  # files that no model reads
 _MAX_NAMED = 4  # files that a message names

@@ -23,6 +23,8 @@ LOADED = (
     "vocab.txt",
     "merges.txt",
     "*.model",
+    "chat_template.json",
+    "chat_template.jinja",
 )
 """What a model, tokenizer or processor is loaded from besides weights."""
 

@@ -142,12 +142,12 @@ def test_a_download_that_was_cut_short_is_completed(tmp_path: Path, listed: bool
     assert cache.python(FIND) == found
 
 
-def test_tokenizer_files_that_are_missing_are_fetched(tmp_path: Path) -> None:
-    with Hub(dict(REPOSITORY)) as hub:
+def test_files_of_tokenizer_and_chat_that_are_missing_are_fetched(tmp_path: Path) -> None:
+    with Hub({**REPOSITORY, "chat_template.jinja": b"{{ messages }}"}) as hub:
         cache = Cache(hub, tmp_path / "home")
         cache.python(CUT_SHORT, "config.json", "*.safetensors*")
         cache.python(FIND)
-        assert cache.files() == NEEDED
+        assert cache.files() == {*NEEDED, "chat_template.jinja"}
 
 
 @pytest.mark.parametrize(
