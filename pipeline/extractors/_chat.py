@@ -24,6 +24,7 @@ from pipeline.core.records import mistakes
 from pipeline.core.version import __version__
 from pipeline.extractors._answers import Completion, message, model_names, pause, retry_after
 from pipeline.extractors._connections import Address, Connections, Reply, TooLong
+from pipeline.extractors._said import concluded
 from pipeline.extractors.base import Options, UnavailableError
 from pipeline.settings.params import HttpExecution
 from pipeline.settings.training import MOST_SEED
@@ -332,8 +333,8 @@ class Chat:
         choice = found.choices[0]
         if choice.message.refusal or choice.finish_reason == "content_filter":
             raise Refused(f"the model refuses: {self._quoted(choice.message.refusal or 'content filter')}")
-        text = (choice.message.content or "").rpartition("</think>")[2].strip()
-        if not text or text.startswith("<think>"):
+        text = concluded(choice.message.content or "")
+        if not text:
             hint = "; see thinking_off and max_tokens" if choice.finish_reason == "length" else ""
             raise Refused(f"an empty answer (finish_reason {self._quoted(str(choice.finish_reason))}){hint}")
         self._keep_secret(text)

@@ -14,7 +14,7 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_va
 from pipeline.core import checkpoints
 from pipeline.core.errors import UserError
 from pipeline.core.records import Caption
-from pipeline.extractors import _torch
+from pipeline.extractors import _generation, _torch
 from pipeline.extractors.base import Options
 from pipeline.settings.params import ExecutionParams
 
@@ -146,10 +146,7 @@ class Blip(_torch.FromCheckpoint):
             return means
         logits = torch.stack([step.float().cpu() for step in output.logits], dim=1)
         tokens = logits.log_softmax(dim=-1).gather(-1, new[..., None])[..., 0]
-        # From the closing token on there is padding, which is no part of the caption.
-        ended = torch.isin(new, torch.tensor(self._ends)).long()
-        counted = ended.cumsum(dim=1) - ended == 0
-        return [float(row[mask].mean()) for row, mask in zip(tokens, counted, strict=True)]
+        return _generation.mean_log_probabilities(tokens, new, self._ends)
 
     @property
     def _beams(self) -> bool:
@@ -222,9 +219,7 @@ class Blip(_torch.FromCheckpoint):
         """The tokens that close a caption."""
         if self._family == "blip":
             return [self._config.text_config.sep_token_id]
-        model = self._model.language_model if self._family == "blip-2" else self._model
-        ends = model.generation_config.eos_token_id
-        return list(ends) if isinstance(ends, list) else [ends]
+        return _generation.ends_of(self._model.language_model if self._family == "blip-2" else self._model)
 
 
 class Nucleus:

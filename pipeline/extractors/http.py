@@ -14,7 +14,7 @@ from PIL import Image
 from pydantic import AfterValidator, Field, NonNegativeInt, PositiveInt, model_validator
 
 from pipeline.core.records import Box, Caption, Item, Note, ObjectTag, TextLine
-from pipeline.extractors import _boxes
+from pipeline.extractors import _boxes, _said
 from pipeline.extractors._chat import PLACES, Chat, ChatOptions, Refused, filled, named, scaled
 from pipeline.extractors._side_by_side import SideBySide
 from pipeline.extractors.base import PostInput, Wants
@@ -27,10 +27,8 @@ P = TypeVar("P")
 T = TypeVar("T", bound=Item)
 S = TypeVar("S", bound=ChatOptions)
 
-_FENCE = re.compile(r"^```\w*\n(.*?)\n?```$", re.DOTALL)
 _BRACKET = re.compile(r"[\[{]")
 _MOST_TRIES = 1000  # brackets in an answer at which JSON may begin
-_NONE = {"none", "none."}
 _PLACES = {
     "thousandths": ' and "box": [left, top, right, bottom] in thousandths of the picture\'s width and height',
     "pixels": ' and "box": [left, top, right, bottom] in pixels of the picture, which is {} wide and {} high',
@@ -125,8 +123,7 @@ class HttpCaptions(_Http[Image.Image, Caption, HttpCaptionsOptions]):
     KIND = "captions"
 
     def _read(self, shown: Image.Image) -> list[Caption]:
-        text = " ".join(self._chat.ask(self._options.prompt, [shown]).split())
-        return [Caption(text[1:-1] if len(text) > 2 and text[0] == text[-1] == '"' else text)]
+        return [_said.caption(self._chat.ask(self._options.prompt, [shown]))]
 
 
 class HttpOcr(_Http[Image.Image, TextLine, HttpOcrOptions]):
@@ -136,9 +133,7 @@ class HttpOcr(_Http[Image.Image, TextLine, HttpOcrOptions]):
     KIND = "ocr"
 
     def _read(self, shown: Image.Image) -> list[TextLine]:
-        lines = _unfenced(self._chat.ask(self._options.prompt, [shown])).splitlines()
-        texts = [text for line in lines if (text := " ".join(line.split()))]
-        return [] if len(texts) == 1 and texts[0].lower() in _NONE else [TextLine(text) for text in texts]
+        return _said.lines(self._chat.ask(self._options.prompt, [shown]))
 
 
 class HttpObjects(_Http[Image.Image, ObjectTag, HttpObjectsOptions]):
@@ -189,7 +184,7 @@ def objects(answer: str) -> list[dict[str, Any]]:
     Raises:
         Refused: there is no JSON in it.
     """
-    text = _unfenced(answer)
+    text = _said.unfenced(answer)
     try:
         found = _entries(json.loads(text))
     except (ValueError, RecursionError):
@@ -221,12 +216,6 @@ def _whole_values(text: str) -> Iterator[Any]:
             at = begin.end()
         else:
             yield value
-
-
-def _unfenced(answer: str) -> str:
-    """An answer without the Markdown fence around it."""
-    fenced = _FENCE.match(answer.strip())
-    return fenced[1] if fenced else answer.strip()
 
 
 def _box(found: Any, whole: tuple[int, int], size: tuple[int, int]) -> Box | None:
