@@ -26,7 +26,13 @@ PYTHON = "3.11"
 SOURCES = {"detectron2": "SIGHTREAD_DETECTRON2"}
 """Environments whose main package is on no index, and the variable that may say where to install it from."""
 
-_IMPORTED = {"detectron2": "detectron2.modeling", "easyocr": "easyocr", "flair": "flair", "lavis": "lavis.models"}
+_IMPORTED = {
+    "detectron2": "detectron2.modeling",
+    "easyocr": "easyocr",
+    "flair": "flair",
+    "lavis": "lavis.models",
+    "vlm": "torchvision",
+}
 _ROOT = Path(__file__).resolve().parents[2]
 _MARKER = "sightread.json"  # a folder with it is ours; its pins are those that were installed, null until all are
 _ENTERED = "SIGHTREAD_INTERPRETER"  # the environment that a process was re-run in

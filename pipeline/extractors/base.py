@@ -202,6 +202,11 @@ class Options(BaseModel):
     NO_FILES: ClassVar[frozenset[str]] = frozenset()
     """Options that never name a file, folder or repository that is loaded here, whatever they look like."""
 
+    @property
+    def interpreter(self) -> str | None:
+        """The separate environment that these options ask for; None: that of the class, if it has one."""
+        return None
+
     def require(self) -> None:
         """Check what the options name (a checkpoint, a program, a file) without loading it.
 

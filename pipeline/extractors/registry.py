@@ -26,12 +26,15 @@ REGISTRY: dict[str, dict[str, str]] = {
         "zero_shot": "pipeline.extractors.zero_shot:ZeroShot",
         "yolox": "pipeline.extractors.yolox:Yolox",
         "detectron2": "pipeline.extractors.detectron2:Detectron2",
+        "florence2": "pipeline.extractors.florence2:Florence2Objects",
         "http": "pipeline.extractors.http:HttpObjects",
         "precomputed": "pipeline.extractors.precomputed:PrecomputedObjects",
     },
     "captions": {
         "blip": "pipeline.extractors.blip:Blip",
         "lavis": "pipeline.extractors.lavis:Lavis",
+        "florence2": "pipeline.extractors.florence2:Florence2Captions",
+        "vlm": "pipeline.extractors.vlm:VlmCaptions",
         "http": "pipeline.extractors.http:HttpCaptions",
         "precomputed": "pipeline.extractors.precomputed:PrecomputedCaptions",
     },
@@ -39,6 +42,8 @@ REGISTRY: dict[str, dict[str, str]] = {
         "rapidocr": "pipeline.extractors.rapidocr:RapidOcr",
         "tesseract": "pipeline.extractors.tesseract:Tesseract",
         "easyocr": "pipeline.extractors.easyocr:EasyOcr",
+        "florence2": "pipeline.extractors.florence2:Florence2Ocr",
+        "vlm": "pipeline.extractors.vlm:VlmOcr",
         "http": "pipeline.extractors.http:HttpOcr",
         "precomputed": "pipeline.extractors.precomputed:PrecomputedOcr",
     },
@@ -79,8 +84,9 @@ class Choice:
 
     @property
     def interpreter(self) -> str | None:
-        """The separate environment that the extractor runs in, or None: its class says so as `INTERPRETER`."""
-        name: str | None = getattr(self.cls, "INTERPRETER", None)
+        """The separate environment that the extractor runs in, or None: its class names it, or its options do."""
+        asked = self.options.interpreter if isinstance(self.options, Options) else None
+        name: str | None = asked or getattr(self.cls, "INTERPRETER", None)
         return name
 
     def require(self) -> None:

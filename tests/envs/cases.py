@@ -8,11 +8,17 @@ from PIL import Image
 
 from pipeline.core.errors import UserError
 from tests.envs import models
+from tests.pipeline.extractors.vlms import WITH_TORCHVISION, write_vlm
 
 Section = tuple[str, dict[str, Any]]
 Pictures = Sequence[Image.Image]
 
-CASES = {"lavis": ("beams", "nucleus"), "detectron2": ("faster_rcnn", "mask_rcnn", "retinanet"), "easyocr": ("en",)}
+CASES = {
+    "lavis": ("beams", "nucleus"),
+    "detectron2": ("faster_rcnn", "mask_rcnn", "retinanet"),
+    "easyocr": ("en",),
+    "vlm": tuple(WITH_TORCHVISION),
+}
 ZOO: dict[str, tuple[str, list[str] | None]] = {
     "faster_rcnn": ("COCO-Detection/faster_rcnn_R_50_FPN_1x.yaml", ["a", "b", "c"]),
     "mask_rcnn": ("COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_1x.yaml", ["a", "b", "c"]),
@@ -27,6 +33,9 @@ def write(case: str, folder: Path, pictures: Pictures) -> Section:
         return "captions", {"extractor": "lavis", "lavis": {**models.write_lavis(folder), **sampled}}
     if case in CASES["easyocr"]:
         return "ocr", {"extractor": "easyocr", "easyocr": models.write_easyocr(folder, pictures, "en")}
+    if case in CASES["vlm"]:
+        options = {"model": str(write_vlm(case, folder)), "prompt": "a picture of", "max_new_tokens": 5}
+        return "captions", {"extractor": "vlm", "vlm": {**options, "environment": "vlm"}}
     return "objects", {"extractor": "detectron2", "detectron2": models.write_detectron2(folder, *ZOO[case])}
 
 

@@ -59,6 +59,13 @@ CHANGES: dict[str, list[dict[str, Any]]] = {
         {"decoding": "beams"},
     ],
     "faster_rcnn": [{"threshold": 0.6}, {"max_objects": 3}, {"classes": ["a", "b", "d"]}, {"dtype": "bfloat16"}],
+    "qwen3_vl": [
+        {"prompt": "the dog"},
+        {"template": {"thinking": True}},
+        {"max_side": 40},
+        {"max_new_tokens": 9},
+        {"dtype": "bfloat16"},
+    ],
     "en": [
         {"languages": ["de"]},
         {"canvas_size": 64},
@@ -73,8 +80,12 @@ CHANGES: dict[str, list[dict[str, Any]]] = {
 }
 """For a case of each adapter, every option that changes its results."""
 
-UNREAD: dict[str, dict[str, Any]] = {"beams": {"top_p": 0.5, "seed": 5}, "nucleus": {"num_beams": 7}}
-PLACES = {"model", "weights", "models", "tokenizer", "config", "name", "model_type"}
+UNREAD: dict[str, dict[str, Any]] = {
+    "beams": {"top_p": 0.5, "seed": 5},
+    "nucleus": {"num_beams": 7},
+    "qwen3_vl": {"environment": None},
+}
+PLACES = {"model", "revision", "weights", "models", "tokenizer", "config", "name", "model_type"}
 """Options that name files; what is in these counts."""
 
 
@@ -163,6 +174,14 @@ def check_files(section: Section, option: str, first: str) -> None:
 
 def check_broken_files(section: Section, pictures: Pictures) -> None:
     """Weights that are missing, a pickle, or of something else are the user's mistake, and said to be."""
+    if section[1]["extractor"] == "vlm":
+        check_broken_checkpoint(section)
+    else:
+        check_broken_weights(section, pictures)
+
+
+def check_broken_weights(section: Section, pictures: Pictures) -> None:
+    """Files of weights, as adapters name them that read no checkpoint."""
     import torch
 
     option = "models" if section[0] == "ocr" else "weights"
@@ -182,6 +201,21 @@ def check_broken_files(section: Section, pictures: Pictures) -> None:
             torch.save({"model": {"weight": torch.ones(1)}}, other)
         found = mistake(lambda: ready(changed(section, **{option: other})).extract(pictures[:1]))
         assert place in found, found
+
+
+def check_broken_checkpoint(section: Section) -> None:
+    """A folder that is missing, or has not all of the model's weights."""
+    from safetensors.torch import load_file, save_file
+
+    given = Path(options_of(section)["model"])
+    with tempfile.TemporaryDirectory() as place:
+        assert "no such folder" in mistake(lambda: choose(*changed(section, model=f"{place}/nothing")).require())
+        for file in given.iterdir():
+            (Path(place) / file.name).write_bytes(file.read_bytes())
+        weights = load_file(given / "model.safetensors")
+        kept = {name: values for name, values in weights.items() if "embed_tokens" not in name}
+        save_file(kept, Path(place) / "model.safetensors", metadata={"format": "pt"})
+        assert "it lacks " in mistake(lambda: ready(changed(section, model=place)))
 
 
 def check_half_precision(section: Section, pictures: Pictures) -> None:
@@ -219,6 +253,7 @@ OWN: dict[str, dict[str, Check]] = {
     },
     "mask_rcnn": {"against_detectron2": check_against_detectron2},
     "retinanet": {"against_detectron2": check_against_detectron2},
+    "qwen3_vl": {"half_precision": check_half_precision},
     "en": {"against_easyocr": check_against_easyocr, "languages": check_languages, "arabic": check_arabic},
 }
 

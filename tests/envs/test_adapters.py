@@ -24,7 +24,7 @@ from tests.envs.cases import CASES
 from tests.envs.contract import checks
 from tests.project import Project, stages_run
 
-QUICK = {"beams", "faster_rcnn", "en"}
+QUICK = {"beams", "faster_rcnn", "en", "qwen3_vl"}
 """A case of each adapter; the others are slow tests, and so are most of these cases' checks."""
 
 QUICK_CHECKS = {"batches", "fingerprint", "against_lavis", "against_detectron2", "against_easyocr"}
@@ -94,7 +94,9 @@ def test_contract(case: str, check: str, checked: Run) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("case", "kind"), [("beams", "captions"), ("faster_rcnn", "objects"), ("en", "ocr")])
+@pytest.mark.parametrize(
+    ("case", "kind"), [("beams", "captions"), ("faster_rcnn", "objects"), ("en", "ocr"), ("qwen3_vl", "captions")]
+)
 def test_a_stage_changes_to_the_interpreter_and_stores_what_it_read(
     case: str, kind: str, checked: Run, tmp_path: Path
 ) -> None:

@@ -347,7 +347,7 @@ def test_an_experiment_in_a_folder_of_its_own_finds_it(built: Tiny) -> None:
 
 
 def test_every_environment_has_exact_pins_and_no_index() -> None:
-    assert environments.names() == ["detectron2", "easyocr", "flair", "lavis"]
+    assert environments.names() == ["detectron2", "easyocr", "flair", "lavis", "vlm"]
     for name in environments.names():
         text = environments.environment(name).pins.read_text(encoding="utf-8")
         pins = [line for line in text.splitlines() if line and not line.startswith("#")]
@@ -368,5 +368,5 @@ def test_a_package_that_is_on_no_index_needs_a_source(monkeypatch: pytest.Monkey
     assert not (tmp_path / "detectron2").exists()
     with pytest.raises(UserError, match="--source: lavis gets all its packages from the index"):
         environments.sync("lavis", "somewhere")
-    with pytest.raises(UserError, match="the environments are detectron2, easyocr, flair, lavis"):
+    with pytest.raises(UserError, match="the environments are detectron2, easyocr, flair, lavis, vlm"):
         environments.environment("other")

@@ -10,7 +10,7 @@ from PIL import Image
 
 from tests.pipeline.engine.bench import Bench
 from tests.pipeline.extractors import cases as extractor_cases
-from tests.pipeline.extractors import detectors, grids
+from tests.pipeline.extractors import detectors, grids, vlms
 from tests.pipeline.extractors.cases import written
 from tests.pipeline.extractors.chat_server import ChatServer
 from tests.pipeline.extractors.onnx_file import write_yolox
@@ -39,6 +39,21 @@ def blip_2(checkpoints: Path) -> Path:
 @pytest.fixture(scope="session")
 def git(checkpoints: Path) -> Path:
     return extractor_cases.write_git(checkpoints / "git")
+
+
+@pytest.fixture(scope="session")
+def florence2(checkpoints: Path) -> Path:
+    return vlms.write_florence2(checkpoints / "florence2")
+
+
+@pytest.fixture(scope="session")
+def llava(checkpoints: Path) -> Path:
+    return vlms.write_vlm("llava", checkpoints / "llava")
+
+
+@pytest.fixture(scope="session")
+def idefics3(checkpoints: Path) -> Path:
+    return vlms.write_vlm("idefics3", checkpoints / "idefics3")
 
 
 @pytest.fixture(scope="session")
@@ -127,6 +142,9 @@ def sections(
     blip: Path,
     blip_2: Path,
     git: Path,
+    florence2: Path,
+    llava: Path,
+    idefics3: Path,
     yolos: Path,
     rt_detr: Path,
     rf_detr: Path,
@@ -145,6 +163,8 @@ def sections(
     def section(name: str, model: Path, **options: Any) -> dict[str, Any]:
         return {"extractor": name, name: {"model": str(model), **options}}
 
+    asked = {"prompt": "a picture of", "max_new_tokens": 5}
+    regions = {"num_beams": 1, "max_new_tokens": 11}
     served = {"extractor": "http", "http": {"model": "a-model", "url": chat_server.url, "prompt": "What is it?"}}
     labels = ["dog", "red ball", "cat"]
     return {
@@ -152,6 +172,11 @@ def sections(
         "blip_sampling": ("captions", section("blip", blip, num_captions=3, decoding="nucleus")),
         "blip_2": ("captions", section("blip", blip_2, num_captions=2, max_new_tokens=6)),
         "git": ("captions", section("blip", git, num_captions=2, max_new_tokens=6)),
+        "florence2_captions": ("captions", section("florence2", florence2, num_beams=2, max_new_tokens=6)),
+        "florence2_objects": ("objects", section("florence2", florence2, **regions)),
+        "florence2_ocr": ("ocr", section("florence2", florence2, **regions)),
+        "vlm_captions": ("captions", section("vlm", llava, **asked)),
+        "vlm_ocr": ("ocr", section("vlm", idefics3, **asked)),
         "yolos": ("objects", section("transformers", yolos, threshold=0.4)),
         "rt_detr": ("objects", section("transformers", rt_detr, threshold=0.2)),
         "rf_detr": ("objects", section("transformers", rf_detr, threshold=0.5)),

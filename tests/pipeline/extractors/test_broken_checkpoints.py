@@ -50,6 +50,8 @@ def reading(kind: str, name: str, folder: Path, options: dict[str, Any]) -> Any:
         ("blip", "captions", "blip", {}, "text_decoder.", "BlipForConditionalGeneration"),
         ("blip_2", "captions", "blip", {}, "language_projection.", "Blip2ForConditionalGeneration"),
         ("git", "captions", "blip", {}, "git.encoder.", "GitForCausalLM"),
+        ("florence2", "ocr", "florence2", {"max_new_tokens": 9}, "vision_tower.", "Florence2ForConditionalGeneration"),
+        ("llava", "captions", "vlm", {"prompt": "a"}, "multi_modal_projector.", "LlavaForConditionalGeneration"),
         ("yolos", "objects", "transformers", {}, "class_labels_classifier.", "YolosForObjectDetection"),
         ("rt_detr", "objects", "transformers", {}, "class_embed.", "RTDetrForObjectDetection"),
         ("rf_detr", "objects", "transformers", {}, "class_embed.", "RfDetrForObjectDetection"),

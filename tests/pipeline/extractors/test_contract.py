@@ -37,6 +37,11 @@ NAMES = (
     "blip_sampling",
     "blip_2",
     "git",
+    "florence2_captions",
+    "florence2_objects",
+    "florence2_ocr",
+    "vlm_captions",
+    "vlm_ocr",
     "yolos",
     "rt_detr",
     "rf_detr",
@@ -193,7 +198,7 @@ def test_models_are_loaded_by_load_alone_however_many_threads_use_them(
     import torch
 
     kind, section = sections[name]
-    if section["extractor"] in ("blip", "transformers") or kind == "features":
+    if section["extractor"] in ("blip", "transformers", "florence2", "vlm") or kind == "features":
         section = {**section, section["extractor"]: {**section[section["extractor"]], "dtype": "bfloat16"}}
     monkeypatch.setattr(_torch, "cores", lambda: 4)
     _torch._pool.cache_clear()
@@ -236,6 +241,20 @@ CHANGES: dict[str, list[dict[str, Any]]] = {
         {"temperature": 0.5},
         {"seed": 2},
     ],
+    "florence2_captions": [
+        {"task": "detailed_caption"},
+        {"num_beams": 3},
+        {"max_new_tokens": 9},
+        {"dtype": "bfloat16"},
+    ],
+    "florence2_objects": [
+        {"task": "dense_region_caption"},
+        {"max_objects": 3},
+        {"num_beams": 3},
+        {"max_new_tokens": 9},
+        {"dtype": "bfloat16"},
+    ],
+    "florence2_ocr": [{"num_beams": 3}, {"max_new_tokens": 9}, {"dtype": "bfloat16"}],
     "yolos": [{"threshold": 0.6}, {"max_objects": 3}, {"dtype": "bfloat16"}, {"classes": ["a", "b", "c"]}],
     "grounding_dino": [{"labels": ["dog"]}, {"threshold": 0.4}, {"max_objects": 3}, {"dtype": "bfloat16"}],
     "owlv2": [{"labels": ["dog"]}, {"template": "a {}"}, {"threshold": 0.4}, {"max_objects": 3}, {"dtype": "bfloat16"}],
@@ -264,6 +283,14 @@ CHANGES: dict[str, list[dict[str, Any]]] = {
 }
 
 
+for asked in ("vlm_captions", "vlm_ocr"):
+    CHANGES[asked] = [
+        {"prompt": "the dog"},
+        {"template": {"thinking": True}},
+        {"max_side": 40},
+        {"max_new_tokens": 9},
+        {"dtype": "bfloat16"},
+    ]
 for grid in ("resnet", "torchvision", "backbone", "effnet_lite"):
     CHANGES[grid] = [{"resize": "crop"}, {"side": 96}, {"grid": 1}, {"dtype": "bfloat16"}]
 
@@ -271,6 +298,8 @@ UNREAD: dict[str, dict[str, Any]] = {
     "grounding_dino": {"template": "the {}"},
     "blip": {"top_p": 0.5, "temperature": 2.0, "seed": 5},
     "blip_sampling": {"num_beams": 7},
+    "vlm_captions": {"environment": "vlm"},
+    "vlm_ocr": {"environment": "vlm"},
 }
 """Options that say nothing to this architecture or decoding."""
 
@@ -307,7 +336,7 @@ def test_the_fingerprint_changes_when_the_result_can_and_only_then(name: str, se
     assert after() == first, "the same files elsewhere are the same model"
     changed = first
     if moved.is_dir():
-        processor = moved / "preprocessor_config.json"
+        [processor] = moved.glob("*processor_config.json")
         processor.write_text(processor.read_text().replace("0.5", "0.4") + " ")
         changed = after()
         assert changed != first

@@ -49,7 +49,7 @@ def test_params_as_shipped_are_valid() -> None:
         (
             "captions",
             {"extractor": "blib", "blip": {"model": "x"}},
-            r"captions\.extractor: blib: unknown extractor; expected blip, lavis, http, precomputed, or package\.mod",
+            r"captions\.extractor: blib: unknown extractor; expected blip, lavis, florence2, .*, or package\.mod",
         ),
         ("captions", {"extractor": "blip", "blip": {"model": "x"}, "lavi": {}}, r"captions\.lavi: unknown key"),
         (
