@@ -119,9 +119,8 @@ class Asking:
             )
         self._processor = self._whole_processor()
         self._require_template_uses(options.template)
-        with explained(
-            f"checkpoint {options.model}: its processor makes no input of {self._section}.prompt and a picture"
-        ):
+        shown = {0: "", 1: " and a picture"}.get(len(sample.images), f" and {len(sample.images)} pictures")
+        with explained(f"checkpoint {options.model}: its processor makes no input of {self._section}.prompt{shown}"):
             tokens = self._inputs([sample])["input_ids"][0]
         self._thinking = self._processor.tokenizer.decode(tokens[-_TAIL:]).rstrip().endswith("<think>")
         self._model = _torch.load(AutoModelForImageTextToText, folder, options.model, options.dtype, self._device)
@@ -141,6 +140,22 @@ class Asking:
             found = self._generate(self._inputs([questions[place] for place in places]))
             answers.update(zip(places, found, strict=True))
         return [answers[place] for place in range(len(questions))]
+
+    def harmless(self, text: str) -> str:
+        """A text of somebody else's, without what the model takes for a sign of its own: ``<image>`` has a space in it.
+
+        Called after :meth:`load`.
+        """
+        for sign in self._signs:
+            text = text.replace(sign, f"{sign[0]} {sign[1:]}")
+        return text
+
+    @cached_property
+    def _signs(self) -> list[str]:
+        """The tokenizer's special tokens, and others that look like one, the longest first."""
+        tokens = self._processor.tokenizer.added_tokens_decoder.values()
+        signs = {token.content for token in tokens if token.special or token.content[:1] in ("<", "[")}
+        return sorted((sign for sign in signs if len(sign) > 1), key=lambda sign: (-len(sign), sign))
 
     def _generate(self, inputs: "Mapping[str, torch.Tensor]") -> list[Answer]:
         """Answers to a batch of questions, as the processor gives it."""

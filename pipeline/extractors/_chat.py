@@ -9,7 +9,6 @@ import base64
 import http.client
 import json
 import os
-import re
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -31,8 +30,6 @@ from pipeline.settings.training import MOST_SEED
 
 URL, KEY = "SIGHTREAD_HTTP_URL", "SIGHTREAD_HTTP_KEY"
 """Environment variables: the server's address, where params name none, and its key."""
-PLACES = ("text", "objects", "captions", "ocr")
-"""What a prompt about a post may name in braces."""
 
 _JPEG_QUALITY = 90
 _TELLING_KEY = 12  # characters; a shorter key is a placeholder such as EMPTY, which an answer may hold by chance
@@ -120,19 +117,6 @@ def _key() -> str:
     if not key.isascii() or not key.isprintable():
         raise UserError(f"{KEY}: holds characters that no key has; expected printable ASCII")
     return key
-
-
-def named(template: str) -> list[str]:
-    """The names in braces that a prompt about a post has, each once; any, not those alone that have a meaning."""
-    return list(dict.fromkeys(re.findall(r"\{(\w+)\}", template)))
-
-
-def filled(template: str, values: Mapping[str, str]) -> str:
-    """A prompt about a post: each ``{text}``, ``{objects}``, ``{captions}`` and ``{ocr}`` replaced, once.
-
-    Other braces stay, and so do braces in the values. What `values` lacks is empty.
-    """
-    return re.sub(rf"\{{({'|'.join(PLACES)})\}}", lambda found: values.get(found[1], ""), template)
 
 
 def scaled(image: Image.Image, most: int) -> Image.Image:

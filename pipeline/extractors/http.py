@@ -7,15 +7,16 @@ has the model's name and all that it is asked with, not where the server is, so 
 import json
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Annotated, Any, ClassVar, Generic, Literal, TypeVar
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar, Generic, Literal, TypeVar
 
 from PIL import Image
-from pydantic import AfterValidator, Field, NonNegativeInt, PositiveInt, model_validator
+from pydantic import NonNegativeInt, PositiveInt, model_validator
 
 from pipeline.core.records import Box, Caption, Item, Note, ObjectTag, TextLine
 from pipeline.extractors import _boxes, _said
-from pipeline.extractors._chat import PLACES, Chat, ChatOptions, Refused, filled, named, scaled
+from pipeline.extractors._chat import Chat, ChatOptions, Refused, scaled
+from pipeline.extractors._prompts import PostPrompt, filled, require_subject, wanted
 from pipeline.extractors._side_by_side import SideBySide
 from pipeline.extractors.base import PostInput, Wants
 from pipeline.settings.params import ExecutionParams
@@ -54,34 +55,21 @@ class HttpObjectsOptions(ChatOptions):
     max_objects: PositiveInt = 20
 
 
-def _known(prompt: str) -> str:
-    if unknown := [name for name in named(prompt) if name not in PLACES]:
-        raise ValueError(f"{_in_braces(unknown)} has no meaning; expected {_in_braces(PLACES)} as the names in braces")
-    return prompt
-
-
-def _in_braces(names: Iterable[str]) -> str:
-    return ", ".join(f"{{{name}}}" for name in names)
-
-
 class HttpKnowledgeOptions(ChatOptions):
     """``knowledge.http`` in params.yaml."""
 
-    prompt: Annotated[str, Field(min_length=1), AfterValidator(_known)]
+    prompt: PostPrompt
     pictures: NonNegativeInt = 4
     max_tokens: PositiveInt = 256
 
     @model_validator(mode="after")
     def _shows_something(self) -> "HttpKnowledgeOptions":
-        if not self.pictures and not named(self.prompt):
-            raise ValueError(
-                f"prompt: shows the same for every post; expected one of {_in_braces(PLACES)} in it, or pictures > 0"
-            )
+        require_subject(self.prompt, self.pictures)
         return self
 
     def wants(self) -> Wants:
         """What the model is shown besides the text."""
-        return Wants(frozenset(named(self.prompt)) - {"text"}, self.pictures)
+        return wanted(self.prompt, self.pictures)
 
 
 class _Http(SideBySide[P, T], Generic[P, T, S]):

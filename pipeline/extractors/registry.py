@@ -53,6 +53,7 @@ REGISTRY: dict[str, dict[str, str]] = {
         "effnet_lite": "pipeline.extractors.effnet_lite:EffNetLite",
     },
     "knowledge": {
+        "vlm": "pipeline.extractors.vlm:VlmKnowledge",
         "http": "pipeline.extractors.http:HttpKnowledge",
         "retrieval": "pipeline.extractors.retrieval:Retrieval",
         "precomputed": "pipeline.extractors.precomputed_knowledge:PrecomputedKnowledge",

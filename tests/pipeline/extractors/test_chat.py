@@ -14,7 +14,8 @@ from PIL import Image
 
 from pipeline.core.errors import UserError
 from pipeline.extractors import _answers, _chat, _connections
-from pipeline.extractors._chat import Chat, ChatOptions, Refused, filled
+from pipeline.extractors._chat import Chat, ChatOptions, Refused
+from pipeline.extractors._prompts import filled
 from pipeline.extractors.base import UnavailableError
 from pipeline.settings.params import HttpExecution
 from tests.pipeline.extractors.chat_server import Behaviour, ChatServer, Handler, Question

@@ -95,8 +95,8 @@ def test_the_answer_follows_prompt_and_template(llava: Path, pictures: list[Imag
 
 def test_pictures_are_shrunk_before_they_are_shown(idefics3: Path) -> None:
     large = Image.new("RGB", (3000, 1000))
-    assert captioner(idefics3).prepare(large).image.size == (1024, 341)
-    assert captioner(idefics3, max_side=None).prepare(large).image.size == (3000, 1000)
+    assert captioner(idefics3).prepare(large).question.images[0].size == (1024, 341)
+    assert captioner(idefics3, max_side=None).prepare(large).question.images == [large]
 
 
 def test_a_question_may_have_any_number_of_pictures(llava: Path, pictures: list[Image.Image]) -> None:
