@@ -19,7 +19,7 @@ from pipeline.core.kinds import Row, Subject
 from pipeline.core.records import ImageRow, Post
 from pipeline.core.store import digest
 from pipeline.engine.plan import Job
-from pipeline.extractors.base import PostInput, Wants
+from pipeline.extractors.base import LabelledPicture, PostInput, Wants
 from pipeline.images import pictures as images
 from pipeline.images.decoding import PictureError
 from pipeline.settings.params import ImagesParams
@@ -114,25 +114,58 @@ class PictureInputs:
         Raises:
             PictureError: of the job's own picture, where no copy can be read either.
         """
-        assert self._pictures is not None  # require() has seen to it
-        try:
-            return images.load(self._pictures, job.name, job.key, self._limits)
-        except PictureError as error:
-            for name in self._copies(job):
-                with suppress(PictureError):
-                    return images.load(self._pictures, name, job.key, self._limits)
-            raise error from None
+        return self._picture(job.name, job.key)
 
     def subject(self, row: Row) -> str:
         """The picture's name."""
         name: str = row["image"]
         return name
 
-    def _copies(self, job: Job) -> list[str]:
+    def _picture(self, name: str, sha256: str) -> Image.Image:
+        assert self._pictures is not None  # require() has seen to it
+        try:
+            return images.load(self._pictures, name, sha256, self._limits)
+        except PictureError as error:
+            for copy in self._copies(name, sha256):
+                with suppress(PictureError):
+                    return images.load(self._pictures, copy, sha256, self._limits)
+            raise error from None
+
+    def _copies(self, name: str, sha256: str) -> list[str]:
         with self._guard:
             if self._twins is None:
                 self._twins = twins(self.rows())
-        return [name for name in self._twins.get(job.key, []) if name != job.name]
+        return [copy for copy in self._twins.get(sha256, []) if copy != name]
+
+
+class LabelledPictures(PictureInputs):
+    """The pictures of a manifest, each with labels of its own, by the digest of both.
+
+    Args:
+        manifest, pictures, limits: as of :class:`PictureInputs`.
+        labels: of the pictures, by name; a picture without is shown with none.
+    """
+
+    def __init__(
+        self,
+        manifest: Path | Iterable[ImageRow | Mapping[str, Any]],
+        pictures: images.Pictures | None,
+        limits: ImagesParams,
+        labels: Mapping[str, tuple[str, ...]],
+    ) -> None:
+        super().__init__(manifest, pictures, limits)
+        self._labels = labels
+        self._sha256: dict[str, str] = {}  # of the pictures of jobs, by name
+
+    def job(self, row: Row) -> Job:
+        """The picture of a row with its labels."""
+        own = super().job(row)
+        self._sha256[own.name] = own.key
+        return own._replace(key=digest({"sha256": own.key, "labels": self._labels.get(own.name, ())}))
+
+    def load(self, job: Job) -> LabelledPicture:
+        """As of :class:`PictureInputs`, with its labels."""
+        return LabelledPicture(self._picture(job.name, self._sha256[job.name]), self._labels.get(job.name, ()))
 
 
 class _Shown(NamedTuple):

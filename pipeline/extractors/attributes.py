@@ -17,6 +17,8 @@ from pipeline.extractors import _torch
 from pipeline.extractors.base import (
     BucketingExtractor,
     Extractor,
+    LabelledExtractor,
+    LabelledPicture,
     LoadingExtractor,
     MeteredExtractor,
     Options,
@@ -83,11 +85,16 @@ class WithAttributes(_torch.FromCheckpoint):
         """The detector's."""
         return self._detector.bucket(width, height) if isinstance(self._detector, BucketingExtractor) else None
 
-    def prepare(self, image: Image.Image) -> tuple[Any, Image.Image]:
-        """What the detector makes ready, and the picture, which the boxes are cut from."""
-        return self._detector.prepare(image) if isinstance(self._detector, PreparingExtractor) else image, image
+    def labels_of(self, posts: Sequence[Sequence[str]]) -> tuple[str, ...] | None:
+        """The detector's."""
+        return self._detector.labels_of(posts) if isinstance(self._detector, LabelledExtractor) else None
 
-    def extract(self, images: Sequence[Image.Image]) -> list[list[ObjectTag]]:
+    def prepare(self, image: Image.Image | LabelledPicture) -> tuple[Any, Image.Image]:
+        """What the detector makes ready, and the picture, which the boxes are cut from."""
+        picture = image.picture if isinstance(image, LabelledPicture) else image
+        return self._detector.prepare(image) if isinstance(self._detector, PreparingExtractor) else image, picture
+
+    def extract(self, images: Sequence[Image.Image | LabelledPicture]) -> list[list[ObjectTag]]:
         """Tags of each picture."""
         return self.extract_prepared([self.prepare(image) for image in images])
 

@@ -61,6 +61,19 @@ class PostInput:
         return " ".join(self.tokens)
 
 
+@dataclass(frozen=True, slots=True)
+class LabelledPicture:
+    """A picture, and what to look for in it.
+
+    Attributes:
+        picture: upright RGB.
+        labels: as :meth:`LabelledExtractor.labels_of` gives them.
+    """
+
+    picture: Image.Image
+    labels: tuple[str, ...]
+
+
 class UnavailableError(UserError):
     """What an extractor reads with, such as a server, is gone: no picture or post is the cause.
 
@@ -73,7 +86,7 @@ class Extractor(Protocol):
     """Reads pictures. What a result depends on, batch size and order aside, is all in the fingerprint.
 
     Protocols below add to it: :class:`LoadingExtractor`, :class:`PreparingExtractor`, :class:`BucketingExtractor`,
-    :class:`MeteredExtractor`.
+    :class:`MeteredExtractor`, :class:`LabelledExtractor`.
     """
 
     def fingerprint(self) -> Mapping[str, Any]:
@@ -82,6 +95,22 @@ class Extractor(Protocol):
 
     def extract(self, images: Sequence[Image.Image]) -> Sequence[Result]:
         """One list of items for each upright RGB picture: tags and captions best first, lines in reading order."""
+        ...
+
+
+@runtime_checkable
+class LabelledExtractor(Protocol):
+    """An extractor of pictures that may look for something else in each: for what the posts say that show it.
+
+    Where it does, it is shown each picture as a :class:`LabelledPicture`. What it is shown with a picture need not be
+    in the fingerprint.
+    """
+
+    def labels_of(self, posts: Sequence[Sequence[str]]) -> tuple[str, ...] | None:
+        """What to look for in a picture, given the tokens of the posts that show it; None: the same in all pictures.
+
+        It may be called before anything is loaded.
+        """
         ...
 
 
@@ -143,8 +172,8 @@ class PreparingExtractor(Protocol):
     ``extract(images)`` equals ``extract_prepared([prepare(image) for image in images])``.
     """
 
-    def prepare(self, image: Image.Image) -> Any:
-        """One picture made ready; called from several threads at once."""
+    def prepare(self, image: Any, /) -> Any:
+        """One picture, or what the extractor is shown in its place, made ready; called from several threads at once."""
         ...
 
     def extract_prepared(self, prepared: Sequence[Any]) -> Sequence[Result]:

@@ -52,6 +52,7 @@ class Prepared:
 
     pixels: "torch.Tensor"  # (channels, height, width), resized and normalised
     size: tuple[int, int]  # height and width of the picture itself
+    labels: tuple[str, ...] = ()  # what to look for in it, of a detector that is told
 
 
 class Detector(_torch.FromCheckpoint):
@@ -112,17 +113,17 @@ class Detector(_torch.FromCheckpoint):
         """
 
         def run(pixels: "torch.Tensor", places: list[int]) -> list[list[ObjectTag]]:
-            found = self._detect(pixels, [prepared[place].size for place in places])
+            found = self._detect(pixels, [prepared[place] for place in places])
             return [_boxes.best(tags, self._options.max_objects) for tags in found]
 
         return _torch.in_batches_of_one_shape([one.pixels for one in prepared], run, self._device, self._options.dtype)
 
-    def _detect(self, pixels: "torch.Tensor", sizes: list[tuple[int, int]]) -> list[list[ObjectTag]]:
+    def _detect(self, pixels: "torch.Tensor", prepared: Sequence[Prepared]) -> list[list[ObjectTag]]:
         """Tags of a stack of pictures.
 
         Args:
             pixels: resized and normalised pictures on the model's device, *Shape:* (batch, channels, height, width).
-            sizes: height and width in pixels of each picture itself.
+            prepared: the pictures.
 
         Returns:
             The tags of each picture, in any order, boxes in pixels of the picture itself.
@@ -194,9 +195,10 @@ class TransformersObjects(Detector):
             )
         return dict(enumerate(names))
 
-    def _detect(self, pixels: "torch.Tensor", sizes: list[tuple[int, int]]) -> list[list[ObjectTag]]:
+    def _detect(self, pixels: "torch.Tensor", prepared: Sequence[Prepared]) -> list[list[ObjectTag]]:
         import torch
 
+        sizes = [each.size for each in prepared]
         with torch.inference_mode():
             outputs = self._model(pixel_values=pixels)
         outputs.logits, outputs.pred_boxes = finite(outputs.logits), finite(outputs.pred_boxes)

@@ -1,20 +1,21 @@
 """What the extraction stages share: pictures → contexts or features, from the manifest or a folder; their records."""
 
 import argparse
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from pipeline.core import environments
 from pipeline.core.errors import UserError, run_cli
 from pipeline.core.kinds import KINDS, TEXT_KINDS
 from pipeline.core.locks import stage_lock
-from pipeline.core.records import ImageRow
+from pipeline.core.records import ImageRow, Post
 from pipeline.core.store import Store
-from pipeline.engine.inputs import Inputs, PictureInputs
+from pipeline.engine.inputs import Inputs, LabelledPictures, PictureInputs
 from pipeline.engine.run import Summary
 from pipeline.engine.run import run as run_engine
-from pipeline.extractors.base import AnyExtractor, LookupExtractor
+from pipeline.extractors.base import AnyExtractor, LabelledExtractor, LookupExtractor
 from pipeline.extractors.registry import Choice, choose
 from pipeline.images import manifest as images
 from pipeline.images.listing import listing
@@ -24,23 +25,37 @@ from pipeline.settings.params import Params
 from stages.shared import paths
 from stages.shared.record import recorded
 
+PostsOf: TypeAlias = Callable[[Params, Path | None], Iterable[Post]]
+"""The posts of a file, or with None those of the pipeline."""
+_Labels: TypeAlias = Mapping[str, tuple[str, ...]]
 
-def run(kind: str) -> None:
-    """Run the stage, or with ``--images`` and ``--output`` read a folder of pictures without DVC."""
-    run_cli(lambda: _main(kind))
+
+def run(kind: str, posts_of: PostsOf | None = None) -> None:
+    """Run the stage, or with ``--images`` and ``--output`` read a folder of pictures without DVC.
+
+    Args:
+        kind: what is read off pictures.
+        posts_of: of a kind whose extractors may look for what the posts say that show a picture.
+    """
+    run_cli(lambda: _main(kind, posts_of))
 
 
-def _main(kind: str) -> None:
+def _main(kind: str, posts_of: PostsOf | None) -> None:
     where = KINDS[kind].OUTPUT
     parser = argparse.ArgumentParser(
         prog=f"python -m stages.{kind}", description=f"Read {kind} off pictures: the pipeline's, or those of a folder."
     )
     parser.add_argument("--images", type=Path, metavar="DIR", help="read the pictures of this folder")
     parser.add_argument("--output", type=Path, metavar=where, help="where the results of --images go")
+    if posts_of is not None:
+        parser.add_argument("--posts", type=Path, metavar="FILE.jsonl", help="posts that show the pictures of --images")
     parser.add_argument("--params", type=Path, default=paths.PARAMS, metavar="FILE", help="default: %(default)s")
     arguments = parser.parse_args()
     if (arguments.images is None) != (arguments.output is None):
         raise UserError(f"--images DIR and --output {where} go together")
+    file: Path | None = getattr(arguments, "posts", None)
+    if file is not None and arguments.images is None:
+        raise UserError("--posts FILE.jsonl goes with --images DIR")
     settings = params.load(arguments.params)
     choice = choose(kind, settings.extraction(kind), str(arguments.params))
     if choice.off:
@@ -53,8 +68,10 @@ def _main(kind: str) -> None:
     with Store.open() as store:
         if arguments.images is None:
             with stage_lock(kind), recorded(kind) as record:
-                inputs = _pictures(settings, paths.IMAGES, settings.data.images_folder)
-                summary, found = extract(choice, create(choice, settings), settings, inputs, output_of(kind), store)
+                extractor = create(choice, settings)
+                labels = _labels(extractor, partial(posts_of, settings, None)) if posts_of else None
+                inputs = _pictures(settings, paths.IMAGES, settings.data.images_folder, labels)
+                summary, found = extract(choice, extractor, settings, inputs, output_of(kind), store)
                 record |= found
                 print(summary)
         else:
@@ -62,9 +79,10 @@ def _main(kind: str) -> None:
             rows = list(
                 images.manifest(names, arguments.images, settings.images, store, follow=settings.data.linked_folders)
             )
-            inputs = _pictures(settings, rows, arguments.images)
-            output = arguments.output
-            summary, _ = extract(choice, create(choice, settings), settings, inputs, output, store, of_stage=False)
+            extractor = create(choice, settings)
+            labels = _labels(extractor, partial(_of_file, posts_of, settings, file, set(names))) if posts_of else None
+            inputs = _pictures(settings, rows, arguments.images, labels)
+            summary, _ = extract(choice, extractor, settings, inputs, arguments.output, store, of_stage=False)
             print(f"{summary}; left out: {left_out}" if left_out else summary)
 
 
@@ -90,8 +108,38 @@ def switched_off(kind: str) -> None:
     print(f"{kind}: off")
 
 
-def _pictures(settings: Params, manifest: Path | Iterable[ImageRow], folder: Path | None) -> PictureInputs:
-    return PictureInputs(manifest, folder_of(settings, folder), settings.images)
+def _pictures(
+    settings: Params, manifest: Path | Iterable[ImageRow], folder: Path | None, labels: _Labels | None
+) -> PictureInputs:
+    pictures = folder_of(settings, folder)
+    if labels is None:
+        return PictureInputs(manifest, pictures, settings.images)
+    return LabelledPictures(manifest, pictures, settings.images, labels)
+
+
+def _labels(extractor: AnyExtractor, posts: Callable[[], Iterable[Post]]) -> _Labels | None:
+    """What to look for in each picture, by name; None where that is the same in all, and no posts are read."""
+    if not isinstance(extractor, LabelledExtractor) or extractor.labels_of(()) is None:
+        return None
+    texts: dict[str, list[Sequence[str]]] = {}
+    for post in posts():
+        for image in post.images:
+            texts.setdefault(image, []).append(post.tokens)
+    return {image: extractor.labels_of(shown) or () for image, shown in texts.items()}
+
+
+def _of_file(posts_of: PostsOf, settings: Params, file: Path | None, names: Set[str]) -> list[Post]:
+    """The posts of ``--posts``.
+
+    Raises:
+        UserError: there is no such file, or none of its posts shows one of the pictures.
+    """
+    if file is None:
+        raise UserError("the extractor looks for what posts say that show a picture; give them as --posts FILE.jsonl")
+    posts = list(posts_of(settings, file))
+    if names and names.isdisjoint(image for post in posts for image in post.images):
+        raise UserError(f"{file}: none of its {len(posts):,} posts shows a picture of --images, such as {min(names)}")
+    return posts
 
 
 def folder_of(settings: Params, folder: Path | None) -> Folder | None:

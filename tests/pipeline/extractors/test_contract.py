@@ -295,7 +295,8 @@ for grid in ("resnet", "torchvision", "backbone", "effnet_lite"):
     CHANGES[grid] = [{"resize": "crop"}, {"side": 96}, {"grid": 1}, {"dtype": "bfloat16"}]
 
 UNREAD: dict[str, dict[str, Any]] = {
-    "grounding_dino": {"template": "the {}"},
+    "grounding_dino": {"template": "the {}", "max_labels": 3},
+    "owlv2": {"max_labels": 3},
     "blip": {"top_p": 0.5, "temperature": 2.0, "seed": 5},
     "blip_sampling": {"num_beams": 7},
     "vlm_captions": {"environment": "vlm"},

@@ -7,7 +7,8 @@ import pytest
 from PIL import Image
 
 from pipeline.core.errors import UserError
-from tests.pipeline.extractors.cases import ready
+from pipeline.extractors.base import Extractor, LabelledExtractor, LabelledPicture, MeteredExtractor, PreparingExtractor
+from tests.pipeline.extractors.cases import make, ready, same
 
 LABELS = ["dog", "red ball", "cat"]
 
@@ -106,3 +107,73 @@ def test_zero_shots_mistakes_are_named(
             found_by_labels(owlv2, pictures[:1], labels=bad)
     with pytest.raises(UserError, match=r"template: .*expected a text with \{\} in it once"):
         found_by_labels(owlv2, pictures[:1], template="a photo")
+
+
+@pytest.mark.parametrize("name", ["grounding_dino", "owlv2"])
+def test_labels_of_its_own_for_each_picture_give_what_they_give_as_params(
+    name: str, request: pytest.FixtureRequest, pictures: list[Image.Image]
+) -> None:
+    """Whatever is beside it in the batch: another number of labels, longer ones, none."""
+    folder, threshold = request.getfixturevalue(name), {"grounding_dino": 0.3, "owlv2": 0.3}[name]
+    extractor = from_text(folder, threshold=threshold)
+    labels = [("dog", "red ball", "cat"), (), ("snow",), ("a dog runs on the beach", "cat"), ("ball",)]
+    shown = [LabelledPicture(picture, labels[at % len(labels)]) for at, picture in enumerate(pictures[:10])]
+    together = extractor.extract(shown)  # type: ignore[arg-type]
+    assert same(together, [extractor.extract([each])[0] for each in shown])  # type: ignore[list-item]
+    for wanted in labels:
+        own = [at for at, each in enumerate(shown) if each.labels == wanted]
+        if not wanted:
+            assert [together[at] for at in own] == [[]] * len(own)
+            continue
+        as_params = found_by_labels(folder, [pictures[at] for at in own], labels=list(wanted), threshold=threshold)
+        assert any(as_params), "nothing found, nothing compared"
+        assert same([together[at] for at in own], as_params)
+
+
+def test_phrases_that_a_model_has_no_room_for_are_left_out(
+    grounding_dino: Path, owlv2: Path, pictures: list[Image.Image]
+) -> None:
+    many = tuple(f"{one} {other}" for one in ("red", "blue", "snow") for other in ("dog", "cat", "ball", "beach"))
+    dino = from_text(grounding_dino)
+    assert isinstance(dino, PreparingExtractor)
+    found = dino.prepare(LabelledPicture(pictures[0], ("\u200b", *many)))
+    assert found.labels == many[:10], "2 + 10 · (2 + 1) = 32 sub-tokens"
+    owl = from_text(owlv2)
+    assert isinstance(owl, PreparingExtractor)
+    assert isinstance(owl, MeteredExtractor)
+    found = owl.prepare(LabelledPicture(pictures[0], ("dog", "red " * 14, "cat")))
+    assert found.labels == ("dog", "cat")
+    assert owl.used() == "1 phrases left out, as the model has no room for them"
+
+
+def test_labels_are_the_phrases_of_the_posts_that_show_a_picture(
+    grounding_dino: Path, clip: Path, pictures: list[Image.Image]
+) -> None:
+    posts = [["My", "dog", "at", "the", "beach", "!"], ["a", "Dog", "in", "#RedSnow"]]
+    options = {"model": str(grounding_dino), "labels": "from_text", "max_labels": 3, "threshold": 0.05}
+    section = {"extractor": "zero_shot", "zero_shot": options}
+    attributes = {"model": str(clip), "labels": ["red", "blue"], "threshold": 0.1}
+    for extractor in (ready(("objects", section)), ready(("objects", {**section, "attributes": attributes}))):
+        assert isinstance(extractor, LabelledExtractor)
+        assert extractor.labels_of(posts) == ("dog", "beach", "Red Snow")
+        assert extractor.labels_of([]) == ()
+        reader: Any = extractor
+        [tags] = reader.extract([LabelledPicture(pictures[0], ("dog", "beach"))])
+        assert {tag.label for tag in tags} <= {"dog", "beach"}
+        assert tags
+        with pytest.raises(ValueError, match="expected a picture with labels"):
+            reader.extract(pictures[:1])
+    told = make(("objects", {"extractor": "zero_shot", "zero_shot": {**options, "labels": ["dog"]}}))
+    assert isinstance(told, LabelledExtractor)
+    assert told.labels_of(posts) is None
+
+
+def test_the_number_of_phrases_is_not_in_the_fingerprint(grounding_dino: Path) -> None:
+    """They come with each picture, and so are in the key of its result."""
+    assert from_text(grounding_dino, max_labels=3).fingerprint() == from_text(grounding_dino).fingerprint()
+    assert from_text(grounding_dino).fingerprint()["labels"] == "from_text"
+
+
+def from_text(folder: Path, **options: Any) -> Extractor:
+    section = {"extractor": "zero_shot", "zero_shot": {"model": str(folder), "labels": "from_text", **options}}
+    return ready(("objects", section))
