@@ -16,7 +16,7 @@ from pipeline.core.files import read_json
 from pipeline.core.kinds import KINDS, PICTURE_KINDS, POST_KINDS
 from pipeline.core.records import Context, Evaluation, ImageRow, Post, Prediction, View
 from pipeline.core.runs import RunRecord
-from pipeline.settings.params import SPLITS, Condition, Params, Split
+from pipeline.settings.params import POST_SPLITS, SPLITS, Condition, Params, PostSplit, Split
 
 STAGES = ("posts", "images", *KINDS, "views", "train", "evaluate")
 """The stages that leave a record of their run, in order."""
@@ -62,7 +62,7 @@ class Results:
     """
 
     settings: Params
-    posts: dict[Split, list[Post]]
+    posts: dict[PostSplit, list[Post]]
     report: dict[str, Any]
     images: dict[str, ImageRow]
     contexts: dict[str, dict[str, Context]]
@@ -90,9 +90,9 @@ def read(settings: Params, sources: Sources) -> Results:
                     {row.id: row for row in records.read(path, Prediction, "evaluate")}, _confusion(confusion)
                 )
     evaluation: Evaluation = records.read_one(sources.evaluation, Evaluation, "evaluate")
-    read_posts = {split: list(records.read(sources.posts / f"{split}.jsonl", Post, "posts")) for split in SPLITS}
+    read_posts = {split: list(records.read(sources.posts / f"{split}.jsonl", Post, "posts")) for split in POST_SPLITS}
     images = {row.image: row for row in records.read(sources.images, ImageRow, "images")}
-    for post in (post for split in SPLITS for post in read_posts[split]):
+    for post in (post for split in POST_SPLITS for post in read_posts[split]):
         for image in post.images:
             if image not in images:
                 raise UserError(f"{sources.images}: no row for {image}, of post {post.id}; run dvc repro images")

@@ -15,7 +15,7 @@ from pipeline.core.records import Context
 from pipeline.core.runs import Change, Machine, RunRecord
 from pipeline.core.store import digest
 from pipeline.corpus.report import described
-from pipeline.settings.params import SPLITS, Split
+from pipeline.settings.params import SPLITS, PostSplit
 from pipeline.settings.section import changed
 from reporting.sources import STAGES, Results
 
@@ -29,7 +29,7 @@ NO_PICTURE = "no picture named"
 class SplitRow:
     """One split of the data set; entities by type, as conlleval reads them, and in all as either does."""
 
-    split: Split
+    split: PostSplit
     counts: dict[str, Any]
     types: list[int]
     pictures: dict[str, int]
@@ -106,7 +106,8 @@ def summarise(results: Results, types: list[str]) -> Summary:
     """Everything that the section shows."""
     broken = sorted(_broken(results), key=lambda row: (row.stage != "images", row.stage, row.status, row.name))
     posts = sorted(_broken_posts(results), key=lambda row: (row.stage, row.status, row.name))
-    splits = [_split_row(results, split, types) for split in SPLITS]
+    shown: list[PostSplit] = [*SPLITS, "unlabelled"] if results.posts["unlabelled"] else [*SPLITS]
+    splits = [_split_row(results, split, types) for split in shown]
     statuses = sorted({status for row in splits for status in row.pictures}, key=lambda name: (name != "ok", name))
     return Summary(
         name=portable(results.settings.data.root),
@@ -135,7 +136,7 @@ def count(number: int, one: str, many: str | None = None) -> str:
     return f"{number:,} {one if number == 1 else many or one + 's'}"
 
 
-def _split_row(results: Results, split: Split, types: list[str]) -> SplitRow:
+def _split_row(results: Results, split: PostSplit, types: list[str]) -> SplitRow:
     counts = results.report["splits"][split]
     pictures = Counter(
         results.images[image].status if image else NO_PICTURE
@@ -193,7 +194,7 @@ def _missing(results: Results) -> Iterator[str]:
         elif unlabelled:
             yield (
                 f"{unlabelled:,} of the {count(len(posts), 'post')} of {split} have no labels"
-                + ("." if split == "train" or results.scores.get(split) else ": no scores, only predictions.")
+                + (": no scores, only predictions." if split != "train" and not results.scores.get(split) else ".")
             )
         if split != "train" and posts and split not in results.predictions:
             yield f"There are no predictions for {split}."
@@ -306,6 +307,8 @@ def _time_row(run: RunRecord) -> TimeRow:
         if run.chosen_by == "last_epoch":
             chosen = "the last is kept: none scored above 0 on dev"
         notes.append(f"{count(run.epochs, 'epoch')}, {chosen}")
+    if run.unlabelled is not None:
+        notes.append(f"with {count(run.unlabelled['posts'], 'post')} without labels beside them")
     if run.cut is not None:
         notes.append(f"{count(run.cut['posts'], 'very long post')} trained as {run.cut['pieces']:,} pieces")
     rate = run.items / run.seconds if run.items and run.seconds else None

@@ -9,7 +9,7 @@ from pipeline.core.records import Post, RelationPost
 from pipeline.core.store import Store
 from pipeline.images import manifest as images
 from pipeline.settings import params
-from pipeline.settings.params import SPLITS
+from pipeline.settings.params import POST_SPLITS
 from stages.shared import paths
 from stages.shared.record import recorded
 
@@ -20,7 +20,7 @@ def main() -> None:
     with stage_lock("images"), Store.open() as store, recorded("images") as record:
         names = {
             image
-            for split in SPLITS
+            for split in POST_SPLITS
             for post in records.read(paths.POSTS / f"{split}.jsonl", Post, "posts")
             for image in post.images
         }

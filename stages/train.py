@@ -69,7 +69,7 @@ def main() -> None:
     elif settings.execution.processes > 1:
         processes.relaunch("stages.train", settings.execution.processes)
     encoder = checkpoints.resolve(settings.train.encoder, settings.train.revision)
-    files = {split: paths.VIEWS / f"{split}.jsonl" for split in ("train", "dev")}
+    files = {split: paths.VIEWS / f"{split}.jsonl" for split in ("train", "dev", "unlabelled")}
     with ExitStack() as stack:
         store = stack.enter_context(Store.open())
         record: dict[str, Any] = {}
@@ -83,6 +83,8 @@ def main() -> None:
             words = _test_words()
             train = partial(train, words=words)
             hashes |= {"test words": digest({"words": words}), "word vectors": file_digest(vectors)}
+        if settings.train.trainer == "transformers":
+            train = partial(train, unlabelled=views["unlabelled"])
         if tagger_class(settings.train.model).reads_visual:
             train = partial(train, visuals=visuals.opened())
             hashes |= {"visuals": visuals.identity()}
@@ -110,7 +112,8 @@ def main() -> None:
         )
         if processes.is_first():
             pictures = facts.pictures(paths.TAGGER, sources)
-            found = facts.gather(settings.train, sources, encoder.identity, views, result, pictures)
+            used = {split: rows for split, rows in views.items() if rows or split != "unlabelled"}
+            found = facts.gather(settings.train, sources, encoder.identity, used, result, pictures)
             facts.write(paths.TAGGER, found)
         # The time of a resumed training is that of its last part, and says nothing of how many tweets a second.
         record |= {

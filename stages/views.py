@@ -1,4 +1,4 @@
-"""Stage `views`: posts, what their pictures gave and what is known of them → data/views/{train,dev,test}.jsonl.
+"""Stage `views`: posts, what their pictures gave and what is known of them → data/views/, a file a split.
 
 The context of a post is made of these by the template in params; a post without any gets an empty context. sources.json
 beside them records what the views were made of, for the card of a tagger that is trained on them.
@@ -13,7 +13,7 @@ from pipeline.core.files import portable
 from pipeline.core.locks import stage_lock
 from pipeline.core.records import Post, View, ViewSources
 from pipeline.settings import params
-from pipeline.settings.params import SPLITS, Params, ViewsParams
+from pipeline.settings.params import POST_SPLITS, Params, ViewsParams
 from stages.shared import paths
 from stages.shared.record import recorded
 
@@ -24,12 +24,13 @@ def main() -> None:
     with stage_lock("views"), recorded("views") as record:
         record |= {"items": 0, "unit": "posts"}
         found = Found.read(paths.CONTEXTS, settings.views.kinds)
-        for split in SPLITS:
+        for split in POST_SPLITS:
             posts = records.read(paths.POSTS / f"{split}.jsonl", Post, "posts")
             views = list(make_views(posts, split, settings.views, found))
             records.write(paths.VIEWS / f"{split}.jsonl", views)
             record["items"] += len(views)
-            print(f"{split}: {sum(bool(view.context) for view in views):,} of {len(views):,} posts have a context")
+            if views or split != "unlabelled":
+                print(f"{split}: {sum(bool(view.context) for view in views):,} of {len(views):,} posts have a context")
         records.write_one(paths.SOURCES, sources(settings))
 
 

@@ -169,6 +169,8 @@ def _body(
         chosen = f"The last of {result['epochs']} epochs is kept, as none scored above 0 on dev"
     if cut := result.get("cut"):
         chosen += f". Posts too long to be trained whole: {cut['posts']:,}, as {cut['pieces']:,} pieces"
+    if without := result.get("unlabelled"):
+        chosen += f". Posts without labels, from which the alignment learned as well: {without['posts']:,}"
     if (found["params"].get("model"), found["params"]["views"]) in (("rpbert", "both"), ("rpbert", "cross_modal")):
         posts = result.get("relation", {}).get("posts", 0)
         chosen += f". Whether a picture adds to the text was learned from {f'{posts:,} posts and ' * bool(posts)}"

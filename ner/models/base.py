@@ -1,9 +1,8 @@
-"""What every tagger shares: labels, a CRF, the loss of both views and their alignment, saving and loading.
+"""What every tagger shares: labels, a CRF, saving and loading.
 
 A system (:mod:`ner.models.ita`, …) is a subclass that turns a view into emissions; :mod:`ner.models.registry` finds it
-by its name. The text-only view is the tweet without whatever its picture gives, the cross-modal view has that; the loss
-is ITA's (Wang et al., NAACL 2022): NLL of the text-only view, weighted NLL of the cross-modal view, weighted KL from
-the first to the second. Making tensors of tweets is left to :mod:`ner.views`, training to :mod:`ner.training.run`.
+by its name. The loss is :mod:`ner.models.losses`'. Making tensors of tweets is left to :mod:`ner.views`, training to
+:mod:`ner.training.run`.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,24 +18,18 @@ from ner.crf.chain import LinearChainCRF
 from ner.encoder import packing
 from ner.encoder.dropout import replace_dropouts
 from ner.models.config import TaggerConfig
-from ner.models.gradients import gradient_taken
 from ner.models.graph import GraphInput, GraphInputs
 from ner.models.groups import parameter_groups
-from ner.models.objective import Objective
+from ner.models.losses import Losses
 from ner.models.pretrained import empty_encoder, load_encoder, longest_window
-from ner.models.relation import Relation
 from ner.views import EncodedView, FurtherWords, ViewBatch, ViewName
 from ner.visual import VisualBatch, Visuals
 from pipeline.core.errors import UserError
 from pipeline.core.records import View
 from pipeline.settings.training import TrainParams
 
-# Up to so many hidden values (sub-tokens of both views × width × layers) a step's activations are small beside all else
-# that a process holds, and one graph of both views is faster by up to a tenth.
-SMALL = 2**20
 
-
-class TaggerModel(Relation, PreTrainedModel):
+class TaggerModel(Losses):
     """Base of the systems: a pretrained encoder, layers of the system's own, and a CRF over tokens.
 
     A subclass defines :meth:`add_layers` and :meth:`emissions`, and where it has them :meth:`two_view_emissions`,
@@ -46,14 +39,10 @@ class TaggerModel(Relation, PreTrainedModel):
     Attributes:
         reads_context: whether the cross-modal view has what pictures say, in words, behind the tweet.
         reads_visual: whether the cross-modal view has features and objects of pictures as tensors.
-        one_graph: whether :meth:`two_view_emissions` must make both views' emissions, because they share work. Else a
-            detached teacher's gradient is taken before the student's pass begins, so that the activations of only one
-            view are in memory.
     """
 
     reads_context: ClassVar[bool] = True
     reads_visual: ClassVar[bool] = False
-    one_graph: ClassVar[bool] = False
 
     config_class = TaggerConfig
     config: TaggerConfig
@@ -172,19 +161,6 @@ class TaggerModel(Relation, PreTrainedModel):
         """Add the system's layers between the encoder, which is there, and the CRF, which follows."""
         raise NotImplementedError
 
-    def emissions(self, view: ViewBatch, visual: VisualBatch | None = None) -> Tensor:
-        """Score every label of every token.
-
-        Args:
-            view: B tweets of at most L tokens.
-            visual: what their pictures give as tensors; None for the text-only view, and for systems that read
-                pictures as text.
-
-        Returns:
-            emissions, *Shape:* (B, L, n_labels), anything on padding.
-        """
-        raise NotImplementedError
-
     def grid_attention(self, view: ViewBatch, visual: VisualBatch) -> Tensor | None:
         """How much each token attends to each region of its tweet's pictures; None by default.
 
@@ -196,22 +172,6 @@ class TaggerModel(Relation, PreTrainedModel):
             weights, at most 1 in all for a token, 0 on padding, *Shape:* (B, L, R).
         """
         return None
-
-    def two_view_emissions(
-        self, text_only: ViewBatch, cross_modal: ViewBatch, visual: VisualBatch | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """Emissions of both views of the same tweets, for systems that can share work between them.
-
-        Args:
-            text_only: B tweets alone.
-            cross_modal: the same tweets, as the cross-modal view reads them.
-            visual: what their pictures give as tensors, for the cross-modal view.
-
-        Returns:
-            text-only emissions, *Shape:* (B, L, n_labels).
-            cross-modal emissions, *Shape:* (B, L, n_labels).
-        """
-        return self.emissions(text_only), self.emissions(cross_modal, visual)
 
     def graph_inputs(self, *, with_pictures: bool) -> list[GraphInput]:
         """What :meth:`token_emissions` reads, by name.
@@ -240,25 +200,6 @@ class TaggerModel(Relation, PreTrainedModel):
         """
         raise NotImplementedError
 
-    def extra_losses(
-        self, labels: Tensor, mask: Tensor, text_only: ViewBatch | None, cross_modal: ViewBatch | None
-    ) -> dict[str, Tensor]:
-        """Terms that the system adds to the loss, called after the emissions of the same batch; none by default.
-
-        Where one view comes after the other, this is called after each, with that view alone, and terms of one name
-        are added up: a term may read of a view's pass only where it gets the view.
-
-        Args:
-            labels: gold labels' indices, *Shape:* (B, L).
-            mask: True on tokens, *Shape:* (B, L).
-            text_only: the tweets alone, where that view is trained.
-            cross_modal: the tweets as the cross-modal view reads them, where that view is trained.
-
-        Returns:
-            by the name that logs give it, each weighted term's mean over tweets, *Shape:* ().
-        """
-        return {}
-
     def parameter_groups(self, params: TrainParams) -> list[dict[str, Any]]:
         """Groups for the optimizer: weight decay on matrices alone, learning rates by what the parameters belong to.
 
@@ -279,95 +220,6 @@ class TaggerModel(Relation, PreTrainedModel):
         Called once per batch while it is put together; random draws come from torch's own generator.
         """
         return list(batch)
-
-    def forward(
-        self,
-        text_only: ViewBatch | None = None,
-        cross_modal: ViewBatch | None = None,
-        visual: VisualBatch | None = None,
-        labels: Tensor | None = None,
-        alignment_scale: float = 1.0,
-        relation: Tensor | None = None,
-    ) -> dict[str, Tensor]:
-        """The training loss of B tweets of at most L tokens, and its terms.
-
-        Args:
-            text_only: the tweets alone (needed unless the tagger trains on `cross_modal` only).
-            cross_modal: the tweets as the cross-modal view reads them (needed unless it trains on `text_only` only).
-            visual: what their pictures give as tensors, where the system reads those.
-            labels: indices into `self.labels`, anything on padding, *Shape:* (B, L).
-            alignment_scale: factor on the KL term's weight, for its warm-up.
-            relation: in the place of labels; then the loss is :meth:`relation_loss`, *Shape:* (B,).
-
-        Returns:
-            `loss`, with gradient; and detached, means over tweets: `nll_text_only`, `nll_cross_modal`, `alignment`,
-            each before its weight, where the tagger's mode has them, and those of :meth:`extra_losses`.
-            Each of *Shape:* ().
-
-        Raises:
-            ValueError: labels, or a view that the tagger trains on, are missing.
-        """
-        if relation is not None:
-            return self.relation_loss(cross_modal, visual, relation)
-        if labels is None:
-            raise ValueError("the loss needs labels; use `emissions` to predict")
-        mode = self.config.views
-        if mode == "both" and text_only is not None and cross_modal is not None:
-            loss, terms = self._two_view_loss(text_only, cross_modal, visual, labels, alignment_scale)
-        else:
-            batch = {"text_only": text_only, "cross_modal": cross_modal}.get(mode)
-            if batch is None:
-                raise ValueError(f"a tagger that trains on views {mode!r} needs their batches")
-            emissions = self.emissions(batch, visual if mode == "cross_modal" else None)
-            nll = -self.crf.log_likelihood(emissions, labels, batch["mask"]).mean()
-            loss, terms = self._with_extra(nll, {f"nll_{mode}": nll}, labels, text_only, cross_modal)
-        return {"loss": loss, **{name: term.detach() for name, term in terms.items()}}
-
-    def _two_view_loss(
-        self,
-        text_only: ViewBatch,
-        cross_modal: ViewBatch,
-        visual: VisualBatch | None,
-        labels: Tensor,
-        alignment_scale: float,
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        config, mask = self.config, text_only["mask"]
-        objective = Objective.of(self.crf, config, alignment_scale)
-        if self.one_graph or not config.detach_teacher or self._is_small(text_only, cross_modal):
-            student, teacher = self.two_view_emissions(text_only, cross_modal, visual)
-            weights = self.alignment_weights()
-            loss, terms = objective.of_both(
-                student, teacher, labels, mask, weights, detach_teacher=config.detach_teacher
-            )
-            return self._with_extra(loss, terms, labels, text_only, cross_modal)
-        emissions = self.emissions(cross_modal, visual)
-        loss, terms, target = objective.of_teacher(emissions, labels, mask, self.alignment_weights())
-        loss, terms = self._with_extra(loss, terms, labels, None, cross_modal)
-        taught = gradient_taken(loss, self.parameters())
-        loss, of_student = objective.of_student(self.emissions(text_only), target, labels, mask)
-        return self._with_extra(taught + loss, {**terms, **of_student}, labels, text_only, None)
-
-    def _with_extra(
-        self,
-        loss: Tensor,
-        terms: dict[str, Tensor],
-        labels: Tensor,
-        text_only: ViewBatch | None,
-        cross_modal: ViewBatch | None,
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss and its terms, with what :meth:`extra_losses` adds to them after these views' emissions."""
-        view = cross_modal if text_only is None else text_only
-        assert view is not None, "a loss has a view"
-        terms = dict(terms)
-        for name, term in self.extra_losses(labels, view["mask"], text_only, cross_modal).items():
-            loss = loss + term
-            terms[name] = terms[name] + term if name in terms else term
-        return loss, terms
-
-    def _is_small(self, *views: ViewBatch) -> bool:
-        encoder = self.encoder.config
-        n_values = sum(len(view["places"]) for view in views) * encoder.hidden_size
-        return n_values * getattr(encoder, "num_hidden_layers", 1) <= SMALL
 
     def drop_words(self, vectors: Tensor) -> Tensor:
         """Word dropout as in flair: in training, zeroes all of a token's vector, and does not rescale the others.

@@ -96,6 +96,14 @@ class Objective:
         nll = -log_likelihood.mean()
         return self._aligned(self.weight_text_only * nll, {"nll_text_only": nll}, student, log_marginals, target, mask)
 
+    def of_unlabelled(
+        self, student: Tensor, teacher: Tensor, mask: Tensor, weights: Tensor | None = None, *, detach_teacher: bool
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The alignment of tweets that have no labels; arguments as of :meth:`of_both`."""
+        of_student, of_teacher = self.crf.two_view_marginals(student, teacher, mask, detach_teacher=detach_teacher)
+        target = Target(teacher.detach() if detach_teacher else teacher, of_teacher, weights)
+        return self._aligned(student.new_zeros(()), {}, student, of_student, target, mask)
+
     def _aligned(
         self,
         loss: Tensor,

@@ -25,7 +25,7 @@ def in_pieces(posts: Sequence[View], views: ViewEncoder) -> list[list[View]]:
     context and pictures.
 
     Args:
-        posts: labelled views.
+        posts: views, labelled or not.
         views: knows the lengths of tokens and windows.
 
     Returns:
@@ -90,4 +90,7 @@ def _cut(post: View, ends: Sequence[int], limits: WindowLimits) -> list[View]:
             start = border
         border = place
     places.append((start, border))
-    return [replace(post, tokens=post.tokens[start:end], labels=labels[start:end]) for start, end in places]
+    return [
+        replace(post, tokens=post.tokens[start:end], labels=None if post.labels is None else labels[start:end])
+        for start, end in places
+    ]

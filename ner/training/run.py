@@ -6,20 +6,20 @@ from, and which work folder belongs to which params and data, is left to the cal
 
 import itertools
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import PrinterCallback, ProgressCallback, TrainerControl, TrainerState, TrainingArguments, set_seed
 
-from ner.bioes import scheme_labels, to_scheme
+from ner.bioes import scheme_labels
 from ner.decoding import choose_device
 from ner.models.base import TaggerModel
 from ner.models.folder import load_tokenizer, quietly, view_encoder
 from ner.models.registry import tagger_class
 from ner.models.trial import require_trainable
-from ner.training import processes, work_folder
+from ner.training import examples, processes, work_folder
 from ner.training.callbacks import (
     Curves,
     EarlyStopping,
@@ -30,14 +30,13 @@ from ner.training.callbacks import (
     patience_is_out,
 )
 from ner.training.finite import NotFinite, require_finite
-from ner.training.pieces import counted, in_pieces, warn_of_pieces
-from ner.training.sampler import Example, collate_examples
+from ner.training.pieces import counted
+from ner.training.sampler import Example, MixedExamples, collate_examples, collate_mixed
 from ner.training.trainer import TaggerTrainer
-from ner.views import EncodedView, ViewEncoder, ViewName
+from ner.views import ViewEncoder
 from ner.visual import Visuals
 from pipeline.core import checksums, memory
 from pipeline.core.errors import UserError
-from pipeline.core.labels import entities
 from pipeline.core.records import RelationPost, View
 from pipeline.settings.training import TrainParams
 
@@ -55,6 +54,7 @@ def train(
     visuals: Visuals | None = None,
     words: Iterable[str] = (),
     relation: Sequence[RelationPost] = (),
+    unlabelled: Sequence[View] = (),
 ) -> dict[str, Any]:
     """Train a tagger and save that of the best epoch (by the mean of the trained views' strict dev micro-F1).
 
@@ -63,7 +63,8 @@ def train(
     Args:
         params: the section `train` of params.yaml.
         encoder: folder or hub name of the pretrained encoder and its tokenizer.
-        train, dev: labelled views; their contexts make the cross-modal view.
+        train, dev: labelled views; their contexts make the cross-modal view. A view of `train` without labels counts
+            as `unlabelled`.
         output: the tagger's folder.
         work: gets a checkpoint per epoch. An interrupted training continues from the last complete one, to the same
             scores (nearly, on a GPU, whose kernels may add in another order). It must belong to these params, data
@@ -77,41 +78,36 @@ def train(
             without saying.
         relation: posts whose pictures are known to add to their meaning or not to, for systems that learn this; they
             are read at the beginning of each epoch.
+        unlabelled: views that only the alignment learns from.
 
     Returns:
         ``{"epochs": trained, "best_epoch": from 1, "chosen_by": "dev_f1" or "last_epoch",
         "dev": {"f1", "f1_text_only", "f1_cross_modal"}}``, and where posts were too long to be trained whole
         (:mod:`ner.training.pieces`), ``"cut": {"posts": so many, "pieces": made of them}``; where a relation was
-        learned from posts of its own, ``"relation": {"posts": so many}``
+        learned from posts of its own, ``"relation": {"posts": so many}``; where posts without labels took part,
+        ``"unlabelled": {"posts": so many}``
 
     Raises:
-        UserError: posts without labels, no dev posts, an unusable encoder or device; a loss or weight that is not
-            finite, of which nothing is saved.
+        UserError: no post with labels, one of dev without, no dev posts, an unusable encoder or device; a loss or
+            weight that is not finite, of which nothing is saved.
     """
-    check_labelled("train", train)
-    check_labelled("dev", dev)
+    labelled, others = examples.parted(params, train, unlabelled)
+    examples.check_labelled("dev", dev)
     if (state := take_finished(work, output, curves)) is not None:
         return summary(state)
-    warn_without_entities(dev)
+    examples.warn_without_entities(dev)
     chosen = choose_device(device)
     memory.keep_few_kernels()
     with quietly():
-        model, tokenizer, views = set_up(params, encoder, train, visuals, itertools.chain(_tokens(dev), words))
-        pieces = in_pieces(train, views)
-        if processes.is_first():
-            warn_of_pieces(pieces)
-        parts = list(itertools.chain.from_iterable(pieces))
-        encoded_dev, encoded_train = (encode_views(params, views, posts) for posts in (dev, parts))
-        index = {label: position for position, label in enumerate(model.labels)}
-        examples = [
-            Example(
-                {name: encoded[place] for name, encoded in encoded_train.items()},
-                [index[label] for label in to_scheme(view.labels or [], params.scheme)],
-            )
-            for place, view in enumerate(parts)
-        ]
-        of_relation = _relation_examples(model, views, relation)
-        examples = [*of_relation, *examples]
+        model, tokenizer, views = set_up(
+            params, encoder, [*labelled, *others], visuals, itertools.chain(_tokens(dev), words)
+        )
+        found = examples.make(params, model, views, labelled, others, relation)
+        read_first = [*found.relation, *found.labelled]
+        dataset: list[Example] | MixedExamples = read_first
+        collate: Callable[..., dict[str, Any]] = collate_examples
+        if found.unlabelled:
+            collate, dataset = collate_mixed, MixedExamples([*read_first, *found.unlabelled], len(read_first))
         arguments = _arguments(params, work, chosen, parts_differ=model.reads_visual)
         if processes.is_first():
             work_folder.clean(work)
@@ -119,12 +115,12 @@ def train(
         trainer = TaggerTrainer(
             model=model,
             args=arguments,
-            train_dataset=examples,
+            train_dataset=dataset,
             eval_dataset=dev,
-            data_collator=lambda batch: collate_examples(batch, views.pad_id, model.training_views),
+            data_collator=lambda batch: collate(batch, views.pad_id, model.training_views),
             callbacks=[Relocate(work), MarkComplete(), EarlyStopping(params.patience), SteadyMemory(), Progress()],
             params=params,
-            dev_views=encoded_dev,
+            dev_views=examples.encode_views(params, views, dev),
             dev_labels=[view.labels or [] for view in dev],
             pad_id=views.pad_id,
         )
@@ -136,7 +132,9 @@ def train(
             state = _run(trainer, work, params)
         except NotFinite as error:
             raise UserError(_explained(error, trainer, work, params)) from None
-        state.log_history += counted(pieces) + ([{"relation_posts": len(of_relation)}] if of_relation else [])
+        state.log_history += counted(found.pieces)
+        state.log_history += [{"relation_posts": len(found.relation)}] if found.relation else []
+        state.log_history += [{"unlabelled_posts": len(others)}] if others else []
         processes.wait()
         if processes.is_first():
             best = work / f"checkpoint-{_chosen_step(state)}"
@@ -154,7 +152,7 @@ def set_up(
 ) -> tuple[TaggerModel, Any, ViewEncoder]:
     """A seeded tagger of the labels in `train`, with nothing learned yet; its tokenizer; the encoder of its views.
 
-    `words` are those that it may have vectors of, beside the tokens of `train`.
+    Posts of `train` may have no labels. `words` are those that it may have vectors of, beside the tokens of `train`.
 
     Raises:
         UserError: the encoder cannot be trained, as a dry pass shows (:mod:`ner.models.trial`), or the system needs
@@ -176,36 +174,6 @@ def set_up(
 
 def _tokens(posts: Iterable[View]) -> Iterator[str]:
     return itertools.chain.from_iterable(post.tokens for post in posts)
-
-
-def encode_views(params: TrainParams, views: ViewEncoder, posts: Sequence[View]) -> dict[ViewName, list[EncodedView]]:
-    """The posts' encoded views, of those that are trained."""
-    names: list[ViewName] = ["text_only", "cross_modal"] if params.views == "both" else [params.views]
-    return {name: views.encode(posts, with_context=name == "cross_modal") for name in names}
-
-
-def _relation_examples(model: TaggerModel, views: ViewEncoder, posts: Sequence[RelationPost]) -> list[Example]:
-    """Examples of the relation, where the tagger learns it; posts without features are left out.
-
-    Raises:
-        UserError: the tagger's relation has nothing to learn from.
-    """
-    if not model.learns_relation or model.config.views == "text_only":
-        return []
-    shown = [View(post.id, post.tokens, None, "", post.images) for post in posts]
-    examples = [
-        Example({"cross_modal": view}, [], post.relation)
-        for view, post in zip(views.encode(shown, with_context=True), posts, strict=True)
-        if view.visual is not None and view.visual.regions and post.tokens
-    ]
-    if processes.is_first() and len(examples) < len(posts):
-        print(
-            f"train: {len(posts) - len(examples)} of the {len(posts)} posts of data.relation have no text or no "
-            "picture with features, and are left out",
-            file=sys.stderr,
-        )
-    model.check_relation(len(examples))
-    return examples
 
 
 def finish(model: TaggerModel, tokenizer: Any, work: Path, output: Path, state: TrainerState) -> None:
@@ -246,7 +214,12 @@ def summary(state: TrainerState) -> dict[str, Any]:
     """What :func:`train` returns of a training that has reached this state."""
     history = [logs for logs in state.log_history if "eval_f1" in logs]
     cut = next((logs for logs in state.log_history if "cut_posts" in logs), None)
-    related = next((logs for logs in state.log_history if "relation_posts" in logs), None)
+    others = {
+        name: {"posts": logs[f"{name}_posts"]}
+        for name in ("relation", "unlabelled")
+        for logs in state.log_history
+        if f"{name}_posts" in logs
+    }
     best = max(history, key=lambda logs: logs["eval_f1"])  # the first of equals, as the Trainer has it
     scored = best["eval_f1"] > 0
     chosen = best if scored else history[-1]
@@ -256,7 +229,7 @@ def summary(state: TrainerState) -> dict[str, Any]:
         "chosen_by": "dev_f1" if scored else "last_epoch",
         "dev": {key.removeprefix("eval_"): value for key, value in sorted(chosen.items()) if key.startswith("eval_f1")},
         **({} if cut is None else {"cut": {"posts": cut["cut_posts"], "pieces": cut["pieces"]}}),
-        **({} if related is None else {"relation": {"posts": related["relation_posts"]}}),
+        **others,
     }
 
 
@@ -294,34 +267,6 @@ def _run(trainer: "TaggerTrainer", work: Path, params: TrainParams) -> TrainerSt
         return state
     trainer.train(resume_from_checkpoint=str(checkpoint))
     return trainer.state
-
-
-def warn_without_entities(dev: Sequence[View]) -> None:
-    """Say so where dev cannot tell one epoch from another."""
-    if processes.is_first() and not any(entities(view.labels or [], "strict") for view in dev):
-        print(
-            f"warning: train: none of the {len(dev)} posts of the dev split has an entity, so its F1 is 0 in every "
-            "epoch: the last epoch is kept, and train.patience stops nothing",
-            file=sys.stderr,
-        )
-
-
-def check_labelled(split: str, views: Sequence[View]) -> None:
-    """Check that a split can be learned from.
-
-    Raises:
-        UserError: it has no posts, or a post without tokens or labels.
-    """
-    remedy = "to tag posts without labels, stop at `dvc repro views` and see python -m ner.predict --help"
-    if not views:
-        raise UserError(f"train: the {split} split has no posts; expected at least one (data.{split}); {remedy}")
-    for view in views:
-        if view.labels is None or not view.tokens:
-            raise UserError(
-                f"train: post {view.id} of the {split} split has no "
-                f"{'labels' if view.tokens else 'tokens'}; the tagger learns only from labelled posts; "
-                f"{remedy}"
-            )
 
 
 def _arguments(params: TrainParams, work: Path, device: torch.device, *, parts_differ: bool) -> TrainingArguments:

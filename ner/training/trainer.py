@@ -16,7 +16,7 @@ from ner.decoding import decode_labels
 from ner.models.base import TaggerModel
 from ner.scoring.f1 import score
 from ner.training.finite import FiniteLosses, NotFinite, not_finite
-from ner.training.sampler import LengthGroupedSampler
+from ner.training.sampler import LengthGroupedSampler, MixedExamples, MixedSampler
 from ner.views import EncodedView, ViewName
 from pipeline.settings.training import TrainParams
 
@@ -41,7 +41,7 @@ class TaggerTrainer(Trainer):
         self.params, self.dev_views, self.dev_labels, self.pad_id = params, dev_views, dev_labels, pad_id
         self._losses = FiniteLosses()
         self._terms: dict[str, tuple[Tensor, int]] = {}  # sums, and of how many parts
-        self._tweets_a_part = 0.0
+        self._tweets_a_part = self._aligned_a_part = 0.0
         # Several processes exchange gradients while they are being made, and could not exchange sparse ones.
         if self.args.device.type == "cpu" and self.args.world_size == 1:
             embeddings = [module for module in self.model.modules() if isinstance(module, nn.Embedding)]
@@ -55,29 +55,36 @@ class TaggerTrainer(Trainer):
             self.optimizer = kind(self.model.parameter_groups(self.params), **options)
         return self.optimizer
 
-    def _get_train_sampler(self, train_dataset: Any = None) -> LengthGroupedSampler:
-        examples = self.train_dataset if train_dataset is None else train_dataset
+    def _get_train_sampler(self, train_dataset: Any = None) -> LengthGroupedSampler | MixedSampler:
+        dataset = self.train_dataset if train_dataset is None else train_dataset
+        mixed = isinstance(dataset, MixedExamples)
+        examples = dataset.examples if mixed else dataset
         n_apart = sum(example.relation is not None for example in examples)
         widths = [example.width for example in examples]
-        return LengthGroupedSampler(widths, self.params.batch_size, self.params.seed, n_apart)
+        n_labelled = len(dataset)
+        labelled = LengthGroupedSampler(widths[:n_labelled], self.params.batch_size, self.params.seed, n_apart)
+        return MixedSampler(labelled, widths[n_labelled:], self.params.unlabelled_ratio) if mixed else labelled
 
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         """The model's loss, a part's tweets weighing as those of its step; its terms are summed up for the log."""
-        outputs = model(**inputs, alignment_scale=self._alignment_scale())
+        share = _n_tweets(inputs) / self._tweets_a_part
+        aligned_share = _n_aligned(inputs) / self._aligned_a_part
+        outputs = model(**inputs, alignment_scale=self._alignment_scale() * (aligned_share / share))
         self._losses.note(outputs["loss"], self.state.global_step + 1, self._rate())
         for name, term in outputs.items():
             if name != "loss":
                 total, n_parts = self._terms.get(name, (torch.zeros_like(term), 0))
                 self._terms[name] = total + term, n_parts + 1
-        loss = outputs["loss"] * (_n_tweets(inputs) / self._tweets_a_part)
+        loss = outputs["loss"] * share
         return (loss, outputs) if return_outputs else loss
 
     def get_batch_samples(self, *args: Any, **kwargs: Any) -> tuple[list[Any], Any]:
         """A step's parts. The Trainer takes the mean of their losses, however many tweets each of them has."""
         parts, n_items = super().get_batch_samples(*args, **kwargs)
         self._tweets_a_part = sum(map(_n_tweets, parts)) / max(1, len(parts))
+        self._aligned_a_part = sum(map(_n_aligned, parts)) / max(1, len(parts))
         return parts, n_items
 
     def _rate(self) -> float:
@@ -125,6 +132,11 @@ class TaggerTrainer(Trainer):
 
 def _n_tweets(inputs: Mapping[str, Any]) -> int:
     return len(inputs["relation" if "relation" in inputs else "labels"])
+
+
+def _n_aligned(inputs: Mapping[str, Any]) -> int:
+    """Those without labels included."""
+    return _n_tweets(inputs) + (len(inputs["unlabelled"]["text_only"]["mask"]) if "unlabelled" in inputs else 0)
 
 
 def keep_gradient(embedding: nn.Embedding) -> None:

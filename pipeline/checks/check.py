@@ -19,6 +19,7 @@ from pipeline.core.folders import default_folder
 from pipeline.core.kinds import KINDS
 from pipeline.core.names import has_unpaired_surrogate
 from pipeline.corpus.dataset import read_split
+from pipeline.corpus.unlabelled import read_unlabelled
 from pipeline.extractors import registry
 from pipeline.images.manifest import look, nothing_readable
 from pipeline.settings import params
@@ -107,9 +108,10 @@ def _data_problems(settings: Params) -> Iterator[tuple[str, str]]:
         for file in data.files(split):
             if not file.is_file():
                 yield f"data.{split}", f"{file}: no such file"
-    for file in (data.root / name for name in data.relation):
-        if not file.is_file():
-            yield "data.relation", f"{file}: no such file"
+    for key in ("unlabelled", "relation"):
+        for file in (data.root / name for name in getattr(data, key)):
+            if not file.is_file():
+                yield f"data.{key}", f"{file}: no such file"
     if data.images_folder is not None and not data.images_folder.is_dir():
         yield "data.images", f"{data.images_folder}: no such folder; set it to null for a data set without pictures"
 
@@ -120,7 +122,7 @@ def _pictures(settings: Params) -> tuple[str, bool] | None:
     if data.images_folder is None:
         return None
     try:
-        posts = [post for split in SPLITS for post in read_split(data, split)]
+        posts = [*(post for split in SPLITS for post in read_split(data, split)), *read_unlabelled(data)]
     except UserError:
         return None  # the stage `posts` says what is wrong with a text, and where
     names = dict.fromkeys(image for post in posts for image in post.images)

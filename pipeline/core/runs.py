@@ -45,7 +45,7 @@ class RunRecord:
             the kind is switched off, `fingerprint` where it looks up what others computed.
         tagger: digest of the tagger that was scored.
         resumed, encoder, epochs, best_epoch, chosen_by, dev, cut (`posts` trained as `pieces`), relation (`posts` that
-            it was learned from): of a training.
+            it was learned from), unlabelled (`posts` that the alignment alone learned from): of a training.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
@@ -70,3 +70,4 @@ class RunRecord:
     dev: dict[str, float] | None = None
     cut: dict[str, int] | None = None
     relation: dict[str, int] | None = None
+    unlabelled: dict[str, int] | None = None

@@ -3,12 +3,13 @@
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import combinations
 from typing import Any
 
 from pipeline.core.labels import entities, orphans
 from pipeline.core.names import FORMS, composed
 from pipeline.core.records import Post
-from pipeline.settings.params import SPLITS, Split
+from pipeline.settings.params import PostSplit
 
 ODD = {
     "control_lines": ("-DOCSTART- line skipped", "-DOCSTART- lines skipped"),
@@ -20,6 +21,7 @@ ODD = {
         "label dropped (data.types renames its type to O)",
         "labels dropped (data.types renames their types to O)",
     ),
+    "labels_not_read": ("post whose labels are not read", "posts whose labels are not read"),
     "repeated_ids": ("id given again and numbered", "ids given again and numbered"),
     "ids_in_other_forms": (
         f"id that differs from an earlier one {FORMS}, numbered",
@@ -40,7 +42,9 @@ def described(odd: Mapping[str, int]) -> Iterator[str]:
             yield f"{number:,} {one if number == 1 else many}"
 
 
-def report(splits: Mapping[Split, list[Post]], odd: Mapping[Split, Mapping[str, int]] | None = None) -> dict[str, Any]:
+def report(
+    splits: Mapping[PostSplit, list[Post]], odd: Mapping[PostSplit, Mapping[str, int]] | None = None
+) -> dict[str, Any]:
     """What the posts stage found: counts by split and type, and everything odd.
 
     Args:
@@ -54,7 +58,7 @@ def report(splits: Mapping[Split, list[Post]], odd: Mapping[Split, Mapping[str, 
         `shared_texts` counts the texts that stand in both splits.
     """
     texts = {split: {tuple(post.tokens) for post in posts} for split, posts in splits.items()}
-    pairs = [(one, other) for index, one in enumerate(SPLITS) for other in SPLITS[index + 1 :]]
+    pairs = combinations(splits, 2)
     return {
         "splits": {split: _split_report(posts, (odd or {}).get(split, {})) for split, posts in splits.items()},
         "shared_texts": {f"{one}/{other}": len(texts[one] & texts[other]) for one, other in pairs},

@@ -35,9 +35,12 @@ S = TypeVar("S", bound="Section")
 K = TypeVar("K", bound=Kind)
 
 Split = Literal["train", "dev", "test"]
+PostSplit = Literal["train", "dev", "test", "unlabelled"]
 Condition = Literal["cross_modal", "text_only", "shuffled"]
 
 SPLITS: tuple[Split, ...] = ("train", "dev", "test")
+POST_SPLITS: tuple[PostSplit, ...] = (*SPLITS, "unlabelled")
+"""With the posts that nobody has labelled: those of which there are views."""
 RESERVED_TYPES = ("micro", "none", "total")
 """No names for entity types: in scores, confusion and counts they stand beside those, for all types or for none."""
 MOST_PIXELS = 178_956_970
@@ -97,6 +100,7 @@ class DataParams(Section):
     train: list[RelativePath] = Field(default=[])
     dev: list[RelativePath] = Field(default=[])
     test: list[RelativePath] = Field(default=[])
+    unlabelled: list[RelativePath] = Field(default=[])
     relation: list[RelativePath] = Field(default=[])
     images: RelativePath | None = None
     image_name: Annotated[str, AfterValidator(_names_id)] = "{id}.jpg"
@@ -211,6 +215,11 @@ class Params(Section):
         train, n_processes = self.train, self.execution.processes
         if train.trainer == "flair" and n_processes > 1:
             raise ValueError(f"execution.processes: found {n_processes}, but train.trainer: flair runs in 1")
+        if train.trainer == "flair" and self.data.unlabelled:
+            raise ValueError(
+                "data.unlabelled: names files, but train.trainer: flair learns from labelled posts alone; leave it [], "
+                "or use trainer: transformers"
+            )
         train.require_divisible(n_processes)
         return self
 

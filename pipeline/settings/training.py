@@ -68,6 +68,7 @@ class TrainParams(Section):
     weights: LossWeights = LossWeights()
     detach_teacher: bool = True
     alignment_warmup: Fraction = 0.0
+    unlabelled_ratio: NonNegativeFloat = 1.0
     epochs: PositiveInt = 10
     batch_size: PositiveInt = 4
     gradient_accumulation: PositiveInt = 1
@@ -97,6 +98,12 @@ class TrainParams(Section):
         """The options of the system that `model` names."""
         options: Section = getattr(self, self.model)
         return options
+
+    @property
+    def learns_unlabelled(self) -> bool:
+        """Whether something is learned from posts without labels, where there are any."""
+        aligns = self.views == "both" and self.alignment != "none" and self.weights.alignment > 0
+        return self.unlabelled_ratio > 0 and aligns
 
     @property
     def word_vectors(self) -> Path | None:

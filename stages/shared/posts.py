@@ -2,14 +2,14 @@
 
 from pipeline.core import records
 from pipeline.core.records import Post
-from pipeline.settings.params import SPLITS, Split
+from pipeline.settings.params import POST_SPLITS, PostSplit
 from stages.shared import paths
 
 
-def of_all_splits() -> dict[Split, list[Post]]:
+def of_all_splits() -> dict[PostSplit, list[Post]]:
     """The posts that views are made of, by split.
 
     Raises:
         UserError: a file is missing or malformed.
     """
-    return {split: list(records.read(paths.POSTS / f"{split}.jsonl", Post, "posts")) for split in SPLITS}
+    return {split: list(records.read(paths.POSTS / f"{split}.jsonl", Post, "posts")) for split in POST_SPLITS}

@@ -18,15 +18,8 @@ from transformers import TrainerCallback, TrainerControl, TrainerState
 from ner.decoding import choose_device
 from ner.models.folder import quietly
 from ner.training.callbacks import Curves, Progress
-from ner.training.run import (
-    check_labelled,
-    encode_views,
-    finish,
-    set_up,
-    summary,
-    take_finished,
-    warn_without_entities,
-)
+from ner.training.examples import check_labelled, encode_views, warn_without_entities
+from ner.training.run import finish, set_up, summary, take_finished
 from ner.views import ViewEncoder
 from pipeline.core.errors import UserError
 from pipeline.core.files import write_json, write_jsonl

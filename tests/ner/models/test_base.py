@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ner.bioes import scheme_labels, to_scheme
 from ner.decoding import decode_labels
-from ner.models import base
+from ner.models import losses
 from ner.models.base import TaggerModel
 from ner.models.config import TaggerConfig
 from ner.models.folder import load_tagger, load_tokenizer, view_encoder
@@ -63,7 +63,7 @@ def test_a_system_of_ones_own_is_trained_saved_and_loaded(
     xlm_r_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small: bool
 ) -> None:
     if not small:
-        monkeypatch.setattr(base, "SMALL", 0)
+        monkeypatch.setattr(losses, "SMALL", 0)
     params = small_params(xlm_r_folder, word_dropout=0.0)
     posts = ambiguous_views(64, seed=2)
     torch.manual_seed(1)
@@ -128,7 +128,7 @@ class Noting(Toy):
 def test_terms_of_a_systems_own_are_asked_for_with_the_views_of_their_graph(
     xlm_r_folder: Path, monkeypatch: pytest.MonkeyPatch, one_graph: bool
 ) -> None:
-    monkeypatch.setattr(base, "SMALL", 0)
+    monkeypatch.setattr(losses, "SMALL", 0)
     monkeypatch.setattr(Noting, "one_graph", one_graph)
     posts = ambiguous_views(4, seed=2)
     model = Noting.from_encoder(xlm_r_folder, scheme_labels([["B-PER", "B-LOC"]]), small_params(xlm_r_folder)).eval()

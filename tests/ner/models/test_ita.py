@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ner.bioes import allowed_transitions, scheme_labels, to_scheme
 from ner.crf.chain import LinearChainCRF
-from ner.models import base
+from ner.models import losses
 from ner.models.alignment import FORMS, TwoViews
 from ner.models.folder import load_tagger, load_tokenizer, view_encoder
 from ner.models.ita import ItaTagger
@@ -63,7 +63,7 @@ def test_two_view_loss_equals_a_direct_computation(
     Both views in one graph; or, where a batch is not small and the teacher is detached, one after the other.
     """
     if not small:
-        monkeypatch.setattr(base, "SMALL", 0)
+        monkeypatch.setattr(losses, "SMALL", 0)
     model = (
         tagger(
             xlm_r_folder,
@@ -199,7 +199,7 @@ def test_one_view_after_the_other_has_the_gradients_of_both_at_once(
 ) -> None:
     found = []
     for small in (0, 2**20):
-        monkeypatch.setattr(base, "SMALL", small)
+        monkeypatch.setattr(losses, "SMALL", small)
         model = tagger(xlm_r_folder, alignment=form).eval()
         with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
             outputs = model(**inputs(model, xlm_r_folder), alignment_scale=0.6)
@@ -213,7 +213,7 @@ def test_one_view_after_the_other_has_the_gradients_of_both_at_once(
 def test_a_two_view_step_takes_little_more_memory_than_the_heavier_view(
     xlm_r_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(base, "SMALL", 0)
+    monkeypatch.setattr(losses, "SMALL", 0)
     model = tagger(xlm_r_folder).train()
     batch = inputs(model, xlm_r_folder, n=64)
     batch["text_only"] = batch["cross_modal"]  # the heaviest student that there can be
@@ -378,7 +378,7 @@ def test_a_training_step_asks_no_tensor_for_a_number(
 ) -> None:
     """On a GPU that would make the host wait; tensors on `meta` have no numbers to give, so that asking raises."""
     if not small:
-        monkeypatch.setattr(base, "SMALL", 0)
+        monkeypatch.setattr(losses, "SMALL", 0)
     model = tagger(xlm_r_folder, alignment=form).train()
     batch = inputs(model, xlm_r_folder)
     on_meta = {

@@ -21,13 +21,13 @@ ROOT = Path(__file__).resolve().parents[3]
 GRADIENTS = """
 import os, sys, torch, pytest
 from pathlib import Path
-from ner.models import base
+from ner.models import losses
 from tests.ner.training.test_run import first_step
 torch.set_num_threads(1)
 encoder, folder = map(Path, sys.argv[1:])
 with pytest.MonkeyPatch.context() as patch:
     if os.environ["RANK"] == "0":
-        patch.setattr(base, "SMALL", 0)
+        patch.setattr(losses, "SMALL", 0)
     gradients = first_step(encoder, folder / os.environ["RANK"], 1, patch)
 torch.save(gradients, folder / f"gradients-{os.environ['RANK']}.pt")
 """

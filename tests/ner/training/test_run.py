@@ -293,7 +293,7 @@ def test_posts_that_teach_nothing_are_refused(xlm_r_folder: Path, tmp_path: Path
     params = small_params(xlm_r_folder)
     unlabelled = View("7", ["love"], None, "")
     for changes, message in (
-        ({"train": [*TRAIN, unlabelled]}, "post 7 of the train split has no labels"),
+        ({"dev": [*DEV, unlabelled]}, "post 7 of the dev split has no labels"),
         ({"dev": []}, "the dev split has no posts"),
         ({"train": [View("1", ["a"], ["O"], "")]}, "no post has an entity"),
     ):

@@ -1,0 +1,230 @@
+"""The loss of a tagger: of both views of labelled tweets, and the alignment of those that nobody has labelled.
+
+The text-only view is the tweet without whatever its picture gives, the cross-modal view has that; the loss is ITA's
+(Wang et al., NAACL 2022): NLL of the text-only view, weighted NLL of the cross-modal view, weighted KL from the first
+to the second. Here is decided which passes an encoder makes and how long their activations stay; the terms are
+:mod:`ner.models.objective`'s.
+"""
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from ner.crf.chain import LinearChainCRF
+from ner.models.config import TaggerConfig
+from ner.models.gradients import gradient_taken
+from ner.models.objective import Objective
+from ner.models.relation import Relation
+from ner.views import ViewBatch
+from ner.visual import VisualBatch
+
+# Up to so many hidden values (sub-tokens of both views × width × layers) a step's activations are small beside all else
+# that a process holds, and one graph of both views is faster by up to a tenth.
+SMALL = 2**20
+
+
+class Losses(Relation, PreTrainedModel):
+    """What a tagger learns, from the emissions that its system makes.
+
+    Attributes:
+        one_graph: whether :meth:`two_view_emissions` must make both views' emissions, because they share work. Else a
+            detached teacher's gradient is taken before the student's pass begins, so that the activations of only one
+            view are in memory.
+    """
+
+    one_graph: ClassVar[bool] = False
+
+    config: TaggerConfig
+    crf: LinearChainCRF
+    encoder: PreTrainedModel
+
+    def emissions(self, view: ViewBatch, visual: VisualBatch | None = None) -> Tensor:
+        """Score every label of every token.
+
+        Args:
+            view: B tweets of at most L tokens.
+            visual: what their pictures give as tensors; None for the text-only view, and for systems that read
+                pictures as text.
+
+        Returns:
+            emissions, *Shape:* (B, L, n_labels), anything on padding.
+        """
+        raise NotImplementedError
+
+    def two_view_emissions(
+        self, text_only: ViewBatch, cross_modal: ViewBatch, visual: VisualBatch | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Emissions of both views of the same tweets, for systems that can share work between them.
+
+        Args:
+            text_only: B tweets alone.
+            cross_modal: the same tweets, as the cross-modal view reads them.
+            visual: what their pictures give as tensors, for the cross-modal view.
+
+        Returns:
+            text-only emissions, *Shape:* (B, L, n_labels).
+            cross-modal emissions, *Shape:* (B, L, n_labels).
+        """
+        return self.emissions(text_only), self.emissions(cross_modal, visual)
+
+    def extra_losses(
+        self, labels: Tensor, mask: Tensor, text_only: ViewBatch | None, cross_modal: ViewBatch | None
+    ) -> dict[str, Tensor]:
+        """Terms that the system adds to the loss, called after the emissions of the same batch; none by default.
+
+        Where one view comes after the other, this is called after each, with that view alone, and terms of one name
+        are added up: a term may read of a view's pass only where it gets the view.
+
+        Args:
+            labels: gold labels' indices, *Shape:* (B, L).
+            mask: True on tokens, *Shape:* (B, L).
+            text_only: the tweets alone, where that view is trained.
+            cross_modal: the tweets as the cross-modal view reads them, where that view is trained.
+
+        Returns:
+            by the name that logs give it, each weighted term's mean over tweets, *Shape:* ().
+        """
+        return {}
+
+    def forward(
+        self,
+        text_only: ViewBatch | None = None,
+        cross_modal: ViewBatch | None = None,
+        visual: VisualBatch | None = None,
+        labels: Tensor | None = None,
+        alignment_scale: float = 1.0,
+        relation: Tensor | None = None,
+        unlabelled: Mapping[str, Any] | None = None,
+    ) -> dict[str, Tensor]:
+        """The training loss of B tweets of at most L tokens, and its terms.
+
+        Each term is a mean over the tweets that have it: a likelihood over the labelled, the alignment over all.
+
+        Args:
+            text_only: the tweets alone (needed unless the tagger trains on `cross_modal` only).
+            cross_modal: the tweets as the cross-modal view reads them (needed unless it trains on `text_only` only).
+            visual: what their pictures give as tensors, where the system reads those.
+            labels: indices into `self.labels`, anything on padding, *Shape:* (B, L).
+            alignment_scale: factor on the KL term's weight, for its warm-up.
+            relation: in the place of labels; then the loss is :meth:`relation_loss`, *Shape:* (B,).
+            unlabelled: `text_only`, `cross_modal` and perhaps `visual` of further tweets, that have no labels, where
+                both views are trained and aligned.
+
+        Returns:
+            `loss`, with gradient; and detached, means over tweets: `nll_text_only`, `nll_cross_modal`, `alignment`,
+            each before its weight, where the tagger's mode has them, and those of :meth:`extra_losses`.
+            Each of *Shape:* ().
+
+        Raises:
+            ValueError: labels, or a view that the tagger trains on, are missing.
+        """
+        if relation is not None:
+            return self.relation_loss(cross_modal, visual, relation)
+        if labels is None:
+            raise ValueError("the loss needs labels; use `emissions` to predict")
+        mode = self.config.views
+        if mode == "both" and text_only is not None and cross_modal is not None:
+            if unlabelled is None:
+                loss, terms = self._two_view_loss(text_only, cross_modal, visual, labels, alignment_scale)
+            else:
+                loss, terms = self._mixed_loss(text_only, cross_modal, visual, labels, alignment_scale, unlabelled)
+        else:
+            batch = {"text_only": text_only, "cross_modal": cross_modal}.get(mode)
+            if batch is None:
+                raise ValueError(f"a tagger that trains on views {mode!r} needs their batches")
+            emissions = self.emissions(batch, visual if mode == "cross_modal" else None)
+            nll = -self.crf.log_likelihood(emissions, labels, batch["mask"]).mean()
+            loss, terms = self._with_extra(nll, {f"nll_{mode}": nll}, labels, text_only, cross_modal)
+        return {"loss": loss, **{name: term.detach() for name, term in terms.items()}}
+
+    def _two_view_loss(
+        self,
+        text_only: ViewBatch,
+        cross_modal: ViewBatch,
+        visual: VisualBatch | None,
+        labels: Tensor,
+        alignment_scale: float,
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        config, mask = self.config, text_only["mask"]
+        objective = Objective.of(self.crf, config, alignment_scale)
+        if self.one_graph or not config.detach_teacher or self._is_small(text_only, cross_modal):
+            student, teacher = self.two_view_emissions(text_only, cross_modal, visual)
+            weights = self.alignment_weights()
+            loss, terms = objective.of_both(
+                student, teacher, labels, mask, weights, detach_teacher=config.detach_teacher
+            )
+            return self._with_extra(loss, terms, labels, text_only, cross_modal)
+        emissions = self.emissions(cross_modal, visual)
+        loss, terms, target = objective.of_teacher(emissions, labels, mask, self.alignment_weights())
+        loss, terms = self._with_extra(loss, terms, labels, None, cross_modal)
+        taught = gradient_taken(loss, self.parameters())
+        loss, of_student = objective.of_student(self.emissions(text_only), target, labels, mask)
+        return self._with_extra(taught + loss, {**terms, **of_student}, labels, text_only, None)
+
+    def _mixed_loss(
+        self,
+        text_only: ViewBatch,
+        cross_modal: ViewBatch,
+        visual: VisualBatch | None,
+        labels: Tensor,
+        alignment_scale: float,
+        unlabelled: Mapping[str, Any],
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """As :meth:`_two_view_loss`, with further tweets in the alignment's mean."""
+        n_more = len(unlabelled["text_only"]["mask"])
+        share = n_more / (n_more + len(labels))
+        # First, so that what a system keeps of its last pass is the labelled tweets'.
+        more, terms = self._unlabelled_loss(**unlabelled, alignment_scale=share * alignment_scale)
+        if not self._is_small(unlabelled["text_only"], unlabelled["cross_modal"]):
+            more = gradient_taken(more, self.parameters())
+        scale = (1 - share) * alignment_scale
+        loss, of_labelled = self._two_view_loss(text_only, cross_modal, visual, labels, scale)
+        alignment = share * terms["alignment"].detach() + (1 - share) * of_labelled["alignment"]
+        return more + loss, {**of_labelled, "alignment": alignment}
+
+    def _unlabelled_loss(
+        self,
+        text_only: ViewBatch,
+        cross_modal: ViewBatch,
+        alignment_scale: float,
+        visual: VisualBatch | None = None,
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The alignment of tweets without labels, of whose cross-modal view a detached teacher needs no gradient."""
+        config = self.config
+        objective = Objective.of(self.crf, config, alignment_scale)
+        if self.one_graph or not config.detach_teacher:
+            student, teacher = self.two_view_emissions(text_only, cross_modal, visual)
+            weights = self.alignment_weights()
+        else:
+            with torch.no_grad():
+                teacher = self.emissions(cross_modal, visual)
+                weights = self.alignment_weights()
+            student = self.emissions(text_only)
+        return objective.of_unlabelled(
+            student, teacher, text_only["mask"], weights, detach_teacher=config.detach_teacher
+        )
+
+    def _with_extra(
+        self,
+        loss: Tensor,
+        terms: dict[str, Tensor],
+        labels: Tensor,
+        text_only: ViewBatch | None,
+        cross_modal: ViewBatch | None,
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss and its terms, with what :meth:`extra_losses` adds to them after these views' emissions."""
+        view = cross_modal if text_only is None else text_only
+        assert view is not None, "a loss has a view"
+        terms = dict(terms)
+        for name, term in self.extra_losses(labels, view["mask"], text_only, cross_modal).items():
+            loss = loss + term
+            terms[name] = terms[name] + term if name in terms else term
+        return loss, terms
+
+    def _is_small(self, *views: ViewBatch) -> bool:
+        encoder = self.encoder.config
+        n_values = sum(len(view["places"]) for view in views) * encoder.hidden_size
+        return n_values * getattr(encoder, "num_hidden_layers", 1) <= SMALL

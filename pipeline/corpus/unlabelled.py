@@ -1,0 +1,82 @@
+"""Posts that nobody has labelled, for the alignment to learn from: a split of its own, of any number of files.
+
+A file's format is told by its name, and of CoNLL-like files and plain text by what is in them, so that a data set may
+have labelled posts in one format and others in another. Labels that are there all the same are not read.
+"""
+
+from collections import Counter
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+
+from pipeline.core.errors import UserError
+from pipeline.core.files import numbered_lines
+from pipeline.core.records import Post
+from pipeline.core.tokens import tokenize
+from pipeline.corpus import conll, csv, jsonl
+from pipeline.corpus.reading import unique_ids, without_mark
+from pipeline.settings.params import DataParams
+
+_LOOKED_AT = 100  # lines
+
+
+def read_unlabelled(data: DataParams, odd: Counter[str] | None = None) -> list[Post]:
+    """Read the files of `data.unlabelled`, without labels, ids made unique (`id`, `id#2`, …).
+
+    A name that ends in .jsonl is JSON Lines, one in .csv a CSV file. Any other file is CoNLL-like where a line begins
+    with ``IMGID:`` or holds a tab, else a text with a post a line, which names no picture.
+
+    Args:
+        data: where the data set lies.
+        odd: counts what is odd, by the names of :data:`pipeline.corpus.report.ODD`.
+
+    Raises:
+        UserError: a file is missing or malformed.
+    """
+    odd = Counter() if odd is None else odd
+    posts: list[Post] = []
+    for path in (data.root / name for name in data.unlabelled):
+        posts += _read(path, data, odd)
+    unique = list(unique_ids(replace(post, labels=None) for post in posts))
+    odd["labels_not_read"] += sum(post.labels is not None for post in posts)
+    odd["repeated_ids"] += sum(post.id != given.id for post, given in zip(unique, posts, strict=True))
+    return unique
+
+
+def _read(path: Path, data: DataParams, odd: Counter[str]) -> list[Post]:
+    if path.suffix.lower() in (".jsonl", ".csv"):
+        read = jsonl.read if path.suffix.lower() == ".jsonl" else csv.read
+        return read(path, scheme=data.scheme, image_name=data.image_name, types=data.types, odd=odd)
+    if any(line.lstrip("\ufeff").startswith("IMGID:") or "\t" in line.strip("\t") for line in _first_lines(path)):
+        return conll.read(
+            path,
+            label_column=data.label_column,
+            scheme=data.scheme,
+            image_name=data.image_name,
+            types=data.types,
+            odd=odd,
+        )
+    return _read_text(path, odd)
+
+
+def _first_lines(path: Path) -> list[str]:
+    return [line for _, line in islice(numbered_lines(path), _LOOKED_AT)]
+
+
+def _read_text(path: Path, odd: Counter[str]) -> list[Post]:
+    """A post a line, called by the file and the line's number; blank lines are none.
+
+    Raises:
+        UserError: every line is one token, as in a CoNLL-like file without ``IMGID:`` lines.
+    """
+    posts = [
+        Post(f"{path.stem}-{number}", [token for token, _ in tokenize(without_mark(line, odd))], None, [])
+        for number, line in numbered_lines(path)
+        if line.strip()
+    ]
+    if len(posts) > 1 and all(len(post.tokens) == 1 for post in posts):
+        raise UserError(
+            f"{path}: every line is one token; expected a post a line, or for a post whose tokens have a line each, "
+            "IMGID:<id> in the line before them"
+        )
+    return posts
