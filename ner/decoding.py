@@ -117,7 +117,7 @@ def relations(model: Scorer, encoded: Sequence[EncodedView], pad_id: int, batch_
     found: list[float | None] = [None] * len(encoded)
     if not model.asks_relation:
         return found
-    for indices, batch, visual in _batches(encoded, pad_id, batch_size, model.device):
+    for indices, batch, visual in batches(encoded, pad_id, batch_size, model.device):
         with torch.inference_mode():
             values = model.relation(batch, visual)
         for index, value in zip(indices, values.tolist(), strict=True):
@@ -143,7 +143,7 @@ def attention(
     """
     found: list[Tensor | None] = [None] * len(encoded)
     pictured = [index for index, view in enumerate(encoded) if view.visual is not None]
-    for places, batch, visual in _batches([encoded[index] for index in pictured], pad_id, batch_size, model.device):
+    for places, batch, visual in batches([encoded[index] for index in pictured], pad_id, batch_size, model.device):
         assert visual is not None, "each has a picture"
         with torch.inference_mode():
             values = model.grid_attention(batch, visual)
@@ -157,10 +157,10 @@ def attention(
     return found
 
 
-def _batches(
+def batches(
     encoded: Sequence[EncodedView], pad_id: int, batch_size: int, device: torch.device
 ) -> Iterator[tuple[list[int], ViewBatch, VisualBatch | None]]:
-    """Views in batches, with their indices in `encoded`, and what their pictures give."""
+    """Views in batches of at most so many windows, with their indices in `encoded`, and what their pictures give."""
     for indices in length_sorted_batches(encoded, batch_size):
         yield indices, *_together([encoded[index] for index in indices], pad_id, device)
 

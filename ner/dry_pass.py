@@ -1,7 +1,7 @@
 """Whether a tagger can be trained on a local encoder, before anything is extracted for it; tried once.
 
 What is tried is :mod:`ner.models.trial`'s. torch and the weights are loaded only where the store does not know the
-outcome for the same encoder, windows, code and packages.
+outcome for the same encoder, windows, code and packages. Saved taggers that are to teach are looked at as well.
 """
 
 import json
@@ -22,6 +22,7 @@ CODE = ("ner/bioes.py", "ner/views.py", "ner/visual.py", "ner/crf", "ner/encoder
 
 _FACTS = {"region_width": 16, "n_cells": 49, "object_labels": ["person"]}
 """Of the pictures, for systems that read them: as many regions as ResNet's."""
+_TEACHERS = "train.teacher.taggers: "
 _LABELS = ["O", "B-PER", "I-PER", "E-PER", "S-PER"]  # an encoder that works with some works with any
 
 
@@ -32,8 +33,9 @@ def require_trainable(params: TrainParams) -> None:
         params: the section `train` of params.yaml, whose encoder :func:`pipeline.core.checkpoints.require` has found.
 
     Raises:
-        UserError: no tagger can be trained on it, with the reason.
+        UserError: no tagger can be trained on it, with the reason; or a saved tagger that is to teach is none.
     """
+    _check_teachers(params)
     folder = Path(params.encoder).expanduser()
     if params.trainer == "flair" or not folder.is_dir():
         return
@@ -55,6 +57,18 @@ def require_trainable(params: TrainParams) -> None:
             store.put_many(results, known)
     if reason := json.loads(known[key]):
         raise UserError(f"{params.encoder} {reason}")
+
+
+def _check_teachers(params: TrainParams) -> None:
+    """Look at the configs of the saved taggers that teach, where there are some."""
+    if params.teacher.folders:
+        from ner.models.folder import require_teacher  # torch is loaded only where it is needed
+
+        for folder in params.teacher.folders:
+            try:
+                require_teacher(folder, params)
+            except UserError as error:
+                raise UserError(f"{_TEACHERS}{str(error).removeprefix(_TEACHERS)}") from None
 
 
 def _fingerprint() -> dict[str, str]:

@@ -6,6 +6,7 @@ costs a training. What trains is `train.trainer`'s to say.
 """
 
 import hashlib
+import sys
 from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
@@ -17,6 +18,7 @@ from ner.interop.flair import training as flair_training
 from ner.models.registry import tagger_class
 from ner.training import facts, processes, work_folder
 from ner.training import run as training
+from ner.training.teachers import Teachers
 from pipeline.core import checkpoints, environments, records
 from pipeline.core.errors import run_cli
 from pipeline.core.hashes import file_digest, modules_digest
@@ -24,6 +26,7 @@ from pipeline.core.locks import locked, stage_lock
 from pipeline.core.records import RelationPost, View, ViewSources
 from pipeline.core.store import Store, digest
 from pipeline.settings import params
+from pipeline.settings.training import TrainParams
 from stages.shared import paths, visuals
 from stages.shared.record import recorded
 
@@ -57,6 +60,22 @@ def _test_words() -> list[str]:
     return sorted({token for post in posts for token in post.tokens})
 
 
+def _teachers(settings: TrainParams, store: Store, sources: ViewSources) -> Teachers:
+    """The saved taggers that teach; a warning where one was trained with other contexts than it will be shown."""
+    teachers = Teachers(settings, store)
+    if teachers.read_visual:
+        teachers = Teachers(settings, store, visuals.opened(), visuals.identity())
+    for folder in settings.teacher.folders:
+        known = facts.read(folder)["contexts"] if (folder / facts.FILE).exists() else sources.contexts
+        if known != sources.contexts and processes.is_first():
+            print(
+                f"warning: train.teacher.taggers: {folder} was trained with contexts of {known or 'no kind'}, and is "
+                f"to read {sources.contexts or 'none'}",
+                file=sys.stderr,
+            )
+    return teachers
+
+
 def main() -> None:
     """Run the stage."""
     settings = params.load(paths.PARAMS)
@@ -88,6 +107,10 @@ def main() -> None:
         if tagger_class(settings.train.model).reads_visual:
             train = partial(train, visuals=visuals.opened())
             hashes |= {"visuals": visuals.identity()}
+        if settings.train.teacher.folders:
+            teachers = _teachers(settings.train, store, sources)
+            train = partial(train, teachers=teachers)
+            hashes |= {"teachers": digest({"teachers": teachers.identities, "shown": teachers.shown})}
         if tagger_class(settings.train.model).learns_relation:
             train = partial(train, relation=list(records.read(paths.RELATION, RelationPost, "posts")))
             hashes |= {"relation": file_digest(paths.RELATION)}

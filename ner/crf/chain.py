@@ -60,12 +60,13 @@ class LinearChainCRF(nn.Module):
         for parameter in (self.transitions, self.start, self.stop):
             nn.init.uniform_(parameter, -0.1, 0.1)
 
-    def log_partition(self, emissions: Tensor, mask: Tensor) -> Tensor:
+    def log_partition(self, emissions: Tensor, mask: Tensor, temperature: float = 1.0) -> Tensor:
         """Log-sum-exp over all label paths (log Z).
 
         Args:
             emissions: label scores, *Shape:* (batch, length, n_labels).
             mask: True on tokens, False on padding, *Shape:* (batch, length).
+            temperature: divides every score.
 
         Returns:
             log Z, *Shape:* (batch,). Its gradient with respect to `emissions` is the marginals.
@@ -73,7 +74,9 @@ class LinearChainCRF(nn.Module):
         Raises:
             ValueError: shapes, devices or types disagree; on a CPU also: a mask has a hole or no token.
         """
-        return log_partition(self._chain(emissions, mask), self._mixing).to(_result_dtype(emissions))
+        self._check(emissions, mask)
+        chain = self._unchecked_chain(emissions, mask, temperature)
+        return log_partition(chain, self._mixing).to(_result_dtype(emissions))
 
     def log_partition_and_marginals(self, emissions: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """log Z and the log-marginals log P(y_t = k | x), from one forward-backward pass, both differentiable.

@@ -124,11 +124,14 @@ def _body(
         "text_only": "the text alone",
         "cross_modal": f"{system.with_picture}, and never on the text alone",
     }[params["views"]]
-    if params["views"] == "both" and params["alignment"] != "none":
+    teachers = params.get("teacher", {}).get("taggers", ["self"])  # that of taggers of earlier versions
+    if params["views"] == "both" and params["alignment"] != "none" and "self" in teachers:
         how += f", the first drawn to the second as in [ITA]({_SYSTEMS['ita'].link})"
     yield (
         f"It finds {_listed(types)} in tweets, by an encoder and a CRF. The system is {system.name}, trained on {how}."
     )
+    if saved := [_escaped(name) for name in teachers if name != "self"]:
+        yield f"It was taught by what other taggers made of the same posts: {_listed(saved)}."
     yield "## Use"
     place = repository or "models/tagger"
     yield (

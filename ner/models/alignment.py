@@ -48,7 +48,7 @@ def marginal(crf: LinearChainCRF, views: TwoViews, temperature: float) -> Tensor
     """
     # A label impossible in one view is so in the other (same tweet, same chain): it has no part in the softened ones.
     possible = views.teacher_log_marginals > -torch.inf
-    return _softened_kl(views.teacher_log_marginals, views.student_log_marginals, possible, temperature)
+    return softened_kl(views.teacher_log_marginals, views.student_log_marginals, possible, temperature)
 
 
 def emission(crf: LinearChainCRF, views: TwoViews, temperature: float) -> Tensor:
@@ -62,7 +62,7 @@ def emission(crf: LinearChainCRF, views: TwoViews, temperature: float) -> Tensor
     Returns:
         divergences, *Shape:* (batch,).
     """
-    return _softened_kl(views.teacher_emissions, views.student_emissions, views.mask.unsqueeze(-1), temperature)
+    return softened_kl(views.teacher_emissions, views.student_emissions, views.mask.unsqueeze(-1), temperature)
 
 
 def sequence(crf: LinearChainCRF, views: TwoViews, temperature: float) -> Tensor:
@@ -89,14 +89,17 @@ FORMS: dict[str, Callable[[LinearChainCRF, TwoViews, float], Tensor]] = {
 }
 
 
-def _softened_kl(teacher: Tensor, student: Tensor, possible: Tensor, temperature: float) -> Tensor:
-    """Σ_tokens KL(softmax(teacher / T) ‖ softmax(student / T)).
+def softened_kl(
+    teacher: Tensor, student: Tensor, possible: Tensor, temperature: float, weights: Tensor | None = None
+) -> Tensor:
+    """Σ_tokens w · KL(softmax(teacher / T) ‖ softmax(student / T)).
 
     Args:
         teacher: scores, *Shape:* (batch, length, n_labels).
         student: scores, *Shape:* (batch, length, n_labels).
         possible: False where a label has no part in either, *Shape:* (batch, length, n_labels or 1).
         temperature: T.
+        weights: w, *Shape:* (batch, length); None: 1 each.
 
     Returns:
         divergences, *Shape:* (batch,).
@@ -113,4 +116,5 @@ def _softened_kl(teacher: Tensor, student: Tensor, possible: Tensor, temperature
         )
         for scores in (teacher, student)
     )
-    return torch.nn.functional.kl_div(log_student, log_teacher, reduction="none", log_target=True).sum((0, 1))
+    parts = torch.nn.functional.kl_div(log_student, log_teacher, reduction="none", log_target=True)
+    return parts.sum((0, 1)) if weights is None else (parts.sum(1) * weights.T).sum(0)

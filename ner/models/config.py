@@ -6,7 +6,7 @@ from typing import Any, Self
 
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
-from pipeline.settings.training import TrainParams
+from pipeline.settings.training import SELF, TrainParams
 
 
 class TaggerConfig(PreTrainedConfig):
@@ -29,6 +29,7 @@ class TaggerConfig(PreTrainedConfig):
     weight_cross_modal: float = 0.5
     weight_alignment: float = 0.5
     detach_teacher: bool = True
+    teacher: dict[str, Any] | None = None  # how it learns from fixed teachers (ner.models.lessons.Teaching)
     word_dropout: float = 0.1
     exclude_forbidden: bool = True  # transitions that the scheme forbids have probability 0 in training, too
     max_length: int = 512
@@ -68,12 +69,13 @@ class TaggerConfig(PreTrainedConfig):
             encoder=settings,
             tag_labels=labels,
             views=params.views,
-            alignment=params.alignment,
+            alignment=params.alignment if SELF in params.teacher.taggers else "none",
             temperature=params.temperature,
             weight_text_only=weights.text_only,
             weight_cross_modal=weights.cross_modal,
             weight_alignment=weights.alignment,
             detach_teacher=params.detach_teacher,
+            teacher=params.teaching,
             word_dropout=params.word_dropout,
             exclude_forbidden=params.exclude_forbidden,
             max_length=min(params.max_length, longest),

@@ -21,6 +21,7 @@ from ner.views import UNKNOWN_WORD, ViewEncoder, WindowLimits
 from pipeline.core import checksums, trust
 from pipeline.core.errors import UserError
 from pipeline.core.soundness import explained, refuse_unsound, require_words
+from pipeline.settings.training import TrainParams
 
 ONNX_GRAPH = "tagger.onnx"  # only in the folder of an exported tagger
 
@@ -159,6 +160,31 @@ def load_config(folder: Path, *weights: str) -> TaggerConfig:
     checksums.verify(folder, str(folder))
     with explained(f"{folder / 'config.json'}: not a tagger's config; {_AGAIN}"):
         return TaggerConfig.from_pretrained(folder, local_files_only=True)
+
+
+def require_teacher(folder: Path, params: TrainParams) -> TaggerConfig:
+    """The config of a saved tagger that is to teach another.
+
+    Args:
+        folder: of a saved tagger.
+        params: the section `train` of params.yaml.
+
+    Raises:
+        UserError: it is no tagger's, or labels of its kind are not what the student is to find.
+    """
+    config = load_config(folder, "model*.safetensors")
+    found = "bioes" if any(label[:2] in ("E-", "S-") for label in config.tag_labels or []) else "iob2"
+    if found != params.scheme:
+        raise UserError(
+            f"train.teacher.taggers: {folder} finds labels of scheme {found}, but train.scheme is {params.scheme}; "
+            "make the two the same"
+        )
+    if params.exclude_forbidden and not config.exclude_forbidden:
+        raise UserError(
+            f"train.teacher.taggers: {folder} was trained with exclude_forbidden: false, so that it takes for possible "
+            "what train.exclude_forbidden: true rules out; make the two the same"
+        )
+    return config
 
 
 def load_view_encoder(folder: Path, config: TaggerConfig) -> ViewEncoder:

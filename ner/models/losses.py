@@ -16,7 +16,8 @@ from transformers import PreTrainedModel
 from ner.crf.chain import LinearChainCRF
 from ner.models.config import TaggerConfig
 from ner.models.gradients import gradient_taken
-from ner.models.objective import Objective
+from ner.models.lessons import Lesson
+from ner.models.objective import Objective, Scales
 from ner.models.relation import Relation
 from ner.views import ViewBatch
 from ner.visual import VisualBatch
@@ -97,11 +98,14 @@ class Losses(Relation, PreTrainedModel):
         labels: Tensor | None = None,
         alignment_scale: float = 1.0,
         relation: Tensor | None = None,
+        lesson: Lesson | None = None,
         unlabelled: Mapping[str, Any] | None = None,
+        teacher_scale: float = 1.0,
     ) -> dict[str, Tensor]:
         """The training loss of B tweets of at most L tokens, and its terms.
 
-        Each term is a mean over the tweets that have it: a likelihood over the labelled, the alignment over all.
+        Each term is a mean over the tweets that have it: a likelihood over the labelled, the alignment and what fixed
+        teachers say over all.
 
         Args:
             text_only: the tweets alone (needed unless the tagger trains on `cross_modal` only).
@@ -110,12 +114,14 @@ class Losses(Relation, PreTrainedModel):
             labels: indices into `self.labels`, anything on padding, *Shape:* (B, L).
             alignment_scale: factor on the KL term's weight, for its warm-up.
             relation: in the place of labels; then the loss is :meth:`relation_loss`, *Shape:* (B,).
-            unlabelled: `text_only`, `cross_modal` and perhaps `visual` of further tweets, that have no labels, where
-                both views are trained and aligned.
+            lesson: what fixed teachers say of the tweets, where the tagger learns from some.
+            unlabelled: of further tweets, which have no labels: `text_only`, `cross_modal` or both, as far as something
+                is learned of them, and perhaps `visual` and `lesson`.
+            teacher_scale: factor on the weight of what fixed teachers say.
 
         Returns:
             `loss`, with gradient; and detached, means over tweets: `nll_text_only`, `nll_cross_modal`, `alignment`,
-            each before its weight, where the tagger's mode has them, and those of :meth:`extra_losses`.
+            `teacher`, each before its weight, where the tagger's mode has them, and those of :meth:`extra_losses`.
             Each of *Shape:* ().
 
         Raises:
@@ -125,20 +131,42 @@ class Losses(Relation, PreTrainedModel):
             return self.relation_loss(cross_modal, visual, relation)
         if labels is None:
             raise ValueError("the loss needs labels; use `emissions` to predict")
-        mode = self.config.views
-        if mode == "both" and text_only is not None and cross_modal is not None:
-            if unlabelled is None:
-                loss, terms = self._two_view_loss(text_only, cross_modal, visual, labels, alignment_scale)
-            else:
-                loss, terms = self._mixed_loss(text_only, cross_modal, visual, labels, alignment_scale, unlabelled)
+        scales = Scales(alignment_scale, teacher_scale)
+        if unlabelled is None:
+            loss, terms = self._labelled_loss(text_only, cross_modal, visual, labels, scales, lesson)
         else:
-            batch = {"text_only": text_only, "cross_modal": cross_modal}.get(mode)
-            if batch is None:
-                raise ValueError(f"a tagger that trains on views {mode!r} needs their batches")
-            emissions = self.emissions(batch, visual if mode == "cross_modal" else None)
-            nll = -self.crf.log_likelihood(emissions, labels, batch["mask"]).mean()
-            loss, terms = self._with_extra(nll, {f"nll_{mode}": nll}, labels, text_only, cross_modal)
+            share, taught_share = _shares(len(labels), unlabelled, taught=lesson is not None)
+            # First, so that what a system keeps of its last pass is the labelled tweets'.
+            scaled = Scales(share * scales.alignment, taught_share * scales.teacher)
+            more, more_terms = self._unlabelled_loss(scales=scaled, **unlabelled)
+            scaled = Scales((1 - share) * scales.alignment, (1 - taught_share) * scales.teacher)
+            loss, terms = self._labelled_loss(text_only, cross_modal, visual, labels, scaled, lesson)
+            loss = more + loss
+            for name, weight in (("alignment", share), ("teacher", taught_share)):
+                if name in more_terms:
+                    beside = (1 - weight) * terms[name] if name in terms else 0.0
+                    terms[name] = weight * more_terms[name] + beside
         return {"loss": loss, **{name: term.detach() for name, term in terms.items()}}
+
+    def _labelled_loss(
+        self,
+        text_only: ViewBatch | None,
+        cross_modal: ViewBatch | None,
+        visual: VisualBatch | None,
+        labels: Tensor,
+        scales: Scales,
+        lesson: Lesson | None,
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        mode = self.config.views
+        objective = Objective.of(self.crf, self.config, scales, lesson)
+        if mode == "both" and text_only is not None and cross_modal is not None:
+            return self._two_view_loss(text_only, cross_modal, visual, labels, objective)
+        batch = {"text_only": text_only, "cross_modal": cross_modal}.get(mode)
+        if batch is None:
+            raise ValueError(f"a tagger that trains on views {mode!r} needs their batches")
+        emissions = self.emissions(batch, visual if mode == "cross_modal" else None)
+        loss, terms = objective.of_single(mode, emissions, labels, batch["mask"])
+        return self._with_extra(loss, terms, labels, text_only, cross_modal)
 
     def _two_view_loss(
         self,
@@ -146,10 +174,9 @@ class Losses(Relation, PreTrainedModel):
         cross_modal: ViewBatch,
         visual: VisualBatch | None,
         labels: Tensor,
-        alignment_scale: float,
+        objective: Objective,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         config, mask = self.config, text_only["mask"]
-        objective = Objective.of(self.crf, config, alignment_scale)
         if self.one_graph or not config.detach_teacher or self._is_small(text_only, cross_modal):
             student, teacher = self.two_view_emissions(text_only, cross_modal, visual)
             weights = self.alignment_weights()
@@ -162,50 +189,34 @@ class Losses(Relation, PreTrainedModel):
         loss, terms = self._with_extra(loss, terms, labels, None, cross_modal)
         taught = gradient_taken(loss, self.parameters())
         loss, of_student = objective.of_student(self.emissions(text_only), target, labels, mask)
-        return self._with_extra(taught + loss, {**terms, **of_student}, labels, text_only, None)
-
-    def _mixed_loss(
-        self,
-        text_only: ViewBatch,
-        cross_modal: ViewBatch,
-        visual: VisualBatch | None,
-        labels: Tensor,
-        alignment_scale: float,
-        unlabelled: Mapping[str, Any],
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """As :meth:`_two_view_loss`, with further tweets in the alignment's mean."""
-        n_more = len(unlabelled["text_only"]["mask"])
-        share = n_more / (n_more + len(labels))
-        # First, so that what a system keeps of its last pass is the labelled tweets'.
-        more, terms = self._unlabelled_loss(**unlabelled, alignment_scale=share * alignment_scale)
-        if not self._is_small(unlabelled["text_only"], unlabelled["cross_modal"]):
-            more = gradient_taken(more, self.parameters())
-        scale = (1 - share) * alignment_scale
-        loss, of_labelled = self._two_view_loss(text_only, cross_modal, visual, labels, scale)
-        alignment = share * terms["alignment"].detach() + (1 - share) * of_labelled["alignment"]
-        return more + loss, {**of_labelled, "alignment": alignment}
+        return self._with_extra(taught + loss, _added(terms, of_student), labels, text_only, None)
 
     def _unlabelled_loss(
         self,
-        text_only: ViewBatch,
-        cross_modal: ViewBatch,
-        alignment_scale: float,
+        scales: Scales,
+        text_only: ViewBatch | None = None,
+        cross_modal: ViewBatch | None = None,
         visual: VisualBatch | None = None,
+        lesson: Lesson | None = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The alignment of tweets without labels, of whose cross-modal view a detached teacher needs no gradient."""
-        config = self.config
-        objective = Objective.of(self.crf, config, alignment_scale)
-        if self.one_graph or not config.detach_teacher:
+        """What tweets without labels teach; its gradient is taken at once, unless the batch is small."""
+        detached = self.config.detach_teacher
+        objective = Objective.of(self.crf, self.config, scales, lesson)
+        student = teacher = weights = None
+        if text_only is not None and cross_modal is not None and (self.one_graph or not detached):
             student, teacher = self.two_view_emissions(text_only, cross_modal, visual)
             weights = self.alignment_weights()
         else:
-            with torch.no_grad():
-                teacher = self.emissions(cross_modal, visual)
+            if cross_modal is not None:  # a detached teacher that learns nothing itself needs no gradient
+                with torch.set_grad_enabled(objective.teaches("cross_modal")):
+                    teacher = self.emissions(cross_modal, visual)
                 weights = self.alignment_weights()
-            student = self.emissions(text_only)
-        return objective.of_unlabelled(
-            student, teacher, text_only["mask"], weights, detach_teacher=config.detach_teacher
-        )
+            if text_only is not None:
+                student = self.emissions(text_only)
+        views = [view for view in (text_only, cross_modal) if view is not None]
+        mask = views[0]["mask"]
+        loss, terms = objective.of_unlabelled(student, teacher, mask, weights, detach_teacher=detached)
+        return loss if self._is_small(*views) else gradient_taken(loss, self.parameters()), terms
 
     def _with_extra(
         self,
@@ -218,13 +229,37 @@ class Losses(Relation, PreTrainedModel):
         """The loss and its terms, with what :meth:`extra_losses` adds to them after these views' emissions."""
         view = cross_modal if text_only is None else text_only
         assert view is not None, "a loss has a view"
-        terms = dict(terms)
-        for name, term in self.extra_losses(labels, view["mask"], text_only, cross_modal).items():
+        extra = self.extra_losses(labels, view["mask"], text_only, cross_modal)
+        for term in extra.values():
             loss = loss + term
-            terms[name] = terms[name] + term if name in terms else term
-        return loss, terms
+        return loss, _added(terms, extra)
 
     def _is_small(self, *views: ViewBatch) -> bool:
         encoder = self.encoder.config
         n_values = sum(len(view["places"]) for view in views) * encoder.hidden_size
         return n_values * getattr(encoder, "num_hidden_layers", 1) <= SMALL
+
+
+def _added(terms: Mapping[str, Tensor], others: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Terms with others, those of one name added up."""
+    return {**terms, **{name: terms[name] + term if name in terms else term for name, term in others.items()}}
+
+
+def _shares(n_labelled: int, unlabelled: Mapping[str, Any], *, taught: bool) -> tuple[float, float]:
+    """Which part of the alignment's mean, and of the mean of what fixed teachers say, tweets without labels are.
+
+    Args:
+        n_labelled: how many tweets have labels.
+        unlabelled: the others' batch.
+        taught: whether fixed teachers say something of the labelled ones.
+    """
+    n_more = n_tweets(unlabelled)
+    share = n_more / (n_more + n_labelled)
+    if "lesson" not in unlabelled:
+        return share, 0.0
+    return share, share if taught else 1.0
+
+
+def n_tweets(batch: Mapping[str, Any]) -> int:
+    """How many tweets a batch of views has, labelled or not."""
+    return len(batch["text_only" if "text_only" in batch else "cross_modal"]["mask"])

@@ -5,11 +5,12 @@ What an example is, and in which order examples are read, is :mod:`ner.training.
 
 import itertools
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from ner.bioes import to_scheme
 from ner.models.base import TaggerModel
+from ner.models.lessons import PostLesson
 from ner.training import processes
 from ner.training.pieces import in_pieces, warn_of_pieces
 from ner.training.sampler import Example
@@ -57,11 +58,12 @@ def parted(params: TrainParams, train: Sequence[View], unlabelled: Sequence[View
         )
     check_labelled("train", labelled)
     others = [post for post in (*train, *unlabelled) if post.labels is None and post.tokens]
-    if others and not params.learns_unlabelled:
+    if others and not params.unlabelled_views:
         if processes.is_first():
             print(
-                f"train: {len(others):,} posts without labels are left out: nothing is learned from them without "
-                "train.views: both, an alignment and a train.unlabelled_ratio above 0",
+                f"train: {len(others):,} posts without labels are left out: nothing is learned from them without a "
+                "train.unlabelled_ratio above 0, and a teacher: another tagger (train.teacher), or with train.views: "
+                "both and an alignment, the tagger itself",
                 file=sys.stderr,
             )
         return labelled, []
@@ -75,6 +77,7 @@ def make(
     labelled: Sequence[View],
     unlabelled: Sequence[View] = (),
     relation: Sequence[RelationPost] = (),
+    say: Callable[[Sequence[View]], Sequence[PostLesson]] | None = None,
 ) -> Examples:
     """Examples of posts; those that are too long make several.
 
@@ -84,6 +87,7 @@ def make(
         views: the encoder of its views.
         labelled, unlabelled: as of :func:`parted`.
         relation: posts whose pictures are known to add to their meaning or not to.
+        say: what fixed teachers say of posts, where there are some.
 
     Raises:
         UserError: the tagger's relation has nothing to learn from, or an entity is too long.
@@ -92,26 +96,37 @@ def make(
     if processes.is_first():
         warn_of_pieces(pieces)
     parts = list(itertools.chain.from_iterable(pieces))
-    encoded = encode_views(params, views, parts)
+    with_labels = [part for part in parts if part.labels is not None]
+    without = [part for part in parts if part.labels is None]
+    lessons: list[PostLesson | None] = [None] * len(parts)
+    if say is not None:
+        n_not_taught = 0 if params.teacher.posts == "all" else len(with_labels)
+        lessons[n_not_taught:] = say([*with_labels, *without][n_not_taught:])
     index = {label: position for position, label in enumerate(model.labels)}
-    examples = [
-        Example(
-            {name: every[place] for name, every in encoded.items()},
-            None if part.labels is None else [index[label] for label in to_scheme(part.labels, params.scheme)],
-        )
-        for place, part in enumerate(parts)
-    ]
+
+    def examples(posts: Sequence[View], names: Sequence[ViewName], said: Sequence[PostLesson | None]) -> list[Example]:
+        encoded = encode_views(names, views, posts)
+        return [
+            Example(
+                {name: every[place] for name, every in encoded.items()},
+                None if post.labels is None else [index[label] for label in to_scheme(post.labels, params.scheme)],
+                lesson=lesson,
+            )
+            for place, (post, lesson) in enumerate(zip(posts, said, strict=True))
+        ]
+
     return Examples(
         _of_relation(model, views, relation),
-        [example for example in examples if example.labels is not None],
-        [example for example in examples if example.labels is None],
+        examples(with_labels, params.trained_views, lessons[: len(with_labels)]),
+        examples(without, params.unlabelled_views, lessons[len(with_labels) :]),
         pieces,
     )
 
 
-def encode_views(params: TrainParams, views: ViewEncoder, posts: Sequence[View]) -> dict[ViewName, list[EncodedView]]:
-    """The posts' encoded views, of those that are trained."""
-    names: list[ViewName] = ["text_only", "cross_modal"] if params.views == "both" else [params.views]
+def encode_views(
+    names: Sequence[ViewName], views: ViewEncoder, posts: Sequence[View]
+) -> dict[ViewName, list[EncodedView]]:
+    """The posts' encoded views of these names."""
     return {name: views.encode(posts, with_context=name == "cross_modal") for name in names}
 
 

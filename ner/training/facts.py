@@ -86,6 +86,7 @@ def _portable(settings: TrainParams) -> dict[str, Any]:
     """The section as JSON, with no path outside the project in it."""
     params = settings.model_dump(mode="json")
     params["encoder"] = portable(settings.encoder)
+    params["teacher"]["taggers"] = [portable(name) for name in settings.teacher.taggers]
     if (vectors := settings.iie4mner.word_vectors) is not None:
         params["iie4mner"]["word_vectors"] = portable(vectors)
     return params

@@ -47,8 +47,10 @@ def is_first() -> bool:
     return not launched() or int(os.environ["RANK"]) == 0
 
 
-def let_first_go_ahead() -> None:
+def let_first_go_ahead(where: str = "ready") -> None:
     """Return once the first process has come here, however long that takes; at once where there is only one.
+
+    Each place in the program that waits so has a name of its own.
 
     The others wait at the launcher's own store: whatever joins processes has a time-out, which the first would exceed
     while it waits for a lock.
@@ -60,9 +62,9 @@ def let_first_go_ahead() -> None:
     address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
     store = PrefixStore("sightread", TCPStore(address, port, is_master=False, wait_for_workers=False))
     if is_first():
-        store.set("ready", "yes")
+        store.set(where, "yes")
     else:
-        store.wait(["ready"], timedelta(days=3650))
+        store.wait([where], timedelta(days=3650))
 
 
 def wait() -> None:

@@ -7,6 +7,7 @@ from, and which work folder belongs to which params and data, is left to the cal
 import itertools
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from ner.training.callbacks import (
 from ner.training.finite import NotFinite, require_finite
 from ner.training.pieces import counted
 from ner.training.sampler import Example, MixedExamples, collate_examples, collate_mixed
+from ner.training.teachers import Teachers
 from ner.training.trainer import TaggerTrainer
 from ner.views import ViewEncoder
 from ner.visual import Visuals
@@ -55,6 +57,7 @@ def train(
     words: Iterable[str] = (),
     relation: Sequence[RelationPost] = (),
     unlabelled: Sequence[View] = (),
+    teachers: Teachers | None = None,
 ) -> dict[str, Any]:
     """Train a tagger and save that of the best epoch (by the mean of the trained views' strict dev micro-F1).
 
@@ -78,7 +81,8 @@ def train(
             without saying.
         relation: posts whose pictures are known to add to their meaning or not to, for systems that learn this; they
             are read at the beginning of each epoch.
-        unlabelled: views that only the alignment learns from.
+        unlabelled: views that only the alignment, and what fixed teachers say, learn from.
+        teachers: the saved taggers that `train.teacher` names, where it names some.
 
     Returns:
         ``{"epochs": trained, "best_epoch": from 1, "chosen_by": "dev_f1" or "last_epoch",
@@ -102,7 +106,8 @@ def train(
         model, tokenizer, views = set_up(
             params, encoder, [*labelled, *others], visuals, itertools.chain(_tokens(dev), words)
         )
-        found = examples.make(params, model, views, labelled, others, relation)
+        say = None if teachers is None else partial(teachers.say, labels=model.labels, device=chosen)
+        found = examples.make(params, model, views, labelled, others, relation, say)
         read_first = [*found.relation, *found.labelled]
         dataset: list[Example] | MixedExamples = read_first
         collate: Callable[..., dict[str, Any]] = collate_examples
@@ -120,7 +125,7 @@ def train(
             data_collator=lambda batch: collate(batch, views.pad_id, model.training_views),
             callbacks=[Relocate(work), MarkComplete(), EarlyStopping(params.patience), SteadyMemory(), Progress()],
             params=params,
-            dev_views=examples.encode_views(params, views, dev),
+            dev_views=examples.encode_views(params.trained_views, views, dev),
             dev_labels=[view.labels or [] for view in dev],
             pad_id=views.pad_id,
         )

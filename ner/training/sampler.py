@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch.utils.data import Dataset, Sampler
 
+from ner.models.lessons import PostLesson, collate_lessons
 from ner.views import EncodedView, ViewBatch, ViewName, collate
 from ner.visual import collate_visuals
 
@@ -26,6 +27,7 @@ class Example:
     Attributes:
         views: encoded, those that the tagger trains on.
         labels: indices of the labels; None where nobody has labelled it, or where it is the relation that is learned.
+        lesson: what fixed teachers say of it; None where they say nothing.
         relation: 1 where the picture adds to the meaning, 0 where it does not; None where it is the labels that are
             learned.
     """
@@ -33,6 +35,7 @@ class Example:
     views: Mapping[ViewName, EncodedView]
     labels: list[int] | None
     relation: int | None = None
+    lesson: PostLesson | None = None
 
     @property
     def width(self) -> int:
@@ -176,21 +179,27 @@ def collate_examples(
     Args:
         examples: B tweets of at most L tokens, all of them labelled, or none.
         pad_id: the sub-token to pad with.
-        training_views: which views this step reads (:meth:`ner.models.base.TaggerModel.training_views`).
+        training_views: of examples with both views, which ones this step reads
+            (:meth:`ner.models.base.TaggerModel.training_views`).
 
     Returns:
         keyword arguments of :meth:`ner.models.base.TaggerModel.forward`: a :class:`ner.views.ViewBatch` for each view;
         where they are labelled, `labels`, 0 on padding, *Shape:* (B, L), or of examples for that, `relation`,
-        *Shape:* (B,); and where pictures give tensors, `visual`.
+        *Shape:* (B,); where pictures give tensors, `visual`; where fixed teachers say something, `lesson`.
     """
-    views = training_views([example.views for example in examples])
-    gold = {}
+    views = [example.views for example in examples]
+    if len(views[0]) > 1:
+        views = list(training_views(views))
+    gold: dict[str, Any] = {}
     if examples[0].relation is not None:
         gold = {"relation": torch.tensor([example.relation for example in examples])}
     elif examples[0].labels is not None:
         labels = [example.labels or [] for example in examples]
         longest = max(map(len, labels))
         gold = {"labels": torch.tensor([[*each, *[0] * (longest - len(each))] for each in labels])}
+    lessons = [example.lesson for example in examples if example.lesson is not None]
+    if lessons:
+        gold["lesson"] = collate_lessons(lessons)
     batches: dict[str, ViewBatch] = {name: collate([each[name] for each in views], pad_id) for name in views[0]}
     visual = collate_visuals([each["cross_modal"].visual for each in views]) if "cross_modal" in batches else None
     return {**batches, **gold} | ({} if visual is None else {"visual": visual})

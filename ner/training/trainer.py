@@ -6,7 +6,7 @@ is left to :mod:`ner.training.run`.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,7 @@ from transformers import Trainer, TrainerControl
 
 from ner.decoding import decode_labels
 from ner.models.base import TaggerModel
+from ner.models.losses import n_tweets
 from ner.scoring.f1 import score
 from ner.training.finite import FiniteLosses, NotFinite, not_finite
 from ner.training.sampler import LengthGroupedSampler, MixedExamples, MixedSampler
@@ -41,7 +42,7 @@ class TaggerTrainer(Trainer):
         self.params, self.dev_views, self.dev_labels, self.pad_id = params, dev_views, dev_labels, pad_id
         self._losses = FiniteLosses()
         self._terms: dict[str, tuple[Tensor, int]] = {}  # sums, and of how many parts
-        self._tweets_a_part = self._aligned_a_part = 0.0
+        self._parts = _Counts(0, 0, 0)  # the means over a step's parts
         # Several processes exchange gradients while they are being made, and could not exchange sparse ones.
         if self.args.device.type == "cpu" and self.args.world_size == 1:
             embeddings = [module for module in self.model.modules() if isinstance(module, nn.Embedding)]
@@ -69,9 +70,11 @@ class TaggerTrainer(Trainer):
         self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         """The model's loss, a part's tweets weighing as those of its step; its terms are summed up for the log."""
-        share = _n_tweets(inputs) / self._tweets_a_part
-        aligned_share = _n_aligned(inputs) / self._aligned_a_part
-        outputs = model(**inputs, alignment_scale=self._alignment_scale() * (aligned_share / share))
+        share, aligned, taught = (
+            here / mean if mean else 0.0 for here, mean in zip(_counts(inputs), self._parts, strict=True)
+        )
+        scales = {"alignment_scale": self._alignment_scale() * (aligned / share), "teacher_scale": taught / share}
+        outputs = model(**inputs, **scales)
         self._losses.note(outputs["loss"], self.state.global_step + 1, self._rate())
         for name, term in outputs.items():
             if name != "loss":
@@ -83,8 +86,8 @@ class TaggerTrainer(Trainer):
     def get_batch_samples(self, *args: Any, **kwargs: Any) -> tuple[list[Any], Any]:
         """A step's parts. The Trainer takes the mean of their losses, however many tweets each of them has."""
         parts, n_items = super().get_batch_samples(*args, **kwargs)
-        self._tweets_a_part = sum(map(_n_tweets, parts)) / max(1, len(parts))
-        self._aligned_a_part = sum(map(_n_aligned, parts)) / max(1, len(parts))
+        if parts:
+            self._parts = _Counts(*(sum(each) / len(parts) for each in zip(*map(_counts, parts), strict=True)))
         return parts, n_items
 
     def _rate(self) -> float:
@@ -130,13 +133,20 @@ class TaggerTrainer(Trainer):
         return 0
 
 
-def _n_tweets(inputs: Mapping[str, Any]) -> int:
-    return len(inputs["relation" if "relation" in inputs else "labels"])
+class _Counts(NamedTuple):
+    """How many tweets of a part have each of the terms that are means."""
+
+    labelled: float
+    aligned: float
+    taught: float
 
 
-def _n_aligned(inputs: Mapping[str, Any]) -> int:
-    """Those without labels included."""
-    return _n_tweets(inputs) + (len(inputs["unlabelled"]["text_only"]["mask"]) if "unlabelled" in inputs else 0)
+def _counts(inputs: Mapping[str, Any]) -> _Counts:
+    n_labelled = len(inputs["relation" if "relation" in inputs else "labels"])
+    more = inputs.get("unlabelled")
+    n_more = 0 if more is None else n_tweets(more)
+    taught = n_labelled * ("lesson" in inputs) + n_more * (more is not None and "lesson" in more)
+    return _Counts(n_labelled, n_labelled + n_more, taught)
 
 
 def keep_gradient(embedding: nn.Embedding) -> None:

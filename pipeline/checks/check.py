@@ -29,6 +29,8 @@ from pipeline.settings.training import TrainParams
 _NEEDED_BYTES = 500_000_000  # of DVC's copies of outs, the tagger and its training checkpoints for a small encoder
 
 _LOOKED_AT = 100  # pictures
+_TEACHERS = "train.teacher.taggers"
+_TAGGER = Path("models/tagger")  # what is trained
 
 
 def check(path: str | Path = "params.yaml", try_encoder: Callable[[TrainParams], None] | None = None) -> Params:
@@ -62,7 +64,8 @@ def check(path: str | Path = "params.yaml", try_encoder: Callable[[TrainParams],
             print(f"warning: {at('data.images')}{problem}", file=sys.stderr)
     if not problems and try_encoder is not None:
         for problem in _caught(partial(try_encoder, settings.train)):
-            problems.append(at("train.encoder") + problem.removeprefix("train.encoder: "))
+            key = _TEACHERS if problem.startswith(_TEACHERS) else "train.encoder"
+            problems.append(at(key) + problem.removeprefix(f"{key}: "))
     if problems:
         raise UserError("\n".join(problems))
     return settings
@@ -82,6 +85,14 @@ def _problems(settings: Params, path: str, lines: dict[str, int], at: Callable[[
             yield at(f"{kind}.{choice.name}") + problem
     for problem in _caught(partial(checkpoints.require, settings.train.encoder, settings.train.revision)):
         yield at("train.encoder") + problem
+    for folder in settings.train.teacher.folders:
+        if folder.resolve() == _TAGGER.resolve():
+            yield (
+                at(_TEACHERS) + f"{folder}: DVC deletes it before it trains another there; copy it into a folder of "
+                "its own, such as checkpoints/teacher"
+            )
+        elif not folder.is_dir():
+            yield at(_TEACHERS) + f"{folder}: no such folder; expected that of a saved tagger"
     if (vectors := settings.train.word_vectors) is not None:
         for problem in _caught(partial(word_vectors.require, vectors)):
             yield at("train.iie4mner.word_vectors") + problem

@@ -66,6 +66,13 @@ def findings(settings: Params) -> Iterator[Finding]:
         yield Finding(str(CHECKPOINTS), _endless(endless), True)
     if not_utf8 := [place for each in looked for place in each.not_utf8]:
         yield Finding(str(CHECKPOINTS), _odd(not_utf8), True)
+    for folder in settings.train.teacher.folders:
+        if folder.is_dir() and not folder.resolve().is_relative_to(CHECKPOINTS.resolve()):
+            yield Finding(
+                "train.teacher.taggers",
+                f"{folder}: DVC sees no change there unless params.yaml changes as well; put it into {CHECKPOINTS}/",
+                False,
+            )
     for key, place in _checkpoints(settings):
         if link := _linked(place):
             yield Finding(key, _unseen([link]), False)

@@ -58,6 +58,8 @@ def identities(settings: Params) -> dict[str, Identity]:
     found["train"]["checkpoints"] = dict(_checkpoints(encoder, "train.", settings.data.root))
     if (vectors := train.word_vectors) is not None:
         found["train"]["checkpoints"]["train.iie4mner.word_vectors"] = f"sha256:{file_digest(vectors)}"
+    for number, folder in enumerate(train.teacher.folders):
+        found["train"]["checkpoints"][f"train.teacher.taggers.{number}"] = f"sha256:{checkpoints.digest(folder)}"
     if train.trainer == "flair":
         found["train"]["environment"] = _environment("flair")
     return found

@@ -40,4 +40,6 @@ def changed(model: BaseModel, prefix: str = "") -> Iterator[Change]:
 def _shown(value: Any) -> Any:
     """A setting as JSON; of a path outside the project its name alone, for it tells of a machine."""
     plain = to_jsonable_python(value)
+    if isinstance(plain, list):
+        return [_shown(each) for each in plain]
     return portable(plain) if isinstance(plain, str) and plain.startswith(("/", "~")) else plain

@@ -1,12 +1,14 @@
 """The section `train` of params.yaml: the tagger and its training, and what each system alone has."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from pipeline.settings import flair
 from pipeline.settings.section import Fraction, LessThanOne, Section, changed
+
+ViewName = Literal["text_only", "cross_modal"]
 
 MOST_SEED = 2**32 - 1
 """What NumPy and transformers take as a seed at most."""
@@ -18,6 +20,42 @@ class LossWeights(Section):
     text_only: NonNegativeFloat = 1.0
     cross_modal: NonNegativeFloat = 0.5
     alignment: NonNegativeFloat = 0.5
+
+
+SELF = "self"
+"""Among teachers, the tagger's own cross-modal view."""
+
+
+class TeacherParams(Section):
+    """Who teaches: the tagger's own cross-modal view (`self`), as it moves, and saved taggers, which stay as they are.
+
+    How `self` teaches is `train.alignment`'s and its neighbours'; all but `taggers` is about saved taggers.
+    """
+
+    taggers: list[Annotated[str, Field(min_length=1)]] = Field(default=[SELF])
+    posts: Literal["all", "unlabelled"] = "all"
+    views: Literal["text_only", "cross_modal", "both"] = "text_only"
+    weight: NonNegativeFloat = 1.0
+    temperature: PositiveFloat = 1.0
+    form: Literal["marginal", "sequence", "emission"] = "marginal"
+    confidence: Literal["none", "threshold", "certainty", "surer"] = "none"
+    threshold: Fraction = 0.9
+
+    @property
+    def folders(self) -> list[Path]:
+        """Those of the saved taggers."""
+        return [Path(name).expanduser() for name in self.taggers if name != SELF]
+
+    @property
+    def taught_views(self) -> list[ViewName]:
+        """The views that learn from them."""
+        return ["text_only", "cross_modal"] if self.views == "both" else [self.views]
+
+    @model_validator(mode="after")
+    def _once(self) -> "TeacherParams":
+        if len(set(self.taggers)) != len(self.taggers):
+            raise ValueError("taggers: names a teacher twice")
+        return self
 
 
 class ItaParams(Section):
@@ -67,6 +105,7 @@ class TrainParams(Section):
     temperature: PositiveFloat = 4.0
     weights: LossWeights = LossWeights()
     detach_teacher: bool = True
+    teacher: TeacherParams = TeacherParams()
     alignment_warmup: Fraction = 0.0
     unlabelled_ratio: NonNegativeFloat = 1.0
     epochs: PositiveInt = 10
@@ -100,10 +139,32 @@ class TrainParams(Section):
         return options
 
     @property
-    def learns_unlabelled(self) -> bool:
-        """Whether something is learned from posts without labels, where there are any."""
-        aligns = self.views == "both" and self.alignment != "none" and self.weights.alignment > 0
-        return self.unlabelled_ratio > 0 and aligns
+    def aligns_itself(self) -> bool:
+        """Whether its own cross-modal view teaches the other."""
+        teaches = SELF in self.teacher.taggers and self.weights.alignment > 0
+        return teaches and self.views == "both" and self.alignment != "none"
+
+    @property
+    def teaching(self) -> dict[str, Any] | None:
+        """How fixed teachers teach, as JSON values (:class:`ner.models.lessons.Teaching`); None where none does."""
+        if not self.teacher.folders:
+            return None
+        options = self.teacher.model_dump(mode="json", exclude={"taggers", "posts"})
+        return {**options, "views": self.teacher.taught_views}
+
+    @property
+    def trained_views(self) -> list[ViewName]:
+        """The views of labelled posts."""
+        return ["text_only", "cross_modal"] if self.views == "both" else [self.views]
+
+    @property
+    def unlabelled_views(self) -> list[ViewName]:
+        """The views of posts without labels from which something is learned, where there are such posts."""
+        if not self.unlabelled_ratio:
+            return []
+        if self.aligns_itself:
+            return ["text_only", "cross_modal"]
+        return self.teacher.taught_views if self.teacher.folders and self.teacher.weight else []
 
     @property
     def word_vectors(self) -> Path | None:
@@ -126,6 +187,15 @@ class TrainParams(Section):
             raise ValueError(
                 "ita.context_dropout: reads the text-only view in the cross-modal one's place, so it needs "
                 f"views: both, found views: {self.views}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _teaches_a_trained_view(self) -> "TrainParams":
+        if self.teacher.folders and self.views not in ("both", self.teacher.views):
+            raise ValueError(
+                f"teacher.views: {self.teacher.views} is to learn, but train.views: {self.views} trains no other view; "
+                "make the two the same, or train.views: both"
             )
         return self
 

@@ -71,3 +71,9 @@ def test_other_windows_or_weights_are_tried_anew(
 def test_the_code_that_decides_is_all_that_it_loads() -> None:
     loaded = {place for place in code_deps("check") if place.parts[0] == "ner"} - {Path("ner/dry_pass.py")}
     assert {Path(name) for name in CODE} == loaded | {Path("pipeline/core")}
+
+
+def test_a_teacher_that_is_no_tagger_is_refused(xlm_r_folder: Path) -> None:
+    params = small_params(xlm_r_folder, teacher={"taggers": [str(xlm_r_folder)]})
+    with pytest.raises(UserError, match=r"^train.teacher.taggers: .*: expected a tagger .*, found 'xlm-roberta'"):
+        require_trainable(params)

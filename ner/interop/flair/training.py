@@ -84,7 +84,7 @@ def encoded_rows(posts: Sequence[View], views: ViewEncoder, params: TrainParams)
     Raises:
         UserError: a post is longer than an encoder window.
     """
-    encoded = encode_views(params, views, posts)
+    encoded = encode_views(params.trained_views, views, posts)
     for place, post in enumerate(posts):
         row: dict[str, Any] = {"tokens": post.tokens, "labels": post.labels}
         for name, all_views in encoded.items():
