@@ -13,6 +13,7 @@ from typing import Any, Literal, NotRequired, TypeAlias, TypedDict, TypeVar, cas
 import torch
 from torch import Tensor
 
+from ner.encoder.casing import casing_of
 from ner.visual import PostVisual, VisualBatch, Visuals
 from pipeline.core.errors import UserError
 from pipeline.core.records import View
@@ -53,6 +54,7 @@ class EncodedView:
         words: for each window, what stands at each position in the table of word vectors: a token's row at its first
             sub-token, 0 elsewhere; None where the system has no such table.
         visual: what the post's pictures give as tensors; None without a picture, and in the text-only view.
+        casing: for each token, how it is written (:mod:`ner.encoder.casing`); None where the tagger is blind to that.
     """
 
     windows: list[list[int]]
@@ -63,6 +65,7 @@ class EncodedView:
     context_used: str
     words: list[list[int]] | None = None
     visual: PostVisual | None = None
+    casing: list[list[float]] | None = None
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -101,6 +104,8 @@ class ViewBatch(TypedDict):
     """the tweet that each window is of, *Shape:* (W,)."""
     words: NotRequired[Tensor]
     """rows of the table of word vectors at tokens' first sub-tokens, 0 elsewhere, *Shape:* (W, S)."""
+    casing: NotRequired[Tensor]
+    """how tokens are written, 0 on padding, *Shape:* (B, L, features)."""
 
 
 M = TypeVar("M", ViewBatch, VisualBatch)
@@ -119,6 +124,7 @@ class ViewEncoder:
         tokenizer: a fast one.
         limits: of the windows.
         table: rows of the tagger's table of word vectors by token, from UNKNOWN_WORD + 1, for systems that have one.
+        casing: whether the tagger looks at how tokens are written.
 
     Attributes:
         visuals: where posts' pictures are as tensors, for systems that read them; None: nowhere.
@@ -128,7 +134,14 @@ class ViewEncoder:
         UserError: the tokenizer cannot tell words apart or has no special tokens to frame a sentence with.
     """
 
-    def __init__(self, tokenizer: Any, limits: WindowLimits, table: Mapping[str, int] | None = None) -> None:
+    def __init__(
+        self,
+        tokenizer: Any,
+        limits: WindowLimits,
+        table: Mapping[str, int] | None = None,
+        *,
+        casing: bool = False,
+    ) -> None:
         if not getattr(tokenizer, "is_fast", False):
             raise UserError(
                 f"{tokenizer.name_or_path}: expected a fast tokenizer (tokenizer.json), which maps "
@@ -144,7 +157,7 @@ class ViewEncoder:
         room = limits.max_length - 3
         if room < 4:
             raise UserError(f"train.max_length: {limits.max_length} sub-tokens leave no room for a tweet; at least 16")
-        self.tokenizer, self.limits, self.table = tokenizer, limits, table
+        self.tokenizer, self.limits, self.table, self.casing = tokenizer, limits, table, casing
         self.visuals: Visuals | None = None
         self.further: Mapping[str, int] = {}
         self.pad_id: int = tokenizer.pad_token_id
@@ -247,7 +260,8 @@ class ViewEncoder:
         ]
         used = text[: max(ends[: len(context)], default=0)]
         in_table = self._words(view, firsts, starts, windows, share)
-        return EncodedView(windows, rows, positions, behind, closings, used, in_table)
+        casing = [casing_of(token) for token in view.tokens] if self.casing else None
+        return EncodedView(windows, rows, positions, behind, closings, used, in_table, casing=casing)
 
     def _words(
         self, view: View, firsts: Sequence[int], starts: Sequence[int], windows: Sequence[Sequence[int]], share: int
@@ -328,6 +342,9 @@ def collate(encoded: Sequence[EncodedView], pad_id: int) -> ViewBatch:
     words = [each for view in encoded for each in view.words or []]
     if words:
         batch["words"] = torch.tensor([[*each, *[0] * (width - len(each))] for each in words])
+    casing = [torch.tensor(view.casing) for view in encoded if view.casing is not None]
+    if casing:
+        batch["casing"] = torch.nn.utils.rnn.pad_sequence(casing, batch_first=True)
     return batch
 
 

@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 from ner.bioes import allowed_transitions
 from ner.crf.chain import LinearChainCRF
 from ner.encoder import packing
+from ner.encoder.casing import FEATURES
 from ner.encoder.dropout import replace_dropouts
 from ner.models.config import TaggerConfig
 from ner.models.graph import GraphInput, GraphInputs
@@ -61,6 +62,10 @@ class TaggerModel(Losses):
         self.encoder = encoder
         self.labels = list(config.tag_labels)
         self.add_layers(config)
+        self.casing = None
+        if config.casing:
+            self.casing = nn.Linear(len(FEATURES), encoder.config.hidden_size, bias=False)
+            nn.init.zeros_(self.casing.weight)  # so that the tagger begins as it would without
         self.crf = LinearChainCRF(len(self.labels), allowed_transitions(self.labels), config.exclude_forbidden)
         # Keeps the pooler, which nothing reads, from being trained or asking DDP for its gradient.
         if getattr(encoder, "pooler", None) is not None:
@@ -182,6 +187,11 @@ class TaggerModel(Losses):
         Raises:
             UserError: it is to, and the tagger reads nothing of the kind.
         """
+        if self.casing is not None:
+            raise UserError(
+                "the tagger looks at how tokens are written (train.casing), which an exported graph does not; run it "
+                "by torch, or train one without"
+            )
         if with_pictures:
             raise UserError(
                 f"a tagger of system {self.config.system!r} reads pictures as words behind the tweet, or has been "
@@ -220,6 +230,25 @@ class TaggerModel(Losses):
         Called once per batch while it is put together; random draws come from torch's own generator.
         """
         return list(batch)
+
+    def with_casing(self, vectors: Tensor, views: Sequence[ViewBatch]) -> Tensor:
+        """Tokens' vectors with an embedding of how each is written, where the tagger looks at that.
+
+        Args:
+            vectors: of the views' tokens, one view after the other, *Shape:* (views · B, L, hidden_width).
+            views: of B tweets each.
+
+        Returns:
+            *Shape:* (views · B, L, hidden_width).
+
+        Raises:
+            ValueError: a view does not say how its tokens are written.
+        """
+        if self.casing is None:
+            return vectors
+        if any("casing" not in view for view in views):
+            raise ValueError("this tagger looks at how tokens are written: its views need `casing`")
+        return vectors + self.casing(torch.cat([view["casing"] for view in views]).to(self.casing.weight.dtype))
 
     def drop_words(self, vectors: Tensor) -> Tensor:
         """Word dropout as in flair: in training, zeroes all of a token's vector, and does not rescale the others.

@@ -30,6 +30,7 @@ class TaggerConfig(PreTrainedConfig):
     weight_alignment: float = 0.5
     detach_teacher: bool = True
     teacher: dict[str, Any] | None = None  # how it learns from fixed teachers (ner.models.lessons.Teaching)
+    casing: bool = False  # whether how tokens are written is added to their vectors
     word_dropout: float = 0.1
     exclude_forbidden: bool = True  # transitions that the scheme forbids have probability 0 in training, too
     max_length: int = 512
@@ -76,6 +77,7 @@ class TaggerConfig(PreTrainedConfig):
             weight_alignment=weights.alignment,
             detach_teacher=params.detach_teacher,
             teacher=params.teaching,
+            casing=params.casing,
             word_dropout=params.word_dropout,
             exclude_forbidden=params.exclude_forbidden,
             max_length=min(params.max_length, longest),

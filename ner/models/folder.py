@@ -204,4 +204,4 @@ def view_encoder(tokenizer: Any, config: TaggerConfig) -> ViewEncoder:
     limits = WindowLimits(config.max_length, config.max_context, config.stride)
     words = (config.facts or {}).get("words")
     table = None if words is None else {word: row for row, word in enumerate(words, UNKNOWN_WORD + 1)}
-    return ViewEncoder(tokenizer, limits, table)
+    return ViewEncoder(tokenizer, limits, table, casing=config.casing)

@@ -313,7 +313,7 @@ class Iie4mnerTagger(TaggerModel):
 
     def _emitted(self, fused: Tensor, view: ViewBatch, mask: Tensor) -> Tensor:
         """Emissions from the fused vectors of windows' tokens, *Shape:* (B, L, n_labels)."""
-        emissions: Tensor = self.emission(self.drop_words(_placed(fused, view, mask)))
+        emissions: Tensor = self.emission(self.drop_words(self.with_casing(_placed(fused, view, mask), [view])))
         return emissions
 
 

@@ -59,7 +59,8 @@ class ItaTagger(TaggerModel):
         gates = log_relation.new_zeros(len(view["mask"])).index_copy(
             0, described, on_attention(log_relation, self.options.gate)
         )
-        return self.emission(self.drop_words(token_vectors(view, partial(self._behind_gate, gates=gates))))
+        vectors = token_vectors(view, partial(self._behind_gate, gates=gates))
+        return self.emission(self.drop_words(self.with_casing(vectors, [view])))
 
     def relation(self, view: ViewBatch, visual: VisualBatch | None) -> Tensor:
         """As :meth:`ner.models.base.TaggerModel.relation`, of contexts: NaN for a tweet without one."""
@@ -125,7 +126,7 @@ class ItaTagger(TaggerModel):
             vectors = packing.encode_packed(self.encoder, batches)
         else:
             vectors = torch.cat([token_vectors(batch, self._firsts) for batch in batches])
-        return self.emission(self.drop_words(vectors))
+        return self.emission(self.drop_words(self.with_casing(vectors, batches)))
 
     def _firsts(self, windows: Windows) -> Tensor:
         """Hidden states of the tokens' first sub-tokens, *Shape:* (N, hidden_width)."""

@@ -87,7 +87,7 @@ class RpbertTagger(TaggerModel):
             embeddings, bias = self._gated(visual, seen, self._log_relation(view, visual, seen, learns=self._attached))
             encode = partial(self._with_regions, visual=visual, embeddings=embeddings, bias=bias)
             vectors = token_vectors(view, encode, extra=visual["mask"].shape[1])
-        return self.head(self._through_lstm(self.drop_words(vectors), view["mask"]))
+        return self.head(self._through_lstm(self.drop_words(self.with_casing(vectors, [view])), view["mask"]))
 
     def relation_loss(self, view: ViewBatch | None, visual: VisualBatch | None, relation: Tensor) -> dict[str, Tensor]:
         """As :meth:`ner.models.relation.Relation.relation_loss`: cross-entropy of the first pass alone."""

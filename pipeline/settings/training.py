@@ -122,6 +122,7 @@ class TrainParams(Section):
     scheme: Literal["bioes", "iob2"] = "bioes"
     exclude_forbidden: bool = True
     word_dropout: LessThanOne = 0.1
+    casing: bool = False
     max_length: Annotated[int, Field(ge=16)] = 512
     max_context: NonNegativeInt = 256
     stride: NonNegativeInt = 128

@@ -40,6 +40,11 @@ class TaggerFolder:
             raise UserError(
                 f"{folder}: expected a tagger (model_type {MODEL_TYPE!r}), found {self.config.get('model_type')!r}"
             )
+        if self.config.get("casing"):
+            raise UserError(
+                f"{folder}: the tagger looks at how tokens are written (train.casing), which flair's does not; train "
+                "one without"
+            )
         self.weights: dict[str, Tensor] = {}
         digest = hashlib.sha256()
         for file in sorted(folder.glob("model*.safetensors")):
