@@ -24,7 +24,7 @@ from ner.models.config import TaggerConfig
 from ner.models.folder import load_tagger, quietly, require_teacher
 from ner.models.lessons import PostLesson
 from ner.models.registry import tagger_class
-from ner.training import processes
+from ner.training import folds, processes
 from ner.visual import Visuals
 from pipeline.core import checkpoints
 from pipeline.core.errors import UserError
@@ -42,6 +42,17 @@ class _Teacher:
     folder: Path
     identity: str
     config: TaggerConfig
+    fold: folds.Fold | None
+
+    @classmethod
+    def of(cls, folder: Path, params: TrainParams) -> "_Teacher":
+        """That of a folder."""
+        config, noted = require_teacher(folder, params), folds.read(folder)
+        return cls(folder, checkpoints.digest(folder), config, None if noted is None else noted[0])
+
+    def teaches(self, post: View) -> bool:
+        """Whether it says something of a post: one of a fold says nothing of labelled posts that it was trained on."""
+        return self.fold is None or post.labels is None or self.fold.has(post)
 
     @property
     def view(self) -> str:
@@ -71,10 +82,7 @@ class Teachers:
     def __init__(self, params: TrainParams, store: Store, visuals: Visuals | None = None, shown: str = "") -> None:
         self.form, self.temperature = params.teacher.form, params.teacher.temperature
         self.store, self.visuals, self.shown = store, visuals, shown
-        self._teachers = [
-            _Teacher(folder, checkpoints.digest(folder), require_teacher(folder, params))
-            for folder in params.teacher.folders
-        ]
+        self._teachers = [_Teacher.of(folder, params) for folder in params.teacher.folders]
         self.identities = [teacher.identity for teacher in self._teachers]
 
     @property
@@ -83,15 +91,15 @@ class Teachers:
         return any(teacher.reads("visual") for teacher in self._teachers)
 
     def say(self, posts: Sequence[View], labels: Sequence[str], device: torch.device) -> list[PostLesson]:
-        """What the teachers say of posts: their mean.
+        """What the teachers say of posts: the mean of those that teach it.
 
         Args:
-            posts: with tokens, and with their contexts uncut.
+            posts: with tokens, and with their contexts uncut; those with labels are of the training split.
             labels: the student's, in the order that is wanted.
             device: what the teachers are read on.
 
         Raises:
-            UserError: a teacher knows other labels.
+            UserError: a teacher knows other labels, or all of them were trained on the same post.
         """
         for teacher in self._teachers:
             if set(known := teacher.config.tag_labels or []) != set(labels):
@@ -99,25 +107,33 @@ class Teachers:
                     f"train.teacher.taggers: {teacher.folder} finds {', '.join(known)}; expected the labels of the "
                     f"data set, {', '.join(labels)}: train it on posts of these types (data.types renames some)"
                 )
+        taught = [[place for place, post in enumerate(posts) if each.teaches(post)] for each in self._teachers]
+        if left := set(range(len(posts))).difference(*taught):
+            raise UserError(
+                f"train.teacher.taggers: every one was trained on post {posts[min(left)].id}, and on {len(left) - 1:,} "
+                "more; name the taggers of all folds, or set train.teacher.posts: unlabelled"
+            )
         n_read = 0
         if processes.is_first():
-            n_read = sum(self._read(teacher, posts, device) for teacher in self._teachers)
+            for teacher, places in zip(self._teachers, taught, strict=True):
+                n_read += self._read(teacher, [posts[place] for place in places], device)
         processes.let_first_go_ahead("teachers")
-        said, n_bytes = [], 0
-        for teacher in self._teachers:
-            keys = self._keys(teacher, posts)
+        said: list[list[PostLesson]] = [[] for _ in posts]
+        n_bytes = 0
+        for teacher, places in zip(self._teachers, taught, strict=True):
+            keys = self._keys(teacher, [posts[place] for place in places])
             values = self.store.get_many(self._fingerprint(teacher), keys)
-            n_bytes += sum(len(values[key]) for key in keys)
-            said.append(
-                [self._decoded(values[key], post, teacher, labels) for key, post in zip(keys, posts, strict=True)]
-            )
+            for key, place in zip(keys, places, strict=True):
+                said[place].append(self._decoded(values[key], posts[place], teacher, labels))
+                n_bytes += len(values[key])
         if processes.is_first() and posts:
+            n_readings = sum(map(len, taught))
             print(
-                f"train: {len(posts):,} posts are taught by saved taggers ({len(said)}): {n_read:,} readings are new; "
-                f"the store keeps {n_bytes / len(posts) / len(said):,.0f} bytes of each",
+                f"train: {len(posts):,} posts are taught by saved taggers ({len(taught)}): {n_read:,} of "
+                f"{n_readings:,} readings are new; the store keeps {n_bytes / n_readings:,.0f} bytes of each",
                 file=sys.stderr,
             )
-        return [_mean(each) for each in zip(*said, strict=True)]
+        return [_mean(each) for each in said]
 
     def _fingerprint(self, teacher: _Teacher) -> str:
         how: dict[str, Any] = {"teacher": teacher.identity, "form": self.form, "version": _VERSION}

@@ -3,7 +3,7 @@
 import shutil
 from pathlib import Path
 
-from stages.train import CODE, code_identity
+from stages.shared.training import CODE, code_identity
 from tests.conftest import ROOT
 from tests.test_dvc import code_deps
 

@@ -1,5 +1,6 @@
 """Saved taggers as fixed teachers: read once, kept, averaged; what a student learns from them; what is refused."""
 
+import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,9 @@ from ner.bioes import scheme_labels
 from ner.models.base import TaggerModel
 from ner.models.folder import load_tagger
 from ner.models.losses import Losses
+from ner.training import folds
 from ner.training import teachers as module
+from ner.training.folds import Fold
 from ner.training.run import train
 from ner.training.teachers import Teachers
 from ner.training.trainer import TaggerTrainer
@@ -120,8 +123,8 @@ def test_another_context_is_another_reading_and_another_seed_is_not(
         moved = [replace(posts[0], context="photo of nothing"), replace(posts[1], id="other", labels=None), posts[2]]
         Teachers(params(xlm_r_folder, taggers[:1], seed=99), store).say(moved, LABELS, CPU)
     told = capsys.readouterr().err
-    assert "3 posts are taught by saved taggers (1): 3 readings are new; the store keeps" in told
-    assert "3 posts are taught by saved taggers (1): 1 readings are new; the store keeps" in told
+    assert "3 posts are taught by saved taggers (1): 3 of 3 readings are new; the store keeps" in told
+    assert "3 posts are taught by saved taggers (1): 1 of 3 readings are new; the store keeps" in told
 
 
 def test_a_student_comes_close_to_its_teacher_on_posts_that_nobody_labelled(
@@ -219,3 +222,31 @@ def test_teachers_that_cannot_teach_are_refused(xlm_r_folder: Path, tmp_path: Pa
         params(xlm_r_folder, taggers, views="cross_modal")
     with pytest.raises(ValueError, match="names a teacher twice"):
         params(xlm_r_folder, [taggers[0], taggers[0]])
+
+
+def test_a_tagger_of_a_fold_teaches_that_fold_and_what_nobody_labelled(
+    xlm_r_folder: Path, tmp_path: Path, taggers: list[Path]
+) -> None:
+    folders = []
+    for index, source in enumerate(taggers):
+        folders.append(shutil.copytree(source, tmp_path / str(index)))
+        folds.write(folders[-1], Fold(index, 2), "key")
+    posts = [*TRAIN, *OTHERS]
+    with Store.open(tmp_path / "store") as store:
+        of_folds = Teachers(params(xlm_r_folder, folders), store).say(posts, LABELS, CPU)
+        alone = [Teachers(params(xlm_r_folder, [source]), store).say(posts, LABELS, CPU) for source in taggers]
+        both = Teachers(params(xlm_r_folder, taggers), store).say(posts, LABELS, CPU)
+        with pytest.raises(UserError, match=r"every one was trained on post .*; name the taggers of all folds"):
+            Teachers(params(xlm_r_folder, folders[:1]), store).say(posts, LABELS, CPU)
+    parts = [[post for post in TRAIN if Fold(index, 2).has(post)] for index in range(2)]
+    assert sorted(post.id for part in parts for post in part) == sorted(post.id for post in TRAIN)
+    assert all(parts)
+    for place, post in enumerate(posts):
+        expected = both if post.labels is None else alone[post in parts[1]]
+        torch.testing.assert_close(
+            torch.from_numpy(of_folds[place].log_probabilities),
+            torch.from_numpy(expected[place].log_probabilities),
+            rtol=1e-2,
+            atol=1e-3,
+        )
+    assert Fold(0, 2).without(posts) == [*parts[1], *OTHERS]
