@@ -8,7 +8,7 @@ from pathlib import Path
 from ner.decoding import Scorer, choose_device
 from ner.models.folder import ONNX_GRAPH, load_tagger, quietly
 from ner.views import ViewEncoder
-from pipeline.core import checkpoints
+from pipeline.core import checkpoints, memory
 from pipeline.core.errors import UserError
 
 
@@ -29,6 +29,7 @@ def load(tagger: str | Path, device: str, revision: str | None) -> tuple[Scorer,
             from ner.interop import onnx  # onnxruntime is loaded only where it runs the tagger
 
             return onnx.load(folder)
+        memory.keep_few_kernels()
         model, encoder = load_tagger(folder)
         return model.to(choose_device(device)), encoder
 

@@ -13,7 +13,6 @@ from tqdm import tqdm
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from ner.training import processes, work_folder
-from pipeline.core import memory
 
 _NOT_LOSSES = ("epoch", "step", "grad_norm", "learning_rate")  # of what the Trainer logs beside the loss and its terms
 
@@ -42,16 +41,6 @@ class Relocate(TrainerCallback):
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         work_folder.relocate(state, self.work)
-
-
-class SteadyMemory(TrainerCallback):
-    """Returns freed memory to the system every so many steps, so that a training on a CPU grows less."""
-
-    STEPS = 8  # the step that follows is slower, as its memory is faulted in again
-
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        if args.device.type == "cpu" and state.global_step % self.STEPS == 0:
-            memory.return_freed()
 
 
 class EarlyStopping(TrainerCallback):

@@ -27,7 +27,6 @@ from ner.training.callbacks import (
     MarkComplete,
     Progress,
     Relocate,
-    SteadyMemory,
     patience_is_out,
 )
 from ner.training.finite import NotFinite, require_finite
@@ -123,7 +122,7 @@ def train(
             train_dataset=dataset,
             eval_dataset=dev,
             data_collator=lambda batch: collate(batch, views.pad_id, model.training_views),
-            callbacks=[Relocate(work), MarkComplete(), EarlyStopping(params.patience), SteadyMemory(), Progress()],
+            callbacks=[Relocate(work), MarkComplete(), EarlyStopping(params.patience), Progress()],
             params=params,
             dev_views=examples.encode_views(params.trained_views, views, dev),
             dev_labels=[view.labels or [] for view in dev],

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator
 
-from pipeline.core import checkpoints, trust
+from pipeline.core import checkpoints, memory, trust
 from pipeline.core.errors import UserError
 from pipeline.core.machine import cores
 from pipeline.core.soundness import explained, refuse_unsound, require_words
@@ -36,12 +36,16 @@ BACKEND = "pil"
 
 
 def device(name: str) -> "torch.device":
-    """The device that ``execution.device`` names; ``auto`` is CUDA where there is one, else the CPU.
+    """The device that ``execution.device`` names, for a model that is about to be loaded.
+
+    ``auto`` is CUDA where there is one, else the CPU.
 
     Raises:
         UserError: it is not available.
     """
     import torch
+
+    memory.keep_few_kernels()
 
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -12,13 +12,10 @@ TRAINING = """
 import os, random
 from pathlib import Path
 import torch
-from transformers import TrainingArguments, TrainerState
-from ner.training.callbacks import SteadyMemory
 from pipeline.core import memory
 
 torch.set_num_threads(1)
 memory.keep_few_kernels()
-callback, arguments, state = SteadyMemory(), TrainingArguments(use_cpu=True, report_to="none"), TrainerState()
 layers = torch.nn.ModuleList(torch.nn.Linear(256, 256) for _ in range(3))
 rng = random.Random(0)
 
@@ -33,16 +30,14 @@ for step in range(96):
     values.float().square().mean().backward()
     layers.zero_grad()
     del values
-    state.global_step = step + 1
-    callback.on_step_end(arguments, state, None)
     if step + 1 in (8, 96):
         print(resident())
 """
 
 
-@pytest.mark.slow  # a hundred steps, with and without
+@pytest.mark.slow  # a hundred steps
 def test_a_training_whose_batches_change_their_size_does_not_grow() -> None:
-    """In a process of its own; without what is called beside its steps, memory grows by half."""
+    """In a process of its own; without bounds on what is kept for each shape, memory grows by four fifths."""
     done = subprocess.run(
         [sys.executable, "-c", TRAINING],
         cwd=ROOT,
@@ -52,4 +47,4 @@ def test_a_training_whose_batches_change_their_size_does_not_grow() -> None:
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
     early, late = map(int, done.stdout.split())
-    assert late <= 1.3 * early
+    assert late <= 1.15 * early

@@ -15,12 +15,11 @@ from transformers import Trainer, TrainerState
 
 from ner.models.ita import ItaTagger
 from ner.tagger import Tagger
-from ner.training.callbacks import SteadyMemory, patience_is_out
+from ner.training.callbacks import patience_is_out
 from ner.training.run import train
 from ner.training.sampler import LengthGroupedSampler
 from ner.training.trainer import TaggerTrainer, keep_gradient
 from ner.training.work_folder import COMPLETE
-from pipeline.core import memory
 from pipeline.core.errors import UserError
 from pipeline.core.records import View
 from pipeline.settings.training import TrainParams
@@ -241,16 +240,14 @@ def test_groups_have_their_learning_rates(xlm_r_folder: Path, tmp_path: Path, mo
     assert [len(group["params"]) for group in groups[2:]] == [1, 1, 3]
 
 
-def test_freed_memory_is_returned_every_few_steps_of_a_training_on_a_cpu(
+def test_a_training_bounds_what_is_kept_for_each_shape(
     xlm_r_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    returned: list[None] = []
-    return_freed = memory.return_freed
-    monkeypatch.setattr(memory, "return_freed", lambda: returned.append(return_freed()))
     monkeypatch.delenv("ONEDNN_PRIMITIVE_CACHE_CAPACITY", raising=False)
-    run(small_params(xlm_r_folder, epochs=4), tmp_path)  # 20 steps
-    assert len(returned) == 20 // SteadyMemory.STEPS
-    assert os.environ["ONEDNN_PRIMITIVE_CACHE_CAPACITY"] == "64"
+    monkeypatch.setenv("LRU_CACHE_CAPACITY", "7")
+    run(small_params(xlm_r_folder, epochs=1), tmp_path)
+    assert os.environ["ONEDNN_PRIMITIVE_CACHE_CAPACITY"] == "16"
+    assert os.environ["LRU_CACHE_CAPACITY"] == "7", "a user's own stays"
 
 
 def test_the_alignments_weight_rises_over_its_warm_up(
