@@ -10,7 +10,7 @@ from PIL import Image
 
 from tests.pipeline.engine.bench import Bench
 from tests.pipeline.extractors import cases as extractor_cases
-from tests.pipeline.extractors import detectors, grids, vlms
+from tests.pipeline.extractors import detectors, florence, grids, vlms
 from tests.pipeline.extractors.cases import written
 from tests.pipeline.extractors.chat_server import ChatServer
 from tests.pipeline.extractors.onnx_file import write_yolox
@@ -43,7 +43,7 @@ def git(checkpoints: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def florence2(checkpoints: Path) -> Path:
-    return vlms.write_florence2(checkpoints / "florence2")
+    return florence.write_florence2(checkpoints / "florence2")
 
 
 @pytest.fixture(scope="session")
