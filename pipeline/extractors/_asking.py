@@ -125,6 +125,8 @@ class Asking:
         self._thinking = self._processor.tokenizer.decode(tokens[-_TAIL:]).rstrip().endswith("<think>")
         self._model = _torch.load(AutoModelForImageTextToText, folder, options.model, options.dtype, self._device)
         self._ends = _generation.ends_of(self._model)
+        if self._model.generation_config.pad_token_id is None:
+            self._model.generation_config.pad_token_id = self._processor.tokenizer.pad_token_id
 
     def answer(self, questions: Sequence[Question]) -> list[Answer]:
         """The answer to each question: empty where the model says nothing, or does not come to an end with thinking.
@@ -158,7 +160,12 @@ class Asking:
         return sorted((sign for sign in signs if len(sign) > 1), key=lambda sign: (-len(sign), sign))
 
     def _generate(self, inputs: "Mapping[str, torch.Tensor]") -> list[Answer]:
-        """Answers to a batch of questions, as the processor gives it."""
+        """Answers to a batch of questions, as the processor gives it.
+
+        Raises:
+            UserError: the model is of a kind that does not go on with the question, so there is no telling where the
+                answer begins.
+        """
         import torch
 
         likelihoods, dtype = _generation.Likelihoods(), getattr(torch, self._options.dtype)
@@ -172,9 +179,14 @@ class Asking:
                 do_sample=False,
                 num_beams=1,
                 logits_processor=[likelihoods],
-                pad_token_id=self._processor.tokenizer.pad_token_id,
             )
-        new = output[:, inputs["input_ids"].shape[1] :].cpu()
+        asked = inputs["input_ids"]
+        if not torch.equal(output[:, : asked.shape[1]].cpu(), asked):
+            raise UserError(
+                f"checkpoint {self._options.model}: a {self._model.config.model_type}, which does not go on with what "
+                f"it is asked; {self._section} takes models that do, captions.blip BLIP, BLIP-2 and GIT"
+            )
+        new = output[:, asked.shape[1] :].cpu()
         means = likelihoods.means(new, self._ends)
         if not all(map(math.isfinite, means)):
             raise ValueError("the model gave numbers that are not finite")

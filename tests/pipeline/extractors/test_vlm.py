@@ -186,6 +186,12 @@ def test_what_a_model_cannot_be_asked_is_said_before_the_first_picture(
         captioner(ROOT / "checkpoints" / "sample" / "xlm-r")
 
 
+def test_a_model_that_does_not_go_on_with_the_question_is_refused(blip: Path, pictures: list[Image.Image]) -> None:
+    """Of what it returns, one would otherwise take words of the question for the answer, or the other way round."""
+    with pytest.raises(UserError, match=r"a blip, which does not go on with what it is asked; captions\.vlm takes"):
+        captioner(blip).extract(pictures[:2])
+
+
 @pytest.mark.skipif(find_spec("torchvision") is not None, reason="torchvision is installed")
 def test_a_processor_that_wants_torchvision_is_said_to_run_elsewhere(idefics3: Path, tmp_path: Path) -> None:
     def with_videos(config: dict[str, Any]) -> None:
