@@ -26,6 +26,12 @@ if TYPE_CHECKING:
 ENVIRONMENT = "vlm"
 
 _TAIL = 12  # tokens of a question in which the word that begins thinking is looked for
+_TURN_ENDS = (
+    "<|im_end|>",
+    "<end_of_turn>",
+    "<|eot_id|>",
+    "<end_of_utterance>",
+)  # of chats; not every checkpoint says so
 _OWN = {"messages", "add_generation_prompt", "tools", "documents"}
 
 
@@ -124,9 +130,11 @@ class Asking:
             tokens = self._inputs([sample])["input_ids"][0]
         self._thinking = self._processor.tokenizer.decode(tokens[-_TAIL:]).rstrip().endswith("<think>")
         self._model = _torch.load(AutoModelForImageTextToText, folder, options.model, options.dtype, self._device)
-        self._ends = _generation.ends_of(self._model)
-        if self._model.generation_config.pad_token_id is None:
-            self._model.generation_config.pad_token_id = self._processor.tokenizer.pad_token_id
+        generation, vocabulary = self._model.generation_config, self._processor.tokenizer.get_vocab()
+        turn_ends = {vocabulary[word] for word in _TURN_ENDS if word in vocabulary}
+        self._ends = generation.eos_token_id = sorted({*_generation.ends_of(self._model), *turn_ends})
+        if generation.pad_token_id is None:
+            generation.pad_token_id = self._processor.tokenizer.pad_token_id
 
     def answer(self, questions: Sequence[Question]) -> list[Answer]:
         """The answer to each question: empty where the model says nothing, or does not come to an end with thinking.

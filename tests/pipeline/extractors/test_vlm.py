@@ -139,6 +139,27 @@ def test_an_answer_that_is_none_is_that_pictures_row_and_no_other_is_asked_for_t
     assert sum(not lines for lines in found) == summary.failed, "a picture may have no text"
 
 
+def test_an_answer_ends_where_the_models_turn_does(idefics3: Path, tmp_path: Path, pictures: list[Image.Image]) -> None:
+    """Also where the checkpoint's generation config knows another end alone."""
+    sign = "<end_of_utterance>"
+    tokens: Any = ready(("ocr", section(idefics3)))._model._processor.tokenizer  # type: ignore[attr-defined]
+
+    def chat(config: dict[str, Any]) -> None:
+        turn_end = tokens.convert_tokens_to_ids(sign)
+        config["suppress_tokens"] = [place for place in range(len(tokens)) if place not in (turn_end, 5, 6)]
+
+    extractor: Any = ready(("ocr", section(edited(idefics3, tmp_path / "chatty", "generation_config.json", chat))))
+    model, went_on = extractor._model, 0
+    for picture, lines in zip(pictures, extractor.extract(pictures), strict=True):
+        inputs = model._inputs([Question("a picture of", [picture])])
+        output = model._model.generate(**inputs, max_new_tokens=5, do_sample=False, eos_token_id=tokens.eos_token_id)
+        said = tokens.decode(output[0, inputs["input_ids"].shape[1] :])
+        answer, _, more = said.partition(sign)
+        assert [line.text for line in lines] == ([answer.strip()] if answer.strip() else [])
+        went_on += bool(more.replace(sign, "").strip())
+    assert went_on
+
+
 def test_a_model_that_goes_on_thinking_has_not_answered(llava: Path, pictures: list[Image.Image]) -> None:
     with pytest.raises(ValueError, match="thinks for longer than max_new_tokens: 5"):
         captioner(llava, template={"thinking": True}).extract(pictures[:1])
