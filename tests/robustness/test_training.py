@@ -26,7 +26,7 @@ def training_project(folder: Path, encoder: Path) -> Project:
     settings = small_params(encoder, epochs=EPOCHS).model_dump(mode="json", exclude={"weights"})
     project.edit(train=settings, execution={"device": "cpu"})
     project.environment = {"OMP_NUM_THREADS": "1"}
-    for split, count, seed in (("train", 300, 0), ("dev", 16, 1)):
+    for split, count, seed in (("train", 300, 0), ("dev", 16, 1), ("unlabelled", 0, 0)):
         records.write(folder / "data/views" / f"{split}.jsonl", ambiguous_views(count, seed))
     write_json(folder / "data/views/sources.json", {"data": "set", "contexts": {}, "tensors": {}})
     return project

@@ -80,8 +80,8 @@ def test_a_stage_refuses_a_checkpoint_that_needs_its_own_code(tmp_path: Path, se
     ran, model = tmp_path / "ran", with_code(tmp_path / "evil", tmp_path / "ran")
     project = project_with(tmp_path / "project", model)
     if section == "train":
-        for split in ("train", "dev"):
-            records.write(project.folder / f"data/views/{split}.jsonl", ambiguous_views(4, 0))
+        for split, count in (("train", 4), ("dev", 4), ("unlabelled", 0)):
+            records.write(project.folder / f"data/views/{split}.jsonl", ambiguous_views(count, 0))
         assert_refused(project.run("python", "-m", "stages.train", expect=2), model)
     else:
         output = str(tmp_path / "out.jsonl")

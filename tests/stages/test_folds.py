@@ -15,13 +15,14 @@ def test_each_fold_has_its_tagger_is_trained_once_and_teaches(tmp_path: Path) ->
     made = Project.make(tmp_path / "run", {"train": 24, "valid": 6, "test": 4})
     off = {"extractor": None}
     made.edit(objects=off, ocr=off, train={"epochs": 1})
-    lines = (made.folder / "sample/data/train.txt").read_text(encoding="utf-8").split("\n")
-    texts = [line.partition("\t")[0] if place > len(lines) - 30 else line for place, line in enumerate(lines)]
-    (made.folder / "sample/data/train.txt").write_text("\n".join(texts), encoding="utf-8")
+    file = made.folder / "sample/data/train.txt"
+    *labelled, last = file.read_text(encoding="utf-8").split("IMGID:")
+    without = "\n".join(line.partition("\t")[0] for line in last.split("\n"))
+    file.write_text("IMGID:".join([*labelled, without]), encoding="utf-8")
     told = ""
     for stage in ("posts", "images", "objects", "captions", "ocr", "features", "knowledge", "views"):
         told += made.run("python", "-m", f"stages.{stage}")
-    assert "train: 24 posts (22 labelled)" in told or "train: 24 posts (21 labelled)" in told
+    assert "train: 24 posts (23 labelled)" in told
     command = ("python", "-m", "stages.folds", "2", "checkpoints/folds")
     assert "checkpoints/folds/2: trains on" in made.run(*command)
     taggers = [made.folder / "checkpoints/folds" / str(number) for number in (1, 2)]
