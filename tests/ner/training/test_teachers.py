@@ -21,14 +21,24 @@ from ner.training.run import train
 from ner.training.teachers import Teachers
 from ner.training.trainer import TaggerTrainer
 from ner.views import collate
+from ner.visual import collate_visuals
 from pipeline.core.errors import UserError
 from pipeline.core.records import View
 from pipeline.core.store import Store
 from pipeline.settings.training import TrainParams
-from tests.ner.conftest import ambiguous_views, small_params, synthetic_visuals, system_folder
+from tests.ner.conftest import ambiguous_views, pictured, small_params, synthetic_visuals, system_folder
+from tests.ner.training.test_processes import launch
 from tests.ner.training.test_run import assert_same, weights
 from tests.ner.training.test_unlabelled import without_labels
 
+TRAINING = """
+import sys, torch
+from pathlib import Path
+from tests.ner.training.test_teachers import params, run
+torch.set_num_threads(1)
+encoder, tagger, folder = map(Path, sys.argv[1:])
+print(run(params(encoder, [tagger], teacher={"form": "sequence"}), folder, folder / "store"))
+"""
 LABELS = scheme_labels([["B-PER", "B-LOC"]])
 CPU = torch.device("cpu")
 TRAIN, DEV = ambiguous_views(16, seed=0), ambiguous_views(6, seed=1)
@@ -250,3 +260,36 @@ def test_a_tagger_of_a_fold_teaches_that_fold_and_what_nobody_labelled(
             atol=1e-3,
         )
     assert Fold(0, 2).without(posts) == [*parts[1], *OTHERS]
+
+
+def test_a_teacher_that_reads_pictures_is_shown_them(xlm_r_folder: Path, tmp_path: Path) -> None:
+    folder, visuals = system_folder("rpbert", xlm_r_folder, tmp_path / "rpbert"), synthetic_visuals(tmp_path)
+    seen = next(post for post in pictured(TRAIN) if post.images and post.images[0] != "torn.jpg")
+    model, views = load_tagger(folder)
+    views.show(visuals, model.config.facts or {})
+    [encoded] = views.encode([seen], with_context=True)
+    with torch.no_grad():
+        batch = collate([encoded], views.pad_id)
+        expected = model.crf.marginals(model.emissions(batch, collate_visuals([encoded.visual])), batch["mask"])[0]
+    with Store.open(tmp_path / "store") as store:
+        settings = params(xlm_r_folder, [folder])
+        assert Teachers(settings, store).read_visual
+        [said] = Teachers(settings, store, visuals, "one").say([seen], model.labels, CPU)
+        [other] = Teachers(settings, store, visuals, "two").say([replace(seen, images=[])], model.labels, CPU)
+    found = torch.from_numpy(said.log_probabilities).float().exp()
+    torch.testing.assert_close(found, expected, rtol=0.01, atol=1e-4)
+    assert not np.allclose(said.log_probabilities, other.log_probabilities, atol=1e-2)
+
+
+@pytest.mark.slow  # two processes are started
+def test_of_several_processes_the_first_reads_the_teachers_and_all_learn_from_them(
+    xlm_r_folder: Path, tmp_path: Path, taggers: list[Path]
+) -> None:
+    script = tmp_path / "training.py"
+    script.write_text(TRAINING, encoding="utf-8")
+    process = launch(script, xlm_r_folder, taggers[0], tmp_path / "run")
+    output, errors = process.communicate(timeout=400)
+    assert process.returncode == 0, errors
+    assert len(output.splitlines()) == 2
+    assert len(set(output.splitlines())) == 1
+    assert errors.count("posts are taught by saved taggers (1)") == 1
