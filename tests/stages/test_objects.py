@@ -12,6 +12,7 @@ from pipeline.core.errors import UserError
 from pipeline.core.files import write_json, write_jsonl
 from pipeline.core.records import Post
 from pipeline.settings import yaml
+from pipeline.settings.params import POST_SPLITS, PostSplit
 from stages import objects
 from stages.shared import extraction
 from tests.conftest import ROOT
@@ -63,7 +64,8 @@ def found(file: Path) -> dict[str, list[str]]:
 def test_a_picture_is_searched_for_what_all_posts_say_that_show_it(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    posts = {"train": [Post("1", ["in", "Rome"], None, ["a.png"])], "dev": [], "test": []}
+    posts: dict[PostSplit, list[Post]] = {split: [] for split in POST_SPLITS}
+    posts["train"] = [Post("1", ["in", "Rome"], None, ["a.png"])]
     posts["test"] = [Post("2", ["the", "Pope"], None, ["a.png", "b.png"]), Post("3", ["No", "picture"], None, [])]
     for split, some in posts.items():
         records.write(folder / f"data/posts/{split}.jsonl", some)
