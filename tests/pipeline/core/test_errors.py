@@ -98,4 +98,6 @@ def test_no_programs_output_is_decoded_by_the_locale(room: str) -> None:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Call):
                 names = {each.arg for each in node.keywords}
+                if "images" in names:  # a processor of pictures and text
+                    continue
                 assert not names & {"text", "universal_newlines"} or "encoding" in names, f"{path}:{node.lineno}"
