@@ -113,6 +113,7 @@ def test_a_checkpoint_that_nothing_names_runs_check_and_nothing_else(finished: P
     assert set(finished.repro()) <= {"check"}
 
 
+@pytest.mark.slow  # several runs of DVC
 def test_settings_for_the_sample_with_other_data_are_warned_of(finished: Project) -> None:
     before = finished.outputs()
     shutil.copytree(finished.folder / "sample/data", finished.folder / "corpora/mine")
@@ -167,6 +168,7 @@ def test_a_decoding_option_reads_anew_and_going_back_reads_nothing(finished: Pro
     assert finished.outputs() == before
 
 
+@pytest.mark.slow  # the pipeline again, from the captions on
 def test_a_card_tells_what_its_contexts_were_read_by(finished: Project) -> None:
     """Also where another extractor reads the very same: `train` then runs anew, and only then."""
     card = (finished.folder / "report/model_card.md").read_text(encoding="utf-8")
@@ -204,6 +206,7 @@ def test_new_posts_cost_only_their_own_pictures(finished: Project) -> None:
             path.unlink()
 
 
+@pytest.mark.slow  # the pipeline again, from the captions on
 def test_a_changed_checkpoint_reads_anew(finished: Project) -> None:
     finished.repro("captions")
     card = finished.folder / "checkpoints/sample/blip/README.md"

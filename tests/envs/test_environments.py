@@ -305,6 +305,7 @@ def test_an_environment_that_starts_another_python_is_not_entered_forever(built:
         settings.write_text(kept)
 
 
+@pytest.mark.slow  # an experiment of DVC
 def test_an_experiment_in_a_folder_of_its_own_finds_it(built: Tiny) -> None:
     """`dvc exp run --temp` copies what git tracks, which the interpreters are not."""
     built.set()

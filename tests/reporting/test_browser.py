@@ -105,6 +105,7 @@ def test_pictures_search_and_scorer_choose(made: Project, open_report: Open) -> 
     assert "⟨U+200B⟩" in str(gold.text_content())
 
 
+@pytest.mark.slow  # a run of its own
 def test_a_post_with_several_pictures_shows_them_all(tmp_path: Path, open_report: Open) -> None:
     line = {"text": "LIVE", "score": 0.9, "polygon": [[5, 5], [50, 5], [50, 20], [5, 20]]}
     posts = [

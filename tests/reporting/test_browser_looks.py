@@ -93,6 +93,7 @@ def test_nothing_hostile_stands_in_the_files_raw(hostile: Project) -> None:
         assert not re.search("[\u2028\u2029\u202a-\u202e\u2066-\u2069]", text)
 
 
+@pytest.mark.slow  # many pages
 def test_light_and_dark_follow_the_system_and_the_switch(made: Project, open_report: Open) -> None:
     def background(opened: Opened) -> str:
         return str(opened.page.evaluate("getComputedStyle(document.body).backgroundColor"))

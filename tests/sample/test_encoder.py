@@ -69,6 +69,7 @@ def test_it_was_pretrained_without_the_names_that_only_the_test_split_has() -> N
         assert f" {name.lower()} " not in corpus
 
 
+@pytest.mark.slow  # measures it
 def test_the_card_states_what_is_measured() -> None:
     stated = re.search(r"\*\*Quality\*\*: ([\d.]+)% of", (FOLDER / "README.md").read_text(encoding="utf-8"))
     assert stated is not None

@@ -4,6 +4,8 @@ import json
 import shutil
 from pathlib import Path
 
+import pytest
+
 from tests.conftest import ROOT
 from tests.reporting.made import MadePost, finish, project
 from tests.reporting.test_report import text_of
@@ -48,6 +50,7 @@ if __name__ == "__main__":
 '''
 
 
+@pytest.mark.slow  # several stages
 def test_a_fourth_kind_is_one_entry(tmp_path: Path) -> None:
     posts = [MadePost("a", ["see", "Rome"], ["O", "B-LOC"], (60, 40), [], ["a street"])]
     made = project(tmp_path / "run", {"test": posts}, run=False)

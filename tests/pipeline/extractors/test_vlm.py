@@ -42,7 +42,9 @@ def edited(folder: Path, target: Path, file: str, change: Callable[[dict[str, An
     return target
 
 
-@pytest.mark.parametrize("family", sorted(vlms.CORE))
+@pytest.mark.parametrize(
+    "family", [pytest.param(each, marks=() if each == "llava" else pytest.mark.slow) for each in sorted(vlms.CORE)]
+)
 def test_every_family_of_the_page_answers_alike_alone_and_padded(
     family: str, tmp_path: Path, pictures: list[Image.Image]
 ) -> None:
