@@ -15,7 +15,7 @@ import torch
 from benchmarks import Ratio, keep_freed_memory, machine, report, training_sides, training_systems
 from benchmarks.sides import Side, Turn, compare, peaks, serve
 from benchmarks.training_sides import Work, prepare
-from pipeline.core import environments
+from pipeline.core import environments, memory
 from pipeline.core.errors import UserError, run_cli
 
 SIDES = {**training_sides.SIDES, **training_systems.SIDES}
@@ -104,6 +104,7 @@ def main() -> None:
     if arguments.side:
         torch.set_num_threads(arguments.threads)
         keep_freed_memory()
+        memory.keep_few_kernels()  # as a training does
         kind, make = SIDES[arguments.side]
         serve(make(Work(arguments.scratch, kind), arguments.device))
         return
