@@ -101,7 +101,7 @@ class PictureInputs:
 
     def job(self, row: Row) -> Job:
         """The picture of a row."""
-        return Job(row["image"], row["sha256"], row["width"], row["height"])
+        return Job(row["image"], row["sha256"], row["width"], row["height"], row["sha256"])
 
     def require(self) -> None:
         """See that there is a folder of pictures; raises UserError where there is none."""
@@ -114,28 +114,25 @@ class PictureInputs:
         Raises:
             PictureError: of the job's own picture, where no copy can be read either.
         """
-        return self._picture(job.name, job.key)
+        assert self._pictures is not None  # require() has seen to it
+        try:
+            return images.load(self._pictures, job.name, job.sha256, self._limits)
+        except PictureError as error:
+            for copy in self._copies(job):
+                with suppress(PictureError):
+                    return images.load(self._pictures, copy, job.sha256, self._limits)
+            raise error from None
 
     def subject(self, row: Row) -> str:
         """The picture's name."""
         name: str = row["image"]
         return name
 
-    def _picture(self, name: str, sha256: str) -> Image.Image:
-        assert self._pictures is not None  # require() has seen to it
-        try:
-            return images.load(self._pictures, name, sha256, self._limits)
-        except PictureError as error:
-            for copy in self._copies(name, sha256):
-                with suppress(PictureError):
-                    return images.load(self._pictures, copy, sha256, self._limits)
-            raise error from None
-
-    def _copies(self, name: str, sha256: str) -> list[str]:
+    def _copies(self, job: Job) -> list[str]:
         with self._guard:
             if self._twins is None:
                 self._twins = twins(self.rows())
-        return [copy for copy in self._twins.get(sha256, []) if copy != name]
+        return [copy for copy in self._twins.get(job.sha256, []) if copy != job.name]
 
 
 class LabelledPictures(PictureInputs):
@@ -155,17 +152,15 @@ class LabelledPictures(PictureInputs):
     ) -> None:
         super().__init__(manifest, pictures, limits)
         self._labels = labels
-        self._sha256: dict[str, str] = {}  # of the pictures of jobs, by name
 
     def job(self, row: Row) -> Job:
         """The picture of a row with its labels."""
         own = super().job(row)
-        self._sha256[own.name] = own.key
-        return own._replace(key=digest({"sha256": own.key, "labels": self._labels.get(own.name, ())}))
+        return own._replace(key=digest({"sha256": own.sha256, "labels": self._labels.get(own.name, ())}))
 
     def load(self, job: Job) -> LabelledPicture:
         """As of :class:`PictureInputs`, with its labels."""
-        return LabelledPicture(self._picture(job.name, self._sha256[job.name]), self._labels.get(job.name, ()))
+        return LabelledPicture(super().load(job), self._labels.get(job.name, ()))
 
 
 class _Shown(NamedTuple):

@@ -35,13 +35,14 @@ class Results(Protocol):
 class Job(NamedTuple):
     """What is to be read: its name, the digest of what the extractor is shown in hex, its size in pixels.
 
-    The digest of a picture is the SHA-256 of its bytes.
+    `sha256` is that of a picture's bytes, in hex: its digest, where the extractor is shown nothing else.
     """
 
     name: str
     key: str
     width: int
     height: int
+    sha256: str = ""
 
 
 def jobs(readable: Iterable[Job], results: Results, key: str, *, stored: bool) -> Iterator[Job]:

@@ -27,7 +27,7 @@ def test_a_job_is_what_can_be_read_and_has_no_result(tmp_path: Path) -> None:
     with Store.open(tmp_path) as store:
         store.put_many(KEY, {f"{2:064x}": b"[]"})
         lacking = list(jobs(readable(inputs), store, KEY, stored=False))
-        assert lacking == [Job("a", f"{1:064x}", 30, 20), Job("e", f"{3:064x}", 30, 20)]
+        assert lacking == [Job(name, f"{n:064x}", 30, 20, f"{n:064x}") for name, n in (("a", 1), ("e", 3))]
         assert [job.name for job in jobs(readable(inputs), store, KEY, stored=True)] == ["b"]
     assert pickle.loads(pickle.dumps(lacking)) == lacking  # noqa: S301  (our own)
 
