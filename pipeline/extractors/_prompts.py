@@ -3,11 +3,11 @@ process alike."""
 
 import re
 from collections.abc import Iterable, Mapping
-from typing import Annotated
+from typing import Annotated, Self
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, NonNegativeInt, model_validator
 
-from pipeline.extractors.base import Wants
+from pipeline.extractors.base import Options, Wants
 
 PLACES = ("text", "objects", "captions", "ocr")
 """What a prompt about a post may name in braces."""
@@ -26,23 +26,6 @@ def filled(template: str, values: Mapping[str, str]) -> str:
     return re.sub(rf"\{{({'|'.join(PLACES)})\}}", lambda found: values.get(found[1], ""), template)
 
 
-def wanted(prompt: str, pictures: int) -> Wants:
-    """What a model that is asked `prompt` is shown besides a post's text, with so many pictures at most."""
-    return Wants(frozenset(named(prompt)) - {"text"}, pictures)
-
-
-def require_subject(prompt: str, pictures: int) -> None:
-    """See that a question about a post shows anything of it.
-
-    Raises:
-        ValueError: neither text nor context nor pictures.
-    """
-    if not pictures and not named(prompt):
-        raise ValueError(
-            f"prompt: shows the same for every post; expected one of {_in_braces(PLACES)} in it, or pictures > 0"
-        )
-
-
 def _known(prompt: str) -> str:
     if unknown := [name for name in named(prompt) if name not in PLACES]:
         raise ValueError(f"{_in_braces(unknown)} has no meaning; expected {_in_braces(PLACES)} as the names in braces")
@@ -55,3 +38,22 @@ def _in_braces(names: Iterable[str]) -> str:
 
 PostPrompt = Annotated[str, Field(min_length=1), AfterValidator(_known)]
 """A prompt about a post, whose names in braces all have a meaning."""
+
+
+class PostOptions(Options):
+    """What is said of every model that is asked about posts: the question, and how many pictures of a post it sees."""
+
+    prompt: PostPrompt
+    pictures: NonNegativeInt = 4
+
+    @model_validator(mode="after")
+    def _shows_something(self) -> Self:
+        if not self.pictures and not named(self.prompt):
+            raise ValueError(
+                f"prompt: shows the same for every post; expected one of {_in_braces(PLACES)} in it, or pictures > 0"
+            )
+        return self
+
+    def wants(self) -> Wants:
+        """What the model is shown besides a post's text."""
+        return Wants(frozenset(named(self.prompt)) - {"text"}, self.pictures)

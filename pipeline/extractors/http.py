@@ -11,12 +11,12 @@ from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar, Generic, Literal, TypeVar
 
 from PIL import Image
-from pydantic import NonNegativeInt, PositiveInt, model_validator
+from pydantic import PositiveInt
 
 from pipeline.core.records import Box, Caption, Item, Note, ObjectTag, TextLine
 from pipeline.extractors import _boxes, _said
 from pipeline.extractors._chat import Chat, ChatOptions, Refused, scaled
-from pipeline.extractors._prompts import PostPrompt, filled, require_subject, wanted
+from pipeline.extractors._prompts import PostOptions, filled
 from pipeline.extractors._side_by_side import SideBySide
 from pipeline.extractors.base import PostInput, Wants
 from pipeline.settings.params import ExecutionParams
@@ -55,21 +55,10 @@ class HttpObjectsOptions(ChatOptions):
     max_objects: PositiveInt = 20
 
 
-class HttpKnowledgeOptions(ChatOptions):
+class HttpKnowledgeOptions(PostOptions, ChatOptions):
     """``knowledge.http`` in params.yaml."""
 
-    prompt: PostPrompt
-    pictures: NonNegativeInt = 4
     max_tokens: PositiveInt = 256
-
-    @model_validator(mode="after")
-    def _shows_something(self) -> "HttpKnowledgeOptions":
-        require_subject(self.prompt, self.pictures)
-        return self
-
-    def wants(self) -> Wants:
-        """What the model is shown besides the text."""
-        return wanted(self.prompt, self.pictures)
 
 
 class _Http(SideBySide[P, T], Generic[P, T, S]):

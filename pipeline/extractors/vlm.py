@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Generic, TypeVar
 
 from PIL import Image
-from pydantic import NonNegativeInt, PositiveInt, model_validator
+from pydantic import PositiveInt
 
 from pipeline.core.records import Caption, Item, Note, TextLine
 from pipeline.extractors import _said
 from pipeline.extractors._asking import Answer, Asking, AskingOptions, Question
 from pipeline.extractors._chat import scaled
-from pipeline.extractors._prompts import PLACES, PostPrompt, filled, require_subject, wanted
+from pipeline.extractors._prompts import PLACES, PostOptions, PostPrompt, filled
 from pipeline.extractors.base import PostInput, Wants
 from pipeline.settings.params import ExecutionParams
 
@@ -38,21 +38,11 @@ class VlmOcrOptions(AskingOptions):
     max_new_tokens: PositiveInt = 512
 
 
-class VlmKnowledgeOptions(AskingOptions):
+class VlmKnowledgeOptions(PostOptions, AskingOptions):
     """``knowledge.vlm`` in params.yaml."""
 
-    prompt: PostPrompt
-    pictures: NonNegativeInt = 4
+    prompt: PostPrompt  # unlike that about pictures never None
     max_new_tokens: PositiveInt = 256
-
-    @model_validator(mode="after")
-    def _shows_something(self) -> "VlmKnowledgeOptions":
-        require_subject(self.prompt, self.pictures)
-        return self
-
-    def wants(self) -> Wants:
-        """What the model is shown besides the text."""
-        return wanted(self.prompt, self.pictures)
 
 
 @dataclass(slots=True)
