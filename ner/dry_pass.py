@@ -22,7 +22,6 @@ CODE = ("ner/bioes.py", "ner/views.py", "ner/visual.py", "ner/crf", "ner/encoder
 
 _FACTS = {"region_width": 16, "n_cells": 49, "object_labels": ["person"]}
 """Of the pictures, for systems that read them: as many regions as ResNet's."""
-_TEACHERS = "train.teacher.taggers: "
 _LABELS = ["O", "B-PER", "I-PER", "E-PER", "S-PER"]  # an encoder that works with some works with any
 
 
@@ -65,10 +64,7 @@ def _check_teachers(params: TrainParams) -> None:
         from ner.models.folder import require_teacher  # torch is loaded only where it is needed
 
         for folder in params.teacher.folders:
-            try:
-                require_teacher(folder, params)
-            except UserError as error:
-                raise UserError(f"{_TEACHERS}{str(error).removeprefix(_TEACHERS)}") from None
+            require_teacher(folder, params)
 
 
 def _fingerprint() -> dict[str, str]:

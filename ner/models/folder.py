@@ -172,7 +172,10 @@ def require_teacher(folder: Path, params: TrainParams) -> TaggerConfig:
     Raises:
         UserError: it is no tagger's, or labels of its kind are not what the student is to find.
     """
-    config = load_config(folder, "model*.safetensors")
+    try:
+        config = load_config(folder, "model*.safetensors")
+    except UserError as error:
+        raise UserError(f"train.teacher.taggers: {error}") from None
     found = "bioes" if any(label[:2] in ("E-", "S-") for label in config.tag_labels or []) else "iob2"
     if found != params.scheme:
         raise UserError(
