@@ -5,12 +5,11 @@ from collections import Counter
 from pipeline.core import records
 from pipeline.core.errors import UserError, run_cli
 from pipeline.core.locks import stage_lock
-from pipeline.core.records import Post, RelationPost
+from pipeline.core.records import RelationPost
 from pipeline.core.store import Store
 from pipeline.images import manifest as images
 from pipeline.settings import params
-from pipeline.settings.params import POST_SPLITS
-from stages.shared import paths
+from stages.shared import paths, posts
 from stages.shared.record import recorded
 
 
@@ -18,12 +17,7 @@ def main() -> None:
     """Run the stage."""
     settings = params.load(paths.PARAMS)
     with stage_lock("images"), Store.open() as store, recorded("images") as record:
-        names = {
-            image
-            for split in POST_SPLITS
-            for post in records.read(paths.POSTS / f"{split}.jsonl", Post, "posts")
-            for image in post.images
-        }
+        names = {image for _, post in posts.of_all_splits() for image in post.images}
         names |= {image for post in records.read(paths.RELATION, RelationPost, "posts") for image in post.images}
         data = settings.data
         rows = list(images.manifest(names, data.images_folder, settings.images, store, follow=data.linked_folders))

@@ -76,7 +76,7 @@ def _arguments() -> argparse.Namespace:
 
 def _run_stage(choice: Choice, extractor: AnyExtractor, settings: Params, store: Store) -> Summary:
     with stage_lock(KIND), recorded(KIND) as record:
-        given = [(split, post) for split, some in posts.of_all_splits().items() for post in some]
+        given = list(posts.of_all_splits())
         rows = list(records.read(paths.IMAGES, ImageRow, "images"))
         inputs = _inputs(wanted(extractor), settings, given, rows, paths.CONTEXTS, settings.data.images_folder)
         summary, found = extraction.extract(choice, extractor, settings, inputs, extraction.output_of(KIND), store)

@@ -4,7 +4,6 @@ A detector may look for what the posts say that show a picture.
 """
 
 from collections.abc import Iterable
-from itertools import chain
 from pathlib import Path
 
 from pipeline.core.records import Post
@@ -16,7 +15,7 @@ from stages.shared import extraction, posts
 def posts_of(settings: Params, file: Path | None) -> Iterable[Post]:
     """The posts of a file of JSON Lines, or with None those of all splits."""
     if file is None:
-        return chain.from_iterable(posts.of_all_splits().values())
+        return (post for _, post in posts.of_all_splits())
     return jsonl.read(file, image_name=settings.data.image_name)
 
 

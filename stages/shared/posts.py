@@ -1,4 +1,6 @@
-"""The posts of all splits, for stages that show them to extractors."""
+"""The posts of all splits, for stages that look at them beyond their own split."""
+
+from collections.abc import Iterator
 
 from pipeline.core import records
 from pipeline.core.records import Post
@@ -6,10 +8,12 @@ from pipeline.settings.params import POST_SPLITS, PostSplit
 from stages.shared import paths
 
 
-def of_all_splits() -> dict[PostSplit, list[Post]]:
-    """The posts that views are made of, by split.
+def of_all_splits() -> Iterator[tuple[PostSplit, Post]]:
+    """The posts that views are made of, each with its split; read as they are gone through.
 
     Raises:
         UserError: a file is missing or malformed.
     """
-    return {split: list(records.read(paths.POSTS / f"{split}.jsonl", Post, "posts")) for split in POST_SPLITS}
+    for split in POST_SPLITS:
+        for post in records.read(paths.POSTS / f"{split}.jsonl", Post, "posts"):
+            yield split, post
