@@ -3,7 +3,7 @@
 import json
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -137,14 +137,29 @@ def encoder_alone(work: Work, device: str) -> Callable[[], float]:
 
 def our_step(work: Work, device: str, views: str = "both") -> Callable[[], float]:
     """A full step but for the optimiser's: batches put together, forward, backward."""
+    return step_of(tagger_in(work.start, device), examples_of(work), work, device, views)
+
+
+def step_of(model: Any, examples: Sequence[Any], work: Work, device: str, views: str) -> Callable[[], float]:
+    """A step of a tagger on examples, its batches put together from the work's posts.
+
+    Args:
+        model: the tagger, in training mode; its settings of views and temperature are set here.
+        examples: :class:`ner.training.sampler.Example`, a post of the work each.
+        work: which posts make the batches.
+        device: that the model is on.
+        views: that it is trained on.
+
+    Returns:
+        a function that makes the steps, and says how many seconds they took.
+    """
     from ner.training.sampler import collate_examples
 
-    model, examples = tagger_in(work.start, device), examples_of(work)
     model.config.views, model.config.temperature = views, TEMPERATURE
 
     def action() -> None:
         for batch in work.batches():
-            inputs = moved(collate_examples([examples[place] for place in batch], work.pad_id), device)
+            inputs = _moved(collate_examples([examples[place] for place in batch], work.pad_id), device)
             model(**inputs)["loss"].backward()
         model.zero_grad()
 
@@ -311,7 +326,7 @@ def examples_of(work: Work) -> list[Any]:
     ]
 
 
-def moved(inputs: dict[str, Any], device: str) -> dict[str, Any]:
+def _moved(inputs: dict[str, Any], device: str) -> dict[str, Any]:
     """A batch on another device."""
     if device == "cpu":
         return inputs

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.training_sides import TEMPERATURE, Work, examples_of, moved, plain_encoder, seconds_of, tagger_in
+from benchmarks.training_sides import Work, examples_of, plain_encoder, seconds_of, step_of, tagger_in
 
 N_CELLS, REGION_WIDTH = 49, 2048
 N_LABELS = 80  # of objects
@@ -45,26 +45,19 @@ def prepare_systems(encoder: Path, scratch: Path) -> None:
 
 def system_step(work: Work, device: str, system: str, views: str = "both") -> Callable[[], float]:
     """As :func:`benchmarks.training_sides.our_step`, of another system, on tweets with pictures."""
-    from ner.training.sampler import Example, collate_examples
+    from ner.training.sampler import Example
     from ner.visual import UNKNOWN_OBJECT, PostVisual
 
     generator = np.random.default_rng(1)
     grids = [generator.standard_normal((N_CELLS, REGION_WIDTH)).astype(np.float16) for _ in range(work.batch_size)]
-    model, examples = tagger_in(work.scratch / system, device), []
-    model.config.views, model.config.temperature = views, TEMPERATURE
+    examples = []
     for place, example in enumerate(examples_of(work)):
         objects = generator.integers(UNKNOWN_OBJECT + 1, N_LABELS, 5).tolist()
         text = example.views["text_only"]
         shown = replace(text, visual=PostVisual((grids[place % len(grids)],), tuple(objects)))
         examples.append(Example({"text_only": text, "cross_modal": shown}, example.labels))
 
-    def action() -> None:
-        for batch in work.batches():
-            inputs = moved(collate_examples([examples[place] for place in batch], work.pad_id), device)
-            model(**inputs)["loss"].backward()
-        model.zero_grad()
-
-    return lambda: seconds_of(action, device)
+    return step_of(tagger_in(work.scratch / system, device), examples, work, device, views)
 
 
 def rpbert_alone(work: Work, device: str) -> Callable[[], float]:

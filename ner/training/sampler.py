@@ -7,7 +7,7 @@ An order groups examples of similar length and depends on seed and epoch alone. 
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch.utils.data import Dataset, Sampler
@@ -15,6 +15,10 @@ from torch.utils.data import Dataset, Sampler
 from ner.models.lessons import PostLesson, collate_lessons
 from ner.views import EncodedView, ViewBatch, ViewName, collate
 from ner.visual import collate_visuals
+
+Pairs: TypeAlias = Sequence[Mapping[ViewName, EncodedView]]
+TrainingViews: TypeAlias = Callable[[Pairs], Pairs]
+"""Which views a step reads (:meth:`ner.models.base.TaggerModel.training_views`)."""
 
 _BUCKET_BATCHES = 50  # batches among which examples are sorted by length
 _UNLABELLED = 500_000  # what the seeds of the rounds through unlabelled examples begin with, behind those of epochs
@@ -170,17 +174,14 @@ def _grouped(order: Sequence[int], widths: Sequence[int], batch_size: int, gener
 def collate_examples(
     examples: Sequence[Example],
     pad_id: int,
-    training_views: Callable[
-        [Sequence[Mapping[ViewName, EncodedView]]], Sequence[Mapping[ViewName, EncodedView]]
-    ] = list,
+    training_views: TrainingViews = list,
 ) -> dict[str, Any]:
     """Put examples together as a batch.
 
     Args:
         examples: B tweets of at most L tokens, all of them labelled, or none.
         pad_id: the sub-token to pad with.
-        training_views: of examples with both views, which ones this step reads
-            (:meth:`ner.models.base.TaggerModel.training_views`).
+        training_views: of examples with both views, which ones this step reads.
 
     Returns:
         keyword arguments of :meth:`ner.models.base.TaggerModel.forward`: a :class:`ner.views.ViewBatch` for each view;
@@ -208,9 +209,7 @@ def collate_examples(
 def collate_mixed(
     groups: Sequence[Sequence[Example]],
     pad_id: int,
-    training_views: Callable[
-        [Sequence[Mapping[ViewName, EncodedView]]], Sequence[Mapping[ViewName, EncodedView]]
-    ] = list,
+    training_views: TrainingViews = list,
 ) -> dict[str, Any]:
     """Put labelled examples, and the unlabelled ones beside them, together as a batch.
 
