@@ -13,7 +13,6 @@ from ner.models.folder import load_tagger
 from ner.models.rpbert import RpbertTagger
 from ner.training.run import train
 from ner.training.sampler import Example, LengthGroupedSampler, collate_examples
-from ner.training.trainer import TaggerTrainer
 from ner.views import EncodedView, collate
 from ner.visual import PostVisual, Visuals, collate_visuals
 from pipeline.core import features
@@ -22,6 +21,7 @@ from pipeline.core.features import Features
 from pipeline.core.records import RelationPost, View
 from pipeline.settings.training import TrainParams
 from tests.ner.conftest import ambiguous_views, small_params
+from tests.ner.training.test_run import stopped
 
 
 @pytest.fixture
@@ -71,7 +71,7 @@ def relations(folder: Path, visuals: Visuals) -> dict[str, float]:
 
 
 def test_the_relation_is_learned_and_resuming_changes_nothing(
-    xlm_r_folder: Path, tmp_path: Path, visuals: Visuals, monkeypatch: pytest.MonkeyPatch
+    xlm_r_folder: Path, tmp_path: Path, visuals: Visuals
 ) -> None:
     settings = params(xlm_r_folder, epochs=3, rpbert={"detach_gate": True})
     whole = run(settings, tmp_path / "whole", visuals)
@@ -81,21 +81,8 @@ def test_the_relation_is_learned_and_resuming_changes_nothing(
     curve = (tmp_path / "whole/curves/plots/metrics/train/relation.tsv").read_text(encoding="utf-8").splitlines()
     losses = [float(line.split("\t")[-1]) for line in curve[1:]]
     assert losses[-1] < 0.4 < 0.5 < losses[0]
-
-    evaluate = TaggerTrainer.evaluate
-
-    class Stop(Exception):
-        pass
-
-    def stop_in_second_epoch(self: TaggerTrainer, *args: Any, **kwargs: Any) -> dict[str, float]:
-        if round(self.state.epoch or 0) == 2:
-            raise Stop
-        return evaluate(self, *args, **kwargs)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(TaggerTrainer, "evaluate", stop_in_second_epoch)
-        with pytest.raises(Stop):
-            run(settings, tmp_path / "cut", visuals)
+    with stopped(epoch=2):
+        run(settings, tmp_path / "cut", visuals)
     assert run(settings, tmp_path / "cut", visuals) == whole
     assert relations(tmp_path / "cut", visuals) == found
 

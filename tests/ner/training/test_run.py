@@ -6,6 +6,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +70,22 @@ class _Stop(Exception):
     pass
 
 
+@contextmanager
+def stopped(epoch: int) -> Iterator[None]:
+    """A training that is stopped in its evaluation after so many epochs."""
+    evaluate = TaggerTrainer.evaluate
+
+    def stop(self: TaggerTrainer, *args: Any, **kwargs: Any) -> dict[str, float]:
+        if round(self.state.epoch or 0) == epoch:
+            raise _Stop
+        return evaluate(self, *args, **kwargs)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(TaggerTrainer, "evaluate", stop)
+        with pytest.raises(_Stop):
+            yield
+
+
 @pytest.mark.parametrize("torn", [False, True, "moved", "optimizer.pt"])
 def test_resumed_training_equals_an_undisturbed_one(
     xlm_r_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, torn: bool | str
@@ -77,17 +95,9 @@ def test_resumed_training_equals_an_undisturbed_one(
     """
     params = small_params(xlm_r_folder, epochs=4)
     undisturbed = run(params, tmp_path / "whole")
-    evaluate, folder = TaggerTrainer.evaluate, tmp_path / "cut"
-
-    def stop_in_third_epoch(self: TaggerTrainer, *args: Any, **kwargs: Any) -> dict[str, float]:
-        if round(self.state.epoch or 0) == 3:
-            raise _Stop
-        return evaluate(self, *args, **kwargs)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(TaggerTrainer, "evaluate", stop_in_third_epoch)
-        with pytest.raises(_Stop):
-            run(params, tmp_path / "cut")
+    folder = tmp_path / "cut"
+    with stopped(epoch=3):
+        run(params, folder)
     if torn == "moved":
         folder = folder.rename(tmp_path / "elsewhere")
     elif isinstance(torn, str):

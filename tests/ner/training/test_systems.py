@@ -15,14 +15,13 @@ import torch
 
 from ner.models.registry import SYSTEMS
 from ner.training.run import train
-from ner.training.trainer import TaggerTrainer
 from ner.training.work_folder import COMPLETE
 from pipeline.core.records import View
 from pipeline.settings.training import TrainParams
 from tests.conftest import ROOT
 from tests.ner.conftest import ambiguous_views, pictured, synthetic_visuals, system_params
 from tests.ner.training.test_processes import launch
-from tests.ner.training.test_run import assert_same, weights
+from tests.ner.training.test_run import assert_same, stopped, weights
 
 LONG = View("long", ["Jordan", "love", "in", "the"] * 30, ["B-PER", "O", "O", "O"] * 30, "photo of court")
 TRAIN, DEV = pictured([*ambiguous_views(15, seed=0), LONG]), pictured(ambiguous_views(6, seed=1))
@@ -67,22 +66,11 @@ def run(params: TrainParams, folder: Path, **changes: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("system", SYSTEMS)
-def test_a_stopped_training_goes_on_to_the_same_weights(
-    xlm_r_folder: Path, tmp_path: Path, system: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_stopped_training_goes_on_to_the_same_weights(xlm_r_folder: Path, tmp_path: Path, system: str) -> None:
     params = system_params(xlm_r_folder, system, epochs=2)
     whole = run(params, tmp_path / "whole")
-    evaluate = TaggerTrainer.evaluate
-
-    def stop_in_second_epoch(self: TaggerTrainer, *args: Any, **kwargs: Any) -> dict[str, float]:
-        if round(self.state.epoch or 0) == 2:
-            raise _Stop
-        return evaluate(self, *args, **kwargs)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(TaggerTrainer, "evaluate", stop_in_second_epoch)
-        with pytest.raises(_Stop):
-            run(params, tmp_path / "cut")
+    with stopped(epoch=2):
+        run(params, tmp_path / "cut")
     assert run(params, tmp_path / "cut") == whole
     assert_same(weights(tmp_path / "whole"), weights(tmp_path / "cut"))
 

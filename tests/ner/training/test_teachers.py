@@ -19,7 +19,6 @@ from ner.training import teachers as module
 from ner.training.folds import Fold
 from ner.training.run import train
 from ner.training.teachers import Teachers
-from ner.training.trainer import TaggerTrainer
 from ner.views import collate
 from ner.visual import collate_visuals
 from pipeline.core.errors import UserError
@@ -28,7 +27,7 @@ from pipeline.core.store import Store
 from pipeline.settings.training import TrainParams
 from tests.ner.conftest import ambiguous_views, pictured, small_params, synthetic_visuals, system_folder
 from tests.ner.training.test_processes import launch
-from tests.ner.training.test_run import assert_same, weights
+from tests.ner.training.test_run import assert_same, stopped, weights
 from tests.ner.training.test_unlabelled import without_labels
 
 TRAINING = """
@@ -169,27 +168,15 @@ def test_a_student_comes_close_to_its_teacher_on_posts_that_nobody_labelled(
     pytest.param({"views": "cross_modal", "teacher": {"views": "cross_modal"}}, marks=pytest.mark.slow),
 ])  # fmt: skip
 def test_a_stopped_training_with_teachers_goes_on_to_the_same_weights(
-    xlm_r_folder: Path, tmp_path: Path, taggers: list[Path], changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    xlm_r_folder: Path, tmp_path: Path, taggers: list[Path], changes: dict[str, Any]
 ) -> None:
     changes = dict(changes)
     teacher = changes.pop("teacher", {})
     settings = params(xlm_r_folder, taggers, teacher={"confidence": "certainty", **teacher}, **changes)
     shown = {"visuals": synthetic_visuals(tmp_path)} if settings.model != "ita" else {}
     whole = run(settings, tmp_path / "whole", tmp_path / "store", **shown)
-    evaluate = TaggerTrainer.evaluate
-
-    class Stop(Exception):
-        pass
-
-    def stop_in_second_epoch(self: TaggerTrainer, *args: Any, **kwargs: Any) -> dict[str, float]:
-        if round(self.state.epoch or 0) == 2:
-            raise Stop
-        return evaluate(self, *args, **kwargs)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(TaggerTrainer, "evaluate", stop_in_second_epoch)
-        with pytest.raises(Stop):
-            run(settings, tmp_path / "cut", tmp_path / "store", **shown)
+    with stopped(epoch=2):
+        run(settings, tmp_path / "cut", tmp_path / "store", **shown)
     assert run(settings, tmp_path / "cut", tmp_path / "store", **shown) == whole
     assert_same(weights(tmp_path / "whole"), weights(tmp_path / "cut"))
 

@@ -17,17 +17,16 @@ from ner.models import losses
 from ner.models.folder import load_tokenizer, view_encoder
 from ner.models.registry import SYSTEMS, tagger_class
 from ner.training import examples
-from ner.training.run import train
 from ner.training.sampler import Example, LengthGroupedSampler, MixedSampler, collate_examples
-from ner.training.trainer import TaggerTrainer
 from ner.training.work_folder import COMPLETE
 from pipeline.core.errors import UserError
 from pipeline.core.records import View
 from pipeline.settings.training import TrainParams
 from tests.conftest import ROOT
 from tests.ner.conftest import ambiguous_views, pictured, synthetic_visuals, system_params
+from tests.ner.training import test_systems
 from tests.ner.training.test_processes import launch
-from tests.ner.training.test_run import assert_same, first_step, weights
+from tests.ner.training.test_run import assert_same, first_step, stopped, weights
 from tests.project import wait_for
 
 
@@ -61,19 +60,8 @@ torch.save(found, folder / f"gradients-{os.environ['RANK']}.pt")
 """
 
 
-class _Stop(Exception):
-    pass
-
-
 def run(params: TrainParams, folder: Path, **changes: Any) -> dict[str, Any]:
-    folder.mkdir(exist_ok=True)
-    shown = folder / "shown"
-    if not shown.exists():
-        shown.mkdir()
-        synthetic_visuals(shown)
-    paths = {"output": folder / "tagger", "work": folder / "work", "curves": folder / "curves"}
-    data = {"train": TRAIN, "dev": DEV, "unlabelled": OTHERS, "visuals": synthetic_visuals(shown), "device": "cpu"}
-    return train(params, **{"encoder": params.encoder, **data, **paths, **changes})
+    return test_systems.run(params, folder, **{"train": TRAIN, "dev": DEV, "unlabelled": OTHERS, **changes})
 
 
 @pytest.mark.parametrize("ratio", [0.3, 1.0, 2.5])
@@ -156,22 +144,13 @@ def test_a_post_without_labels_is_aligned_and_nothing_else(
     "system", ["ita", *(pytest.param(name, marks=pytest.mark.slow) for name in ("rpbert", "iie4mner"))]
 )
 def test_a_stopped_training_with_posts_without_labels_goes_on_to_the_same_weights(
-    xlm_r_folder: Path, tmp_path: Path, system: str, monkeypatch: pytest.MonkeyPatch
+    xlm_r_folder: Path, tmp_path: Path, system: str
 ) -> None:
     params = system_params(xlm_r_folder, system, epochs=2, unlabelled_ratio=1.5)
     whole = run(params, tmp_path / "whole")
     assert whole["unlabelled"] == {"posts": 12}
-    evaluate = TaggerTrainer.evaluate
-
-    def stop_in_second_epoch(self: TaggerTrainer, *args: Any, **kwargs: Any) -> dict[str, float]:
-        if round(self.state.epoch or 0) == 2:
-            raise _Stop
-        return evaluate(self, *args, **kwargs)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(TaggerTrainer, "evaluate", stop_in_second_epoch)
-        with pytest.raises(_Stop):
-            run(params, tmp_path / "cut")
+    with stopped(epoch=2):
+        run(params, tmp_path / "cut")
     assert run(params, tmp_path / "cut") == whole
     assert_same(weights(tmp_path / "whole"), weights(tmp_path / "cut"))
 
