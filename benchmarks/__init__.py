@@ -39,6 +39,12 @@ class Ratio:
         return self.value <= self.target if self.ceiling else self.value >= self.target
 
 
+def synchronize(device: str) -> None:
+    """Wait until a GPU has done what it was given; nothing for a CPU."""
+    if device.startswith("cuda"):
+        torch.cuda.synchronize(device)
+
+
 def median_seconds(
     contestants: Mapping[str, Callable[[], object]], rounds: int, *, calls: int = 5, device: str = "cpu"
 ) -> dict[str, float]:
@@ -47,20 +53,15 @@ def median_seconds(
     So other load on the machine slows all of them alike, and a stall does not count. A turn is several consecutive
     calls, so that the caches are not filled by another contestant.
     """
-
-    def synchronize() -> None:
-        if device.startswith("cuda"):
-            torch.cuda.synchronize(device)
-
     times: dict[str, list[float]] = {name: [] for name in contestants}
     order = random.Random(0)
     for number in range(1 + rounds):
         for name in order.sample(list(contestants), len(contestants)):
-            synchronize()
+            synchronize(device)
             begin = time.perf_counter()
             for _ in range(calls):
                 contestants[name]()
-            synchronize()
+            synchronize(device)
             if number:  # the first round warms up
                 times[name].append((time.perf_counter() - begin) / calls)
     return {name: statistics.median(values) for name, values in times.items()}

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from benchmarks import Ratio, keep_freed_memory, machine, report
+from benchmarks import Ratio, keep_freed_memory, machine, report, synchronize
 from benchmarks.sides import ROOT, Side, Turn, compare, peaks, serve
 from pipeline.core import environments, records
 from pipeline.core.errors import UserError, run_cli
@@ -38,11 +38,13 @@ Entities = list[list[list[Any]]]
 """Of each post: [first token, token after the last, type], in order."""
 
 
-def ours(folder: Path, scratch: Path, batch_size: int) -> tuple[Callable[[], float], Callable[[], Entities]]:
+def ours(
+    folder: Path, scratch: Path, batch_size: int, device: str
+) -> tuple[Callable[[], float], Callable[[], Entities]]:
     """:meth:`ner.predict.Tagger.predict`, from tokens to entities with confidences."""
     from ner.tagger import Tagger
 
-    tagger, views = Tagger.load(folder, "cpu"), list(records.read(scratch / "views.jsonl", View, "views"))
+    tagger, views = Tagger.load(folder, device), list(records.read(scratch / "views.jsonl", View, "views"))
 
     def turn() -> float:
         begin = time.perf_counter()
@@ -56,13 +58,14 @@ def ours(folder: Path, scratch: Path, batch_size: int) -> tuple[Callable[[], flo
     ]
 
 
-def encoder_alone(scratch: Path, batch_size: int, *, tokenizing: bool) -> Callable[[], float]:
+def encoder_alone(scratch: Path, batch_size: int, device: str, *, tokenizing: bool) -> Callable[[], float]:
     """The encoder on length-sorted batches: tensors made beforehand, or from tokens."""
     from ner.models.folder import load_tagger, quietly
     from ner.views import collate, length_sorted_batches
 
     with quietly():
         model, encoder = load_tagger(_tagger_folder(scratch))
+    model.to(device)
     views = list(records.read(scratch / "views.jsonl", View, "views"))
 
     def batches() -> list[Any]:
@@ -78,13 +81,15 @@ def encoder_alone(scratch: Path, batch_size: int, *, tokenizing: bool) -> Callab
         begin = time.perf_counter()
         with torch.inference_mode():
             for batch in ready or batches():
-                model.encoder(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
+                moved = {name: batch[name].to(device) for name in ("input_ids", "attention_mask")}
+                model.encoder(**moved)
+            synchronize(device)
         return time.perf_counter() - begin
 
     return turn
 
 
-def flair_predict(scratch: Path, batch_size: int) -> tuple[Callable[[], float], Callable[[], Entities]]:
+def flair_predict(scratch: Path, batch_size: int, device: str) -> tuple[Callable[[], float], Callable[[], Entities]]:
     """flair's `predict` on Sentences made beforehand."""
     import flair
     from flair.data import Sentence
@@ -92,7 +97,7 @@ def flair_predict(scratch: Path, batch_size: int) -> tuple[Callable[[], float], 
 
     from ner.interop.flair.bridge import quiet_flair
 
-    flair.device = torch.device("cpu")
+    flair.device = torch.device(device)
     quiet_flair()
     tagger = SequenceTagger.load(scratch / "tagger.pt")
     views = list(records.read(scratch / "views.jsonl", View, "views"))
@@ -120,14 +125,15 @@ def _tagger_folder(scratch: Path) -> Path:
     return Path((scratch / "tagger.txt").read_text(encoding="utf-8"))
 
 
-def _run_side(name: str, scratch: Path, batch_size: int) -> None:
+def _run_side(name: str, scratch: Path, batch_size: int, device: str) -> None:
     if name in (ENCODER, BATCHES):
-        serve(encoder_alone(scratch, batch_size, tokenizing=name == BATCHES))
+        serve(encoder_alone(scratch, batch_size, device, tokenizing=name == BATCHES))
         return
     if name == FLAIR:
-        turn, found = flair_predict(scratch, batch_size)
+        turn, found = flair_predict(scratch, batch_size, device)
     else:
-        turn, found = ours(scratch / "onnx" if name == ONNX else _tagger_folder(scratch), scratch, batch_size)
+        folder = scratch / "onnx" if name == ONNX else _tagger_folder(scratch)
+        turn, found = ours(folder, scratch, batch_size, device)
     file = scratch / f"{name}.json"
 
     def turn_and_tell() -> float:
@@ -167,6 +173,7 @@ def main() -> None:
     parser.add_argument("--posts", type=int, default=1000, help="at most so many [%(default)s]")
     parser.add_argument("--batch-size", type=int, default=32, help="[%(default)s]")
     parser.add_argument("--rounds", type=int, default=5, help="turns of each contestant [%(default)s]")
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"), help="onnxruntime: cpu alone [%(default)s]")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of each contestant [%(default)s]")
     parser.add_argument("--side", choices=(OURS, ONNX, FLAIR, ENCODER, BATCHES), help=argparse.SUPPRESS)
     parser.add_argument("--scratch", type=Path, help=argparse.SUPPRESS)
@@ -174,7 +181,7 @@ def main() -> None:
     if arguments.side:
         torch.set_num_threads(arguments.threads)
         keep_freed_memory()
-        _run_side(arguments.side, arguments.scratch, arguments.batch_size)
+        _run_side(arguments.side, arguments.scratch, arguments.batch_size, arguments.device)
         return
     if arguments.tagger is None:
         raise UserError("TAGGER: name the folder of a trained tagger, such as models/tagger")
@@ -183,16 +190,23 @@ def main() -> None:
 
     if min(arguments.rounds, arguments.threads, arguments.posts, arguments.batch_size) < 1:
         raise UserError("--rounds, --threads, --posts and --batch-size: expected at least 1")
+    if arguments.device == "cuda" and not torch.cuda.is_available():
+        raise UserError("--device cuda: no GPU here; use cpu")
     flair = environments.environment("flair")
     problem = flair.problem()
-    names = [OURS, ONNX, ENCODER, BATCHES, *([FLAIR] if problem is None else [])]
+    names = [OURS, ENCODER, BATCHES]
+    if arguments.device == "cpu":
+        names.insert(1, ONNX)
+    if problem is None:
+        names.append(FLAIR)
     with tempfile.TemporaryDirectory() as folder:
         scratch = Path(folder)
         views = list(records.read(arguments.views, View, "views"))[: arguments.posts]
         records.write(scratch / "views.jsonl", [View(view.id, view.tokens, None, "") for view in views])
         (scratch / "tagger.txt").write_text(str(arguments.tagger.absolute()), encoding="utf-8")
-        with quietly():
-            export(arguments.tagger, scratch / "onnx")
+        if ONNX in names:
+            with quietly():
+                export(arguments.tagger, scratch / "onnx")
         if problem is None:
             subprocess.run(
                 [flair.python, "-m", "ner.flair_bridge", "export", arguments.tagger.absolute(), scratch / "tagger.pt"],
@@ -214,6 +228,8 @@ def main() -> None:
                         str(arguments.threads),
                         "--batch-size",
                         str(arguments.batch_size),
+                        "--device",
+                        arguments.device,
                     ],
                     arguments.threads,
                 )
@@ -226,7 +242,7 @@ def main() -> None:
                 _compare_found(name, scratch, views)
     report(
         _ratios(turns),
-        {**machine(), "threads of each": arguments.threads, "posts": len(views), **peaks(turns)},
+        {**machine(arguments.device), "threads of each": arguments.threads, "posts": len(views), **peaks(turns)},
         arguments.json,
         {} if problem is None else {FLAIR_RATIO: f"the environment `flair` {problem}: {flair.command}"},
     )
@@ -236,9 +252,10 @@ def _ratios(turns: dict[str, Turn]) -> list[Ratio]:
     mine = turns[OURS].seconds
     found = [
         Ratio(ENCODER_RATIO, turns[ENCODER].seconds / mine, ENCODER_TARGET),
-        Ratio("posts/s: onnxruntime / torch", mine / turns[ONNX].seconds, ONNX_TARGET),
         Ratio("posts/s: ours / encoder alone, tokenizing too", turns[BATCHES].seconds / mine),
     ]
+    if ONNX in turns:
+        found.insert(1, Ratio("posts/s: onnxruntime / torch", mine / turns[ONNX].seconds, ONNX_TARGET))
     if FLAIR in turns:
         found.append(Ratio(FLAIR_RATIO, turns[FLAIR].seconds / mine, FLAIR_TARGET))
         if turns[OURS].peak_bytes:

@@ -97,6 +97,12 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5, help="turns of each contestant [%(default)s]")
     parser.add_argument("--only", choices=COMPARISONS, help="one of the comparisons [all]")
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"), help="[%(default)s]")
+    parser.add_argument(
+        "--precision",
+        default="float32",
+        choices=("float32", "bfloat16"),
+        help="of step, rpbert and iie4mner on both sides [%(default)s]",
+    )
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of each contestant [%(default)s]")
     parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
     parser.add_argument("--scratch", type=Path, help=argparse.SUPPRESS)
@@ -106,7 +112,7 @@ def main() -> None:
         keep_freed_memory()
         memory.keep_few_kernels()  # as a training does
         kind, make = SIDES[arguments.side]
-        serve(make(Work(arguments.scratch, kind), arguments.device))
+        serve(make(Work(arguments.scratch, kind, arguments.precision), arguments.device))
         return
     if arguments.encoder is None:
         raise UserError("--encoder: name the folder of a pretrained encoder")
@@ -150,6 +156,7 @@ def main() -> None:
             )
     found = {
         **machine(arguments.device),
+        "precision of a step": arguments.precision,
         "threads of each": arguments.threads,
         "sub-tokens a batch of both views": round(n_subtokens),
         "padding": f"{100 * padding:.1f} %",
@@ -173,6 +180,8 @@ def _side(name: str, arguments: argparse.Namespace, scratch: Path) -> Side:
             str(scratch),
             "--device",
             arguments.device,
+            "--precision",
+            arguments.precision,
             "--threads",
             str(arguments.threads),
         ],

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from benchmarks import synchronize
 from pipeline.core import records
 from pipeline.core.errors import UserError
 from pipeline.core.files import read_jsonl, write_json, write_jsonl
@@ -75,9 +76,10 @@ def prepare(encoder: Path, views: Path, scratch: Path, batch_size: int, n_batche
 class Work:
     """What :func:`prepare` wrote, as a side reads it."""
 
-    def __init__(self, scratch: Path, kind: str) -> None:
+    def __init__(self, scratch: Path, kind: str, precision: str = "float32") -> None:
         orders = json.loads((scratch / "orders.json").read_text(encoding="utf-8"))
         self.scratch, self.start, self.kind, self.batch_size = scratch, scratch / "start", kind, orders["batch_size"]
+        self.precision = precision
         self.pad_id: int = orders["pad_id"]
         self.order: list[int] = orders[kind]
         self.rows = list(read_jsonl(scratch / "rows.jsonl"))
@@ -91,13 +93,13 @@ class Work:
             yield self.order[start : start + self.batch_size]
 
 
-def seconds_of(action: Callable[[], object], device: str) -> float:
-    """How long an action takes."""
-    synchronize = torch.cuda.synchronize if device.startswith("cuda") else lambda: None
-    synchronize()
+def seconds_of(action: Callable[[], object], device: str, precision: str) -> float:
+    """How long an action takes, in float32 or under autocast to bfloat16."""
+    synchronize(device)
     begin = time.perf_counter()
-    action()
-    synchronize()
+    with torch.autocast(device, torch.bfloat16, enabled=precision == "bfloat16"):
+        action()
+    synchronize(device)
     return time.perf_counter() - begin
 
 
@@ -132,7 +134,7 @@ def encoder_alone(work: Work, device: str) -> Callable[[], float]:
             encoder(input_ids=ids).last_hidden_state.backward(gradient)
         encoder.zero_grad()
 
-    return lambda: seconds_of(action, device)
+    return lambda: seconds_of(action, device, work.precision)
 
 
 def our_step(work: Work, device: str, views: str = "both") -> Callable[[], float]:
@@ -163,7 +165,7 @@ def step_of(model: Any, examples: Sequence[Any], work: Work, device: str, views:
             model(**inputs)["loss"].backward()
         model.zero_grad()
 
-    return lambda: seconds_of(action, device)
+    return lambda: seconds_of(action, device, work.precision)
 
 
 def our_trainer(work: Work, device: str, bfloat16: bool) -> Callable[[], float]:

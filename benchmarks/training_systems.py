@@ -76,7 +76,7 @@ def rpbert_alone(work: Work, device: str) -> Callable[[], float]:
             _through(encoder(input_ids=ids).last_hidden_state)
         encoder.zero_grad()
 
-    return lambda: seconds_of(action, device)
+    return lambda: seconds_of(action, device, work.precision)
 
 
 def iie4mner_alone(work: Work, device: str) -> Callable[[], float]:
@@ -104,7 +104,7 @@ def iie4mner_alone(work: Work, device: str) -> Callable[[], float]:
         encoder.zero_grad()
         model.zero_grad()
 
-    return lambda: seconds_of(action, device)
+    return lambda: seconds_of(action, device, work.precision)
 
 
 def _dealt(work: Work, device: str) -> list[Any]:
