@@ -19,6 +19,7 @@ from ner.encoder import packing
 from ner.encoder.casing import FEATURES
 from ner.encoder.dropout import replace_dropouts
 from ner.models.config import TaggerConfig
+from ner.models.context_target import ContextLayers
 from ner.models.graph import GraphInput, GraphInputs
 from ner.models.groups import parameter_groups
 from ner.models.losses import Losses
@@ -67,6 +68,12 @@ class TaggerModel(Losses):
             self.casing = nn.Linear(len(FEATURES), encoder.config.hidden_size, bias=False)
             nn.init.zeros_(self.casing.weight)  # so that the tagger begins as it would without
         self.crf = LinearChainCRF(len(self.labels), allowed_transitions(self.labels), config.exclude_forbidden)
+        self.context_layers = None
+        if config.context_target is not None:
+            width = self.emission_layer.in_features
+            self.context_layers = ContextLayers(
+                width, self.labels, config.context_target, exclude_forbidden=config.exclude_forbidden
+            )
         # Keeps the pooler, which nothing reads, from being trained or asking DDP for its gradient.
         if getattr(encoder, "pooler", None) is not None:
             encoder.pooler = nn.Identity()  # not None: SqueezeBERT, say, calls it without a look
@@ -105,6 +112,10 @@ class TaggerModel(Losses):
         model.try_packing()
         model.fill(params)
         return model
+
+    def leave_context_layers(self) -> None:
+        """Let go of what only served to learn from contexts: a tagger is saved without."""
+        self.context_layers = self.config.context_target = None
 
     def try_packing(self) -> None:
         """Find out whether the encoder, whose weights are loaded, may be given packed windows."""

@@ -30,6 +30,7 @@ class TaggerConfig(PreTrainedConfig):
     weight_alignment: float = 0.5
     detach_teacher: bool = True
     teacher: dict[str, Any] | None = None  # how it learns from fixed teachers (ner.models.lessons.Teaching)
+    context_target: dict[str, Any] | None = None  # what the text-only view learns of contexts, while it is trained
     casing: bool = False  # whether how tokens are written is added to their vectors
     word_dropout: float = 0.1
     exclude_forbidden: bool = True  # transitions that the scheme forbids have probability 0 in training, too
@@ -77,6 +78,7 @@ class TaggerConfig(PreTrainedConfig):
             weight_alignment=weights.alignment,
             detach_teacher=params.detach_teacher,
             teacher=params.teaching,
+            context_target=params.learning_of_contexts,
             casing=params.casing,
             word_dropout=params.word_dropout,
             exclude_forbidden=params.exclude_forbidden,

@@ -12,7 +12,8 @@ def parameter_groups(named: Iterable[tuple[str, nn.Parameter]], params: TrainPar
     """As :meth:`ner.models.base.TaggerModel.parameter_groups`, of parameters by their names."""
     parts: dict[str, list[nn.Parameter]] = {"encoder": [], "new": [], "crf": []}
     for name, parameter in named:
-        part = "crf" if (part := name.partition(".")[0]).endswith("crf") else part
+        modules = name.split(".")[:-1]
+        part = "crf" if any(module.endswith("crf") for module in modules) else name.partition(".")[0]
         parts[part if part in parts else "new"].append(parameter)
     new_rate = params.new_learning_rate or params.learning_rate
     groups = []

@@ -7,14 +7,16 @@ to the second. Here is decided which passes an encoder makes and how long their 
 """
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from ner.crf.chain import LinearChainCRF
 from ner.models.config import TaggerConfig
+from ner.models.context_target import ContextLayers, ContextLoss, Target, inputs_of
 from ner.models.gradients import gradient_taken
 from ner.models.lessons import Lesson
 from ner.models.objective import Objective, Scales
@@ -41,6 +43,13 @@ class Losses(Relation, PreTrainedModel):
     config: TaggerConfig
     crf: LinearChainCRF
     encoder: PreTrainedModel
+    context_layers: ContextLayers | None
+
+    @property
+    def emission_layer(self) -> nn.Linear:
+        """The layer that makes emissions of tokens' vectors, in one call for a view's tweets or for those of both."""
+        layer: nn.Linear = self.emission
+        return layer
 
     def emissions(self, view: ViewBatch, visual: VisualBatch | None = None) -> Tensor:
         """Score every label of every token.
@@ -101,11 +110,13 @@ class Losses(Relation, PreTrainedModel):
         lesson: Lesson | None = None,
         unlabelled: Mapping[str, Any] | None = None,
         teacher_scale: float = 1.0,
+        target: Target | None = None,
+        target_scale: float = 1.0,
     ) -> dict[str, Tensor]:
         """The training loss of B tweets of at most L tokens, and its terms.
 
-        Each term is a mean over the tweets that have it: a likelihood over the labelled, the alignment and what fixed
-        teachers say over all.
+        Each term is a mean over the tweets that have it: a likelihood over the labelled, the alignment, what fixed
+        teachers say and what contexts say over all.
 
         Args:
             text_only: the tweets alone (needed unless the tagger trains on `cross_modal` only).
@@ -116,13 +127,15 @@ class Losses(Relation, PreTrainedModel):
             relation: in the place of labels; then the loss is :meth:`relation_loss`, *Shape:* (B,).
             lesson: what fixed teachers say of the tweets, where the tagger learns from some.
             unlabelled: of further tweets, which have no labels: `text_only`, `cross_modal` or both, as far as something
-                is learned of them, and perhaps `visual` and `lesson`.
+                is learned of them, and perhaps `visual`, `lesson` and `target`.
             teacher_scale: factor on the weight of what fixed teachers say.
+            target: what the tweets' contexts say, where the tagger learns that.
+            target_scale: factor on the weights of what contexts say.
 
         Returns:
             `loss`, with gradient; and detached, means over tweets: `nll_text_only`, `nll_cross_modal`, `alignment`,
-            `teacher`, each before its weight, where the tagger's mode has them, and those of :meth:`extra_losses`.
-            Each of *Shape:* ().
+            `teacher`, `context_spans`, each before its weight, where the tagger's mode has them, and those of
+            :meth:`extra_losses`. Each of *Shape:* ().
 
         Raises:
             ValueError: labels, or a view that the tagger trains on, are missing.
@@ -131,18 +144,18 @@ class Losses(Relation, PreTrainedModel):
             return self.relation_loss(cross_modal, visual, relation)
         if labels is None:
             raise ValueError("the loss needs labels; use `emissions` to predict")
-        scales = Scales(alignment_scale, teacher_scale)
+        scales = Scales(alignment_scale, teacher_scale, target_scale)
         if unlabelled is None:
-            loss, terms = self._labelled_loss(text_only, cross_modal, visual, labels, scales, lesson)
+            loss, terms = self._labelled_loss(text_only, cross_modal, visual, labels, scales, lesson, target)
         else:
-            share, taught_share = _shares(len(labels), unlabelled, taught=lesson is not None)
+            shares = _shares(len(labels), unlabelled, taught=lesson is not None)
             # First, so that what a system keeps of its last pass is the labelled tweets'.
-            scaled = Scales(share * scales.alignment, taught_share * scales.teacher)
-            more, more_terms = self._unlabelled_loss(scales=scaled, **unlabelled)
-            scaled = Scales((1 - share) * scales.alignment, (1 - taught_share) * scales.teacher)
-            loss, terms = self._labelled_loss(text_only, cross_modal, visual, labels, scaled, lesson)
+            more, more_terms = self._unlabelled_loss(scales=scales.times(shares), **unlabelled)
+            scaled = scales.times(shares.rest)
+            loss, terms = self._labelled_loss(text_only, cross_modal, visual, labels, scaled, lesson, target)
             loss = more + loss
-            for name, weight in (("alignment", share), ("teacher", taught_share)):
+            by_term = {"alignment": shares.alignment, "teacher": shares.teacher, "context_spans": shares.contexts}
+            for name, weight in by_term.items():
                 if name in more_terms:
                     beside = (1 - weight) * terms[name] if name in terms else 0.0
                     terms[name] = weight * more_terms[name] + beside
@@ -156,16 +169,20 @@ class Losses(Relation, PreTrainedModel):
         labels: Tensor,
         scales: Scales,
         lesson: Lesson | None,
+        target: Target | None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         mode = self.config.views
-        objective = Objective.of(self.crf, self.config, scales, lesson)
+        objective, contexts = Objective.of(self.crf, self.config, scales, lesson), self._contexts(target, scales)
         if mode == "both" and text_only is not None and cross_modal is not None:
-            return self._two_view_loss(text_only, cross_modal, visual, labels, objective)
+            return self._two_view_loss(text_only, cross_modal, visual, labels, objective, contexts)
         batch = {"text_only": text_only, "cross_modal": cross_modal}.get(mode)
         if batch is None:
             raise ValueError(f"a tagger that trains on views {mode!r} needs their batches")
-        emissions = self.emissions(batch, visual if mode == "cross_modal" else None)
+        with self._watched(contexts) as given:
+            emissions = self.emissions(batch, visual if mode == "cross_modal" else None)
         loss, terms = objective.of_single(mode, emissions, labels, batch["mask"])
+        if contexts is not None:
+            loss, terms = contexts.added(loss, terms, given[0], batch["mask"])
         return self._with_extra(loss, terms, labels, text_only, cross_modal)
 
     def _two_view_loss(
@@ -175,20 +192,28 @@ class Losses(Relation, PreTrainedModel):
         visual: VisualBatch | None,
         labels: Tensor,
         objective: Objective,
+        contexts: ContextLoss | None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         config, mask = self.config, text_only["mask"]
         if self.one_graph or not config.detach_teacher or self._is_small(text_only, cross_modal):
-            student, teacher = self.two_view_emissions(text_only, cross_modal, visual)
+            with self._watched(contexts) as given:
+                student, teacher = self.two_view_emissions(text_only, cross_modal, visual)
             weights = self.alignment_weights()
             loss, terms = objective.of_both(
                 student, teacher, labels, mask, weights, detach_teacher=config.detach_teacher
             )
+            if contexts is not None:
+                loss, terms = contexts.added(loss, terms, given[0], mask)
             return self._with_extra(loss, terms, labels, text_only, cross_modal)
         emissions = self.emissions(cross_modal, visual)
         loss, terms, target = objective.of_teacher(emissions, labels, mask, self.alignment_weights())
         loss, terms = self._with_extra(loss, terms, labels, None, cross_modal)
         taught = gradient_taken(loss, self.parameters())
-        loss, of_student = objective.of_student(self.emissions(text_only), target, labels, mask)
+        with self._watched(contexts) as given:
+            student = self.emissions(text_only)
+        loss, of_student = objective.of_student(student, target, labels, mask)
+        if contexts is not None:
+            loss, of_student = contexts.added(loss, of_student, given[0], mask)
         return self._with_extra(taught + loss, _added(terms, of_student), labels, text_only, None)
 
     def _unlabelled_loss(
@@ -198,13 +223,15 @@ class Losses(Relation, PreTrainedModel):
         cross_modal: ViewBatch | None = None,
         visual: VisualBatch | None = None,
         lesson: Lesson | None = None,
+        target: Target | None = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """What tweets without labels teach; its gradient is taken at once, unless the batch is small."""
         detached = self.config.detach_teacher
-        objective = Objective.of(self.crf, self.config, scales, lesson)
+        objective, contexts = Objective.of(self.crf, self.config, scales, lesson), self._contexts(target, scales)
         student = teacher = weights = None
         if text_only is not None and cross_modal is not None and (self.one_graph or not detached):
-            student, teacher = self.two_view_emissions(text_only, cross_modal, visual)
+            with self._watched(contexts) as given:
+                student, teacher = self.two_view_emissions(text_only, cross_modal, visual)
             weights = self.alignment_weights()
         else:
             if cross_modal is not None:  # a detached teacher that learns nothing itself needs no gradient
@@ -212,10 +239,13 @@ class Losses(Relation, PreTrainedModel):
                     teacher = self.emissions(cross_modal, visual)
                 weights = self.alignment_weights()
             if text_only is not None:
-                student = self.emissions(text_only)
+                with self._watched(contexts) as given:
+                    student = self.emissions(text_only)
         views = [view for view in (text_only, cross_modal) if view is not None]
         mask = views[0]["mask"]
         loss, terms = objective.of_unlabelled(student, teacher, mask, weights, detach_teacher=detached)
+        if contexts is not None:
+            loss, terms = contexts.added(loss, terms, given[0], mask)
         return loss if self._is_small(*views) else gradient_taken(loss, self.parameters()), terms
 
     def _with_extra(
@@ -234,6 +264,16 @@ class Losses(Relation, PreTrainedModel):
             loss = loss + term
         return loss, _added(terms, extra)
 
+    def _contexts(self, target: Target | None, scales: Scales) -> ContextLoss | None:
+        """What is to be learned from a batch's contexts."""
+        if self.context_layers is None or target is None:
+            return None
+        return ContextLoss(self.context_layers, target, scales.contexts)
+
+    def _watched(self, contexts: ContextLoss | None) -> AbstractContextManager[list[Tensor]]:
+        """What the emission layer is given meanwhile, the text-only view first, where something reads it."""
+        return nullcontext([]) if contexts is None else inputs_of(self.emission_layer)
+
     def _is_small(self, *views: ViewBatch) -> bool:
         encoder = self.encoder.config
         n_values = sum(len(view["places"]) for view in views) * encoder.hidden_size
@@ -245,8 +285,8 @@ def _added(terms: Mapping[str, Tensor], others: Mapping[str, Tensor]) -> dict[st
     return {**terms, **{name: terms[name] + term if name in terms else term for name, term in others.items()}}
 
 
-def _shares(n_labelled: int, unlabelled: Mapping[str, Any], *, taught: bool) -> tuple[float, float]:
-    """Which part of the alignment's mean, and of the mean of what fixed teachers say, tweets without labels are.
+def _shares(n_labelled: int, unlabelled: Mapping[str, Any], *, taught: bool) -> Scales:
+    """Which part of the tweets that a term is a mean over have no labels.
 
     Args:
         n_labelled: how many tweets have labels.
@@ -255,9 +295,8 @@ def _shares(n_labelled: int, unlabelled: Mapping[str, Any], *, taught: bool) -> 
     """
     n_more = n_tweets(unlabelled)
     share = n_more / (n_more + n_labelled)
-    if "lesson" not in unlabelled:
-        return share, 0.0
-    return share, share if taught else 1.0
+    taught_share = (share if taught else 1.0) if "lesson" in unlabelled else 0.0
+    return Scales(share, taught_share, share)
 
 
 def n_tweets(batch: Mapping[str, Any]) -> int:

@@ -32,6 +32,16 @@ class Scales:
 
     alignment: float = 1.0
     teacher: float = 1.0
+    contexts: float = 1.0
+
+    def times(self, shares: "Scales") -> "Scales":
+        """Those of a part of the tweets."""
+        return Scales(self.alignment * shares.alignment, self.teacher * shares.teacher, self.contexts * shares.contexts)
+
+    @property
+    def rest(self) -> "Scales":
+        """What is missing to 1."""
+        return Scales(1 - self.alignment, 1 - self.teacher, 1 - self.contexts)
 
 
 @dataclass(frozen=True, slots=True)

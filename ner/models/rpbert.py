@@ -78,6 +78,11 @@ class RpbertTagger(TaggerModel):
             width = 2 * self.options.lstm_width
         self.head = nn.Linear(width, len(self.labels))
 
+    @property
+    def emission_layer(self) -> nn.Linear:
+        """As :attr:`ner.models.losses.Losses.emission_layer`."""
+        return self.head
+
     def emissions(self, view: ViewBatch, visual: VisualBatch | None = None) -> Tensor:
         """As :meth:`ner.models.base.TaggerModel.emissions`; where no tweet has a region, as without `visual`."""
         if visual is None or not len(visual["pictured"]):

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 
 from ner.bioes import to_scheme
 from ner.models.base import TaggerModel
+from ner.models.context_target import PostTarget
 from ner.models.lessons import PostLesson
-from ner.training import processes
+from ner.training import named, processes
 from ner.training.pieces import in_pieces, warn_of_pieces
 from ner.training.sampler import Example
 from ner.views import EncodedView, ViewEncoder, ViewName
@@ -62,8 +63,9 @@ def parted(params: TrainParams, train: Sequence[View], unlabelled: Sequence[View
         if processes.is_first():
             print(
                 f"train: {len(others):,} posts without labels are left out: nothing is learned from them without a "
-                "train.unlabelled_ratio above 0, and a teacher: another tagger (train.teacher), or with train.views: "
-                "both and an alignment, the tagger itself",
+                "train.unlabelled_ratio above 0, and something to learn: from a teacher, which is another tagger "
+                "(train.teacher), or with train.views: both and an alignment the tagger itself, or of their contexts "
+                "(train.context_target)",
                 file=sys.stderr,
             )
         return labelled, []
@@ -90,7 +92,8 @@ def make(
         say: what fixed teachers say of posts, where there are some.
 
     Raises:
-        UserError: the tagger's relation has nothing to learn from, or an entity is too long.
+        UserError: the tagger's relation or what it learns of contexts has nothing to learn from, or an entity is too
+            long.
     """
     pieces = in_pieces([*labelled, *unlabelled], views)
     if processes.is_first():
@@ -103,22 +106,26 @@ def make(
         n_not_taught = 0 if params.teacher.posts == "all" else len(with_labels)
         lessons[n_not_taught:] = say([*with_labels, *without][n_not_taught:])
     index = {label: position for position, label in enumerate(model.labels)}
+    targets: Sequence[PostTarget | None] = [None] * len(parts)
+    if params.learns_context:
+        targets = named.targets([*with_labels, *without], params, index)
 
-    def examples(posts: Sequence[View], names: Sequence[ViewName], said: Sequence[PostLesson | None]) -> list[Example]:
+    def examples(posts: Sequence[View], names: Sequence[ViewName], begin: int) -> list[Example]:
         encoded = encode_views(names, views, posts)
         return [
             Example(
                 {name: every[place] for name, every in encoded.items()},
                 None if post.labels is None else [index[label] for label in to_scheme(post.labels, params.scheme)],
-                lesson=lesson,
+                lesson=lessons[begin + place],
+                target=targets[begin + place],
             )
-            for place, (post, lesson) in enumerate(zip(posts, said, strict=True))
+            for place, post in enumerate(posts)
         ]
 
     return Examples(
         _of_relation(model, views, relation),
-        examples(with_labels, params.trained_views, lessons[: len(with_labels)]),
-        examples(without, params.unlabelled_views, lessons[len(with_labels) :]),
+        examples(with_labels, params.trained_views, 0),
+        examples(without, params.unlabelled_views, len(with_labels)),
         pieces,
     )
 

@@ -80,7 +80,7 @@ def train(
             without saying.
         relation: posts whose pictures are known to add to their meaning or not to, for systems that learn this; they
             are read at the beginning of each epoch.
-        unlabelled: views that only the alignment, and what fixed teachers say, learn from.
+        unlabelled: views of which only the alignment, what fixed teachers say and what contexts say is learned.
         teachers: the saved taggers that `train.teacher` names, where it names some.
 
     Returns:
@@ -143,6 +143,7 @@ def train(
         if processes.is_first():
             best = work / f"checkpoint-{_chosen_step(state)}"
             trained = type(model).from_pretrained(best, config=model.config, local_files_only=True)
+            trained.leave_context_layers()
             finish(trained, tokenizer, work, output, state)
     return summary(state)
 

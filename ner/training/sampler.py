@@ -12,6 +12,7 @@ from typing import Any, TypeAlias
 import torch
 from torch.utils.data import Dataset, Sampler
 
+from ner.models.context_target import PostTarget, collate_targets
 from ner.models.lessons import PostLesson, collate_lessons
 from ner.views import EncodedView, ViewBatch, ViewName, collate
 from ner.visual import collate_visuals
@@ -32,6 +33,7 @@ class Example:
         views: encoded, those that the tagger trains on.
         labels: indices of the labels; None where nobody has labelled it, or where it is the relation that is learned.
         lesson: what fixed teachers say of it; None where they say nothing.
+        target: what its context says of it, where that is learned.
         relation: 1 where the picture adds to the meaning, 0 where it does not; None where it is the labels that are
             learned.
     """
@@ -40,6 +42,7 @@ class Example:
     labels: list[int] | None
     relation: int | None = None
     lesson: PostLesson | None = None
+    target: PostTarget | None = None
 
     @property
     def width(self) -> int:
@@ -186,7 +189,8 @@ def collate_examples(
     Returns:
         keyword arguments of :meth:`ner.models.base.TaggerModel.forward`: a :class:`ner.views.ViewBatch` for each view;
         where they are labelled, `labels`, 0 on padding, *Shape:* (B, L), or of examples for that, `relation`,
-        *Shape:* (B,); where pictures give tensors, `visual`; where fixed teachers say something, `lesson`.
+        *Shape:* (B,); where pictures give tensors, `visual`; where fixed teachers say something, `lesson`; where it is
+        learned what contexts say, `target`.
     """
     views = [example.views for example in examples]
     if len(views[0]) > 1:
@@ -201,6 +205,8 @@ def collate_examples(
     lessons = [example.lesson for example in examples if example.lesson is not None]
     if lessons:
         gold["lesson"] = collate_lessons(lessons)
+    if targets := [example.target for example in examples if example.target is not None]:
+        gold["target"] = collate_targets(targets, [len(next(iter(each.values()))) for each in views])
     batches: dict[str, ViewBatch] = {name: collate([each[name] for each in views], pad_id) for name in views[0]}
     visual = collate_visuals([each["cross_modal"].visual for each in views]) if "cross_modal" in batches else None
     return {**batches, **gold} | ({} if visual is None else {"visual": visual})

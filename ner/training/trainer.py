@@ -42,7 +42,7 @@ class TaggerTrainer(Trainer):
         self.params, self.dev_views, self.dev_labels, self.pad_id = params, dev_views, dev_labels, pad_id
         self._losses = FiniteLosses()
         self._terms: dict[str, tuple[Tensor, int]] = {}  # sums, and of how many parts
-        self._parts = _Counts(0, 0, 0)  # the means over a step's parts
+        self._parts = _Counts(0, 0, 0, 0)  # the means over a step's parts
         # Several processes exchange gradients while they are being made, and could not exchange sparse ones.
         if self.args.device.type == "cpu" and self.args.world_size == 1:
             embeddings = [module for module in self.model.modules() if isinstance(module, nn.Embedding)]
@@ -70,10 +70,14 @@ class TaggerTrainer(Trainer):
         self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         """The model's loss, a part's tweets weighing as those of its step; its terms are summed up for the log."""
-        share, aligned, taught = (
+        share, aligned, taught, targeted = (
             here / mean if mean else 0.0 for here, mean in zip(_counts(inputs), self._parts, strict=True)
         )
-        scales = {"alignment_scale": self._alignment_scale() * (aligned / share), "teacher_scale": taught / share}
+        scales = {
+            "alignment_scale": self._alignment_scale() * (aligned / share),
+            "teacher_scale": taught / share,
+            "target_scale": targeted / share,
+        }
         outputs = model(**inputs, **scales)
         self._losses.note(outputs["loss"], self.state.global_step + 1, self._rate())
         for name, term in outputs.items():
@@ -139,14 +143,17 @@ class _Counts(NamedTuple):
     labelled: float
     aligned: float
     taught: float
+    targeted: float
 
 
 def _counts(inputs: Mapping[str, Any]) -> _Counts:
     n_labelled = len(inputs["relation" if "relation" in inputs else "labels"])
     more = inputs.get("unlabelled")
     n_more = 0 if more is None else n_tweets(more)
-    taught = n_labelled * ("lesson" in inputs) + n_more * (more is not None and "lesson" in more)
-    return _Counts(n_labelled, n_labelled + n_more, taught)
+    taught, targeted = (
+        n_labelled * (name in inputs) + n_more * (more is not None and name in more) for name in ("lesson", "target")
+    )
+    return _Counts(n_labelled, n_labelled + n_more, taught, targeted)
 
 
 def keep_gradient(embedding: nn.Embedding) -> None:

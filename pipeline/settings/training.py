@@ -3,7 +3,15 @@
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import (
+    BeforeValidator,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    model_validator,
+)
 
 from pipeline.settings import flair
 from pipeline.settings.section import Fraction, LessThanOne, Section, changed
@@ -58,6 +66,47 @@ class TeacherParams(Section):
         return self
 
 
+def _listed(words: Any) -> Any:
+    """A list of words from a string that has commas between them."""
+    return [word.strip() for word in words.split(",")] if isinstance(words, str) else words
+
+
+TypeWords = Annotated[list[Annotated[str, Field(min_length=1)]], BeforeValidator(_listed)]
+_TYPE_WORDS: dict[str, TypeWords] = {
+    "PER": ["person", "player", "athlete", "artist", "actor", "singer", "author", "politician"],
+    "LOC": ["location", "place", "country", "city", "state", "region", "venue", "landmark"],
+    "ORG": ["organization", "company", "brand", "team", "club", "institution", "band", "party"],
+    "O": ["year", "date", "time", "topic", "concept", "activity", "position", "hashtag"],
+}
+"""What texts call types, by the type; O: what they call that is no entity."""
+
+
+class ContextSpansParams(Section):
+    """Names whose type a context states, as in "Oprah (person)": a second layer of labels for the text-only view."""
+
+    weight: NonNegativeFloat = 0.0
+    recall: Fraction = 0.8
+    mentions: bool = False
+    types: dict[str, TypeWords] = Field(default=_TYPE_WORDS)
+
+    @model_validator(mode="after")
+    def _each_once(self) -> "ContextSpansParams":
+        known: dict[str, str] = {}
+        for name, words in self.types.items():
+            for word in words:
+                if known.setdefault(word.casefold(), name) != name:
+                    raise ValueError(f"types: {word!r} is both {known[word.casefold()]} and {name}; expected one type")
+        if self.weight and not any(words for name, words in self.types.items() if name != "O"):
+            raise ValueError("types: gives no type words; expected some, as in PER: person, actor")
+        return self
+
+
+class ContextTargetParams(Section):
+    """What contexts say as something that the text-only view learns, in layers that no tagger is saved with."""
+
+    spans: ContextSpansParams = ContextSpansParams()
+
+
 class ItaParams(Section):
     """What ITA alone has: its cross-modal view is the tweet with its picture's context as text."""
 
@@ -106,6 +155,7 @@ class TrainParams(Section):
     weights: LossWeights = LossWeights()
     detach_teacher: bool = True
     teacher: TeacherParams = TeacherParams()
+    context_target: ContextTargetParams = ContextTargetParams()
     alignment_warmup: Fraction = 0.0
     unlabelled_ratio: NonNegativeFloat = 1.0
     epochs: PositiveInt = 10
@@ -165,7 +215,22 @@ class TrainParams(Section):
             return []
         if self.aligns_itself:
             return ["text_only", "cross_modal"]
-        return self.teacher.taught_views if self.teacher.folders and self.teacher.weight else []
+        learning = set[ViewName](["text_only"] if self.learns_context else [])
+        if self.teacher.folders and self.teacher.weight:
+            learning.update(self.teacher.taught_views)
+        return [view for view in self.trained_views if view in learning]
+
+    @property
+    def learns_context(self) -> bool:
+        """Whether the text-only view learns what contexts say."""
+        return self.context_target.spans.weight > 0
+
+    @property
+    def learning_of_contexts(self) -> dict[str, Any] | None:
+        """How it does, as JSON values (:class:`ner.models.context_target.ContextLayers`); None where it does not."""
+        if not self.learns_context:
+            return None
+        return self.context_target.model_dump(mode="json", exclude={"spans": {"mentions", "types"}})
 
     @property
     def word_vectors(self) -> Path | None:
@@ -197,6 +262,15 @@ class TrainParams(Section):
             raise ValueError(
                 f"teacher.views: {self.teacher.views} is to learn, but train.views: {self.views} trains no other view; "
                 "make the two the same, or train.views: both"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _learns_context_in_a_trained_view(self) -> "TrainParams":
+        if self.learns_context and self.views == "cross_modal":
+            raise ValueError(
+                "context_target: is learned by the text-only view, and train.views: cross_modal trains none; expected "
+                "views: both or text_only"
             )
         return self
 

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -177,7 +177,12 @@ def test_bfloat16_trains(xlm_r_folder: Path, tmp_path: Path) -> None:
 
 
 def first_step(
-    folder: Path, tmp_path: Path, accumulation: int, monkeypatch: pytest.MonkeyPatch, **posts: list[View]
+    folder: Path,
+    tmp_path: Path,
+    accumulation: int,
+    monkeypatch: pytest.MonkeyPatch,
+    changes: Mapping[str, Any] | None = None,
+    **posts: list[View],
 ) -> list[torch.Tensor]:
     """The gradients that the optimiser gets in its first step, without dropout."""
     gradients: list[torch.Tensor] = []
@@ -197,9 +202,9 @@ def first_step(
     with monkeypatch.context() as patch:
         patch.setattr(ItaTagger, "from_encoder", without_dropout)
         patch.setattr(torch.optim.AdamW, "step", capture)
-        params = small_params(folder, word_dropout=0.0, gradient_accumulation=accumulation, max_grad_norm=1e9)
+        settings = {"word_dropout": 0.0, "gradient_accumulation": accumulation, "max_grad_norm": 1e9, **(changes or {})}
         with pytest.raises(_Stop):
-            run(params, tmp_path / str(accumulation), **posts)
+            run(small_params(folder, **settings), tmp_path / str(accumulation), **posts)
     return gradients
 
 
