@@ -70,9 +70,12 @@ class TaggerModel(Losses):
         self.crf = LinearChainCRF(len(self.labels), allowed_transitions(self.labels), config.exclude_forbidden)
         self.context_layers = None
         if config.context_target is not None:
-            width = self.emission_layer.in_features
             self.context_layers = ContextLayers(
-                width, self.labels, config.context_target, exclude_forbidden=config.exclude_forbidden
+                self.emission_layer.in_features,
+                encoder.config.hidden_size,
+                self.labels,
+                config.context_target,
+                exclude_forbidden=config.exclude_forbidden,
             )
         # Keeps the pooler, which nothing reads, from being trained or asking DDP for its gradient.
         if getattr(encoder, "pooler", None) is not None:

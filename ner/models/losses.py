@@ -134,8 +134,8 @@ class Losses(Relation, PreTrainedModel):
 
         Returns:
             `loss`, with gradient; and detached, means over tweets: `nll_text_only`, `nll_cross_modal`, `alignment`,
-            `teacher`, `context_spans`, each before its weight, where the tagger's mode has them, and those of
-            :meth:`extra_losses`. Each of *Shape:* ().
+            `teacher`, `context_spans`, `context_embedding`, each before its weight, where the tagger's mode has them,
+            and those of :meth:`extra_losses`. Each of *Shape:* ().
 
         Raises:
             ValueError: labels, or a view that the tagger trains on, are missing.
@@ -154,7 +154,8 @@ class Losses(Relation, PreTrainedModel):
             scaled = scales.times(shares.rest)
             loss, terms = self._labelled_loss(text_only, cross_modal, visual, labels, scaled, lesson, target)
             loss = more + loss
-            by_term = {"alignment": shares.alignment, "teacher": shares.teacher, "context_spans": shares.contexts}
+            by_term = {"alignment": shares.alignment, "teacher": shares.teacher}
+            by_term |= dict.fromkeys(("context_spans", "context_embedding"), shares.contexts)
             for name, weight in by_term.items():
                 if name in more_terms:
                     beside = (1 - weight) * terms[name] if name in terms else 0.0

@@ -12,7 +12,8 @@ from ner.bioes import to_scheme
 from ner.models.base import TaggerModel
 from ner.models.context_target import PostTarget
 from ner.models.lessons import PostLesson
-from ner.training import named, processes
+from ner.training import processes
+from ner.training.context_targets import Describe, targets
 from ner.training.pieces import in_pieces, warn_of_pieces
 from ner.training.sampler import Example
 from ner.views import EncodedView, ViewEncoder, ViewName
@@ -80,6 +81,7 @@ def make(
     unlabelled: Sequence[View] = (),
     relation: Sequence[RelationPost] = (),
     say: Callable[[Sequence[View]], Sequence[PostLesson]] | None = None,
+    describe: Describe | None = None,
 ) -> Examples:
     """Examples of posts; those that are too long make several.
 
@@ -90,6 +92,7 @@ def make(
         labelled, unlabelled: as of :func:`parted`.
         relation: posts whose pictures are known to add to their meaning or not to.
         say: what fixed teachers say of posts, where there are some.
+        describe: gives contexts their vectors, where those are learned.
 
     Raises:
         UserError: the tagger's relation or what it learns of contexts has nothing to learn from, or an entity is too
@@ -106,9 +109,9 @@ def make(
         n_not_taught = 0 if params.teacher.posts == "all" else len(with_labels)
         lessons[n_not_taught:] = say([*with_labels, *without][n_not_taught:])
     index = {label: position for position, label in enumerate(model.labels)}
-    targets: Sequence[PostTarget | None] = [None] * len(parts)
+    aims: Sequence[PostTarget | None] = [None] * len(parts)
     if params.learns_context:
-        targets = named.targets([*with_labels, *without], params, index)
+        aims = targets([*with_labels, *without], params, index, describe)
 
     def examples(posts: Sequence[View], names: Sequence[ViewName], begin: int) -> list[Example]:
         encoded = encode_views(names, views, posts)
@@ -117,7 +120,7 @@ def make(
                 {name: every[place] for name, every in encoded.items()},
                 None if post.labels is None else [index[label] for label in to_scheme(post.labels, params.scheme)],
                 lesson=lessons[begin + place],
-                target=targets[begin + place],
+                target=aims[begin + place],
             )
             for place, post in enumerate(posts)
         ]

@@ -1,21 +1,15 @@
 """Spans of a post that its context names with a type in words, as in "Oprah (person)" or "1. Chicago Bulls (NBA team)".
 
-A rule, no model: what stands before a pair of brackets is a name, what stands in it says what that is. How labels are
-learned from this is :mod:`ner.models.context_target`'s.
+A rule, no model: what stands before a pair of brackets is a name, what stands in it says what that is. What is learned
+from this is left to :mod:`ner.training.context_targets`.
 """
 
 import re
-import sys
 import unicodedata
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from ner.bioes import to_scheme
-from ner.models.context_target import OPEN, SILENT, PostTarget
-from ner.training import processes
-from pipeline.core.errors import UserError
-from pipeline.core.records import View
-from pipeline.settings.training import ContextSpansParams, TrainParams
+from pipeline.settings.training import ContextSpansParams
 
 _BRACKETS = re.compile(r"\(([^()]+)\)")
 _ITEM = re.compile(r"(?:^|(?<=[\s:.)\]]))\d{1,3}[.)]\s*|^\s*[-*•]\s+|\n\s*[-*•]\s+")
@@ -143,55 +137,6 @@ def _letters(text: str) -> str:
 
 def _is_mention(tokens: Sequence[str], start: int) -> bool:
     return tokens[start].startswith("@") or (start > 0 and tokens[start - 1] == "@")
-
-
-def targets(posts: Sequence[View], params: TrainParams, index: Mapping[str, int]) -> list[PostTarget]:
-    """What the contexts of posts say, as the labels of a tagger that learns it.
-
-    Args:
-        posts: with contexts.
-        params: the section `train` of params.yaml.
-        index: the position of each of the tagger's labels.
-
-    Raises:
-        UserError: a type is none of the tagger's, or no context names a span with a type.
-    """
-    options = params.context_target.spans
-    known = sorted({label.partition("-")[2] for label in index} - {""})
-    if unknown := [name for name, words in options.types.items() if words and name not in ("O", *known)]:
-        raise UserError(
-            f"train.context_target.spans.types: found {', '.join(unknown)}; expected O, or types of the data set, "
-            f"{', '.join(known)}"
-        )
-    find = NamedSpans(options)
-    found = [find.of(post.tokens, post.context) for post in posts]
-    n_spans = sum(span.type not in (None, "O") for spans in found for span in spans or [])
-    if processes.is_first():
-        n_named = sum(spans is not None for spans in found)
-        print(
-            f"train: contexts name something in {n_named:,} of {len(posts):,} posts, and {n_spans:,} spans of them "
-            "by a type",
-            file=sys.stderr,
-        )
-    if not n_spans:
-        raise UserError(
-            f"train.context_target.spans.weight: {options.weight}, but no context of the {len(posts):,} posts names a "
-            'span of its post with a type of train.context_target.spans.types, as in "Oprah (person)"; set weight: 0, '
-            "or give views a context that does (views.kinds, knowledge.extractor)"
-        )
-    return [
-        PostTarget(None if spans is None else _target(spans, len(post.tokens), params.scheme, index))
-        for spans, post in zip(found, posts, strict=True)
-    ]
-
-
-def _target(spans: Sequence[Span], n_tokens: int, scheme: str, index: Mapping[str, int]) -> list[int]:
-    labels = to_scheme(labels_of(spans, n_tokens), scheme)
-    target = [SILENT if label == "O" else index[label] for label in labels]
-    for start, end, kind, _ in spans:
-        if kind in (None, "O"):
-            target[start:end] = [OPEN if kind is None else index["O"]] * (end - start)
-    return target
 
 
 def labels_of(spans: Sequence[Span], n_tokens: int) -> list[str]:

@@ -29,6 +29,7 @@ from ner.training.callbacks import (
     Relocate,
     patience_is_out,
 )
+from ner.training.context_vectors import ContextVectors
 from ner.training.finite import NotFinite, require_finite
 from ner.training.pieces import counted
 from ner.training.sampler import Example, MixedExamples, collate_examples, collate_mixed
@@ -57,6 +58,7 @@ def train(
     relation: Sequence[RelationPost] = (),
     unlabelled: Sequence[View] = (),
     teachers: Teachers | None = None,
+    contexts: ContextVectors | None = None,
 ) -> dict[str, Any]:
     """Train a tagger and save that of the best epoch (by the mean of the trained views' strict dev micro-F1).
 
@@ -82,6 +84,7 @@ def train(
             are read at the beginning of each epoch.
         unlabelled: views of which only the alignment, what fixed teachers say and what contexts say is learned.
         teachers: the saved taggers that `train.teacher` names, where it names some.
+        contexts: gives contexts their vectors, where `train.context_target` has them learned.
 
     Returns:
         ``{"epochs": trained, "best_epoch": from 1, "chosen_by": "dev_f1" or "last_epoch",
@@ -106,7 +109,8 @@ def train(
             params, encoder, [*labelled, *others], visuals, itertools.chain(_tokens(dev), words)
         )
         say = None if teachers is None else partial(teachers.say, labels=model.labels, device=chosen)
-        found = examples.make(params, model, views, labelled, others, relation, say)
+        describe = None if contexts is None else partial(contexts.of, device=chosen)
+        found = examples.make(params, model, views, labelled, others, relation, say, describe)
         read_first = [*found.relation, *found.labelled]
         dataset: list[Example] | MixedExamples = read_first
         collate: Callable[..., dict[str, Any]] = collate_examples

@@ -101,10 +101,17 @@ class ContextSpansParams(Section):
         return self
 
 
+class ContextEmbeddingParams(Section):
+    """A context as a vector, which the text-only view learns to predict."""
+
+    weight: NonNegativeFloat = 0.0
+
+
 class ContextTargetParams(Section):
     """What contexts say as something that the text-only view learns, in layers that no tagger is saved with."""
 
     spans: ContextSpansParams = ContextSpansParams()
+    embedding: ContextEmbeddingParams = ContextEmbeddingParams()
 
 
 class ItaParams(Section):
@@ -223,7 +230,7 @@ class TrainParams(Section):
     @property
     def learns_context(self) -> bool:
         """Whether the text-only view learns what contexts say."""
-        return self.context_target.spans.weight > 0
+        return self.context_target.spans.weight > 0 or self.context_target.embedding.weight > 0
 
     @property
     def learning_of_contexts(self) -> dict[str, Any] | None:

@@ -18,6 +18,7 @@ from ner.interop.flair import training as flair_training
 from ner.models.registry import tagger_class
 from ner.training import facts, processes, work_folder
 from ner.training import run as training
+from ner.training.context_vectors import ContextVectors
 from ner.training.teachers import Teachers
 from pipeline.core import checkpoints, environments, records
 from pipeline.core.hashes import file_digest, modules_digest
@@ -119,6 +120,9 @@ class Training:
             teachers = _teachers(settings.train, store, self.sources)
             train = partial(train, teachers=teachers)
             hashes |= {"teachers": digest({"teachers": teachers.identities, "shown": teachers.shown})}
+        if settings.train.context_target.embedding.weight:
+            contexts = ContextVectors(settings.train, store, self.encoder.folder, self.encoder.identity)
+            train = partial(train, contexts=contexts)
         if tagger_class(settings.train.model).learns_relation:
             train = partial(train, relation=list(records.read(paths.RELATION, RelationPost, "posts")))
             hashes |= {"relation": file_digest(paths.RELATION)}

@@ -1,10 +1,14 @@
 """Contexts as something to learn: what the text-only view learns of them, of which posts; nothing of it is saved."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -15,13 +19,27 @@ from ner.models.folder import load_tokenizer, view_encoder
 from ner.models.registry import SYSTEMS, tagger_class
 from ner.tagger import Tagger
 from ner.training import examples
+from ner.training.context_vectors import ContextVectors
 from ner.training.sampler import Example, collate_examples
 from pipeline.core.errors import UserError
 from pipeline.core.records import View
+from pipeline.core.store import Store
 from pipeline.settings.training import TrainParams
-from tests.ner.conftest import ambiguous_views, pictured, synthetic_visuals, system_params
+from tests.ner.conftest import ambiguous_views, pictured, small_params, synthetic_visuals, system_params
 from tests.ner.training import test_systems
+from tests.ner.training.test_processes import launch
 from tests.ner.training.test_run import assert_same, first_step, stopped, weights
+
+GRADIENTS = """
+import os, sys, torch, pytest
+from pathlib import Path
+from tests.ner.training.test_context_target import gradients
+torch.set_num_threads(1)
+encoder, folder = map(Path, sys.argv[1:])
+with pytest.MonkeyPatch.context() as patch:
+    found = gradients(encoder, folder / os.environ["RANK"], 1, patch)
+torch.save(found, folder / f"gradients-{os.environ['RANK']}.pt")
+"""
 
 LABELS = scheme_labels([["B-PER", "B-LOC"]])
 TYPES = {"PER": ["person"], "LOC": ["place"], "O": ["verb"]}
@@ -39,11 +57,21 @@ OTHERS = [replace(post, id=f"u{post.id}", labels=None) for post in pictured(know
 
 
 def params(encoder: Path, system: str = "ita", spans: dict[str, Any] | None = None, **changes: Any) -> TrainParams:
-    return system_params(encoder, system, context_target={"spans": SPANS | (spans or {})}, **changes)
+    target = {"spans": SPANS | (spans or {}), "embedding": {"weight": changes.pop("embedding", 0.6)}}
+    return system_params(encoder, system, context_target=target, **changes)
+
+
+@contextmanager
+def vectors(settings: TrainParams, folder: Path) -> Iterator[ContextVectors]:
+    with Store.open(folder / "store") as store:
+        yield ContextVectors(settings, store, settings.encoder, "tiny")
 
 
 def run(settings: TrainParams, folder: Path, **changes: Any) -> dict[str, Any]:
-    return test_systems.run(settings, folder, **{"train": TRAIN, "dev": DEV, "unlabelled": OTHERS, **changes})
+    folder.mkdir(exist_ok=True)
+    data = {"train": TRAIN, "dev": DEV, "unlabelled": OTHERS}
+    with vectors(settings, folder.parent) as contexts:
+        return test_systems.run(settings, folder, **{**data, "contexts": contexts, **changes})
 
 
 def made(
@@ -61,7 +89,9 @@ def made(
     def batch(some: list[Example]) -> dict[str, Any]:
         return collate_examples(some, views.pad_id, model.training_views)
 
-    return model, examples.make(settings, model, views, train, others), batch
+    with vectors(settings, folder) as contexts:
+        describe = partial(contexts.of, device=torch.device("cpu"))
+        return model, examples.make(settings, model, views, train, others, describe=describe), batch
 
 
 def gradient(model: Any, loss: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -77,8 +107,7 @@ def test_spans_have_labels_and_other_words_leave_all_open(xlm_r_folder: Path, tm
     _, found, batch = made(xlm_r_folder, tmp_path, params(xlm_r_folder), [post, silent, listed], [])
     index = {label: place for place, label in enumerate(LABELS)}
     said = [index["B-PER"], index["E-PER"], index["O"], SILENT, OPEN]
-    targets = [example.target for example in found.labelled]
-    assert targets == [PostTarget(said), PostTarget(None), PostTarget([SILENT] * 5)]
+    assert [example.target and example.target.labels for example in found.labelled] == [said, None, [SILENT] * 5]
     target = batch(found.labelled)["target"]
     assert target["named"].tolist() == [True, False, True]
     assert target["labels"].tolist() == [said, [SILENT] * 5, [SILENT] * 5]
@@ -88,11 +117,12 @@ def test_its_loss_is_that_of_a_reader_of_such_recall(xlm_r_folder: Path, tmp_pat
     """Against the enumeration: Σ over label sequences of p(labels | text) · p(what the context names | labels)."""
     model, _, _ = made(xlm_r_folder, tmp_path, params(xlm_r_folder), TRAIN[:3], [])
     layers, mask = model.context_layers, torch.tensor([[True, True, True], [True, True, False], [True, True, False]])
-    vectors = torch.randn(3, 3, layers.emission.in_features)
+    states = torch.randn(3, 3, layers.emission.in_features)
     per = LABELS.index("S-PER")
     said = [PostTarget([per, SILENT, OPEN]), PostTarget([SILENT, SILENT]), PostTarget(None)]
-    loss = layers.losses(vectors, mask, collate_targets(said, [3, 2, 2]))["context_spans"]
-    emissions = layers.emission(vectors)
+    said = [replace(each, vector=np.zeros(32, np.float16)) for each in said]
+    loss = layers.losses(states, mask, collate_targets(said, [3, 2, 2]))["context_spans"]
+    emissions = layers.emission(states)
     n = len(LABELS)
     paths = torch.cartesian_prod(*[torch.arange(n)] * 3)
     log_p = layers.crf.log_likelihood(emissions[:1].expand(len(paths), -1, -1), paths, mask[:1].expand(len(paths), -1))
@@ -117,16 +147,18 @@ def test_the_encoder_learns_from_contexts_of_all_posts_in_the_text_only_view(
     labelled, others = batch(found.labelled), batch(found.unlabelled)
     outputs = model(**labelled, unlabelled=others)
     moved = gradient(model, outputs["loss"])
-    model.context_layers.weight = 0.0
+    weights = model.context_layers.weights
+    model.context_layers.weights = dict.fromkeys(weights, 0.0)
     rest = gradient(model, model(**labelled, unlabelled=others)["loss"])
     assert all(not gradient.any() for name, gradient in rest.items() if name.startswith("context_layers."))
     # By itself, over text-only views of all of them at once.
     every = collate_examples([*found.labelled, *(replace(one, labels=[]) for one in found.unlabelled)], 1)
     with inputs_of(model.emission_layer) as given:
         model.emissions(every["text_only"])
-    loss = model.context_layers.losses(given[0], every["text_only"]["mask"], every["target"])["context_spans"]
-    alone = gradient(model, 0.7 * loss)
-    assert outputs["context_spans"].item() == pytest.approx(loss.item(), rel=1e-5)
+    terms = model.context_layers.losses(given[0], every["text_only"]["mask"], every["target"])
+    assert terms.keys() == weights.keys() == {"context_spans", "context_embedding"}
+    alone = gradient(model, 0.7 * terms["context_spans"] + 0.6 * terms["context_embedding"])
+    assert all(outputs[name].item() == pytest.approx(term.item(), rel=1e-5) for name, term in terms.items())
     assert max(float(each.abs().max()) for name, each in alone.items() if name.startswith("encoder.")) > 1e-3
     own = {f"context_layers.{name}" for name, _ in model.context_layers.named_parameters()}
     assert own <= moved.keys()
@@ -155,16 +187,19 @@ def test_a_stopped_training_goes_on_to_the_same_tagger_which_has_nothing_of_it(
 def test_it_is_learned_and_the_saved_tagger_finds_what_it_found(xlm_r_folder: Path, tmp_path: Path) -> None:
     context = "1. Jordan (person) 2. Paris (place)"
     post = View("1", ["love", "Jordan", "in", "Paris"], ["O", "B-PER", "O", "B-LOC"], context)
+    other = View("2", ["the", "court", "in", "Paris"], ["O", "O", "O", "B-LOC"], "- Paris (place)")
     settings = params(xlm_r_folder, views="text_only", epochs=6)
-    result = run(settings, tmp_path, train=[post] * 16, dev=[post] * 2, unlabelled=[])
+    result = run(settings, tmp_path, train=[post, other] * 8, dev=[post, other], unlabelled=[])
     assert result["dev"]["f1_text_only"] == 1.0
-    assert [one.predicted for one in Tagger.load(tmp_path / "tagger", "cpu").predict([post])] == [post.labels]
-    curve = (tmp_path / "curves/plots/metrics/train/context_spans.tsv").read_text(encoding="utf-8").split()
-    assert float(curve[-1]) < 0.3 * float(curve[3]), curve
+    found = Tagger.load(tmp_path / "tagger", "cpu").predict([post, other])
+    assert [one.predicted for one in found] == [post.labels, other.labels]
+    for name, left in (("spans", 0.3), ("embedding", 0.8)):
+        curve = (tmp_path / f"curves/plots/metrics/train/context_{name}.tsv").read_text(encoding="utf-8").split()
+        assert float(curve[-1]) < left * float(curve[3])
 
 
 def test_off_it_changes_no_weight(xlm_r_folder: Path, tmp_path: Path) -> None:
-    off = run(params(xlm_r_folder, spans={"weight": 0.0}, epochs=1), tmp_path / "off")
+    off = run(params(xlm_r_folder, spans={"weight": 0.0}, embedding=0.0, epochs=1), tmp_path / "off")
     assert off == run(system_params(xlm_r_folder, "ita", epochs=1), tmp_path / "default")
     assert_same(weights(tmp_path / "off"), weights(tmp_path / "default"))
 
@@ -179,8 +214,12 @@ def test_text_alone_learns_from_the_contexts_of_posts_without_labels(xlm_r_folde
 
 
 def gradients(encoder: Path, folder: Path, parts: int, patch: pytest.MonkeyPatch) -> list[torch.Tensor]:
-    posts = {"train": known(ambiguous_views(8, seed=0)), "unlabelled": OTHERS[:8]}
-    return first_step(encoder, folder, parts, patch, {"context_target": {"spans": SPANS}}, **posts)
+    """Those of a step of eight labelled posts, half of which have no context, and eight others, without dropout."""
+    train = [replace(post, context=post.context if n % 2 else "") for n, post in enumerate(TRAIN)]
+    posts = {"train": train, "unlabelled": OTHERS[:8]}
+    changes = {"context_target": {"spans": SPANS, "embedding": {"weight": 0.6}}}
+    with vectors(small_params(encoder), folder.parent) as contexts:
+        return first_step(encoder, folder, parts, patch, changes, **posts, contexts=contexts)
 
 
 def test_gradients_accumulated_in_parts_equal_those_of_one(
@@ -191,6 +230,22 @@ def test_gradients_accumulated_in_parts_equal_those_of_one(
         torch.testing.assert_close(gradient, other, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow  # two processes are started
+def test_two_processes_have_the_gradients_of_one(
+    xlm_r_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = tmp_path / "gradients.py"
+    script.write_text(GRADIENTS, encoding="utf-8")
+    process = launch(script, xlm_r_folder, tmp_path)
+    _, errors = process.communicate(timeout=240)
+    assert process.returncode == 0, errors
+    alone = gradients(xlm_r_folder, tmp_path / "alone", 1, monkeypatch)
+    for rank in (0, 1):
+        together = torch.load(tmp_path / f"gradients-{rank}.pt", weights_only=True)
+        for gradient, other in zip(together, alone, strict=True):
+            torch.testing.assert_close(gradient, other, rtol=1e-5, atol=1e-5)
+
+
 def test_what_cannot_be_learned_is_refused(xlm_r_folder: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="context_target: is learned by the text-only view"):
         params(xlm_r_folder, views="cross_modal")
@@ -198,3 +253,7 @@ def test_what_cannot_be_learned_is_refused(xlm_r_folder: Path, tmp_path: Path) -
         run(params(xlm_r_folder, spans={"types": TYPES | {"ORG": ["team"]}}), tmp_path)
     with pytest.raises(UserError, match=r"no context of the 8 posts names a span of its post.*\(person\)"):
         run(params(xlm_r_folder), tmp_path, train=pictured(ambiguous_views(8, seed=0)), unlabelled=[])
+    alike = [replace(post, context="photo") for post in TRAIN]
+    blank, settings = [replace(post, context=" ") for post in OTHERS], params(xlm_r_folder, spans={"weight": 0.0})
+    with pytest.raises(UserError, match="8 of 19 posts have a context, and no two contexts differ"):
+        run(settings, tmp_path, train=alike, unlabelled=blank)

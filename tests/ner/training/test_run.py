@@ -182,7 +182,7 @@ def first_step(
     accumulation: int,
     monkeypatch: pytest.MonkeyPatch,
     changes: Mapping[str, Any] | None = None,
-    **posts: list[View],
+    **data: Any,
 ) -> list[torch.Tensor]:
     """The gradients that the optimiser gets in its first step, without dropout."""
     gradients: list[torch.Tensor] = []
@@ -204,7 +204,7 @@ def first_step(
         patch.setattr(torch.optim.AdamW, "step", capture)
         settings = {"word_dropout": 0.0, "gradient_accumulation": accumulation, "max_grad_norm": 1e9, **(changes or {})}
         with pytest.raises(_Stop):
-            run(small_params(folder, **settings), tmp_path / str(accumulation), **posts)
+            run(small_params(folder, **settings), tmp_path / str(accumulation), **data)
     return gradients
 
 
