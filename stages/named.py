@@ -39,10 +39,10 @@ def found(split: str, posts: list[View], options: ContextSpansParams) -> list[st
     every = [span for some in spans for span in some or []]
     lines = [
         f"{split}: {sum(some is not None for some in spans):,} of {len(posts):,} posts have a context that names "
-        f"something; {len(every):,} spans, {sum(span.type not in (None, 'O') for span in every):,} of them of a type"
+        f"something; {len(every):,} spans of them, {sum(span.type not in (None, 'O') for span in every):,} with a type"
     ]
     labelled = [(post, some) for post, some in zip(posts, spans, strict=True) if post.labels is not None]
-    if labelled:
+    if labelled and every:
         gold = [post.labels or [] for post, _ in labelled]
         scores = score(gold, [labels_of(some or [], len(post.tokens)) for post, some in labelled])["conlleval"]
         lines += [

@@ -71,8 +71,8 @@ def _labels(
     if processes.is_first():
         n_named = sum(spans is not None for spans in found)
         print(
-            f"train: contexts name something in {n_named:,} of {len(posts):,} posts, and {n_spans:,} spans of them "
-            "by a type",
+            f"train: {n_named:,} of {len(posts):,} posts have a context that names something, and "
+            f"{n_spans:,} spans of them have a type by that",
             file=sys.stderr,
         )
     if not n_spans:

@@ -31,12 +31,12 @@ def test_it_says_how_right_names_are_and_which_words_mean_no_type(
         records.write(paths.VIEWS / f"{split}.jsonl", views)
     named.main()
     assert capsys.readouterr().out.splitlines() == [
-        "train: 1 of 2 posts have a context that names something; 3 spans, 2 of them of a type",
+        "train: 1 of 2 posts have a context that names something; 3 spans of them, 2 with a type",
         "  micro: precision 50.0, recall 25.0, F1 33.3 (4 entities)",
         "  LOC: precision 0.0, recall 0.0, F1 0.0 (2 entities)",
         "  ORG: precision 0.0, recall 0.0, F1 0.0 (0 entities)",
         "  PER: precision 100.0, recall 50.0, F1 66.7 (2 entities)",
         "  of no type: preposition (1)",
-        "unlabelled: 1 of 1 posts have a context that names something; 3 spans, 2 of them of a type",
+        "unlabelled: 1 of 1 posts have a context that names something; 3 spans of them, 2 with a type",
         "  of no type: preposition (1)",
     ]
