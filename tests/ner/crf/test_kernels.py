@@ -15,6 +15,7 @@ from torch import Tensor
 from ner.bioes import allowed_transitions
 from ner.crf import recursions
 from ner.crf.chain import LinearChainCRF
+from ner.crf.evidence import log_evidence
 
 triton = pytest.importorskip("triton", reason="needs Triton")
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
@@ -67,6 +68,8 @@ def test_the_crf_is_the_same_on_kernels_as_on_a_cpu(scale: float, monkeypatch: p
     crf = LinearChainCRF(5, allowed_transitions(labels)).double()
     views = [(torch.randn(3, 6, 5, dtype=torch.float64) * scale).requires_grad_() for _ in range(2)]
     weights = torch.randn(2, 3, 6, 5, dtype=torch.float64)
+    seen = torch.rand(3, 6, 5).log().masked_fill(torch.rand(3, 6, 5) < 0.5, -torch.inf)
+    seen[..., 0] = 0.0  # so that something is possible
 
     def outcome(device: str) -> list[Tensor]:
         crf.to(device)
@@ -77,9 +80,10 @@ def test_the_crf_is_the_same_on_kernels_as_on_a_cpu(scale: float, monkeypatch: p
             (one.masked_fill(one.isinf(), 0.0) * weight).sum()
             for one, weight in zip(marginals, weights.to(device), strict=True)
         )
-        objective = likelihood.sum() + known + crf.kl(teacher, student, mask, 2.0).sum()
+        evidence = log_evidence(crf, student, seen.to(device), mask)
+        objective = likelihood.sum() + known + crf.kl(teacher, student, mask, 2.0).sum() + evidence.sum()
         gradients = torch.autograd.grad(objective, [*views, *crf.parameters()])
-        return [each.cpu() for each in (likelihood, *marginals, *gradients)]
+        return [each.cpu() for each in (likelihood, *marginals, evidence, *gradients)]
 
     wanted = outcome("cpu")
     monkeypatch.setattr(recursions, "KERNEL_DEVICES", {DEVICE})
