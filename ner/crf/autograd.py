@@ -4,7 +4,6 @@ The recursions and their derivatives are :mod:`ner.crf.recursions`'s; here they 
 scores are too far apart for the linear one. What the scores mean is left to :mod:`ner.crf.chain`.
 """
 
-from collections.abc import Sequence
 from typing import Any, cast
 
 import torch
@@ -12,7 +11,6 @@ from torch import Tensor
 
 from ner.crf.recursions import (
     Chain,
-    LogMessages,
     ScaledMessages,
     grad_of_log_marginals,
     log_marginals_of,
@@ -31,8 +29,8 @@ class ChainFunction(torch.autograd.Function):
         ∂ log Z / ∂ emission_t[k]       = P(y_t = k | x)
         ∂ log Z / ∂ transition[i, j]    = Σ_t P(y_{t-1} = i, y_t = j | x)
 
-    That of the log-marginals is :func:`ner.crf.recursions.grad_of_log_marginals`. Only chains whose scores' range
-    exceeds float64's exponents are recomputed in the log domain under autograd.
+    That of the log-marginals is :func:`ner.crf.recursions.grad_of_log_marginals`. In the log domain, on a GPU and for
+    scores whose range exceeds float64's exponents, autograd differentiates the recursions themselves.
     """
 
     @staticmethod
@@ -65,18 +63,20 @@ class ChainFunction(torch.autograd.Function):
         if labels is not None:
             gold = labels.masked_fill(~inside.T, 0)
             score = path_score(chain, gold, inside.T)
-        # What backward does not need is not kept.
-        ctx.save_for_backward(lengths, inside, gold, *(scores if ctx.messages is None else ()))
-        messages = log_messages(chain) if ctx.messages is None else ctx.messages
-        if n_rows is None:
-            return messages.log_partition, score, None, None
-        if isinstance(messages, LogMessages):
-            log_marginals = log_marginals_of(messages).masked_fill(~inside.T.unsqueeze(-1), -torch.inf)
+        ctx.save_for_backward(lengths, inside, gold)
+        if ctx.messages is None:
+            ctx.log_domain = LogDomain(chain, inside.T, n_rows)
+            log_partition, log_marginals = ctx.log_domain.results()
         else:
-            log_marginals = unary_marginals(messages, inside.to(messages.forward.dtype)).log_().permute(2, 0, 1)
+            log_partition, log_marginals = ctx.messages.log_partition, None
+            if n_rows is not None:
+                weights = inside.to(ctx.messages.forward.dtype)
+                log_marginals = unary_marginals(ctx.messages, weights).log_().permute(2, 0, 1)
+        if log_marginals is None:
+            return log_partition, score, None, None
         moving, others = log_marginals[:n_rows], log_marginals[n_rows:]
         ctx.mark_non_differentiable(others)
-        return messages.log_partition, score, moving, others
+        return log_partition, score, moving, others
 
     @staticmethod
     @torch.autograd.function.once_differentiable
@@ -95,12 +95,11 @@ class ChainFunction(torch.autograd.Function):
             grad_score: gradient of the labels' score, *Shape:* (batch,).
             grad_log_marginals: gradient of the log-marginals, *Shape:* (n_rows, length, n_labels).
         """
-        lengths, is_inside, gold, *scores = ctx.saved_tensors
+        lengths, is_inside, gold = ctx.saved_tensors
         rows, last = torch.arange(len(lengths), device=lengths.device), lengths - 1
         if ctx.messages is None:
-            grad_emissions, grad_transitions, grad_start, grad_stop = _autograd_gradient(
-                lengths, scores, grad_partition, grad_log_marginals
-            )
+            gradients = ctx.log_domain.gradients(grad_partition, grad_log_marginals)
+            grad_emissions, grad_transitions, grad_start, grad_stop = gradients
             grad_emissions, grad_transitions = grad_emissions.permute(1, 2, 0), grad_transitions.contiguous()
         else:
             inside = is_inside.to(ctx.messages.forward.dtype)
@@ -126,6 +125,52 @@ class ChainFunction(torch.autograd.Function):
             grad_start,
             grad_stop,
         )
+
+
+class LogDomain:
+    """What is asked of a chain in the log domain, with autograd's graph of it kept for the gradients.
+
+    Args:
+        chain: the scores.
+        inside: True on tokens, *Shape:* (batch, length).
+        n_rows: of how many sequences the log-marginals carry a gradient; None: no log-marginals are wanted.
+    """
+
+    def __init__(self, chain: Chain, inside: Tensor, n_rows: int | None) -> None:
+        with torch.enable_grad():
+            emissions, transitions, start, stop = (score.detach().double().requires_grad_() for score in chain[:4])
+            self.leaves = [emissions, transitions, start, stop]
+            messages = log_messages(Chain(emissions, transitions, start, stop, chain.lengths))
+            self.log_partition, self.log_marginals, self.moving = messages.log_partition, None, None
+            if n_rows is not None:
+                self.log_marginals = log_marginals_of(messages)
+                self.moving = self.log_marginals[:n_rows]
+        self.inside = inside.unsqueeze(-1)
+
+    def results(self) -> tuple[Tensor, Tensor | None]:
+        """log Z and log-marginals, -inf behind a sequence's end, *Shapes:* (batch,), (batch, length, n_labels)."""
+        if self.log_marginals is None:
+            return self.log_partition.detach(), None
+        return self.log_partition.detach(), self.log_marginals.detach().masked_fill(~self.inside, -torch.inf)
+
+    def gradients(self, grad_partition: Tensor | None, grad_log_marginals: Tensor | None) -> tuple[Tensor, ...]:
+        """Gradients with respect to emissions, transitions, start and stop, of the shapes of those.
+
+        Args:
+            grad_partition: gradient of log Z, *Shape:* (batch,).
+            grad_log_marginals: gradient of the first sequences' log-marginals, *Shape:* (n_rows, length, n_labels).
+        """
+        outputs, gradients = [], []
+        if grad_partition is not None:
+            outputs.append(self.log_partition)
+            gradients.append(grad_partition)
+        if grad_log_marginals is not None and self.moving is not None:
+            impossible = self.moving.isinf() | ~self.inside[: len(self.moving)]
+            outputs.append(self.moving)
+            gradients.append(grad_log_marginals.masked_fill(impossible, 0.0))
+        if not outputs:
+            return tuple(torch.zeros_like(leaf) for leaf in self.leaves)
+        return torch.autograd.grad(outputs, self.leaves, gradients, retain_graph=True, materialize_grads=True)
 
 
 def _scaled_gradient(
@@ -176,39 +221,6 @@ def path_score(chain: Chain, labels: Tensor, inside: Tensor) -> Tensor:
 def _moves(labels: Tensor, n_labels: int) -> Tensor:
     """Positions of the labels' transitions in the flattened matrix, *Shape:* (batch, length - 1)."""
     return labels[:, :-1] * n_labels + labels[:, 1:]
-
-
-def _autograd_gradient(
-    lengths: Tensor, scores: Sequence[Tensor], grad_partition: Tensor | None, grad_log_marginals: Tensor | None
-) -> tuple[Tensor, ...]:
-    """Gradients from autograd of the recursions in the log domain.
-
-    Args:
-        lengths: the sequences' lengths, *Shape:* (batch,).
-        scores: emissions, transitions, start and stop.
-        grad_partition: gradient of log Z, *Shape:* (batch,).
-        grad_log_marginals: gradient of the first sequences' log-marginals, *Shape:* (n_rows, length, n_labels).
-
-    Returns:
-        gradients of `scores`, of their shapes.
-    """
-    with torch.enable_grad():
-        leaves = [score.detach().double().requires_grad_() for score in scores]
-        messages = log_messages(Chain(leaves[0], leaves[1], leaves[2], leaves[3], lengths))
-        outputs, gradients = [], []
-        if grad_partition is not None:
-            outputs.append(messages.log_partition)
-            gradients.append(grad_partition)
-        if grad_log_marginals is not None:
-            n_rows = len(grad_log_marginals)
-            log_marginals = log_marginals_of(messages)
-            outputs.append(log_marginals[:n_rows])
-            inside = torch.arange(log_marginals.shape[1], device=lengths.device) < lengths[:, None]
-            impossible = (log_marginals.isinf() | ~inside.unsqueeze(-1))[:n_rows]
-            gradients.append(grad_log_marginals.masked_fill(impossible, 0.0))
-        if not outputs:
-            return tuple(torch.zeros_like(leaf) for leaf in leaves)
-        return torch.autograd.grad(outputs, leaves, gradients, materialize_grads=True)
 
 
 def log_partition(chain: Chain, mixing: int | None) -> Tensor:
