@@ -65,7 +65,8 @@ class ChainFunction(torch.autograd.Function):
             score = path_score(chain, gold, inside.T)
         ctx.save_for_backward(lengths, inside, gold)
         if ctx.messages is None:
-            ctx.log_domain = LogDomain(chain, inside.T, n_rows)
+            differentiated = any(ctx.needs_input_grad) and not torch.is_inference_mode_enabled()
+            ctx.log_domain = LogDomain(chain, inside.T, n_rows, differentiated)
             log_partition, log_marginals = ctx.log_domain.results()
         else:
             log_partition, log_marginals = ctx.messages.log_partition, None
@@ -134,11 +135,14 @@ class LogDomain:
         chain: the scores.
         inside: True on tokens, *Shape:* (batch, length).
         n_rows: of how many sequences the log-marginals carry a gradient; None: no log-marginals are wanted.
+        differentiated: whether gradients will be asked for.
     """
 
-    def __init__(self, chain: Chain, inside: Tensor, n_rows: int | None) -> None:
-        with torch.enable_grad():
-            emissions, transitions, start, stop = (score.detach().double().requires_grad_() for score in chain[:4])
+    def __init__(self, chain: Chain, inside: Tensor, n_rows: int | None, differentiated: bool) -> None:
+        with torch.set_grad_enabled(differentiated):
+            emissions, transitions, start, stop = (
+                score.detach().double().requires_grad_(differentiated) for score in chain[:4]
+            )
             self.leaves = [emissions, transitions, start, stop]
             messages = log_messages(Chain(emissions, transitions, start, stop, chain.lengths))
             self.log_partition, self.log_marginals, self.moving = messages.log_partition, None, None

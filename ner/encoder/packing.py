@@ -1,11 +1,10 @@
 """Encoder passes over sub-tokens laid end to end: what is padding in a batch costs no linear layer, norm or activation.
 
-Only attention, a small part of the work at a tweet's length, is padded, each view by itself; on a GPU not even that,
-but where scores to some sub-tokens are changed. Behind the last attention only the sub-tokens that are read go on. What
-is encoded, and what for, is left to :mod:`ner.models`.
+Only attention, a small part of the work at a tweet's length, is padded, each view by itself. Behind the last attention
+only the sub-tokens that are read go on. What is encoded, and what for, is left to
+:mod:`ner.models`.
 """
 
-import itertools
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -24,8 +23,6 @@ from ner.views import EncodedView, ViewBatch, collate
 from pipeline.core.machine import is_out_of_memory
 
 ATTENTION = "sightread_packed"
-RAGGED_DEVICES = frozenset({"cuda"})
-"""Those that torch has fused attention on for windows of different lengths."""
 _TRIED = (3, 40, 11)  # sub-tokens of the windows that an encoder is tried on
 _NOISE = 1e-3  # relative to the largest value: far above what another order of additions makes
 _wanted: ContextVar[Tensor | None] = ContextVar("wanted", default=None)
@@ -44,15 +41,6 @@ class Block(NamedTuple):
     """added to the scores of what is attended to, -inf on padding, *Shape:* (W, 1, 1, S)."""
 
 
-class Ragged(NamedTuple):
-    """W windows of a pass that lie one behind the other in its row of T sub-tokens, and attend to all of their own."""
-
-    offsets: Tensor
-    """where each begins, and behind the last one T, *Shape:* (W + 1,)."""
-    longest: int
-    """none has more sub-tokens."""
-
-
 class Part(NamedTuple):
     """Windows of one pass, in the order of its row: W windows of at most S places, of which T are filled."""
 
@@ -68,8 +56,6 @@ class Part(NamedTuple):
     """added to attention scores to each place, -inf on padding, *Shape:* (W, S)."""
     wanted: Tensor
     """those of the T whose hidden states are read, *Shape:* (N,)."""
-    lengths: Tensor | None = None
-    """of the windows, where their T lie window by window and only padding has a bias; else None, *Shape:* (W,)."""
 
 
 def first_position(encoder: torch.nn.Module) -> int:
@@ -192,7 +178,7 @@ def part_of(windows: Windows, wanted: Tensor) -> Part:
     """
     places, mask = windows.places, windows.attention_mask
     bias = torch.zeros(mask.shape, device=mask.device).masked_fill_(mask == 0, -torch.inf)
-    return Part(windows.input_ids.flatten()[places], places, places % mask.shape[1], None, bias, wanted, mask.sum(1))
+    return Part(windows.input_ids.flatten()[places], places, places % mask.shape[1], None, bias, wanted)
 
 
 def encode_parts(encoder: PreTrainedModel, parts: Sequence[Part]) -> Tensor:
@@ -205,33 +191,22 @@ def encode_parts(encoder: PreTrainedModel, parts: Sequence[Part]) -> Tensor:
     Returns:
         hidden states, part after part, *Shape:* (N of all parts, hidden_width).
     """
+    blocks, wanted, begin = [], [], 0
+    heads = torch.arange(encoder.config.num_attention_heads, device=parts[0].places.device)
+    for part in parts:
+        width = part.bias.shape[1]
+        rows = ((part.places // width)[:, None] * len(heads) + heads) * width + (part.places % width)[:, None]
+        blocks.append(Block(begin, begin + len(part.places), rows.flatten(), part.bias[:, None, None]))
+        wanted.append(begin + part.wanted)
+        begin += len(part.places)
     inputs = torch.cat([part.inputs for part in parts])[None]
-    begins = list(itertools.accumulate([len(part.places) for part in parts], initial=0))
-    arguments: dict[str, Any] = {"inputs_embeds" if inputs.is_floating_point() else "input_ids": inputs}
+    arguments = {"inputs_embeds" if inputs.is_floating_point() else "input_ids": inputs}
     if any(part.types is not None for part in parts):
         kinds = [torch.zeros_like(part.positions) if part.types is None else part.types for part in parts]
         arguments["token_type_ids"] = torch.cat(kinds)[None]
     positions = torch.cat([part.positions for part in parts]) + first_position(encoder.get_submodule("embeddings"))
-    lengths = [part.lengths for part in parts if part.lengths is not None]
-    if inputs.device.type in RAGGED_DEVICES and len(lengths) == len(parts):
-        offsets = torch.nn.functional.pad(torch.cat(lengths).cumsum(0), (1, 0))
-        arguments["ragged"] = Ragged(offsets, max(part.bias.shape[1] for part in parts))
-    else:
-        arguments["blocks"] = _blocks(parts, begins, encoder.config.num_attention_heads)
-    wanted = torch.cat([begin + part.wanted for begin, part in zip(begins, parts, strict=False)])
-    with wanted_alone(wanted):
-        return encoder(position_ids=positions[None], **arguments).last_hidden_state[0]
-
-
-def _blocks(parts: Sequence[Part], begins: Sequence[int], n_heads: int) -> list[Block]:
-    """Where the parts lie in the row of a pass, each from its begin on."""
-    heads = torch.arange(n_heads, device=parts[0].places.device)
-    blocks = []
-    for begin, part in zip(begins, parts, strict=False):
-        width = part.bias.shape[1]
-        rows = ((part.places // width)[:, None] * n_heads + heads) * width + (part.places % width)[:, None]
-        blocks.append(Block(begin, begin + len(part.places), rows.flatten(), part.bias[:, None, None]))
-    return blocks
+    with wanted_alone(torch.cat(wanted)):
+        return encoder(position_ids=positions[None], blocks=blocks, **arguments).last_hidden_state[0]
 
 
 def attention(
@@ -243,10 +218,9 @@ def attention(
     dropout: float = 0.0,
     scaling: float | None = None,
     blocks: Sequence[Block] | None = None,
-    ragged: Ragged | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """Self-attention within each window of `blocks` or `ragged`; without either transformers' own, on padded batches.
+    """Self-attention within each window of `blocks`; without them transformers' own, on padded batches.
 
     Args:
         module: the attention layer.
@@ -257,15 +231,12 @@ def attention(
         dropout: probability that a weight is zeroed.
         scaling: of the scores; None: 1 / sqrt(head_width).
         blocks: where the windows lie among the T sub-tokens.
-        ragged: likewise, without padding.
         kwargs: for transformers' own attention.
 
     Returns:
         mixed values, *Shape:* (1, T, n_heads, head_width).
         None, in the place of the weights.
     """
-    if ragged is not None:
-        return _attend_ragged(query, key, value, ragged, dropout, scaling), None
     if blocks is None:
         return sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
@@ -276,20 +247,6 @@ def attention(
         for block, q, k, v in zip(blocks, *padded, strict=True)
     ]
     return _Unpadded.apply(blocks, *mixed), None
-
-
-def _attend_ragged(
-    query: Tensor, key: Tensor, value: Tensor, ragged: Ragged, dropout: float, scaling: float | None
-) -> Tensor:
-    """Attention without padding; shapes as of :func:`attention`."""
-    query, key, value = (
-        torch.nested.nested_tensor_from_jagged(
-            each[0].transpose(0, 1), ragged.offsets, min_seqlen=1, max_seqlen=ragged.longest
-        ).transpose(1, 2)
-        for each in (query, key, value)
-    )
-    mixed = scaled_dot_product_attention(query, key, value, dropout_p=dropout, scale=scaling)
-    return mixed.transpose(1, 2).values()[None]
 
 
 def _pad(values: Tensor, blocks: Sequence[Block]) -> tuple[Tensor, ...]:

@@ -262,15 +262,7 @@ class Iie4mnerTagger(TaggerModel):
             padded: Tensor = self.encoder(ids, attention_mask=view["attention_mask"]).last_hidden_state
             return padded
         every = torch.arange(len(places), device=places.device)
-        part = packing.Part(
-            ids.flatten()[places],
-            places,
-            places % ids.shape[1],
-            types=None,
-            bias=bias[:, 0, 0],
-            wanted=every,
-            lengths=view["attention_mask"].sum(1),
-        )
+        part = packing.Part(ids.flatten()[places], places, places % ids.shape[1], None, bias[:, 0, 0], every)
         hidden = packing.encode_parts(self.encoder, [part])
         return hidden.new_zeros(ids.numel(), hidden.shape[-1]).index_copy(0, places, hidden).view(*ids.shape, -1)
 

@@ -156,7 +156,7 @@ class ItaTagger(TaggerModel):
         part = packing.part_of(windows, windows.firsts)
         behind = torch.arange(part.bias.shape[1], device=part.bias.device) > windows.closings[:, None]
         open_to = torch.where(behind, gates[windows.tweets][:, None], 0.0)
-        part = part._replace(bias=torch.where(windows.attention_mask != 0, open_to, -torch.inf), lengths=None)
+        part = part._replace(bias=torch.where(windows.attention_mask != 0, open_to, -torch.inf))
         if self.packs:
             return packing.encode_parts(self.encoder, [part])
         part = part._replace(inputs=self.encoder.get_input_embeddings()(part.inputs))

@@ -347,3 +347,14 @@ def test_mixing_of_bioes_takes_three_steps() -> None:
     assert steps_to_mix(allowed_transitions(MANY_LABELS)[0]) == 3
     assert steps_to_mix(torch.ones(4, 4, dtype=torch.bool)) == 1
     assert steps_to_mix(torch.eye(2, dtype=torch.bool)) is None
+
+
+@pytest.mark.parametrize("scale", SCALES)
+def test_inference_mode_gives_the_same(scale: float) -> None:
+    crf = random_crf()
+    emissions, mask = random_batch(scale)
+    recorded = crf.log_partition_and_marginals(emissions.requires_grad_(), mask)
+    with torch.inference_mode():
+        found = crf.log_partition_and_marginals(emissions.detach(), mask)
+    for ours, wanted in zip(found, recorded, strict=True):
+        assert torch.equal(ours, wanted.detach())

@@ -1,7 +1,6 @@
 """Encoder passes without padding against padded ones, and the dropout that goes with them."""
 
 from concurrent.futures import ThreadPoolExecutor
-from typing import cast
 
 import pytest
 import torch
@@ -50,13 +49,8 @@ def padded(model: PreTrainedModel, view: ViewBatch) -> Tensor:
 PACKED = ("bert", "camembert", "electra", "roberta", "xlm-roberta")
 
 
-@pytest.mark.parametrize("ragged", [False, True])
 @pytest.mark.parametrize("model_type", PACKED)
-def test_a_packed_pass_gives_the_padded_ones_states_and_gradients(
-    model_type: str, ragged: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    if ragged:  # as on a GPU
-        monkeypatch.setattr(packing, "RAGGED_DEVICES", {"cpu"})
+def test_a_packed_pass_gives_the_padded_ones_states_and_gradients(model_type: str) -> None:
     model = encoder(model_type)
     views = [batch([[4], [9, 9, 2], [1], [6]]), batch([[4], [20], [1], [3, 3]])]
     wanted = torch.cat([padded(model, view) for view in views])
@@ -81,31 +75,6 @@ def test_a_packed_pass_gives_the_padded_ones_states_and_gradients(
         some = model(input_ids=views[0]["input_ids"], attention_mask=views[0]["attention_mask"]).last_hidden_state
     some = some.view_as(whole) * views[0]["mask"].unsqueeze(-1)
     torch.testing.assert_close(some, whole, rtol=1e-4, atol=1e-5)
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-4), (torch.bfloat16, 3e-2)])
-def test_a_gpu_gives_the_same_without_padding(
-    dtype: torch.dtype, tolerance: float, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    model = encoder("xlm-roberta")
-    assert packing.try_out(model)
-    model.cuda()
-    views = [batch([[4], [9, 9, 2], [1], [6]]), batch([[4], [20], [1], [3, 3]])]
-    moved = [
-        cast("ViewBatch", {name: cast("Tensor", values).cuda() for name, values in view.items()}) for view in views
-    ]
-    found = []
-    for devices in ({"cuda"}, set[str]()):
-        monkeypatch.setattr(packing, "RAGGED_DEVICES", devices)
-        model.zero_grad()
-        with torch.autocast("cuda", dtype, enabled=dtype != torch.float32):
-            hidden = packing.encode_packed(model, moved)
-        hidden.float().square().sum().backward()
-        found.append([hidden.float(), *(each.grad for each in model.parameters() if each.grad is not None)])
-    for ours, padded_ones in zip(*found, strict=True):
-        scale = padded_ones.abs().max()
-        torch.testing.assert_close(ours, padded_ones, rtol=0, atol=tolerance * float(scale))
 
 
 def test_threads_do_not_meet_in_a_pass() -> None:
