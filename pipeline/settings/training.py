@@ -76,7 +76,7 @@ _TYPE_WORDS: dict[str, TypeWords] = {
     "PER": ["person", "player", "athlete", "artist", "actor", "singer", "author", "politician"],
     "LOC": ["location", "place", "country", "city", "state", "region", "venue", "landmark"],
     "ORG": ["organization", "company", "brand", "team", "club", "institution", "band", "party"],
-    "O": ["year", "date", "time", "topic", "concept", "activity", "position", "hashtag"],
+    "O": ["year", "date", "topic", "concept", "activity", "sport", "object", "hashtag"],
 }
 """What texts call types, by the type; O: what they call that is no entity."""
 
