@@ -6,6 +6,7 @@ are learned, :mod:`ner.models.context_target`'s.
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -27,7 +28,7 @@ def targets(
     """What the contexts of posts say, as far as a tagger is to learn it.
 
     Args:
-        posts: with contexts.
+        posts: with contexts; those of labelled ones teach nothing where `train.context_target.posts` says so.
         params: the section `train` of params.yaml.
         index: the position of each of the tagger's labels.
         describe: gives contexts their vectors, where those are learned.
@@ -38,6 +39,8 @@ def targets(
     """
     nothing = [None] * len(posts)
     options = params.context_target
+    if options.posts == "unlabelled":
+        posts = [post if post.labels is None else replace(post, context="") for post in posts]
     labels: Sequence[Sequence[int] | None] = nothing
     if options.spans.weight:
         labels = _labels(posts, options.spans, params.scheme, index)
@@ -107,7 +110,8 @@ def _centred(vectors: Sequence[np.ndarray | None]) -> list[np.ndarray]:
     """
     every = [vector for vector in vectors if vector is not None]
     mean = np.mean(every, 0, np.float32) if every else np.zeros(1, np.float32)
-    centred = [np.zeros_like(mean) if vector is None else vector - mean for vector in vectors]
+    nothing = np.zeros(mean.shape, np.float16)
+    centred = [nothing if vector is None else (vector - mean).astype(np.float16) for vector in vectors]
     if not any(np.abs(vector).max() > 1e-4 for vector in centred):
         raise UserError(
             f"train.context_target.embedding.weight is above 0, but {len(every):,} of {len(vectors):,} posts have a "

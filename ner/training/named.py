@@ -11,8 +11,8 @@ from typing import NamedTuple
 
 from pipeline.settings.training import ContextSpansParams
 
-_BRACKETS = re.compile(r"\(([^()]+)\)")
-_ITEM = re.compile(r"(?:^|(?<=[\s:.)\]]))\d{1,3}[.)]\s*|^\s*[-*•]\s+|\n\s*[-*•]\s+")
+_BRACKETS = re.compile(r"\(([^()]{1,200})\)")
+_ITEM = re.compile(r"(?:^|(?<=[\s:.)\]]))\d{1,3}[.)]\s*|(?:^|\n)[^\S\n]*[-*•]\s+")
 _ALTERNATIVES = re.compile(r"[/,;&]|\bor\b|\band\b")
 _BEHIND_HEAD = re.compile(
     r"\b(?:of|in|for|at|on|from|by|with|to|near|within|who|that|which|where|whose|known|called|named|located|based)\b"

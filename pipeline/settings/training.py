@@ -110,6 +110,7 @@ class ContextEmbeddingParams(Section):
 class ContextTargetParams(Section):
     """What contexts say as something that the text-only view learns, in layers that no tagger is saved with."""
 
+    posts: Literal["all", "unlabelled"] = "all"
     spans: ContextSpansParams = ContextSpansParams()
     embedding: ContextEmbeddingParams = ContextEmbeddingParams()
 
@@ -237,7 +238,7 @@ class TrainParams(Section):
         """How it does, as JSON values (:class:`ner.models.context_target.ContextLayers`); None where it does not."""
         if not self.learns_context:
             return None
-        return self.context_target.model_dump(mode="json", exclude={"spans": {"mentions", "types"}})
+        return self.context_target.model_dump(mode="json", exclude={"posts": True, "spans": {"mentions", "types"}})
 
     @property
     def word_vectors(self) -> Path | None:

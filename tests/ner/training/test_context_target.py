@@ -213,6 +213,17 @@ def test_text_alone_learns_from_the_contexts_of_posts_without_labels(xlm_r_folde
     assert any(not torch.equal(one[name], other[name]) for name in one)
 
 
+def test_contexts_of_labelled_posts_teach_nothing_where_those_of_the_others_are_asked_for(
+    xlm_r_folder: Path, tmp_path: Path
+) -> None:
+    target = {"posts": "unlabelled", "spans": SPANS, "embedding": {"weight": 0.6}}
+    settings = system_params(xlm_r_folder, "ita", context_target=target)
+    model, found, batch = made(xlm_r_folder, tmp_path, settings, TRAIN[:4], OTHERS[:4])
+    for examples_, teach in ((found.labelled, False), (found.unlabelled, True)):
+        terms = model(**{**batch(examples_), "labels": torch.zeros_like(batch(examples_)["target"]["labels"])})
+        assert (terms["context_spans"] > 0) == (terms["context_embedding"] > 0) == teach
+
+
 def gradients(encoder: Path, folder: Path, parts: int, patch: pytest.MonkeyPatch) -> list[torch.Tensor]:
     """Those of a step of eight labelled posts, half of which have no context, and eight others, without dropout."""
     train = [replace(post, context=post.context if n % 2 else "") for n, post in enumerate(TRAIN)]

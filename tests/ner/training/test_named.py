@@ -107,6 +107,8 @@ def test_spans_as_labels() -> None:
 
 def test_brackets_by_the_thousand_take_no_time() -> None:
     assert found("Jordan", "((((" * 50_000 + "1. " * 50_000 + "a " * 50_000) is None
+    assert found("Jordan", "\n" * 50_000 + " " * 50_000 + "1. Jordan (person)") == [("Jordan", "PER")]
+    assert found("Jordan", f"Jordan ({'a ' * 50_000}) Jordan (person)") == [("Jordan", "PER")]
     assert found("Jordan", "1. Jordan (person)" * 5_000) == [("Jordan", "PER")]
 
 
