@@ -38,13 +38,13 @@ run(system_params(encoder, system, epochs=4), folder)
 GRADIENTS = """
 import os, sys, torch, pytest
 from pathlib import Path
-from ner.models import base
+from ner.models import losses
 from tests.ner.training.test_systems import first_gradients
 torch.set_num_threads(1)
 system, encoder, folder, in_turn = sys.argv[1], *map(Path, sys.argv[2:4]), sys.argv[4]
 with pytest.MonkeyPatch.context() as patch:
     if os.environ["RANK"] in in_turn:  # one view's activations at a time, as of batches that are not small
-        patch.setattr(base, "SMALL", 0)
+        patch.setattr(losses, "SMALL", 0)
     gradients = first_gradients(system, encoder, folder / os.environ["RANK"], patch)
 torch.save(gradients, folder / f"gradients-{os.environ['RANK']}.pt")
 """
