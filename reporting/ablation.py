@@ -1,80 +1,95 @@
-"""``make ablation``: a grid of systems × seeds as DVC experiments → report/ablation.html and report/ablation.md.
+"""``make ablation``: a grid of systems × seeds as DVC experiments → report/ablation.html, .md, .tex and .json.
 
-DVC runs what a cell changes and takes the rest from its run cache, which also makes an interrupted grid go on where it
-was: the finished cells come back in seconds.
+DVC runs what a cell changes and takes the rest from its run cache. So an interrupted grid goes on where it was, and a
+finished one, run again, trains nothing: its cells come back in seconds.
 """
 
 import argparse
-import json
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from ner.scoring.f1 import MICRO, READINGS
+from ner.scoring.comparison import RunScore
+from ner.scoring.f1 import READINGS
+from pipeline.core import records
 from pipeline.core.errors import UserError, run_cli
-from pipeline.core.files import read_jsonl
-from pipeline.settings import yaml
-from pipeline.settings.params import Split
+from pipeline.core.records import Prediction
+from pipeline.settings import params, yaml
+from pipeline.settings.params import EvaluateParams
 from reporting import backup, page
 from reporting.ablation_tables import OUTPUT, Runs, write
 from reporting.backup import PARAMS
-from reporting.grid import GRID, TARGET, Grid, command, read_grid
+from reporting.grid import GRID, SEED, TARGET, Grid, command, read_grid, require_runnable
 from reporting.scores import NAMES
 
-EVALUATION, PREDICTIONS = Path("metrics/evaluation.json"), Path("data/predictions")
+PREDICTIONS = Path("data/predictions")
 
 
 def run(grid: Grid, name: str) -> dict[str, Runs]:
     """Run the whole grid, or what of it has not been run, writing the tables after every cell.
 
     Raises:
-        UserError: the pipeline or a cell fails.
+        UserError: the pipeline or a cell fails, or the split has no labels.
     """
     found = {system: Runs() for system in grid.systems}
-    cells = [(system, seed) for seed in grid.seeds for system in grid.systems]
-    gold: list[list[str]] = []
+    cells = {f"{name}-{system}-s{seed}": (system, seed) for seed in grid.seeds for system in grid.systems}
     with _params_put_back():
-        for number, (system, seed) in enumerate(cells, 1):
+        settings = params.load(PARAMS).evaluate
+        _forget(cells)
+        for number, (experiment, (system, seed)) in enumerate(cells.items(), 1):
             begin = time.monotonic()
             backup.put_back()  # an experiment leaves its settings there: the next must not inherit them
-            changes = {**grid.params, **grid.systems[system].params, "train.seed": seed}
+            changes = {**grid.changes(system), SEED: seed}
             backup.expect(changes)
-            _dvc(command(f"{name}-{system}-s{seed}", changes), f"{system}, seed {seed}")
-            gold = _collect(found[system], grid.split)
-            write(grid, gold, found)
-            strict = {condition: values[-1] for condition, values in found[system].f1["strict"].items()}
+            _dvc(command(experiment, changes), f"{system}, seed {seed}")
+            n_posts = _collect(found[system], grid.split, settings)
+            write(grid, n_posts, found, settings)
+            strict = {condition: scores[-1].f1 for condition, scores in found[system].scores["strict"].items()}
             print(
                 f"[{number}/{len(cells)}] {system}, seed {seed}: "
-                + ", ".join(f"{condition} {f1:.2f}" for condition, f1 in strict.items())
+                + ", ".join(f"{condition} {100 * f1:.2f}" for condition, f1 in strict.items())
                 + f" ({page.duration(time.monotonic() - begin)})",
                 flush=True,
             )
     return found
 
 
-def _collect(runs: Runs, split: Split) -> list[list[str]]:
-    """Note what the cell in the workspace scored; return its gold labels."""
-    scores = json.loads(EVALUATION.read_text(encoding="utf-8"))[split]
+def _forget(names: Collection[str]) -> None:
+    """Remove experiments of these names, whose places DVC else refuses; what they computed stays in its run cache."""
+    there = [name for name in _dvc(["exp", "list", "--name-only"], "the list of experiments").split() if name in names]
+    if there:
+        _dvc(["exp", "remove", *there], "an earlier run's experiments")
+
+
+def _collect(runs: Runs, split: str, settings: EvaluateParams) -> int:
+    """Note what the cell in the workspace scores; return of how many posts.
+
+    Raises:
+        UserError: the split has no labels.
+    """
     trained_on_text = yaml.load(PARAMS).values["train"]["views"] == "text_only"
-    for reading in READINGS:
-        for condition in NAMES:
-            if condition in scores and not (trained_on_text and condition != "text_only"):
-                by_condition = runs.f1.setdefault(reading, {})
-                by_condition.setdefault(condition, []).append(100 * scores[condition][reading][MICRO]["f1"])
-    rows = list(read_jsonl(PREDICTIONS / f"{split}.text_only.jsonl"))
-    runs.predicted.append([row["predicted"] for row in rows])
-    return [row["labels"] for row in rows]
+    n_posts = 0
+    for condition in NAMES:
+        path = PREDICTIONS / f"{split}.{condition}.jsonl"
+        if not path.exists() or (trained_on_text and condition != "text_only"):
+            continue
+        rows = list(records.read(path, Prediction, "evaluate"))
+        gold, predicted = [row.labels for row in rows if row.labels is not None], [row.predicted for row in rows]
+        if not gold:
+            raise UserError(f"split: {split} has no labels, so nothing can be scored; name a split that has some")
+        for reading in READINGS:
+            score = RunScore.of(gold, predicted, reading, settings.bootstrap_samples, settings.bootstrap_seed)
+            runs.scores.setdefault(reading, {}).setdefault(condition, []).append(score)
+        n_posts = len(rows)
+    return n_posts
 
 
 @contextmanager
 def _params_put_back() -> Iterator[None]:
     """Bring the pipeline up to date, and leave params.yaml and the results as they were, however this ends."""
-    if backup.exists():
-        backup.put_back()
-        print(f"{PARAMS} put back: an ablation was killed before it could", file=sys.stderr)
     _dvc(["repro", TARGET], "the pipeline, before the grid")
     backup.take()
     try:
@@ -85,7 +100,12 @@ def _params_put_back() -> Iterator[None]:
     _dvc(["repro", TARGET], "the results as they were")  # from the run cache
 
 
-def _dvc(arguments: Sequence[str], what: str) -> None:
+def _dvc(arguments: Sequence[str], what: str) -> str:
+    """Run a command of DVC's; return what it said.
+
+    Raises:
+        UserError: it failed.
+    """
     done = subprocess.run(
         [sys.executable, "-m", "dvc", *arguments],
         stdout=subprocess.PIPE,
@@ -98,6 +118,7 @@ def _dvc(arguments: Sequence[str], what: str) -> None:
         raise UserError(
             f"{what}: `dvc {' '.join(arguments)}` failed; its last lines:\n" + "\n".join(done.stdout.splitlines()[-15:])
         )
+    return done.stdout
 
 
 def main() -> None:
@@ -106,8 +127,12 @@ def main() -> None:
     parser.add_argument("grid", type=Path, nargs="?", default=GRID, metavar="GRID", help="[%(default)s]")
     arguments = parser.parse_args()
     grid = read_grid(arguments.grid)
+    if backup.exists():
+        backup.put_back()
+        print(f"{PARAMS} put back: an ablation was killed before it could", file=sys.stderr)
+    require_runnable(grid, arguments.grid)
     run(grid, arguments.grid.stem)
-    print(f"{OUTPUT / 'ablation.html'}, {OUTPUT / 'ablation.md'}")
+    print(", ".join(str(OUTPUT / f"ablation.{ending}") for ending in ("html", "md", "tex")))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
-"""The tables of an ablation: each system's mean and spread over seeds, and the test of its text-only view.
+"""The tables of an ablation: each system's mean and spread over seeds, and the tests of both its views.
 
-``report/ablation.html``, ``.md`` and ``.json``. :mod:`reporting.ablation` runs the experiments.
+``report/ablation.html``, ``.md``, ``.tex`` and ``.json``. :mod:`reporting.ablation` runs the experiments,
+:mod:`reporting.ablation_formats` says how a table reads.
 """
 
 import statistics
@@ -8,12 +9,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ner.scoring.comparison import compare_runs
+from ner.scoring.comparison import RunScore, compare_drawn, sign_flip
 from ner.scoring.f1 import READINGS
 from pipeline.core.files import atomic_write, write_json
 from pipeline.core.labels import Reading
-from pipeline.settings.params import Condition
-from reporting import page
+from pipeline.settings.params import Condition, EvaluateParams
+from reporting import ablation_formats, page
+from reporting.ablation_formats import TESTED, Contrast, Row
 from reporting.grid import Grid
 from reporting.scores import NAMES
 
@@ -22,115 +24,92 @@ OUTPUT = Path("report")
 
 @dataclass(slots=True)
 class Runs:
-    """What is known of one system: F1 by reading, condition and seed, and predicted labels of its text-only view."""
+    """What is known of one system: scores by reading, condition and seed."""
 
-    f1: dict[str, dict[Condition, list[float]]] = field(default_factory=dict)
-    predicted: list[list[list[str]]] = field(default_factory=list)
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """A row of a table: (mean, standard deviation or None) of each condition in points, and the test of text_only."""
-
-    name: str
-    title: str
-    seeds: int
-    cells: dict[Condition, tuple[float, float | None] | None]
-    difference: float | None
-    interval: tuple[float, float] | None
-    p_value: float | None
+    scores: dict[Reading, dict[Condition, list[RunScore]]] = field(default_factory=dict)
 
 
-def table(grid: Grid, gold: Sequence[Sequence[str]], found: Mapping[str, Runs], reading: Reading) -> list[Row]:
+def table(grid: Grid, found: Mapping[str, Runs], reading: Reading, confidence: float) -> list[Row]:
     """The rows of systems that have been run, under one reading."""
     rows = []
-    base = found[grid.baseline]
+    base = found[grid.baseline].scores.get(reading, {}).get("text_only", [])
     for name, system in grid.systems.items():
-        runs = found[name]
-        if not runs.predicted:
+        scores = found[name].scores.get(reading, {})
+        if not scores:
             continue
-        cells = {condition: _spread(runs.f1[reading].get(condition)) for condition in NAMES}
-        shared = min(len(runs.predicted), len(base.predicted))  # of a grid under way, the seeds that both have run
-        test = None
-        if name != grid.baseline and shared:
-            test = compare_runs(gold, base.predicted[:shared], runs.predicted[:shared])[reading]
+        tests = {
+            view: _tested(base, scores.get(view, []), confidence)
+            for view in TESTED
+            if (name, view) != (grid.baseline, "text_only")
+        }
         rows.append(
             Row(
                 name,
                 system.title,
-                len(runs.predicted),
-                cells,
-                None if test is None else 100 * test["difference"],
-                None if test is None else (100 * test["difference_ci"][0], 100 * test["difference_ci"][1]),
-                None if test is None else test["p_value"],
+                max(map(len, scores.values())),
+                {condition: _spread(scores.get(condition, [])) for condition in NAMES},
+                {view: test for view, test in tests.items() if test is not None},
             )
         )
     return rows
 
 
-def _spread(values: Sequence[float] | None) -> tuple[float, float | None] | None:
+def _spread(scores: Sequence[RunScore]) -> tuple[float, float | None] | None:
+    values = [100 * score.f1 for score in scores]
     if not values:
         return None
     return statistics.mean(values), statistics.stdev(values) if len(values) > 1 else None
 
 
-def write(grid: Grid, gold: Sequence[Sequence[str]], found: Mapping[str, Runs]) -> None:
-    """Write report/ablation.html, report/ablation.md and report/ablation.json of what has been run so far."""
-    tables = {reading: table(grid, gold, found, reading) for reading in READINGS}
+def _tested(base: Sequence[RunScore], other: Sequence[RunScore], confidence: float) -> Contrast | None:
+    """A view against the baseline, by the seeds that both have run: of a grid under way, not all."""
+    shared = min(len(base), len(other))
+    if not shared:
+        return None
+    base, other = base[:shared], other[:shared]
+    by_seed = [100 * (two.f1 - one.f1) for one, two in zip(base, other, strict=True)]
+    p_seeds = sign_flip(by_seed) if shared > 1 else None
+    if not len(base[0].drawn):
+        return Contrast(statistics.mean(by_seed), None, None, p_seeds)
+    drawn = compare_drawn(base, other, confidence)
+    low, high = drawn["difference_ci"]
+    return Contrast(100 * drawn["difference"], (100 * low, 100 * high), drawn["p_value"], p_seeds)
+
+
+def write(grid: Grid, n_posts: int, found: Mapping[str, Runs], settings: EvaluateParams) -> None:
+    """Write report/ablation.html, .md, .tex and .json of what has been run so far.
+
+    Args:
+        grid: what is run.
+        n_posts: how many posts the split has.
+        found: scores by system.
+        settings: what was drawn for the bootstrap.
+    """
+    tables = {reading: table(grid, found, reading, settings.confidence) for reading in READINGS}
+    conditions = [
+        condition for condition in NAMES if any(row.cells[condition] for rows in tables.values() for row in rows)
+    ]
+    legend = ablation_formats.legend(grid, settings)
     page.write_assets(OUTPUT / "assets")
     shown = (
         page.environment()
         .get_template("ablation.html.j2")
-        .render(grid=grid, tables=tables, legend=legend(grid), n_posts=len(gold))
+        .render(grid=grid, tables=tables, conditions=conditions, tested=TESTED, legend=legend, n_posts=n_posts)
     )
-    with atomic_write(OUTPUT / "ablation.html") as file:
-        file.write(shown)
-    with atomic_write(OUTPUT / "ablation.md") as file:
-        file.write(markdown(grid, tables))
-    write_json(OUTPUT / "ablation.json", {name: runs.f1 for name, runs in found.items()})
-
-
-def markdown(grid: Grid, tables: Mapping[Reading, Sequence[Row]]) -> str:
-    """The tables as Markdown."""
-    lines = [f"# {grid.title}", "", legend(grid), ""]
-    for reading, rows in tables.items():
-        lines += [
-            f"{reading} micro-F1 on {grid.split}:",
-            "",
-            f"| system | {' | '.join(NAMES.values())} | Δ text-only | p |",
-            f"|---|{'---|' * (len(NAMES) + 2)}",
-        ]
-        for row in rows:
-            figures = [_cell(row.cells[condition]) for condition in NAMES]
-            lines.append(
-                f"| {row.title.replace('|', '/')} | {' | '.join(figures)} | {_difference(row)} | "
-                f"{'–' if row.p_value is None else f'{row.p_value:.3f}'} |"
-            )
-        lines.append("")
-    return "\n".join(lines)
-
-
-def legend(grid: Grid) -> str:
-    """What the figures of a table are."""
-    spread = (
-        f"Mean ± standard deviation over {len(grid.seeds)} seeds"
-        if len(grid.seeds) > 1
-        else f"One seed ({grid.seeds[0]})"
+    for ending, text in (
+        ("html", shown),
+        ("md", ablation_formats.markdown(grid, tables, conditions, legend)),
+        ("tex", ablation_formats.latex(grid, tables, conditions, legend)),
+    ):
+        with atomic_write(OUTPUT / f"ablation.{ending}") as file:
+            file.write(text)
+    write_json(
+        OUTPUT / "ablation.json",
+        {
+            name: {
+                reading: {condition: [100 * score.f1 for score in scores] for condition, scores in by_condition.items()}
+                for reading, by_condition in runs.scores.items()
+            }
+            for name, runs in found.items()
+        },
     )
-    return (
-        f"{spread}, in points. Δ: the text-only view against {grid.systems[grid.baseline].title}, with its 95 % "
-        "confidence interval and p of a paired bootstrap over posts (one-sided, all seeds together)."
-    )
-
-
-def _cell(spread: tuple[float, float | None] | None) -> str:
-    if spread is None:
-        return "–"
-    mean, deviation = spread
-    return f"{mean:.1f}" if deviation is None else f"{mean:.1f} ± {deviation:.1f}"
-
-
-def _difference(row: Row) -> str:
-    if row.difference is None or row.interval is None:
-        return "–"
-    return f"{row.difference:+.1f} [{row.interval[0]:+.1f}, {row.interval[1]:+.1f}]".replace("-", "−")

@@ -1,20 +1,26 @@
 """The grid of an ablation: systems × seeds, read from a YAML file and checked, each cell a DVC experiment."""
 
+import copy
+import difflib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from ner.scoring.comparison import MOST_SEEDS
+from pipeline.checks.check import problems
 from pipeline.core.errors import UserError
-from pipeline.settings import yaml
+from pipeline.settings import params, yaml
 from pipeline.settings.mistakes import describe
-from pipeline.settings.params import Split
+from pipeline.settings.training import MOST_SEED
+from reporting.backup import PARAMS
 
 GRID = Path("ablation.yaml")
 TARGET = "evaluate"
+SEED = "train.seed"
 
 Value = str | int | float | bool | None | list[str]
 
@@ -32,11 +38,19 @@ class Grid(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
     title: str
-    seeds: Annotated[list[int], Field(min_length=1)]
-    split: Split = "test"
+    seeds: Annotated[list[Annotated[int, Field(ge=0, le=MOST_SEED)]], Field(min_length=1, max_length=MOST_SEEDS)]
+    split: Literal["dev", "test"] = "test"
     baseline: str
     params: dict[str, Value] = Field(default_factory=dict)
     systems: Annotated[dict[str, System], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _seeds_once(self) -> "Grid":
+        if len(set(self.seeds)) != len(self.seeds):
+            raise ValueError("seeds: names a seed twice")
+        if any(SEED in changes for changes in (self.params, *(system.params for system in self.systems.values()))):
+            raise ValueError(f"params: sets {SEED}, which is each of `seeds` in turn; leave it out")
+        return self
 
     @model_validator(mode="after")
     def _baseline_is_there(self) -> "Grid":
@@ -46,6 +60,10 @@ class Grid(BaseModel):
             if not re.fullmatch(r"[A-Za-z0-9-]+", name):
                 raise ValueError(f"systems: {name!r}: a name is of letters, digits and hyphens: experiments bear it")
         return self
+
+    def changes(self, system: str) -> dict[str, Value]:
+        """What a system changes of params.yaml, by dotted key, the seed left out."""
+        return {**self.params, **self.systems[system].params}
 
 
 def read_grid(path: Path) -> Grid:
@@ -61,6 +79,59 @@ def read_grid(path: Path) -> Grid:
         return Grid.model_validate(values)
     except ValidationError as error:
         raise UserError("\n".join(describe(error, Grid, str(path), lines))) from None
+
+
+def require_runnable(grid: Grid, path: Path) -> None:
+    """Check every cell before anything runs: that params.yaml has its keys, takes its values and names what is there.
+
+    Args:
+        grid: what is to run.
+        path: the file that it is from.
+
+    Raises:
+        UserError: with a line for every problem, of params.yaml first.
+    """
+    document = yaml.load(PARAMS)
+    found = list(problems(params.validated(document, str(PARAMS)), str(PARAMS), document.lines))
+    if not found:
+        lines = yaml.load(path).lines
+        for name in grid.systems:
+            changes = grid.changes(name)
+            at = {key: lines.get(f"systems.{name}.params.{key}") or lines[f"params.{key}"] for key in changes}
+            cell = copy.deepcopy(document)
+            found += [f"{problem} (system {name})" for problem in _problems(cell, changes, str(path), at)]
+    if found:
+        raise UserError("\n".join(found))
+
+
+def _problems(document: yaml.Document, changes: Mapping[str, Value], source: str, at: dict[str, int]) -> Iterator[str]:
+    """What is wrong with params where settings are changed, which stand on the lines `at` of the file `source`."""
+    known = True
+    for key, value in changes.items():
+        *parents, last = key.split(".")
+        section: Any = document.values
+        for parent in parents:
+            section = section.get(parent) if isinstance(section, dict) else None
+        if not isinstance(section, dict) or last not in section:
+            known = False
+            near = difflib.get_close_matches(key, document.lines, 1)
+            hint = f"; is {near[0]} meant?" if near else ""
+            yield (
+                f"{source}:{at[key]}: {key}: {PARAMS} has no such key, and an experiment changes only what is "
+                f"there{hint}"
+            )
+        else:
+            section[last] = value
+    if not known:
+        return
+    try:
+        settings = params.validated(yaml.Document(document.values, at), source)
+    except UserError as error:
+        yield from str(error).splitlines()
+        return
+    if "text_only" not in settings.evaluate.conditions:
+        yield f"{source}: evaluate.conditions: lacks text_only, by which systems are compared"
+    yield from problems(settings, source, at)
 
 
 def override(key: str, value: Value) -> str:
@@ -79,6 +150,6 @@ def _literal(value: Value) -> str:
 
 
 def command(name: str, changes: Mapping[str, Value]) -> list[str]:
-    """The arguments of `dvc` that run one cell."""
+    """The arguments of `dvc` that run one cell; without --force, which would also repeat what has not changed."""
     settings = [part for key, value in changes.items() for part in ("-S", override(key, value))]
-    return ["exp", "run", "--force", "--name", name, *settings, TARGET]
+    return ["exp", "run", "--name", name, *settings, TARGET]

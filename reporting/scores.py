@@ -151,7 +151,7 @@ def _differences(results: Results, split: Split) -> list[Difference]:
             [row.predicted for row in rows],
             samples=settings.bootstrap_samples,
             confidence=settings.confidence,
-            seed=settings.shuffle_seed,
+            seed=settings.bootstrap_seed,
         )
         for reading in _READINGS:
             pair = pairs[reading]

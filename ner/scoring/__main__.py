@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ner.scoring.comparison import compare, overlap_scores
-from ner.scoring.f1 import score
+from ner.scoring.f1 import CONFIDENCE, SAMPLES, SEED, score
 from ner.scoring.matching import match
 from pipeline.core.errors import UserError, run_cli
 from pipeline.core.records import Post
@@ -31,9 +31,9 @@ def table(scores: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str:
 
 def comparison_table(results: Mapping[str, Mapping[str, Any]]) -> str:
     """Differences as a text table, in points of F1."""
-    lines = [f"{'OTHER - PREDICTED':<18} {'f1':>9} {'p':>9}"]
+    lines = [f"{'OTHER - PREDICTED':<18} {'f1':>9} {'p, 1-sided':>10}"]
     lines += [
-        f"{reading:<18} {100 * row['difference']:>+9.2f} {row['p_value']:>9.4f}{_bounds(row['difference_ci'])}"
+        f"{reading:<18} {100 * row['difference']:>+9.2f} {row['p_value']:>10.4f}{_bounds(row['difference_ci'])}"
         for reading, row in results.items()
     ]
     return "\n".join(lines)
@@ -65,9 +65,11 @@ def main() -> None:
         "--label-column", type=int, default=2, metavar="N", help="which column holds the labels [%(default)s]"
     )
     parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
-    parser.add_argument("--bootstrap-samples", type=int, default=1000, metavar="N", help="0: no interval [%(default)s]")
-    parser.add_argument("--confidence", type=float, default=0.95, help="of the intervals [%(default)s]")
-    parser.add_argument("--seed", type=int, default=0, help="of the bootstrap [%(default)s]")
+    parser.add_argument(
+        "--bootstrap-samples", type=int, default=SAMPLES, metavar="N", help="0: no interval [%(default)s]"
+    )
+    parser.add_argument("--confidence", type=float, default=CONFIDENCE, help="of the intervals [%(default)s]")
+    parser.add_argument("--seed", type=int, default=SEED, help="of the bootstrap [%(default)s]")
     arguments = parser.parse_args()
     samples, confidence, seed = arguments.bootstrap_samples, arguments.confidence, arguments.seed
     if samples < 0 or not 0 < confidence < 1 or seed < 0:

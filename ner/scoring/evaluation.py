@@ -104,7 +104,7 @@ def evaluate(
                 [prediction.predicted for prediction in predictions],
                 bootstrap_samples=params.bootstrap_samples,
                 confidence=params.confidence,
-                seed=params.shuffle_seed,
+                seed=params.bootstrap_seed,
             )
         )
         results[condition] = scores, predictions

@@ -16,6 +16,8 @@ from pipeline.core.records import Score, Scores
 
 READINGS: tuple[Reading, ...] = ("conlleval", "strict")
 MICRO = "micro"
+SAMPLES, CONFIDENCE, SEED = 1000, 0.95, 1
+"""Of a bootstrap, unless told otherwise: the defaults of `evaluate`, so that the same files give the same intervals."""
 _BLOCK = 1000  # bootstrap samples computed at once
 
 
@@ -24,8 +26,8 @@ def score(
     predicted: Sequence[Sequence[str]],
     *,
     bootstrap_samples: int = 0,
-    confidence: float = 0.95,
-    seed: int = 0,
+    confidence: float = CONFIDENCE,
+    seed: int = SEED,
 ) -> Scores:
     """Score predicted IOB2 labels against gold ones.
 

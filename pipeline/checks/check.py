@@ -6,7 +6,7 @@ together with the disk: data files, checkpoints, free space. Every problem found
 
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -44,40 +44,50 @@ def check(path: str | Path = "params.yaml", try_encoder: Callable[[TrainParams],
         UserError: with a line for every problem.
     """
     settings, lines = params.load(path), params.key_lines(path)
-
-    def at(key: str) -> str:
-        return f"{path}:{lines[key]}: {key}: " if key in lines else f"{path}: {key}: "
-
+    at = _at(str(path), lines)
     for key, slip in slips(settings):
         print(f"warning: {at(key)}{slip}", file=sys.stderr)
-    problems = list(_problems(settings, str(path), lines, at))
+    found = list(problems(settings, str(path), lines))
     for key, problem, certain in findings(settings):
         if certain:
-            problems.append(at(key) + problem)
+            found.append(at(key) + problem)
         else:
             print(f"warning: {at(key)}{problem}", file=sys.stderr)
-    if not problems and (found := _pictures(settings)):
-        problem, certain = found
+    if not found and (of_pictures := _pictures(settings)):
+        problem, certain = of_pictures
         if certain:
-            problems.append(at("data.images") + problem)
+            found.append(at("data.images") + problem)
         else:
             print(f"warning: {at('data.images')}{problem}", file=sys.stderr)
-    if not problems and try_encoder is not None:
+    if not found and try_encoder is not None:
         for problem in _caught(partial(try_encoder, settings.train)):
             key = _TEACHERS if problem.startswith(_TEACHERS) else "train.encoder"
-            problems.append(at(key) + problem.removeprefix(f"{key}: "))
-    if problems:
-        raise UserError("\n".join(problems))
+            found.append(at(key) + problem.removeprefix(f"{key}: "))
+    if found:
+        raise UserError("\n".join(found))
     return settings
 
 
-def _problems(settings: Params, path: str, lines: dict[str, int], at: Callable[[str], str]) -> Iterator[str]:
+def _at(source: str, lines: Mapping[str, int]) -> Callable[[str], str]:
+    """What stands before a problem with a dotted key: file, line and key."""
+    return lambda key: f"{source}:{lines[key]}: {key}: " if key in lines else f"{source}: {key}: "
+
+
+def problems(settings: Params, source: str, lines: dict[str, int]) -> Iterator[str]:
+    """What params name and is not there, a line each; without what takes longer to look at (:func:`check` does).
+
+    Args:
+        settings: params.
+        source: the file that they are from, for messages.
+        lines: dotted key → line of that file.
+    """
+    at = _at(source, lines)
     for key, problem in _data_problems(settings):
         yield at(key) + problem
     for kind in KINDS:
         section = getattr(settings, kind).model_dump()
         try:
-            choice = registry.choose(kind, section, path, lines)
+            choice = registry.choose(kind, section, source, lines)
         except UserError as error:
             yield from str(error).splitlines()
             continue

@@ -164,6 +164,7 @@ class EvaluateParams(Section):
     conditions: Annotated[list[Condition], Field(min_length=1)]
     shuffle_seed: NonNegativeInt = 1
     bootstrap_samples: NonNegativeInt = 1000
+    bootstrap_seed: NonNegativeInt = 1
     confidence: Annotated[float, Field(gt=0, lt=1)] = 0.95
     attention: bool = False
 

@@ -2,18 +2,25 @@
 
 import json
 import re
+import shutil
+import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from ner.scoring.comparison import RunScore, compare_runs
 from pipeline.core.errors import UserError
 from pipeline.settings import yaml
+from pipeline.settings.params import EvaluateParams
+from reporting import ablation_tables
+from reporting.ablation_formats import Contrast, escaped, legend
 from reporting.ablation_tables import Runs, table
-from reporting.grid import Grid, Value, override, read_grid
+from reporting.grid import Grid, Value, override, read_grid, require_runnable
 from tests.conftest import ROOT
 from tests.project import Project, kill_group, wait_for
 
-GRID = {
+GRID: dict[str, Any] = {
     "title": "<b>Two systems</b>",
     "seeds": [1, 2],
     "baseline": "text",
@@ -51,6 +58,9 @@ def test_the_shipped_grid_is_whole() -> None:
     [
         ({"baseline": "none"}, "baseline: no system 'none'; there are: text, ocr"),
         ({"seeds": []}, "seeds: "),
+        ({"seeds": [1, 2, 1]}, "seeds: names a seed twice"),
+        ({"params": {"train.seed": 3}}, "params: sets train.seed, which is each of `seeds` in turn"),
+        ({"split": "train"}, "split: found 'train', expected 'dev' or 'test'"),
         ({"seed": 1}, "grid.yaml:17: seed: unknown key; expected one of title, seeds, split"),
         ({"systems": {"a b": {"title": ""}, "text": {"title": ""}}}, "'a b': a name is of letters"),
     ],
@@ -62,20 +72,110 @@ def test_a_bad_grid_is_named(change: dict[str, object], message: str, tmp_path: 
         read_grid(path)
 
 
-def test_rows_have_means_spreads_and_the_test_of_the_text_only_view() -> None:
+@pytest.fixture
+def runnable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder like a checkout's, as far as cells are checked; returns the grid's file in it."""
+    for name in ("sample", "checkpoints", "envs"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    shutil.copy(ROOT / "params.yaml", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path / "grid.yaml"
+
+
+def test_mistakes_in_cells_are_found_before_anything_runs(runnable: Path) -> None:
+    wrong: list[tuple[str, Value, str]] = [
+        (
+            "train.aligment",
+            "none",
+            "10: train.aligment: params.yaml has no such key, and an experiment changes only "
+            "what is there; is train.alignment meant?",
+        ),
+        ("train.alignment.form", "none", "14: train.alignment.form: params.yaml has no such key"),
+        ("train.alignment", "marginals", "18: train.alignment: found 'marginals', expected 'marginal', "),
+        ("train.stride", 600, "22: train.stride: 600 is too much"),
+        ("objects.transformers.threshold", "high", "26: objects.transformers.threshold: found 'high'"),
+        ("train.encoder", "checkpoints/lost", "30: train.encoder: checkpoint checkpoints/lost"),
+        ("train.teacher.taggers", ["checkpoints/no"], "train.teacher.taggers: checkpoints/no: no such folder"),
+        ("evaluate.conditions", ["cross_modal"], " evaluate.conditions: lacks text_only"),
+    ]
+    systems = {f"s{place}": {"title": "", "params": {key: value}} for place, (key, value, _) in enumerate(wrong)}
+    runnable.write_text(yaml.dump({**GRID, "baseline": "s0", "systems": systems}), encoding="utf-8")
+    with pytest.raises(UserError) as caught:
+        require_runnable(read_grid(runnable), runnable)
+    lines = str(caught.value).splitlines()
+    assert len(lines) == len(wrong)
+    for place, (line, (_, _, message)) in enumerate(zip(lines, wrong, strict=True)):
+        assert line.startswith(f"{runnable}:")
+        assert message in line
+        assert line.endswith(f" (system s{place})")
+
+
+@pytest.mark.parametrize("name", ["ablation.yaml"])
+def test_the_cells_of_a_shipped_grid_can_run(name: str, runnable: Path) -> None:
+    require_runnable(read_grid(ROOT / name), ROOT / name)
+
+
+def test_rows_have_means_spreads_and_tests_of_both_views_by_shared_seeds() -> None:
     gold = [["B-PER", "O"]] * 40
-    wrong, right = [["O", "O"]] * 40, gold
+    right, half, nothing = gold, [*gold[:20], *[["O", "O"]] * 20], [["O", "O"]] * 40
+
+    def scores(*runs: list[list[str]]) -> list[RunScore]:
+        return [RunScore.of(gold, run, "strict", 200, 3) for run in runs]
+
     found = {
-        "text": Runs({"strict": {"text_only": [50.0, 54.0]}}, [right[:20] + wrong[:20], wrong]),
-        "ocr": Runs({"strict": {"text_only": [60.0], "cross_modal": [70.0]}}, [right]),
+        "text": Runs({"strict": {"text_only": scores(half, nothing)}}),
+        "ocr": Runs({"strict": {"text_only": scores(right), "cross_modal": scores(right)}}),
     }
-    text, ocr = table(Grid.model_validate(GRID), gold, found, "strict")
-    assert text.cells["text_only"] == (52.0, pytest.approx(8**0.5))
-    assert (text.cells["cross_modal"], text.difference) == (None, None)
-    assert ocr.cells["cross_modal"] == (70.0, None)
-    assert ocr.difference == pytest.approx(100 * (1 - 2 * 20 / 60))  # of the first seed, which both have run
-    assert ocr.p_value is not None
-    assert ocr.p_value < 0.01
+    text, ocr = table(Grid.model_validate(GRID), found, "strict", 0.9)
+    assert text.cells["text_only"] == (pytest.approx(100 / 3), pytest.approx(200 / 3 / 2**0.5))
+    assert (text.cells["cross_modal"], text.tests) == (None, {})
+    assert ocr.cells["cross_modal"] == (100.0, None)
+    drawn = compare_runs(gold, [half], [right], samples=200, confidence=0.9, seed=3)["strict"]  # the first seed alone
+    low, high = drawn["difference_ci"]
+    assert drawn["difference"] == pytest.approx(1 - 2 * 20 / 60)
+    wanted = Contrast(100 * drawn["difference"], (100 * low, 100 * high), drawn["p_value"], None)
+    assert ocr.tests == {"text_only": wanted, "cross_modal": wanted}
+    assert drawn["p_value"] < 0.01
+
+
+@pytest.mark.parametrize("samples", [100, 0])
+def test_the_tables_are_written_in_each_format(samples: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ablation_tables, "OUTPUT", tmp_path)
+    gold = [["B-PER", "O"]] * 8
+    grid = Grid.model_validate(GRID)
+    settings = EvaluateParams(conditions=["text_only"], bootstrap_samples=samples, bootstrap_seed=7)
+
+    def scores(*right: int) -> list[RunScore]:
+        return [RunScore.of(gold, [*gold[:n], *[["O", "O"]] * (8 - n)], "strict", samples, 7) for n in right]
+
+    found = {"text": Runs({"strict": {"text_only": scores(4, 5)}}), "ocr": Runs()}
+    found["ocr"].scores["strict"] = {"text_only": scores(6, 7), "cross_modal": scores(7, 8)}
+    ablation_tables.write(grid, len(gold), found, settings)
+    written = {
+        ending: (tmp_path / f"ablation.{ending}").read_text(encoding="utf-8") for ending in ("html", "md", "tex")
+    }
+    spread = "89.5 ± 5.4"  # of 12/14 and 14/15
+    assert f"| {spread} |" in written["md"]
+    assert f"& {escaped(spread)} &" in written["tex"]
+    assert '89.5<span class="ci">± 5.4</span>' in written["html"]
+    for text in written.values():
+        assert ("bootstrap seed 7" in text) == ("one-sided" in text) == bool(samples)
+        assert "0.500" in text, "of two seeds that both agree, 2 of 4 choices of signs are as far from 0"
+        assert "shuffled" not in text, "nothing was scored under it"
+    assert "<b>" not in written["html"]
+    rows = [line.split("&") for line in written["tex"].splitlines() if "&" in line and "caption" not in line]
+    (columns,) = set(re.findall(r"begin{tabular}{(l?r+)}", written["tex"]))
+    assert {len(row) for row in rows} == {len(columns)}
+    assert len(rows) == 1 + 1 + 2, "heads of both readings, figures of one"
+    assert "2 seeds (1, 2)" in legend(grid, settings)
+
+
+def test_latex_has_no_character_of_its_own_in_a_text() -> None:
+    text = escaped("a_b & 50 % of $x^2$ {y}\\n\n~ #1 < 2 > 1")
+    assert text == (
+        r"a\_b \& 50 \% of \$x\textasciicircum{}2\$ \{y\}\textbackslash{}n \textasciitilde{} \#1 "
+        r"\textless{} 2 \textgreater{} 1"
+    )
 
 
 @pytest.mark.slow
@@ -104,5 +204,21 @@ def test_a_grid_runs_as_experiments_and_a_killed_one_goes_on(tmp_path: Path) -> 
     text = (project.folder / "report" / "ablation.md").read_text(encoding="utf-8")
     assert "| OCR / words |" in text
     assert "<b>" not in page.read_text(encoding="utf-8")
-    experiments = project.run("dvc", "exp", "list", "--name-only").split()
-    assert set(experiments) >= {"grid-text-s1", "grid-text-s2", "grid-ocr-s1", "grid-ocr-s2"}
+    tables = [path.read_bytes() for path in sorted((project.folder / "report").glob("ablation.*"))]
+    locks = experiment_locks(project)
+    assert set(locks) == {"grid-text-s1", "grid-text-s2", "grid-ocr-s1", "grid-ocr-s2"}
+    project.run("python", "-m", "reporting.ablation", "grid.yaml")
+    assert experiment_locks(project) == locks, "a finished grid, run again, repeats nothing"
+    assert [path.read_bytes() for path in sorted((project.folder / "report").glob("ablation.*"))] == tables
+
+
+def experiment_locks(project: Project) -> dict[str, str]:
+    """dvc.lock of every experiment, by name."""
+
+    def git(*arguments: str) -> str:
+        command = ["git", *arguments]
+        return subprocess.run(command, cwd=project.folder, check=True, capture_output=True, text=True).stdout
+
+    refs = git("for-each-ref", "--format=%(refname)", "refs/exps/").split()
+    named = {ref.rpartition("/")[2]: ref for ref in refs if "/exec/" not in ref}
+    return {name: git("show", f"{ref}:dvc.lock") for name, ref in named.items()}

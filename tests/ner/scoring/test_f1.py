@@ -1,5 +1,6 @@
 """Scores against seqeval, hand-made cases and the counts of real data."""
 
+import itertools
 import json
 import random
 import subprocess
@@ -11,13 +12,13 @@ import pytest
 from seqeval.metrics import classification_report, f1_score
 from seqeval.scheme import IOB2
 
-from ner.scoring.comparison import compare, overlap_scores
-from ner.scoring.f1 import confusion, score
+from ner.scoring.comparison import compare, compare_runs, overlap_scores, sign_flip
+from ner.scoring.f1 import CONFIDENCE, SAMPLES, SEED, confusion, score
 from ner.tagger import conll_lines
 from pipeline.core.records import Prediction
 from pipeline.corpus import conll
 from pipeline.corpus.dataset import read_split
-from pipeline.settings.params import DataParams
+from pipeline.settings.params import DataParams, EvaluateParams
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -144,6 +145,49 @@ def test_a_clear_difference_is_significant_and_a_hair_is_not() -> None:
     hair[next(index for index, labels in enumerate(worse) if labels[0] == "O")][0] = "B-PER"
     assert compare(gold, worse, gold)["strict"]["p_value"] == 1 / 1001
     assert compare(gold, worse, hair)["strict"]["p_value"] > 0.05
+
+
+def test_systems_of_several_runs_are_compared_by_their_means_on_the_same_draws() -> None:
+    gold, one = noisy_pair(4)
+    rng = random.Random(5)
+    runs = [[[label if rng.random() < 0.9 else "O" for label in labels] for labels in gold] for _ in range(3)]
+    samples, seed = 100, 6
+
+    def f1(system: list[list[str]], drawn: np.ndarray) -> float:
+        return score([gold[post] for post in drawn], [system[post] for post in drawn])["strict"]["micro"]["f1"]
+
+    def difference(drawn: np.ndarray) -> float:
+        return float(
+            np.mean([f1(run, drawn) for run in runs[1:]]) - np.mean([f1(run, drawn) for run in (one, runs[0])])
+        )
+
+    draws = [difference(drawn) for drawn in np.random.default_rng(seed).integers(40, size=(samples, 40))]
+    found = compare_runs(gold, [one, runs[0]], runs[1:], samples=samples, confidence=0.8, seed=seed)["strict"]
+    assert found["difference"] == pytest.approx(difference(np.arange(40)))
+    assert found["difference_ci"] == pytest.approx(list(np.quantile(draws, [0.1, 0.9])))
+
+
+@pytest.mark.parametrize("differences", [[1.0, 2.0, 0.5], [1.0, -2.0, 0.5, 0.1], [0.3, 0.3, -0.3], [0.0, 0.0], [-1.0]])
+def test_the_test_over_seeds_counts_choices_of_signs(differences: list[float]) -> None:
+    sums = [
+        sum(s * d for s, d in zip(signs, differences, strict=True))
+        for signs in itertools.product((1, -1), repeat=len(differences))
+    ]
+    wanted = sum(abs(each) >= abs(sum(differences)) - 1e-9 for each in sums) / len(sums)
+    assert sign_flip(differences) == wanted
+    assert wanted >= 2 / 2 ** len(differences)
+
+
+def test_three_seeds_that_agree_are_worth_a_quarter() -> None:
+    assert sign_flip([0.1, 0.7, 0.3]) == 0.25
+    with pytest.raises(ValueError, match="0 differences; expected 1 to 20"):
+        sign_flip([])
+
+
+def test_intervals_are_those_of_evaluate_wherever_the_same_posts_are_scored() -> None:
+    fields = EvaluateParams.model_fields
+    names = ("bootstrap_samples", "confidence", "bootstrap_seed")
+    assert tuple(fields[name].default for name in names) == (SAMPLES, CONFIDENCE, SEED)
 
 
 def test_lenient_measures_count_overlaps() -> None:
