@@ -15,8 +15,11 @@ WIDTH, HEIGHT = 460.0, 260.0
 LEFT, RIGHT, TOP, BOTTOM = 44.0, 108.0, 14.0, 34.0
 _LABEL_HEIGHT = 14.0
 
-MARKS = ("circle", "square", "triangle", "diamond")
-INDEX = {"cross-modal": 0, "text-only": 1, "shuffled": 2, "alignment": 2, "total": 3}
+MARKS = ("circle", "square", "triangle", "diamond", "cross")
+INDEX = {
+    **{name: index for index, name in enumerate(NAMES.values())},
+    **{"alignment": 2, "total": 3},
+}
 """Which mark, dash and colour a series has: the same in every figure."""
 
 

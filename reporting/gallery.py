@@ -12,7 +12,7 @@ from pipeline.core.kinds import PICTURE_KINDS, POST_KINDS, TEXT_KINDS, TextKind
 from pipeline.core.labels import entities
 from pipeline.core.records import Context, Post, Prediction
 from pipeline.corpus.report import is_invisible
-from reporting.scores import GLOSSES, NAMES
+from reporting.scores import NAMES, glosses
 from reporting.sources import Predicted, Results
 from reporting.text import visible, visible_token
 
@@ -40,6 +40,7 @@ def gallery(results: Results, types: Sequence[str], thumbnails: Mapping[str, str
         outline, source]]}, "more": {kind: n}, "failed": {kind: error}}``; a post has these of what was said of it.
     """
     conditions = results.settings.evaluate.conditions
+    glossed = glosses(results.settings.evaluate)
     resize = _resize(results)
     index = {name: place for place, name in enumerate(types)}
     pictures: dict[str, int] = {}
@@ -92,7 +93,7 @@ def gallery(results: Results, types: Sequence[str], thumbnails: Mapping[str, str
             )
     return {
         "types": [visible(name, 40) for name in types],
-        "conditions": [{"key": key, "name": NAMES[key], "gloss": GLOSSES[key]} for key in conditions],
+        "conditions": [{"key": key, "name": NAMES[key], "gloss": glossed[key]} for key in conditions],
         "kinds": [
             {
                 "key": key,

@@ -17,7 +17,7 @@ from pipeline.core.kinds import TEXT_KINDS
 from pipeline.core.version import __version__
 from reporting.charts import interval_chart, line_chart
 from reporting.gallery import gallery
-from reporting.scores import GLOSSES, NAMES, entity_types, score_splits
+from reporting.scores import NAMES, entity_types, glosses, score_splits
 from reporting.sources import Results
 from reporting.summary import count, summarise
 from reporting.text import visible
@@ -54,7 +54,7 @@ def environment() -> Environment:
         "visible": visible,
         "setting": lambda value: visible(json.dumps(value, ensure_ascii=False), 200),
     }
-    found.globals |= {"count": count, "names": NAMES, "glosses": GLOSSES, "version": __version__}
+    found.globals |= {"count": count, "names": NAMES, "version": __version__}
     return found
 
 
@@ -85,6 +85,7 @@ def write(results: Results, thumbnails: Mapping[str, str], output: Path) -> None
             splits=splits,
             headline=headline,
             settings=results.settings,
+            glosses=glosses(results.settings.evaluate),
             intervals=interval_chart(headline, "strict") if headline else None,
             charts=[chart for chart in charts if chart],
             n_posts=len(data["posts"]),

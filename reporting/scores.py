@@ -12,18 +12,30 @@ from typing import Any
 from ner.scoring.comparison import compare
 from ner.scoring.f1 import MICRO
 from pipeline.core.labels import Reading
-from pipeline.settings.params import Condition, Split
+from pipeline.settings.params import Condition, EvaluateParams, Split
 from reporting.sources import Results
 
 _READINGS: tuple[Reading, ...] = ("strict", "conlleval")
-NAMES: dict[Condition, str] = {"cross_modal": "cross-modal", "text_only": "text-only", "shuffled": "shuffled"}
-GLOSSES: dict[Condition, str] = {
-    "cross_modal": "the tweet with its own picture and context",
-    "text_only": "the tweet alone",
-    "shuffled": "the tweet with another tweet's picture and context",
+NAMES: dict[Condition, str] = {
+    "cross_modal": "cross-modal",
+    "text_only": "text-only",
+    "shuffled": "shuffled",
+    "noised": "noised",
+    "missing": "missing",
 }
 _USUAL = ("PER", "LOC", "ORG", "MISC", "OTHER")
 NOTHING = "none"  # the row or column of spans that one side does not name, as the confusion files call it
+
+
+def glosses(settings: EvaluateParams) -> dict[Condition, str]:
+    """What each condition is."""
+    return {
+        "cross_modal": "the tweet with its own picture and context",
+        "text_only": "the tweet alone",
+        "shuffled": "the tweet with another tweet's picture and context",
+        "noised": f"{100 * settings.noised_share:g} % of the tweets with another tweet's picture and context",
+        "missing": f"{100 * settings.missing_share:g} % of the tweets without picture and context",
+    }
 
 
 @dataclass(frozen=True)

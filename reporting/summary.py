@@ -287,7 +287,11 @@ def _changes(results: Results) -> Iterator[Change]:
 def _seeds(results: Results) -> Iterator[tuple[str, int, str]]:
     settings = results.settings
     yield "train.seed", settings.train.seed, "initial weights, order of the tweets, dropout"
-    yield "evaluate.shuffle_seed", settings.evaluate.shuffle_seed, "whose context a post gets when shuffled"
+    yield (
+        "evaluate.shuffle_seed",
+        settings.evaluate.shuffle_seed,
+        "whose context a post gets when shuffled or noised, who has none when missing",
+    )
     yield "evaluate.bootstrap_seed", settings.evaluate.bootstrap_seed, "draws behind intervals and paired tests"
     for kind in KINDS:
         seed = (results.runs[kind].fingerprint or {}).get("seed")

@@ -25,7 +25,7 @@ from pipeline.core.files import atomic_write, write_json
 from pipeline.core.labels import Reading
 from pipeline.core.records import Post, View
 from pipeline.settings import params
-from pipeline.settings.params import SPLITS, Params
+from pipeline.settings.params import SPLITS, EvaluateParams, Params
 from sample.dataset import KINDS, read_decides
 from stages.shared import paths
 from stages.views import make_views
@@ -67,9 +67,11 @@ def run(
         return tagger
 
 
-def f1(tagger: Tagger, views: Sequence[View], condition: str, shuffle_seed: int, only: set[str] | None = None) -> float:
+def f1(
+    tagger: Tagger, views: Sequence[View], condition: str, params: EvaluateParams, only: set[str] | None = None
+) -> float:
     """Strict micro-F1 in points under a condition, over all posts or those of the ids `only`."""
-    seen = evaluation.condition_views(views, condition, shuffle_seed)
+    seen = evaluation.condition_views(views, condition, params)
     seen = [view for view in seen if only is None or view.id in only]
     predicted = [prediction.predicted for prediction in tagger.predict(seen)]
     scores = scoring.score([view.labels or [] for view in seen], predicted)
@@ -79,19 +81,18 @@ def f1(tagger: Tagger, views: Sequence[View], condition: str, shuffle_seed: int,
 def systems(settings: Params, seeds: Sequence[int], bar: Any) -> tuple[Table, Table]:
     """F1 of each system under each condition, and of (c) with pictures on the posts that each kind decides."""
     views, decides = split_views(settings, None), read_decides(settings.data.root)
-    shuffle_seed = settings.evaluate.shuffle_seed
     table: Table = {system: {} for system in SYSTEMS}
     whole: Table = {"none": {}}
     for seed in seeds:
         for system, (_, changes) in SYSTEMS.items():
             tagger = run(settings, views, {**changes, "seed": seed})
             for condition in CONDITIONS[:1] if system == "text" else CONDITIONS:
-                table[system].setdefault(condition, []).append(f1(tagger, views["test"], condition, shuffle_seed))
+                table[system].setdefault(condition, []).append(f1(tagger, views["test"], condition, settings.evaluate))
             if system == "kl":
                 for kind in KINDS:
                     only = {name for name, by in decides.items() if by == kind}
                     whole["none"].setdefault(kind, []).append(
-                        f1(tagger, views["test"], "cross_modal", shuffle_seed, only)
+                        f1(tagger, views["test"], "cross_modal", settings.evaluate, only)
                     )
             bar.update()
     return table, whole
@@ -105,7 +106,7 @@ def ablations(settings: Params, seeds: Sequence[int], bar: Any) -> Table:
         views, only = split_views(settings, kind), {name for name, by in decides.items() if by == kind}
         for seed in seeds:
             tagger = run(settings, views, {**SYSTEMS["kl"][1], "seed": seed})
-            score = f1(tagger, views["test"], "cross_modal", settings.evaluate.shuffle_seed, only)
+            score = f1(tagger, views["test"], "cross_modal", settings.evaluate, only)
             table.setdefault(kind, {}).setdefault(kind, []).append(score)
             bar.update()
     return table

@@ -38,7 +38,7 @@ def measure(settings: Params, seeds: Sequence[int], bar: Any) -> dict[str, Table
             tagger = results.run(settings, views, {**changes, "seed": seed}, seen)
             for condition in CONDITIONS[:1] if row == "text" else CONDITIONS:
                 for posts, only in which.items():
-                    f1 = results.f1(tagger, views["test"], condition, settings.evaluate.shuffle_seed, only)
+                    f1 = results.f1(tagger, views["test"], condition, settings.evaluate, only)
                     table[row][posts].setdefault(condition, []).append(f1)
             bar.update()
     return table

@@ -263,7 +263,8 @@ def _scores(found: Mapping[str, Any], evaluation: Evaluation | None) -> Iterator
     yield (
         "In percent, with the bounds of the confidence interval of F1 (bootstrap over posts). `conlleval` opens an "
         "entity at an orphan `I-`, `strict` does not. `cross_modal`: with the picture and context; `text_only`: on "
-        "the text alone; `shuffled`: with another post's picture and context. dev chose the epoch, test did not."
+        "the text alone; `shuffled`: with another post's picture and context, `noised`: so for a share of the posts; "
+        "`missing`: a share of them without. dev chose the epoch, test did not."
     )
     for split in sorted(evaluation, reverse=True):  # test first
         conditions = evaluation[split]

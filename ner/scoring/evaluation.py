@@ -1,41 +1,72 @@
-"""One tagger under several conditions: with its pictures' contexts, on text alone, and with wrong contexts.
+"""One tagger under several conditions: with its pictures' contexts, on text alone, with wrong contexts and with fewer.
 
 The conditions are ways to make views of views; predicting and scoring are :mod:`ner.predict`'s and
 :mod:`ner.scoring.f1`'s, files the caller's.
 """
 
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, get_args
 
 from ner.scoring.f1 import score
 from ner.tagger import Tagger
 from pipeline.core.errors import UserError
 from pipeline.core.records import Prediction, Scores, View
-from pipeline.settings.params import EvaluateParams
+from pipeline.settings.params import Condition, EvaluateParams
+
+READS_AS_IT_IS: tuple[Condition, ...] = ("cross_modal", "text_only")
+"""Conditions that say something of posts without labels; the others damage what is read, to see what scores lose."""
 
 
-def condition_views(views: Sequence[View], condition: str, seed: int) -> list[View]:
+def condition_views(views: Sequence[View], condition: str, params: EvaluateParams) -> list[View]:
     """The views of a condition, in order.
 
     `cross_modal`: as they are. `text_only`: without contexts and pictures. `shuffled`: each post with another post's
-    context and pictures, by a seeded permutation that leaves none in place (:func:`derangement`).
+    context and pictures, by a seeded permutation that leaves none in place (:func:`derangement`). `noised`: likewise of
+    a share of the posts, among themselves, two at least. `missing`: a share of the posts without contexts and pictures,
+    one at least. Posts of a smaller share are among those of a larger one with the same seed.
+
+    Args:
+        views: of one split.
+        condition: its name.
+        params: shares and seed.
 
     Raises:
         UserError: no such condition, or a single post to shuffle.
     """
+    seed = params.shuffle_seed
     if condition == "cross_modal":
         return list(views)
     if condition == "text_only":
-        return [replace(view, context="", images=[]) for view in views]
+        return _without(views, range(len(views)))
     if condition == "shuffled":
-        others = derangement(len(views), seed)
-        return [
-            replace(view, context=views[other].context, images=views[other].images)
-            for view, other in zip(views, others, strict=True)
-        ]
-    raise UserError(f"evaluate.conditions: {condition!r}; expected cross_modal, text_only or shuffled")
+        return _swapped(views, range(len(views)), seed)
+    if condition == "noised":
+        return _swapped(views, _share(len(views), params.noised_share, 2, seed), seed)
+    if condition == "missing":
+        return _without(views, _share(len(views), params.missing_share, 1, seed))
+    raise UserError(f"evaluate.conditions: {condition!r}; expected {', '.join(get_args(Condition))}")
+
+
+def _without(views: Sequence[View], places: Iterable[int]) -> list[View]:
+    without = set(places)
+    return [replace(view, context="", images=[]) if place in without else view for place, view in enumerate(views)]
+
+
+def _swapped(views: Sequence[View], places: Sequence[int], seed: int) -> list[View]:
+    seen = list(views)
+    for place, other in zip(places, derangement(len(places), seed), strict=True):
+        of_other = views[places[other]]
+        seen[place] = replace(views[place], context=of_other.context, images=of_other.images)
+    return seen
+
+
+def _share(n: int, share: float, least: int, seed: int) -> list[int]:
+    """So many of n places, the first of a seeded permutation, in order."""
+    order = list(range(n))
+    random.Random(seed).shuffle(order)
+    return sorted(order[: max(least, round(share * n))])
 
 
 def derangement(n: int, seed: int) -> list[int]:
@@ -45,7 +76,9 @@ def derangement(n: int, seed: int) -> list[int]:
         UserError: n is 1, which has none.
     """
     if n == 1:
-        raise UserError("evaluate.conditions: `shuffled` needs at least two posts in a split; leave it out")
+        raise UserError(
+            "evaluate.conditions: `shuffled` and `noised` need at least two posts in a split; leave them out"
+        )
     rng = random.Random(seed)
     order = list(range(n))
     while True:  # about one permutation in e = 2.7 qualifies
@@ -64,7 +97,8 @@ def evaluate(
 ) -> dict[str, tuple[Scores, list[Prediction]]]:
     """Predict the views of one split under each condition of `params`, and score them.
 
-    A split without labels is predicted, but not scored, nor shuffled, which is of use for scores alone.
+    A split without labels is predicted, but not scored, nor read with other contexts than its own, which is of use for
+    scores alone.
 
     Args:
         progress: wraps the predictions of a condition (their number and the condition's name given), for a bar.
@@ -85,9 +119,9 @@ def evaluate(
     scored = len(unlabelled) < len(views)
     results: dict[str, Any] = {}
     for condition in params.conditions:
-        if condition == "shuffled" and not scored:
+        if condition not in READS_AS_IT_IS and not scored:
             continue
-        seen = condition_views(views, condition, params.shuffle_seed)
+        seen = condition_views(views, condition, params)
         stream = tagger.predict(seen, batch_size)
         if progress is not None:
             stream = progress(stream, len(views), condition)

@@ -36,7 +36,7 @@ K = TypeVar("K", bound=Kind)
 
 Split = Literal["train", "dev", "test"]
 PostSplit = Literal["train", "dev", "test", "unlabelled"]
-Condition = Literal["cross_modal", "text_only", "shuffled"]
+Condition = Literal["cross_modal", "text_only", "shuffled", "noised", "missing"]
 
 SPLITS: tuple[Split, ...] = ("train", "dev", "test")
 POST_SPLITS: tuple[PostSplit, ...] = (*SPLITS, "unlabelled")
@@ -87,6 +87,7 @@ def _known_kind(value: str) -> str:
 
 KnownKind = Annotated[str, AfterValidator(_known_kind), WithJsonSchema({"enum": list(TEXT_KINDS)})]
 RelativePath = Annotated[str, AfterValidator(_below_root)]
+Share = Annotated[float, Field(gt=0, le=1)]
 EntityType = Annotated[str, Field(min_length=1), AfterValidator(_names_type)]
 
 
@@ -162,6 +163,8 @@ class EvaluateParams(Section):
     """Under which conditions the tagger is scored, and how sure the scores are."""
 
     conditions: Annotated[list[Condition], Field(min_length=1)]
+    noised_share: Share = 0.5
+    missing_share: Share = 0.5
     shuffle_seed: NonNegativeInt = 1
     bootstrap_samples: NonNegativeInt = 1000
     bootstrap_seed: NonNegativeInt = 1

@@ -206,7 +206,7 @@
         }
         more.push(missed);
       }
-      if (condition.key === "shuffled" && post.used[place]) {
+      if (["shuffled", "noised"].includes(condition.key) && post.used[place]) {
         more.push(el("p", { class: "other-context" }, "read: ", el("span", { dir: "auto", text: post.used[place] })));
       }
       list.append(...labelled(condition.name, text, ...more));

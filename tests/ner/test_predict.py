@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -24,7 +25,7 @@ from pipeline.core.labels import entities
 from pipeline.core.records import View
 from pipeline.core.tokens import tokenize
 from pipeline.corpus import conll
-from pipeline.settings.params import EvaluateParams
+from pipeline.settings.params import Condition, EvaluateParams
 from tests.ner.conftest import ambiguous_views, many_views
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -273,7 +274,7 @@ def test_shuffled_gives_every_post_the_context_of_another(n: int) -> None:
         assert all(place != other for place, other in enumerate(order))
         assert order == derangement(n, seed)
     views = [View(str(number), ["a"], ["O"], f"context {number}") for number in range(n)]
-    shuffled = condition_views(views, "shuffled", seed=1)
+    shuffled = condition_views(views, "shuffled", EvaluateParams(conditions=["shuffled"]))
     assert sorted(view.context for view in shuffled) == sorted(view.context for view in views)
     assert all(one.context != other.context and one.id == other.id for one, other in zip(views, shuffled, strict=True))
 
@@ -282,7 +283,37 @@ def test_conditions_that_cannot_be_are_refused() -> None:
     with pytest.raises(UserError, match="at least two posts"):
         derangement(1, 0)
     with pytest.raises(UserError, match="'upside_down'"):
-        condition_views([], "upside_down", 0)
+        condition_views([], "upside_down", EvaluateParams(conditions=["shuffled"]))
+
+
+def test_noised_and_missing_change_a_share_of_the_posts() -> None:
+    views = [View(str(number), ["a"], ["O"], f"context {number}", [f"{number}.jpg"]) for number in range(100)]
+
+    def seen(condition: str, **options: Any) -> list[View]:
+        return condition_views(views, condition, EvaluateParams(conditions=["text_only"], **options))
+
+    for share, n in ((0.3, 30), (1.0, 100), (0.001, 2)):
+        noised = seen("noised", noised_share=share)
+        moved = [place for place, (one, other) in enumerate(zip(views, noised, strict=True)) if one != other]
+        assert len(moved) == n
+        assert sorted(view.context for view in noised) == sorted(view.context for view in views)
+        for one, other in zip(views, noised, strict=True):
+            assert (one.id, one.tokens, one.labels) == (other.id, other.tokens, other.labels)
+            assert other.context.removeprefix("context ") == other.images[0].removesuffix(".jpg"), "pictures go along"
+    for share, n in ((0.3, 30), (1.0, 100), (0.001, 1)):
+        missing = seen("missing", missing_share=share)
+        assert sum((view.context, view.images) == ("", []) for view in missing) == n
+        assert sum(one == other for one, other in zip(views, missing, strict=True)) == 100 - n
+
+    def without(share: float, seed: int = 1) -> set[str]:
+        return {view.id for view in seen("missing", missing_share=share, shuffle_seed=seed) if not view.context}
+
+    assert without(0.2) < without(0.4)
+    assert without(0.2) != without(0.2, seed=2)
+    assert seen("noised") == seen("noised")
+    assert condition_views([], "noised", EvaluateParams(conditions=["noised"])) == []
+    with pytest.raises(UserError, match="at least two posts"):
+        condition_views(views[:1], "noised", EvaluateParams(conditions=["noised"]))
 
 
 def test_one_tagger_is_scored_under_every_condition(tagger: Tagger) -> None:
@@ -300,7 +331,7 @@ def test_one_tagger_is_scored_under_every_condition(tagger: Tagger) -> None:
 
 def test_a_split_without_labels_is_predicted_and_not_scored(tagger: Tagger) -> None:
     views = [replace(view, labels=None) for view in ambiguous_views(5, seed=3)]
-    params = EvaluateParams(conditions=["cross_modal", "text_only", "shuffled"], bootstrap_samples=20)
+    params = EvaluateParams(conditions=list(get_args(Condition)), bootstrap_samples=20)
     results = evaluate(tagger, views, params)
     assert {condition: scores for condition, (scores, _) in results.items()} == {"cross_modal": {}, "text_only": {}}
     assert [prediction.id for prediction in results["cross_modal"][1]] == [view.id for view in views]

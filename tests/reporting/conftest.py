@@ -4,10 +4,11 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
+from pipeline.settings.params import Condition
 from tests.project import Project
 from tests.reporting.made import MadePost, finish, project
 
@@ -65,6 +66,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Project:
                     for number in range(30)
                 ],
             },
+            evaluate={"conditions": list(get_args(Condition)), "noised_share": 0.25},
         ),
         told={post: {"relation": value} for post, value in RELATIONS.items()},
     )

@@ -26,7 +26,7 @@ from tests.conftest import ROOT
 from tests.project import Project
 
 CONDITIONS = ("cross_modal", "text_only", "shuffled")
-SKILL = {"cross_modal": 0.9, "text_only": 0.7, "shuffled": 0.65}
+SKILL = {"cross_modal": 0.9, "text_only": 0.7, "shuffled": 0.65, "noised": 0.75, "missing": 0.8}
 """How likely a made prediction is to be the gold entity."""
 
 CUT = {"posts": 1, "pieces": 1200}

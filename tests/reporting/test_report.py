@@ -22,6 +22,7 @@ from pipeline.core.store import Store
 from pipeline.core.version import __version__
 from pipeline.extractors._grid import GridOptions
 from pipeline.settings import params
+from pipeline.settings.params import Condition
 from pipeline.settings.section import changed
 from pipeline.settings.training import TrainParams
 from reporting import sources, thumbnails
@@ -46,7 +47,7 @@ def test_scores_stand_as_the_metrics_have_them(made: Project, page: str) -> None
     metrics = json.loads((made.folder / "metrics/evaluation.json").read_text(encoding="utf-8"))
     words = text_of(page)
     for split in ("dev", "test"):
-        for condition in ("cross_modal", "text_only", "shuffled"):
+        for condition in get_args(Condition):
             micro = metrics[split][condition]["strict"]["micro"]
             name = condition.replace("_", "-")
             low, high = micro["f1_ci"]
@@ -57,6 +58,8 @@ def test_scores_stand_as_the_metrics_have_them(made: Project, page: str) -> None
     cross, text = (metrics["test"][name]["strict"]["micro"]["f1"] for name in ("cross_modal", "text_only"))
     difference = f"{100 * (cross - text):+.2f}".replace("-", "−")
     assert f"cross-modal − text-only strict {difference} [" in words
+    assert "cross-modal − noised strict " in words
+    assert "25 % of the tweets with another tweet" in words
 
 
 def test_the_run_is_described(made: Project, page: str) -> None:

@@ -1,6 +1,7 @@
 """One tagger under several conditions, with what it tells of pictures: of the own, of others', and of none."""
 
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
@@ -9,20 +10,22 @@ from ner.tagger import Tagger
 from ner.visual import Visuals
 from pipeline.core import records
 from pipeline.core.records import Prediction
-from pipeline.settings.params import EvaluateParams
+from pipeline.settings.params import Condition, EvaluateParams
 from tests.ner.conftest import pictured_views
 
 
 def test_relations_are_those_of_the_pictures_that_each_condition_shows(rpbert_tagger: Tagger) -> None:
     views = pictured_views(12)
-    params = EvaluateParams(conditions=["cross_modal", "text_only", "shuffled"], bootstrap_samples=0)
+    params = EvaluateParams(conditions=list(get_args(Condition)), bootstrap_samples=0)
     results = evaluate(rpbert_tagger, views, params, batch_size=4)
     relations = {name: [each.relation for each in predictions] for name, (_, predictions) in results.items()}
-    for name in ("cross_modal", "shuffled"):
-        wanted = rpbert_tagger.relations(condition_views(views, name, params.shuffle_seed))
+    for name in ("cross_modal", "shuffled", "noised", "missing"):
+        wanted = rpbert_tagger.relations(condition_views(views, name, params))
         assert relations[name] == [None if value is None else pytest.approx(value, rel=1e-4) for value in wanted]
         assert 0 < relations[name].count(None) < len(views)
-    assert relations["cross_modal"] != relations["shuffled"]
+    own = relations["cross_modal"]
+    for name, n_changed in (("shuffled", 12), ("noised", 6), ("missing", 6)):
+        assert 0 < sum(one != other for one, other in zip(own, relations[name], strict=True)) <= n_changed
     assert relations["text_only"] == [None] * len(views)
     assert {each.attention for _, predictions in results.values() for each in predictions} == {None}, "nobody asked"
 
