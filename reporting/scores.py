@@ -11,6 +11,7 @@ from typing import Any
 
 from ner.scoring.comparison import compare
 from ner.scoring.f1 import MICRO
+from ner.scoring.surface import SEEN, UNSEEN
 from pipeline.core.labels import Reading
 from pipeline.settings.params import Condition, EvaluateParams, Split
 from reporting.sources import Results
@@ -49,6 +50,16 @@ class ScoreRow:
 
 
 @dataclass(frozen=True)
+class FormRow:
+    """One condition under one scorer: scores of entities that training has with their type, and of others."""
+
+    condition: Condition
+    reading: Reading
+    seen: Mapping[str, Any]
+    unseen: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
 class Difference:
     """F1 of one condition less that of another, as fractions of 1."""
 
@@ -73,12 +84,16 @@ class Matrix:
 
 @dataclass(frozen=True)
 class SplitScores:
-    """All figures of one split; `rows` is empty where nothing could be scored, and `why` says so."""
+    """All figures of one split; `rows` is empty where nothing could be scored, and `why` says so.
+
+    `forms` is empty where training has no entities.
+    """
 
     split: Split
     why: str | None
     types: list[str]
     rows: list[ScoreRow]
+    forms: list[FormRow]
     differences: list[Difference]
     confusion: list[Matrix]
 
@@ -124,6 +139,12 @@ def _score_split(results: Results, split: Split, types: list[str]) -> SplitScore
         None if rows else _why_not(results, split),
         shown,
         rows,
+        [
+            FormRow(condition, reading, scores[condition][reading][SEEN], scores[condition][reading][UNSEEN])
+            for reading in _READINGS
+            for condition in conditions
+            if SEEN in scores[condition][reading]
+        ],
         _differences(results, split) if rows else [],
         [
             _matrix(condition, predicted[condition].confusion, types)

@@ -5,18 +5,19 @@ metrics/evaluation.json has all scores, metrics/scores/ micro-F1 alone, in a fil
 """
 
 import csv
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from tqdm import tqdm
 
 from ner.scoring import evaluation
 from ner.scoring import f1 as scoring
+from ner.scoring.surface import SEEN, UNSEEN, Known
 from ner.tagger import Tagger, conll_lines
 from pipeline.core import checkpoints, records
 from pipeline.core.errors import run_cli
 from pipeline.core.files import atomic_write, write_json
 from pipeline.core.locks import stage_lock
-from pipeline.core.records import Evaluation, Prediction, View
+from pipeline.core.records import Evaluation, Prediction, Scores, View
 from pipeline.settings import params
 from pipeline.settings.params import Split
 from stages.shared import paths, visuals
@@ -34,10 +35,16 @@ def main() -> None:
         tagger = Tagger.load(paths.TAGGER, settings.execution.device)
         if tagger.reads_visual:
             tagger.show(visuals.opened())
+        known = Known.of(records.read(paths.VIEWS / "train.jsonl", View, "views"))
         for split in SPLITS:
             views = list(records.read(paths.VIEWS / f"{split}.jsonl", View, "views"))
             results = evaluation.evaluate(
-                tagger, views, settings.evaluate, progress=_bar, batch_size=settings.execution.predict_batch_size
+                tagger,
+                views,
+                settings.evaluate,
+                known=known,
+                progress=_bar,
+                batch_size=settings.execution.predict_batch_size,
             )
             metrics[split] = {condition: scores for condition, (scores, _) in results.items() if scores}
             for condition, (_, predictions) in results.items():
@@ -55,8 +62,20 @@ def main() -> None:
                 )
                 + " F1 (strict)"
             )
+            if known:
+                print(_by_form(name, conditions))
         else:
             print(f"{name}: no labels, so no scores; predictions are in {paths.PREDICTIONS}")
+
+
+def _by_form(split: str, conditions: Mapping[str, Scores]) -> str:
+    """F1 of names that the training split has and of others."""
+    strict = {condition: scores["strict"] for condition, scores in conditions.items()}
+    n_seen, n_unseen = (next(iter(strict.values()))[row]["support"] for row in (SEEN, UNSEEN))
+    return f"{split}, names that train has ({n_seen:,}) / others ({n_unseen:,}): " + ", ".join(
+        f"{condition} {100 * rows[SEEN]['f1']:.2f} / {100 * rows[UNSEEN]['f1']:.2f}"
+        for condition, rows in strict.items()
+    )
 
 
 def _bar(predictions: Iterator[Prediction], total: int, condition: str) -> Iterator[Prediction]:

@@ -66,6 +66,7 @@ def test_metrics_have_every_condition_and_scheme(finished: Project) -> None:
             assert set(schemes) == {"conlleval", "strict"}
             for scores in schemes.values():
                 assert set(scores["micro"]) == {"precision", "recall", "f1", "support", "f1_ci"}
+                assert scores["seen"]["support"] + scores["unseen"]["support"] == scores["micro"]["support"] > 0
 
 
 def test_the_report_shows_every_post_that_was_scored(finished: Project) -> None:

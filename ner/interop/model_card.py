@@ -13,6 +13,7 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCardData
 
 from ner.scoring.f1 import MICRO, READINGS
+from ner.scoring.surface import SEEN, UNSEEN
 from pipeline.core.kinds import POST_KINDS
 from pipeline.core.records import Evaluation
 
@@ -287,7 +288,7 @@ def _scores(found: Mapping[str, Any], evaluation: Evaluation | None) -> Iterator
                 for row in [scores[reading][MICRO]]
             ],
         )
-        types = sorted({name for scores in conditions.values() for name in scores["strict"]} - {MICRO})
+        types = sorted({name for scores in conditions.values() for name in scores["strict"]} - {MICRO, SEEN, UNSEEN})
         yield _table(
             ["F1 by type, strict", *conditions],
             [
@@ -301,6 +302,24 @@ def _scores(found: Mapping[str, Any], evaluation: Evaluation | None) -> Iterator
                 for name in types
             ],
         )
+        if all(SEEN in scores["strict"] for scores in conditions.values()):
+            yield (
+                "Names that the training posts have with the same type, as they are written (seen), and others "
+                "(unseen), strict:"
+            )
+            yield _table(
+                ["condition", "seen", "F1", "unseen", "F1"],
+                [
+                    [condition]
+                    + [
+                        text
+                        for name in (SEEN, UNSEEN)
+                        for row in [scores["strict"][name]]
+                        for text in (f"{row['support']:,}", f"{100 * row['f1']:.2f}")
+                    ]
+                    for condition, scores in conditions.items()
+                ],
+            )
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

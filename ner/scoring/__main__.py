@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from ner.scoring.comparison import compare, overlap_scores
-from ner.scoring.f1 import CONFIDENCE, SAMPLES, SEED, score
+from ner.scoring.f1 import CONFIDENCE, SAMPLES, SEED
 from ner.scoring.matching import match
+from ner.scoring.surface import Known, score
 from pipeline.core.errors import UserError, run_cli
 from pipeline.core.records import Post
 from pipeline.corpus import conll
@@ -64,6 +65,9 @@ def main() -> None:
     parser.add_argument(
         "--label-column", type=int, default=2, metavar="N", help="which column holds the labels [%(default)s]"
     )
+    parser.add_argument(
+        "--train", type=Path, metavar="FILE", help="what was trained on: rows for names that it has, and for others"
+    )
     parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
     parser.add_argument(
         "--bootstrap-samples", type=int, default=SAMPLES, metavar="N", help="0: no interval [%(default)s]"
@@ -84,8 +88,11 @@ def main() -> None:
     for path in filter(None, (arguments.predicted, arguments.other)):
         matched = match(posts, _read(path, arguments.label_column), str(arguments.gold), str(path))
         systems.append([post.labels or [] for post in matched])
+    known = None if arguments.train is None else Known.of(_read(arguments.train, arguments.label_column))
+    tokens = [post.tokens for post in posts]
     scores = [
-        score(gold, system, bootstrap_samples=samples, confidence=confidence, seed=seed) | overlap_scores(gold, system)
+        score(tokens, gold, system, known, bootstrap_samples=samples, confidence=confidence, seed=seed)
+        | overlap_scores(gold, system)
         for system in systems
     ]
     if len(systems) == 1:

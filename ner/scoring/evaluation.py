@@ -1,7 +1,7 @@
 """One tagger under several conditions: with its pictures' contexts, on text alone, with wrong contexts and with fewer.
 
-The conditions are ways to make views of views; predicting and scoring are :mod:`ner.predict`'s and
-:mod:`ner.scoring.f1`'s, files the caller's.
+The conditions are ways to make views of views; predicting and scoring are :mod:`ner.tagger`'s and
+:mod:`ner.scoring.surface`'s, files the caller's.
 """
 
 import random
@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, get_args
 
-from ner.scoring.f1 import score
+from ner.scoring import surface
+from ner.scoring.surface import Known
 from ner.tagger import Tagger
 from pipeline.core.errors import UserError
 from pipeline.core.records import Prediction, Scores, View
@@ -92,6 +93,7 @@ def evaluate(
     views: Sequence[View],
     params: EvaluateParams,
     *,
+    known: Known | None = None,
     batch_size: int = 32,
     progress: Callable[[Iterator[Prediction], int, str], Iterator[Prediction]] | None = None,
 ) -> dict[str, tuple[Scores, list[Prediction]]]:
@@ -101,10 +103,11 @@ def evaluate(
     scores alone.
 
     Args:
+        known: the surface forms of training; with any, scores have rows for entities that are among them and others.
         progress: wraps the predictions of a condition (their number and the condition's name given), for a bar.
 
     Returns:
-        {condition: (scores as of :func:`ner.scoring.f1.score`, or empty, and predictions in order)}
+        {condition: (scores as of :func:`ner.scoring.surface.score`, or empty, and predictions in order)}
 
     Raises:
         UserError: one post has labels and another has none.
@@ -115,7 +118,6 @@ def evaluate(
             f"evaluate: post {unlabelled[0]} has no labels to score against, but others of its split do; "
             "leave it out of data, or have a split without any labels, which is then predicted only"
         )
-    gold = [view.labels or [] for view in views]
     scored = len(unlabelled) < len(views)
     results: dict[str, Any] = {}
     for condition in params.conditions:
@@ -133,9 +135,11 @@ def evaluate(
         scores = (
             {}
             if not scored
-            else score(
-                gold,
+            else surface.score(
+                [view.tokens for view in views],
+                [view.labels or [] for view in views],
                 [prediction.predicted for prediction in predictions],
+                known,
                 bootstrap_samples=params.bootstrap_samples,
                 confidence=params.confidence,
                 seed=params.bootstrap_seed,

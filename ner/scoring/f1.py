@@ -98,6 +98,22 @@ def confusion(gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]])
 
 def _score(types: list[str], counts: NDArray[np.int64], samples: int, confidence: float, seed: int) -> dict[str, Score]:
     counts = np.concatenate([counts.sum(1, keepdims=True), counts], axis=1)  # micro first
+    return rows([MICRO, *types], counts, samples, confidence, seed)
+
+
+def rows(
+    names: Sequence[str], counts: NDArray[np.int64], samples: int, confidence: float, seed: int
+) -> dict[str, Score]:
+    """Scores of groups of entities.
+
+    Args:
+        names: of the groups.
+        counts: numbers of right, predicted and gold entities, *Shape:* (n_posts, n_groups, 3).
+        samples, confidence, seed: of the intervals, as of :func:`score`.
+
+    Returns:
+        ``{name: {"precision", "recall", "f1", "support", "f1_ci"}}``
+    """
     right, found, wanted = np.moveaxis(counts.sum(0), -1, 0)
     precision, recall = _ratio(right, found), _ratio(right, wanted)
     f1 = f1_of(right, found, wanted)
@@ -110,7 +126,7 @@ def _score(types: list[str], counts: NDArray[np.int64], samples: int, confidence
             "support": int(wanted[index]),
             "f1_ci": None if intervals is None else [float(bound) for bound in intervals[:, index]],
         }
-        for index, name in enumerate([MICRO, *types])
+        for index, name in enumerate(names)
     }
 
 

@@ -261,7 +261,7 @@ class Score(TypedDict):
 
 
 Scores = dict[str, dict[str, Score]]
-"""Scorer → "micro" or type → score."""
+"""Scorer → "micro", "seen", "unseen" or type → score."""
 
 Evaluation = dict[str, dict[str, Scores]]
 """metrics/evaluation.json: split → condition → scores. A split without labels has none."""

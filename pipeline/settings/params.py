@@ -41,8 +41,8 @@ Condition = Literal["cross_modal", "text_only", "shuffled", "noised", "missing"]
 SPLITS: tuple[Split, ...] = ("train", "dev", "test")
 POST_SPLITS: tuple[PostSplit, ...] = (*SPLITS, "unlabelled")
 """With the posts that nobody has labelled: those of which there are views."""
-RESERVED_TYPES = ("micro", "none", "total")
-"""No names for entity types: in scores, confusion and counts they stand beside those, for all types or for none."""
+RESERVED_TYPES = ("micro", "none", "total", "seen", "unseen")
+"""No names for entity types: in scores, confusion and counts they stand beside those, for other groups of entities."""
 MOST_PIXELS = 178_956_970
 """Twice ``PIL.Image.MAX_IMAGE_PIXELS``: Pillow opens no picture with more."""
 

@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ner.scoring.f1 import confusion, score
+from ner.scoring.f1 import confusion
+from ner.scoring.surface import Known, score
 from ner.training import facts
 from pipeline.core import records
 from pipeline.core.files import write_json, write_jsonl
@@ -148,6 +149,7 @@ def finish(
     settings = yaml.load(made.folder / "params.yaml").values
     conditions = settings["evaluate"]["conditions"]
     samples = settings["evaluate"]["bootstrap_samples"]
+    known = Known.of(records.read(made.folder / "data/views/train.jsonl", View, "views"))
     rng = random.Random(seed)
     metrics: dict[str, dict[str, Any]] = {}
     types = ["PER", "LOC", "ORG", "MISC"]
@@ -162,7 +164,9 @@ def finish(
             if split not in scored:
                 continue
             gold, found = [row["labels"] for row in rows], [row["predicted"] for row in rows]
-            metrics.setdefault(split, {})[condition] = score(gold, found, bootstrap_samples=min(200, samples))
+            metrics.setdefault(split, {})[condition] = score(
+                [row["tokens"] for row in rows], gold, found, known, bootstrap_samples=min(200, samples)
+            )
             path = made.folder / f"plots/confusion/{split}.{condition}.csv"
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(

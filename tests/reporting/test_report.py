@@ -59,6 +59,12 @@ def test_scores_stand_as_the_metrics_have_them(made: Project, page: str) -> None
     difference = f"{100 * (cross - text):+.2f}".replace("-", "−")
     assert f"cross-modal − text-only strict {difference} [" in words
     assert "cross-modal − noised strict " in words
+    scores = metrics["test"]["text_only"]["strict"]
+    seen, unseen = scores["seen"], scores["unseen"]
+    assert (seen["support"], unseen["support"]) == (1, 5), "train has Paris, as a place"
+    assert f"strict n = {seen['support']} / {unseen['support']} cross-modal" in words
+    figures = [f"{100 * unseen[key]:.2f}" for key in ("precision", "recall", "f1")]
+    assert re.search(rf"text-only [^a-z]*{' '.join(map(re.escape, figures))}", words)
     assert "25 % of the tweets with another tweet" in words
 
 
@@ -142,6 +148,8 @@ def test_the_card_has_the_scores_that_were_measured(made: Project) -> None:
         figures = " | ".join(f"{100 * micro[key]:.2f}" for key in ("precision", "recall", "f1"))
         assert f"| cross_modal | strict | {figures} |" in card
     assert "Epoch 3 of 3 was the best on dev" in card
+    unseen = scores["test"]["shuffled"]["strict"]["unseen"]
+    assert re.search(rf"\| shuffled \| 1 \| [\d.]+ \| 5 \| {100 * unseen['f1']:.2f} \|", card)
 
 
 def test_the_page_asks_for_nothing_beyond_its_assets(page: str) -> None:

@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from ner.scoring.f1 import MICRO
+from ner.scoring.surface import SEEN, UNSEEN
 from pipeline.core.errors import UserError
 from pipeline.core.kinds import KINDS
 from pipeline.corpus.report import report
@@ -145,7 +146,7 @@ def test_as_many_pixels_as_pillow_opens_are_accepted(edited: Edited) -> None:
 
 
 def test_reserved_types_are_the_keys_that_stand_beside_types() -> None:
-    assert set(params.RESERVED_TYPES) == {MICRO, NOTHING, "total"}
+    assert set(params.RESERVED_TYPES) == {MICRO, NOTHING, "total", SEEN, UNSEEN}
     assert "total" in report({"train": [], "dev": [], "test": []})["splits"]["train"]["entities"]["strict"]
 
 
