@@ -18,7 +18,7 @@ _LABEL_HEIGHT = 14.0
 MARKS = ("circle", "square", "triangle", "diamond", "cross")
 INDEX = {
     **{name: index for index, name in enumerate(NAMES.values())},
-    **{"alignment": 2, "total": 3},
+    **{"alignment": 2, "total": 3, "saved teachers": 4},
 }
 """Which mark, dash and colour a series has: the same in every figure."""
 

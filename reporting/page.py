@@ -31,6 +31,7 @@ _LOSSES = {
     "train/nll_cross_modal": "cross-modal",
     "train/nll_text_only": "text-only",
     "train/alignment": "alignment",
+    "train/teacher": "saved teachers",
     "train/loss": "total",
 }
 _DEV = {"dev/f1_cross_modal": "cross-modal", "dev/f1_text_only": "text-only"}

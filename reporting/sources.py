@@ -146,5 +146,6 @@ def _curves(folder: Path) -> dict[str, list[tuple[float, float]]]:
             points = [(float(row["step"]), float(row[path.stem])) for row in rows]
         except (KeyError, TypeError, ValueError):
             raise UserError(f"{path}: expected the columns step and {path.stem}; run dvc repro train") from None
-        found[path.relative_to(base).with_suffix("").as_posix()] = points
+        if points:  # a training has a file, and nothing in it, for what is drawn of others
+            found[path.relative_to(base).with_suffix("").as_posix()] = points
     return found

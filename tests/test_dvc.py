@@ -8,13 +8,15 @@ from pathlib import Path
 
 import pytest
 
+from ner.training.callbacks import DRAWN
 from pipeline.checks.identities import STAGES as CHECKED
 from pipeline.settings import yaml
 from pipeline.settings.params import PARAMS
 from tests.conftest import ROOT
 from tests.test_imports import NAMES, imported, name_of
 
-STAGES = yaml.load(ROOT / "dvc.yaml").values["stages"]
+DVC = yaml.load(ROOT / "dvc.yaml").values
+STAGES, PLOTS = DVC["stages"], DVC["plots"]
 FILES = {
     name_of(path): path
     for room in ("pipeline", "ner", "reporting", "stages")
@@ -118,6 +120,11 @@ def test_a_stage_that_takes_no_arguments_says_so_and_does_nothing_else(tmp_path:
     assert refused.returncode == 2
     assert "unrecognized arguments: now" in refused.stderr
     assert not list(tmp_path.iterdir())
+
+
+def test_the_curves_that_are_drawn_are_those_that_every_training_has() -> None:
+    drawn = {file for plot in PLOTS for each in plot.values() for file in each["y"] if file.endswith(".tsv")}
+    assert drawn == {f"plots/training/plots/metrics/{name}.tsv" for name in DRAWN}
 
 
 def test_every_output_has_one_stage() -> None:

@@ -74,6 +74,8 @@ def test_the_run_is_described(made: Project, page: str) -> None:
     assert "1 orphan I- label," in words
     assert "1 token that cannot be seen" in words
     assert re.search(r"gone\.png images missing No such file", words)
+    assert "saved teachers, epoch 3: 0.4" in words
+    assert "alignment, epoch" not in words, "no curve without a value is drawn"
     assert re.search(r"torn\.png images unreadable", words)
     assert "train.epochs 8 10" in words, "a setting, and its default"
     assert "train.seed 1" in words

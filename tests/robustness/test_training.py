@@ -18,6 +18,7 @@ from tests.robustness.conftest import light_project
 
 __all__ = ["xlm_r_folder"]  # a fixture
 TRAIN = ("python", "-m", "stages.train")
+FOLDS = ("python", "-m", "stages.folds", "2", "folds")
 EPOCHS = 8
 
 
@@ -32,10 +33,10 @@ def training_project(folder: Path, encoder: Path) -> Project:
     return project
 
 
-def written(project: Project) -> dict[str, str]:
-    """Every file of the tagger and its curves, by digest; DVCLive's time stamps aside."""
+def written(project: Project, *folders: str) -> dict[str, str]:
+    """Every file of the tagger and its curves, or of these folders, by digest; DVCLive's time stamps aside."""
     found = {}
-    for folder in ("models/tagger", "plots/training"):
+    for folder in folders or ("models/tagger", "plots/training"):
         for path in sorted((project.folder / folder).rglob("*")):
             if path.is_file():
                 found[path.relative_to(project.folder).as_posix()] = hashlib.sha256(path.read_bytes()).hexdigest()
@@ -73,6 +74,35 @@ def test_training_killed_at_five_moments_ends_the_same(tmp_path: Path, xlm_r_fol
     assert "resuming after epoch" in output
     assert written(project) == expected
     assert list(work.glob("*/checkpoint-*")) == [], "of the training under way, only the tagger is left"
+
+
+@pytest.mark.slow  # nine starts of torch
+@pytest.mark.timeout(900)
+def test_folds_killed_at_four_moments_end_the_same(tmp_path: Path, xlm_r_folder: Path) -> None:
+    """In a fold's training, as its tagger is being written, in the next fold's training, as that one's is written."""
+    undisturbed = training_project(tmp_path / "undisturbed", xlm_r_folder)
+    undisturbed.run(*FOLDS)
+    expected = written(undisturbed, "folds")
+    assert {"folds/1/fold.json", "folds/1/model.safetensors", "folds/2/model.safetensors"} <= set(expected)
+    project = training_project(tmp_path / "project", xlm_r_folder)
+    for fold in (1, 2):
+        known = {path.parent for path in (project.store / "work").glob(f"*/checkpoint-*/{COMPLETE}")}
+
+        def trains(known: set[Path] = known) -> bool:
+            return any(path.parent not in known for path in (project.store / "work").glob(f"*/checkpoint-*/{COMPLETE}"))
+
+        def writes(fold: int = fold) -> bool:
+            return (project.folder / "folds" / str(fold)).exists()
+
+        for moment in (trains, writes):
+            process = project.start(*FOLDS)
+            wait_for(moment, 240)
+            process.kill()
+            assert process.wait() == -signal.SIGKILL, "it was through before the last kill: more epochs"
+    output = project.run(*FOLDS)
+    assert "folds/1: is there" in output
+    assert written(project, "folds") == expected
+    assert project.run(*FOLDS).count(": is there") == 2
 
 
 @pytest.mark.slow  # two starts of torch

@@ -17,7 +17,7 @@ from transformers import Trainer, TrainerState
 
 from ner.models.ita import ItaTagger
 from ner.tagger import Tagger
-from ner.training.callbacks import patience_is_out
+from ner.training.callbacks import DRAWN, patience_is_out
 from ner.training.run import train
 from ner.training.sampler import LengthGroupedSampler
 from ner.training.trainer import TaggerTrainer, keep_gradient
@@ -165,8 +165,10 @@ def test_patience_begins_with_the_first_score_above_0() -> None:
 def test_a_single_view_trains_and_is_scored_alone(xlm_r_folder: Path, tmp_path: Path, mode: str) -> None:
     result = run(small_params(xlm_r_folder, views=mode, epochs=1), tmp_path)
     assert set(result["dev"]) == {"f1", f"f1_{mode}"}
-    names = {path.stem for path in (tmp_path / "curves").rglob("*.tsv")}
-    assert names == {"loss", f"nll_{mode}", "f1", f"f1_{mode}"}
+    lines = {path.stem: path.read_text(encoding="utf-8").splitlines() for path in (tmp_path / "curves").rglob("*.tsv")}
+    assert {name for name, curve in lines.items() if len(curve) > 1} == {"loss", f"nll_{mode}", "f1", f"f1_{mode}"}
+    assert lines["alignment"] == ["step\talignment"], "what dvc.yaml draws is there, with nothing in it"
+    assert {name.rpartition("/")[2] for name in DRAWN} <= set(lines)
 
 
 def test_bfloat16_trains(xlm_r_folder: Path, tmp_path: Path) -> None:
