@@ -5,6 +5,7 @@ finished one, run again, trains nothing: its cells come back in seconds.
 """
 
 import argparse
+import json
 import subprocess
 import sys
 import time
@@ -38,11 +39,12 @@ def run(grid: Grid, name: str) -> dict[str, Runs]:
     cells = {f"{name}-{system}-s{seed}": (system, seed) for seed in grid.seeds for system in grid.systems}
     with _params_put_back():
         settings = params.load(PARAMS).evaluate
+        _train_teachers(grid)
         _forget(cells)
         for number, (experiment, (system, seed)) in enumerate(cells.items(), 1):
             begin = time.monotonic()
             backup.put_back()  # an experiment leaves its settings there: the next must not inherit them
-            changes = {**grid.changes(system), SEED: seed}
+            changes = {**grid.changes(grid.systems[system]), SEED: seed}
             backup.expect(changes)
             _dvc(command(experiment, changes), f"{system}, seed {seed}")
             n_posts = _collect(found[system], grid.split, settings)
@@ -55,6 +57,15 @@ def run(grid: Grid, name: str) -> dict[str, Runs]:
                 flush=True,
             )
     return found
+
+
+def _train_teachers(grid: Grid) -> None:
+    """Train the grid's teachers on the views that are there, those that are not trained yet."""
+    for folder, teacher in grid.teachers.items():
+        begin = time.monotonic()
+        changes = [f"{key}={json.dumps(value)}" for key, value in grid.changes(teacher).items()]
+        _run(["stages.folds", str(teacher.folds), folder, *changes], f"the teachers {folder}")
+        print(f"{folder}: {teacher.folds} teachers ({page.duration(time.monotonic() - begin)})", flush=True)
 
 
 def _forget(names: Collection[str]) -> None:
@@ -101,13 +112,18 @@ def _params_put_back() -> Iterator[None]:
 
 
 def _dvc(arguments: Sequence[str], what: str) -> str:
-    """Run a command of DVC's; return what it said.
+    """Run a command of DVC's; otherwise as :func:`_run`."""
+    return _run(["dvc", *arguments], what)
+
+
+def _run(command: Sequence[str], what: str) -> str:
+    """Run a module with arguments; return what it said.
 
     Raises:
         UserError: it failed.
     """
     done = subprocess.run(
-        [sys.executable, "-m", "dvc", *arguments],
+        [sys.executable, "-m", *command],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         encoding="utf-8",
@@ -116,7 +132,8 @@ def _dvc(arguments: Sequence[str], what: str) -> str:
     )
     if done.returncode:
         raise UserError(
-            f"{what}: `dvc {' '.join(arguments)}` failed; its last lines:\n" + "\n".join(done.stdout.splitlines()[-15:])
+            f"{what}: `python -m {' '.join(command)}` failed; its last lines:\n"
+            + "\n".join(done.stdout.splitlines()[-15:])
         )
     return done.stdout
 

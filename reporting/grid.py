@@ -1,12 +1,11 @@
 """The grid of an ablation: systems × seeds, read from a YAML file and checked, each cell a DVC experiment."""
 
-import copy
-import difflib
 import json
 import re
 from collections.abc import Iterator, Mapping
+from collections.abc import Set as AbstractSet
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -14,12 +13,14 @@ from ner.scoring.comparison import MOST_SEEDS
 from pipeline.checks.check import problems
 from pipeline.core.errors import UserError
 from pipeline.settings import params, yaml
+from pipeline.settings.changes import changed
 from pipeline.settings.mistakes import describe
 from pipeline.settings.training import MOST_SEED
 from reporting.backup import PARAMS
 
 GRID = Path("ablation.yaml")
 TARGET = "evaluate"
+TRAIN = "train."
 SEED = "train.seed"
 
 Value = str | int | float | bool | None | list[str]
@@ -33,8 +34,25 @@ class System(BaseModel):
     params: dict[str, Value] = Field(default_factory=dict)
 
 
+class Teacher(BaseModel):
+    """Out-of-fold teachers that rows name in `train.teacher.taggers`: what they change of the section `train`."""
+
+    model_config = ConfigDict(extra="forbid")
+    folds: Annotated[int, Field(ge=2)]
+    params: dict[str, Value] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _of_the_training(self) -> "Teacher":
+        if others := [key for key in self.params if not key.startswith(TRAIN)]:
+            raise ValueError(f"params: {others[0]}: expected keys of train; teachers read the views of params.yaml")
+        return self
+
+
 class Grid(BaseModel):
-    """What to run, and against which system the others are tested."""
+    """What to run, and against which system the others are tested.
+
+    `teachers` are trained first, by folder: number n of them is the tagger `FOLDER/n`, from 1.
+    """
 
     model_config = ConfigDict(extra="forbid")
     title: str
@@ -42,13 +60,15 @@ class Grid(BaseModel):
     split: Literal["dev", "test"] = "test"
     baseline: str
     params: dict[str, Value] = Field(default_factory=dict)
+    teachers: dict[str, Teacher] = Field(default_factory=dict)
     systems: Annotated[dict[str, System], Field(min_length=1)]
 
     @model_validator(mode="after")
     def _seeds_once(self) -> "Grid":
         if len(set(self.seeds)) != len(self.seeds):
             raise ValueError("seeds: names a seed twice")
-        if any(SEED in changes for changes in (self.params, *(system.params for system in self.systems.values()))):
+        rows: list[System | Teacher] = [*self.systems.values(), *self.teachers.values()]
+        if any(SEED in changes for changes in (self.params, *(row.params for row in rows))):
             raise ValueError(f"params: sets {SEED}, which is each of `seeds` in turn; leave it out")
         return self
 
@@ -61,9 +81,15 @@ class Grid(BaseModel):
                 raise ValueError(f"systems: {name!r}: a name is of letters, digits and hyphens: experiments bear it")
         return self
 
-    def changes(self, system: str) -> dict[str, Value]:
-        """What a system changes of params.yaml, by dotted key, the seed left out."""
-        return {**self.params, **self.systems[system].params}
+    def changes(self, row: System | Teacher) -> dict[str, Value]:
+        """What a system, or a teacher, changes of params.yaml, by dotted key, the seed left out."""
+        shared = {key: each for key, each in self.params.items() if isinstance(row, System) or key.startswith(TRAIN)}
+        return {**shared, **row.params}
+
+    @property
+    def taggers(self) -> set[str]:
+        """The folders of all teachers' taggers."""
+        return {f"{name}/{n}" for name, teacher in self.teachers.items() for n in range(1, teacher.folds + 1)}
 
 
 def read_grid(path: Path) -> Grid:
@@ -95,43 +121,35 @@ def require_runnable(grid: Grid, path: Path) -> None:
     found = list(problems(params.validated(document, str(PARAMS)), str(PARAMS), document.lines))
     if not found:
         lines = yaml.load(path).lines
-        for name in grid.systems:
-            changes = grid.changes(name)
-            at = {key: lines.get(f"systems.{name}.params.{key}") or lines[f"params.{key}"] for key in changes}
-            cell = copy.deepcopy(document)
-            found += [f"{problem} (system {name})" for problem in _problems(cell, changes, str(path), at)]
+        rows: dict[str, System | Teacher] = {f"teachers.{name}": row for name, row in grid.teachers.items()}
+        rows |= {f"systems.{name}": row for name, row in grid.systems.items()}
+        for name, row in rows.items():
+            changes = grid.changes(row)
+            at = {key: lines.get(f"{name}.params.{key}") or lines[f"params.{key}"] for key in changes}
+            found += [f"{each} ({name})" for each in _problems(document, changes, str(path), at, grid.taggers)]
     if found:
         raise UserError("\n".join(found))
 
 
-def _problems(document: yaml.Document, changes: Mapping[str, Value], source: str, at: dict[str, int]) -> Iterator[str]:
-    """What is wrong with params where settings are changed, which stand on the lines `at` of the file `source`."""
-    known = True
-    for key, value in changes.items():
-        *parents, last = key.split(".")
-        section: Any = document.values
-        for parent in parents:
-            section = section.get(parent) if isinstance(section, dict) else None
-        if not isinstance(section, dict) or last not in section:
-            known = False
-            near = difflib.get_close_matches(key, document.lines, 1)
-            hint = f"; is {near[0]} meant?" if near else ""
-            yield (
-                f"{source}:{at[key]}: {key}: {PARAMS} has no such key, and an experiment changes only what is "
-                f"there{hint}"
-            )
-        else:
-            section[last] = value
-    if not known:
-        return
+def _problems(
+    document: yaml.Document, changes: Mapping[str, Value], source: str, at: dict[str, int], made: AbstractSet[str]
+) -> Iterator[str]:
+    """What is wrong with params where settings are changed, which stand on the lines `at` of the file `source`.
+
+    Args:
+        made: folders of taggers that will be there.
+    """
     try:
-        settings = params.validated(yaml.Document(document.values, at), source)
+        settings = changed(document, changes, source, at)
     except UserError as error:
         yield from str(error).splitlines()
         return
     if "text_only" not in settings.evaluate.conditions:
         yield f"{source}: evaluate.conditions: lacks text_only, by which systems are compared"
-    yield from problems(settings, source, at)
+    there = [name for name in settings.train.teacher.taggers if name not in made]
+    teacher = settings.train.teacher.model_copy(update={"taggers": there})
+    train = settings.train.model_copy(update={"teacher": teacher})
+    yield from problems(settings.model_copy(update={"train": train}), source, at)
 
 
 def override(key: str, value: Value) -> str:

@@ -11,15 +11,17 @@ import pytest
 
 from ner.scoring.comparison import RunScore, compare_runs
 from pipeline.core.errors import UserError
-from pipeline.settings import yaml
+from pipeline.settings import params, presets, yaml
+from pipeline.settings.changes import changed
 from pipeline.settings.params import EvaluateParams
 from reporting import ablation_tables
 from reporting.ablation_formats import Contrast, escaped, legend
 from reporting.ablation_tables import Runs, table
-from reporting.grid import Grid, Value, override, read_grid, require_runnable
+from reporting.grid import Grid, System, Teacher, Value, override, read_grid, require_runnable
 from tests.conftest import ROOT
 from tests.project import Project, kill_group, wait_for
 
+TAGGERS = ("checkpoints/folds/1", "checkpoints/folds/2")
 GRID: dict[str, Any] = {
     "title": "<b>Two systems</b>",
     "seeds": [1, 2],
@@ -87,8 +89,8 @@ def test_mistakes_in_cells_are_found_before_anything_runs(runnable: Path) -> Non
         (
             "train.aligment",
             "none",
-            "10: train.aligment: params.yaml has no such key, and an experiment changes only "
-            "what is there; is train.alignment meant?",
+            "10: train.aligment: params.yaml has no such key, and only what is there can be changed; "
+            "is train.alignment meant?",
         ),
         ("train.alignment.form", "none", "14: train.alignment.form: params.yaml has no such key"),
         ("train.alignment", "marginals", "18: train.alignment: found 'marginals', expected 'marginal', "),
@@ -107,12 +109,56 @@ def test_mistakes_in_cells_are_found_before_anything_runs(runnable: Path) -> Non
     for place, (line, (_, _, message)) in enumerate(zip(lines, wrong, strict=True)):
         assert line.startswith(f"{runnable}:")
         assert message in line
-        assert line.endswith(f" (system s{place})")
+        assert line.endswith(f" (systems.s{place})")
 
 
-@pytest.mark.parametrize("name", ["ablation.yaml"])
-def test_the_cells_of_a_shipped_grid_can_run(name: str, runnable: Path) -> None:
-    require_runnable(read_grid(ROOT / name), ROOT / name)
+def test_teachers_that_a_grid_trains_need_not_be_there(runnable: Path) -> None:
+    taught = {"title": "", "params": {"train.teacher.taggers": [f"checkpoints/informed/{number}" for number in (1, 2)]}}
+    teachers = {"checkpoints/informed": {"folds": 2, "params": {"train.views": "cross_modal"}}}
+    grid = {**GRID, "systems": {**GRID["systems"], "taught": taught}}
+    for more, message in (
+        ({"teachers": teachers}, None),
+        ({}, "train.teacher.taggers: checkpoints/informed/1: no such folder"),
+        ({"teachers": {"checkpoints/informed": {"folds": 1}}}, "teachers.checkpoints/informed.folds: found 1"),
+        ({"teachers": {"x": {"folds": 2, "params": {"views.kinds": []}}}}, "views.kinds: expected keys of train"),
+        (
+            {"teachers": {"x": {"folds": 2, "params": {"train.view": "both"}}}},
+            "no such key, and only what is there can",
+        ),
+    ):
+        runnable.write_text(yaml.dump({**grid, **more}), encoding="utf-8")
+        if message is None:
+            require_runnable(read_grid(runnable), runnable)
+            continue
+        with pytest.raises(UserError, match=re.escape(message)):
+            require_runnable(read_grid(runnable), runnable)
+
+
+def test_the_cells_of_the_shipped_grid_can_run(runnable: Path) -> None:
+    require_runnable(read_grid(ROOT / "ablation.yaml"), ROOT / "ablation.yaml")
+
+
+@pytest.mark.parametrize(
+    ("name", "preset"),
+    [
+        ("twitter2015", "minilm-twitter2015"),
+        ("twitter2015_knowledge", "knowledge-twitter2015"),
+        ("twitter2015_informed", "unlabelled-twitter2015"),
+    ],
+)
+def test_the_grids_for_real_tweets_change_what_their_presets_have(name: str, preset: str, runnable: Path) -> None:
+    presets.apply(preset, Path("params.yaml"))
+    document, grid = yaml.load("params.yaml"), read_grid(ROOT / f"benchmarks/{name}.yaml")
+    rows: list[System | Teacher] = [*grid.teachers.values(), *grid.systems.values()]
+    for row in rows:
+        settings = changed(document, grid.changes(row), name, {})
+        folders = set(settings.train.teacher.taggers) - {"self"}
+        assert folders <= grid.taggers
+        assert len(folders) in (0, 5)
+    if name == "twitter2015_informed":
+        presets.apply("informed-twitter2015", Path("params.yaml"))
+        recipe = params.load().train
+        assert changed(document, grid.changes(grid.systems["informed"]), name, {}).train == recipe
 
 
 def test_rows_have_means_spreads_and_tests_of_both_views_by_shared_seeds() -> None:
@@ -179,22 +225,32 @@ def test_latex_has_no_character_of_its_own_in_a_text() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800)
 def test_a_grid_runs_as_experiments_and_a_killed_one_goes_on(tmp_path: Path) -> None:
     project = Project.make(tmp_path / "cut")
     project.edit(train={"epochs": 1})
     for key, value in (("user.name", "t"), ("user.email", "t@example.org")):
         git = ["-c", f"import subprocess; subprocess.run(['git', 'config', {key!r}, {value!r}], check=True)"]
         project.run("python", *git)
-    (project.folder / "grid.yaml").write_text(yaml.dump(GRID), encoding="utf-8")
+    taught = {**GRID["systems"]["ocr"], "params": {"views.kinds": ["ocr"], "train.teacher.taggers": list(TAGGERS)}}
+    teachers = {"checkpoints/folds": {"folds": 2, "params": {"train.views": "cross_modal"}}}
+    grid = {**GRID, "teachers": teachers, "systems": {**GRID["systems"], "ocr": taught}}
+    (project.folder / "grid.yaml").write_text(yaml.dump(grid), encoding="utf-8")
     before = (project.folder / "params.yaml").read_bytes()
     page = project.folder / "report" / "ablation.html"
     process = project.start("python", "-m", "reporting.ablation", "grid.yaml")
-    wait_for(page.exists, 280)  # after the first of four cells
+    wait_for(page.exists, 600)  # after two teachers and the first of four cells
     kill_group(process)
     assert "1 seed so far" in page.read_text(encoding="utf-8")
     output = project.run("python", "-m", "reporting.ablation", "grid.yaml")
     assert "[4/4] ocr, seed 2: " in output
+    for tagger in TAGGERS:
+        assert (
+            json.loads((project.folder / tagger / "config.json").read_text(encoding="utf-8"))["views"] == "cross_modal"
+        )
+    assert "checkpoints/folds: 2 teachers (" in output
+    teacher_curve = project.folder / "plots/training/plots/metrics/train/teacher.tsv"
+    assert teacher_curve.read_text(encoding="utf-8") == "step\tteacher\n", "the results as they were"
     assert (project.folder / "params.yaml").read_bytes() == before
     assert project.repro("evaluate") == []
     found = json.loads((project.folder / "report" / "ablation.json").read_text(encoding="utf-8"))

@@ -167,6 +167,19 @@ def test_equal_views_have_no_divergence(xlm_r_folder: Path) -> None:
     assert model(**batch)["alignment"].abs() < 1e-6
 
 
+def test_without_contexts_both_views_are_two_dropout_passes_that_the_alignment_draws_together(
+    xlm_r_folder: Path,
+) -> None:
+    """R-Drop (Wu et al., NeurIPS 2021)."""
+    model = tagger(xlm_r_folder, alignment="sequence", temperature=1.0, detach_teacher=False).train()
+    batch = inputs(model, xlm_r_folder)
+    batch["cross_modal"] = batch["text_only"]
+    first, second = (float(model(**batch)["alignment"]) for _ in range(2))
+    assert first > 1e-3
+    assert second > 1e-3
+    assert first != second
+
+
 def test_a_detached_teacher_is_not_moved_by_the_alignment(xlm_r_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     weights = {"text_only": 0.0, "cross_modal": 0.0, "alignment": 1.0}
     for detach in (True, False):

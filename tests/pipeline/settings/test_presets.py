@@ -17,7 +17,8 @@ from tests.conftest import ROOT
 ITA = [f"ita-{data}{size}" for data in ("snap", "twitter2015", "twitter2017") for size in ("", "-base")]
 IIE4MNER = ["iie4mner-twitter2015", "iie4mner-twitter2017"]
 RPBERT = ["rpbert-snap", "rpbert-twitter2015"]
-NAMES = [*IIE4MNER, *ITA, "knowledge-twitter2015", "minilm-twitter2015", *RPBERT, "tweets"]
+HERE = ["informed-twitter2015", "knowledge-twitter2015", "minilm-twitter2015", "unlabelled-twitter2015"]
+NAMES = sorted([*IIE4MNER, *ITA, *RPBERT, *HERE, "tweets"])
 
 
 @pytest.fixture
@@ -36,7 +37,7 @@ def comments(text: str) -> list[str]:
     return re.findall(r"(?:^|\s)#.*$", text, re.MULTILINE)
 
 
-def test_the_shipped_presets_are_the_papers_the_one_that_was_run_here_and_one_to_begin_with() -> None:
+def test_the_shipped_presets_are_the_papers_those_for_runs_here_and_one_to_begin_with() -> None:
     assert preset.names() == NAMES
 
 
