@@ -35,7 +35,7 @@ def test_a_step_is_compared_with_the_passes_that_it_needs(system: str, scratch: 
             assert isinstance(output, torch.Tensor)
             read.append(output.shape[:2].numel())
 
-    alone, step, _ = COMPARISONS[system]
+    alone, step = COMPARISONS[system]
     work = Work(scratch, "text")
     assert SIDES[step][1](work, "cpu")() > 0
     turn = SIDES[alone][1](work, "cpu")
