@@ -46,7 +46,10 @@ def main() -> None:
         extractor = extraction.create(choice, settings)
         if isinstance(extractor, TaughtExtractor):
             extractor.teach(records.read(paths.POSTS / "train.jsonl", Post, "posts"))
-        if arguments.posts is None:
+        if arguments.part is not None:
+            inputs = _stage_inputs(extractor, settings)
+            print(extraction.read_part(choice, extractor, settings, inputs, store, arguments.part))
+        elif arguments.posts is None:
             print(_run_stage(choice, extractor, settings, store))
         else:
             print(_run_file(choice, extractor, settings, store, arguments))
@@ -65,10 +68,13 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument(
         "--contexts", type=Path, metavar="DIR", help="the folder of captions.jsonl, ocr.jsonl, … of them"
     )
+    extraction.add_part(parser)
     parser.add_argument("--params", type=Path, default=paths.PARAMS, metavar="FILE", help="default: %(default)s")
     arguments = parser.parse_args()
     if (arguments.posts is None) != (arguments.output is None):
         raise UserError(f"--posts FILE.jsonl and --output {where} go together")
+    if arguments.part is not None and arguments.posts is not None:
+        raise UserError("--part I/N shares out the pipeline's posts; leave --posts FILE.jsonl out")
     if arguments.posts is None and (arguments.images or arguments.contexts):
         raise UserError("--images DIR and --contexts DIR go with --posts FILE.jsonl")
     return arguments
@@ -76,12 +82,17 @@ def _arguments() -> argparse.Namespace:
 
 def _run_stage(choice: Choice, extractor: AnyExtractor, settings: Params, store: Store) -> Summary:
     with stage_lock(KIND), recorded(KIND) as record:
-        given = list(posts.of_all_splits())
-        rows = list(records.read(paths.IMAGES, ImageRow, "images"))
-        inputs = _inputs(wanted(extractor), settings, given, rows, paths.CONTEXTS, settings.data.images_folder)
+        inputs = _stage_inputs(extractor, settings)
         summary, found = extraction.extract(choice, extractor, settings, inputs, extraction.output_of(KIND), store)
         record |= found
     return summary
+
+
+def _stage_inputs(extractor: AnyExtractor, settings: Params) -> PostInputs:
+    """The pipeline's posts, with what the extractor wants of them."""
+    given = list(posts.of_all_splits())
+    rows = list(records.read(paths.IMAGES, ImageRow, "images"))
+    return _inputs(wanted(extractor), settings, given, rows, paths.CONTEXTS, settings.data.images_folder)
 
 
 def _run_file(

@@ -4,10 +4,10 @@ One row of the output is written for each row here. What has been read before, a
 to :mod:`pipeline.engine.plan`.
 """
 
-import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Protocol
 
@@ -19,26 +19,17 @@ from pipeline.core.kinds import Row, Subject
 from pipeline.core.records import ImageRow, Post
 from pipeline.core.store import digest
 from pipeline.engine.plan import Job
+from pipeline.engine.shards import repeated
 from pipeline.extractors.base import LabelledPicture, PostInput, Wants
 from pipeline.images import pictures as images
 from pipeline.images.decoding import PictureError
 from pipeline.settings.params import ImagesParams
 
 
-class Inputs(Protocol):
-    """What is read. A row has `status`, `error` and the fields that say what it is about; it is read where it is ok."""
+class Shown(Protocol):
+    """What some jobs show an extractor; it can be pickled, for a worker to read them."""
 
     about: ClassVar[Subject]
-    hint: ClassVar[str]
-    """What to check where others' results cover none of it, for messages."""
-
-    def rows(self) -> Iterator[Row]:
-        """All rows in order, from the first one at every call; raises UserError where one is malformed."""
-        ...
-
-    def job(self, row: Row) -> Job:
-        """What there is to read in a row that is ok; its key is a digest of all that the extractor is shown."""
-        ...
 
     def require(self) -> None:
         """See that what the jobs name can be read at all; called before the first is.
@@ -56,9 +47,70 @@ class Inputs(Protocol):
         """
         ...
 
+
+class Inputs(Protocol):
+    """What is read. A row has `status`, `error` and the fields that say what it is about; it is read where it is ok."""
+
+    about: ClassVar[Subject]
+    hint: ClassVar[str]
+    """What to check where others' results cover none of it, for messages."""
+
+    def rows(self) -> Iterator[Row]:
+        """All rows in order, from the first one at every call; raises UserError where one is malformed."""
+        ...
+
+    def job(self, row: Row) -> Job:
+        """What there is to read in a row that is ok; its key is a digest of all that the extractor is shown."""
+        ...
+
+    def of(self, jobs: Sequence[Job]) -> Shown:
+        """What these jobs show."""
+        ...
+
     def subject(self, row: Row) -> Any:
         """What an extractor that looks up others' results is asked with."""
         ...
+
+
+class _ShownPictures:
+    """Pictures, upright RGB; `copies` are other names of theirs by SHA-256, `labels` what to look for in them."""
+
+    about: ClassVar[Subject] = "picture"
+
+    def __init__(
+        self,
+        pictures: images.Pictures | None,
+        limits: ImagesParams,
+        copies: Mapping[str, list[str]],
+        labels: Mapping[str, tuple[str, ...]] | None,
+    ) -> None:
+        self._pictures, self._limits, self._copies, self._labels = pictures, limits, copies, labels
+
+    def require(self) -> None:
+        """See that there is a place of pictures; raises UserError where there is none."""
+        if self._pictures is None:
+            raise UserError("the manifest has readable pictures, but data.images names no folder; run dvc repro images")
+
+    def load(self, job: Job) -> Any:
+        """The picture of a job, or a copy of it under another name where that one is gone or has changed.
+
+        Raises:
+            PictureError: of the job's own picture, where no copy can be read either.
+        """
+        picture = self._picture(job)
+        return picture if self._labels is None else LabelledPicture(picture, self._labels.get(job.name, ()))
+
+    def _picture(self, job: Job) -> Image.Image:
+        assert self._pictures is not None  # require() has seen to it
+        try:
+            return images.load(self._pictures, job.name, job.sha256, self._limits)
+        except PictureError as error:
+            for copy in self._copies.get(job.sha256, []):
+                if copy == job.name:
+                    continue
+                with suppress(PictureError):
+                    return images.load(self._pictures, copy, job.sha256, self._limits)
+            raise error from None
 
 
 class PictureInputs:
@@ -86,8 +138,6 @@ class PictureInputs:
         else:
             rows = [asdict(row) if isinstance(row, ImageRow) else row for row in manifest]
             self._manifest = sorted(rows, key=lambda row: str(row.get("image")))
-        self._twins: dict[str, list[str]] | None = None  # names by SHA-256, once a copy is gone
-        self._guard = threading.Lock()
 
     def rows(self) -> Iterator[Row]:
         """The manifest's rows.
@@ -103,36 +153,22 @@ class PictureInputs:
         """The picture of a row."""
         return Job(row["image"], row["sha256"], row["width"], row["height"], row["sha256"])
 
-    def require(self) -> None:
-        """See that there is a folder of pictures; raises UserError where there is none."""
-        if self._pictures is None:
-            raise UserError("the manifest has readable pictures, but data.images names no folder; run dvc repro images")
-
-    def load(self, job: Job) -> Any:
-        """The picture of a job, or a copy of it under another name where that one is gone or has changed.
-
-        Raises:
-            PictureError: of the job's own picture, where no copy can be read either.
-        """
-        assert self._pictures is not None  # require() has seen to it
-        try:
-            return images.load(self._pictures, job.name, job.sha256, self._limits)
-        except PictureError as error:
-            for copy in self._copies(job):
-                with suppress(PictureError):
-                    return images.load(self._pictures, copy, job.sha256, self._limits)
-            raise error from None
+    def of(self, jobs: Sequence[Job]) -> Shown:
+        """The pictures of these jobs, and where there are copies of them."""
+        return self._shown(jobs, None)
 
     def subject(self, row: Row) -> str:
         """The picture's name."""
         name: str = row["image"]
         return name
 
-    def _copies(self, job: Job) -> list[str]:
-        with self._guard:
-            if self._twins is None:
-                self._twins = twins(self.rows())
-        return [copy for copy in self._twins.get(job.sha256, []) if copy != job.name]
+    def _shown(self, jobs: Sequence[Job], labels: Mapping[str, tuple[str, ...]] | None) -> Shown:
+        copies = {job.sha256: self._twins[job.sha256] for job in jobs if job.sha256 in self._twins}
+        return _ShownPictures(self._pictures, self._limits, copies, labels)
+
+    @cached_property
+    def _twins(self) -> dict[str, list[str]]:
+        return twins(self.rows)
 
 
 class LabelledPictures(PictureInputs):
@@ -158,12 +194,12 @@ class LabelledPictures(PictureInputs):
         own = super().job(row)
         return own._replace(key=digest({"sha256": own.sha256, "labels": self._labels.get(own.name, ())}))
 
-    def load(self, job: Job) -> LabelledPicture:
-        """As of :class:`PictureInputs`, with its labels."""
-        return LabelledPicture(super().load(job), self._labels.get(job.name, ()))
+    def of(self, jobs: Sequence[Job]) -> Shown:
+        """As of :class:`PictureInputs`, with their labels."""
+        return self._shown(jobs, {job.name: self._labels.get(job.name, ()) for job in jobs})
 
 
-class _Shown(NamedTuple):
+class _ShownPost(NamedTuple):
     """What an extractor is shown of a post: its text, contexts in words, and its readable pictures."""
 
     post: Post
@@ -177,6 +213,34 @@ class _Shown(NamedTuple):
 
     def input(self, pictures: Sequence[Image.Image] = ()) -> PostInput:
         return PostInput(self.post.id, self.split, self.post.tokens, self.contexts, pictures)
+
+
+class _ShownPosts:
+    """Posts by their jobs' keys, with their pictures."""
+
+    about: ClassVar[Subject] = "post"
+
+    def __init__(self, posts: Mapping[str, _ShownPost], pictures: images.Pictures | None, limits: ImagesParams) -> None:
+        self._posts, self._pictures, self._limits = posts, pictures, limits
+
+    def require(self) -> None:
+        """Posts are here already; that their pictures can be read is seen when they are."""
+
+    def load(self, job: Job) -> PostInput:
+        """The post with its pictures, decoded.
+
+        Raises:
+            PictureError: one of them cannot be read any more.
+        """
+        shown, decoded = self._posts[job.key], []
+        for row in shown.pictures:
+            if self._pictures is None:
+                raise PictureError("missing", f"{row.image}: data.images names no folder; run dvc repro images")
+            try:
+                decoded.append(images.load(self._pictures, row.image, str(row.sha256), self._limits))
+            except PictureError as error:
+                raise PictureError(error.status, f"{row.image}: {error}") from None
+        return shown.input(decoded)
 
 
 class PostInputs:
@@ -207,11 +271,11 @@ class PostInputs:
     ) -> None:
         self._pictures, self._limits = pictures, limits
         readable = {row.image: row for row in manifest if row.status == "ok"} if wants.pictures else {}
-        self._shown: dict[str, _Shown] = {}
-        self._keys: dict[tuple[str, str | None], tuple[str, _Shown]] = {}
+        self._shown: dict[str, _ShownPost] = {}
+        self._keys: dict[tuple[str, str | None], tuple[str, _ShownPost]] = {}
         for (split, post), words in zip(posts, contexts, strict=True):
             seen = [readable[name] for name in post.images if name in readable][: wants.pictures]
-            shown = _Shown(post, split, {kind: words.get(kind, "") for kind in sorted(wants.contexts)}, seen)
+            shown = _ShownPost(post, split, {kind: words.get(kind, "") for kind in sorted(wants.contexts)}, seen)
             self._shown.setdefault(key := shown.key(), shown)
             self._keys[post.id, split] = key, shown
         self._order = sorted(self._keys, key=lambda each: (each[0], each[1] or ""))
@@ -225,24 +289,10 @@ class PostInputs:
         key, shown = self._keys[row["id"], row["split"]]
         return Job(row["id"], key, sum((each.width or 0) * (each.height or 0) for each in shown.pictures), 1)
 
-    def require(self) -> None:
-        """Posts are here already; that their pictures can be read is seen when they are."""
-
-    def load(self, job: Job) -> PostInput:
-        """The post with its pictures, decoded.
-
-        Raises:
-            PictureError: one of them cannot be read any more.
-        """
-        shown, decoded = self._shown[job.key], []
-        for row in shown.pictures:
-            if self._pictures is None:
-                raise PictureError("missing", f"{row.image}: data.images names no folder; run dvc repro images")
-            try:
-                decoded.append(images.load(self._pictures, row.image, str(row.sha256), self._limits))
-            except PictureError as error:
-                raise PictureError(error.status, f"{row.image}: {error}") from None
-        return shown.input(decoded)
+    def of(self, jobs: Sequence[Job]) -> Shown:
+        """The posts of these jobs."""
+        posts = {job.key: self._shown[job.key] for job in jobs}
+        return _ShownPosts(posts, self._pictures, self._limits)
 
     def subject(self, row: Row) -> PostInput:
         """The post, without its pictures."""
@@ -267,15 +317,15 @@ def _checked(rows: Iterable[Mapping[str, Any]], source: str) -> Iterator[Row]:
         yield row
 
 
-def twins(rows: Iterable[Row]) -> dict[str, list[str]]:
-    """Names of the readable pictures whose bytes more than one picture has, by SHA-256 in hex."""
-    first: dict[bytes, str] = {}
+def twins(rows: Callable[[], Iterator[Row]]) -> dict[str, list[str]]:
+    """Names of the readable pictures whose bytes more than one picture has, by SHA-256 in hex.
+
+    Args:
+        rows: gives all of the manifest's at every call.
+    """
+    twice = repeated(lambda: (row["sha256"] for row in rows() if row["status"] == "ok"))
     found: dict[str, list[str]] = {}
-    for row in rows:
-        if row["status"] != "ok":
-            continue
-        name, sha256 = row["image"], row["sha256"]
-        other = first.setdefault(bytes.fromhex(sha256), name)
-        if other != name:
-            found.setdefault(sha256, [other]).append(name)
+    for row in rows() if twice else ():
+        if row["status"] == "ok" and row["sha256"] in twice:
+            found.setdefault(row["sha256"], []).append(row["image"])
     return found

@@ -1,4 +1,4 @@
-"""The local engine: reads the pictures or posts of a plan with one extractor, and stores what it finds.
+"""The local engine: reads what a plan lacks, shard by shard, with one extractor, and stores what it finds.
 
 Pictures are decoded ahead of the model in threads, and results are stored while the next batch runs. What is to be
 read is decided in :mod:`pipeline.engine.plan`.
@@ -7,10 +7,11 @@ read is decided in :mod:`pipeline.engine.plan`.
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import dataclass, field
-from itertools import islice
+from functools import partial
+from itertools import chain
 from typing import Any, NamedTuple
 
 from tqdm import tqdm
@@ -21,14 +22,14 @@ from pipeline.core.machine import is_out_of_memory
 from pipeline.engine import plan
 from pipeline.engine.apart import Died, NotStartedError, apart
 from pipeline.engine.in_hand import InHand, without
-from pipeline.engine.inputs import Inputs
-from pipeline.engine.plan import Job, Results
+from pipeline.engine.inputs import Shown
+from pipeline.engine.outcome import Outcome, described, encoded
+from pipeline.engine.plan import Job, Lacking
 from pipeline.extractors.base import (
     BucketingExtractor,
     Extractor,
     PostExtractor,
     PreparingExtractor,
-    Result,
     UnavailableError,
     load,
 )
@@ -44,23 +45,19 @@ class _Answer(NamedTuple):
     """What a child process found in a batch, and what failed in there."""
 
     values: dict[str, bytes]
-    failures: dict[str, str]
-    broken: int
-    last: str
+    outcome: Outcome
 
 
 @dataclass(slots=True)
-class Reading:
-    """Reads pictures or posts and stores what is found; `failures` has the errors of those that gave nothing, by key.
-
-    Of these, the extractor failed on `broken`; in the others a picture was unfit. `count` were read.
-    """
+class Reading(Outcome):
+    """Reads pictures or posts and stores what is found."""
 
     kind: str
     extractor: Extractor | PostExtractor
-    inputs: Inputs
-    """All of them, read before or not."""
-    results: Results
+    of: Callable[[Sequence[Job]], Shown]
+    """What jobs show the extractor."""
+    sound: Callable[[], Iterable[Job]]
+    """Some that the extractor has read before, in this run or another."""
     key: str
     """Digest of the extractor's fingerprint."""
     batch_size: int
@@ -68,54 +65,59 @@ class Reading:
     """Threads that decode."""
     in_hand: InHand | None = None
     """Where it is written down what is being read, and what dead runs had in hand; None: nowhere."""
-    failures: dict[str, str] = field(default_factory=dict)
-    count: int = 0
-    broken: int = 0
-    _last: str = ""  # of those, with its error
+    known: Callable[[Sequence[str]], set[str]] = field(default=lambda _keys: set())
+    """Of keys of whatever data set, those that have a result already."""
+    progressed: Callable[[], None] = field(default=lambda: None)
+    """Called after each batch."""
     _most: int = sys.maxsize  # pictures per batch, once memory has run out
     _in_a_row: int = 0  # failures since the last success
+    _lately: Sequence[Job] = ()  # of the last batch that was read
     _gone: UnavailableError | None = None  # what the extractor reads with; then only what it has is collected
     _writes: deque[Future[None]] = field(default_factory=deque)
 
-    def run(self, missing: Callable[[], Iterator[Job]]) -> None:
+    def run(self, missing: Callable[[], Iterator[Lacking]]) -> None:
         """Load the extractor and read all of `missing()`; first, in a child process, what dead runs left.
 
         Raises:
             UserError: the extractor does not load, breaks its contract or fails on one after another, or results
                 cannot be stored; UnavailableError where what it reads with is gone.
         """
-        try:
-            self.inputs.require()
-        except UserError as error:
-            raise UserError(f"{self.kind}: {error}") from None
-        self._read_left(missing)
+        first = next(missing(), None)
+        if first is not None:
+            self._shown(first.jobs)
+            self._read_left(missing)
 
-        def rest() -> Iterator[Job]:
-            return (job for job in missing() if job.key not in self.failures)
+        def rest() -> Iterator[Lacking]:
+            for shard in missing():
+                jobs = [job for job in shard.jobs if job.key not in self.failures]
+                if jobs:
+                    yield shard._replace(jobs=jobs)
 
         if next(rest(), None) is None:
             return
-        self._load_extractor()
-        total = sum(1 for _ in rest()) if sys.stderr.isatty() else None
-        bucket = self.extractor.bucket if isinstance(self.extractor, BucketingExtractor) else plan.any_size
-        planned = plan.batches(rest(), self.batch_size, bucket)
+        self.load_extractor()
+        self.read(rest(), sum(len(shard.jobs) for shard in rest()) if sys.stderr.isatty() else None)
+
+    def read(self, shards: Iterable[Lacking], total: int | None = None, only: Sequence[Sequence[Job]] = ()) -> None:
+        """Read shards, now that the extractor is loaded.
+
+        Args:
+            shards: what to read of them.
+            total: how many jobs there are, for who looks on.
+            only: the batches to read, where they are not all that the jobs of the one shard make.
+
+        Raises:
+            UserError: as of :meth:`run`.
+        """
         decoders = ThreadPoolExecutor(self.workers, thread_name_prefix="decode")
         writer = ThreadPoolExecutor(1, thread_name_prefix="store")
         finished = False
         try:
-            with tqdm(total=total, desc=self.kind, unit=self.inputs.about, disable=None) as progress:
-                for batch, pictures in self._decoded_ahead(planned, decoders):
-                    values = self._read(*self._loaded(batch, pictures))
-                    if self.in_hand is not None:
-                        self.in_hand.end([job.key for job in batch])
-                    if values:
-                        self.count += len(values)
-                        self._settle_writes(3)
-                        self._writes.append(writer.submit(self.results.put_many, self.key, values))
-                    progress.update(len(batch))
-            self._settle_writes(0)
-            if self._gone is not None:
-                raise self._gone
+            with tqdm(total=total, desc=self.kind, unit=KINDS[self.kind].about, disable=None) as progress:
+                for shard in shards:
+                    self._read_shard(shard, only or self.batches(shard.jobs), decoders, writer, progress)
+                    if self._gone is not None:
+                        raise self._gone
             finished = True
         finally:
             decoders.shutdown(wait=True, cancel_futures=True)
@@ -123,7 +125,46 @@ class Reading:
             if not finished and hasattr(self.extractor, "close"):
                 self.extractor.close()  # leave no threads behind that go on reading
 
-    def _read_left(self, missing: Callable[[], Iterator[Job]]) -> None:
+    def batches(self, jobs: Sequence[Job]) -> Iterator[list[Job]]:
+        """The batches that the jobs of a shard make; the extractor is loaded."""
+        bucket = self.extractor.bucket if isinstance(self.extractor, BucketingExtractor) else plan.any_size
+        return plan.batches(jobs, self.batch_size, bucket)
+
+    def _read_shard(
+        self,
+        shard: Lacking,
+        batches: Iterable[Sequence[Job]],
+        decoders: ThreadPoolExecutor,
+        writer: ThreadPoolExecutor,
+        progress: "tqdm[Any]",
+    ) -> None:
+        shown = self._shown(shard.jobs)
+        try:
+            for batch, pictures in self._decoded_ahead(shown, batches, decoders):
+                values = self._read(*self._loaded(batch, pictures))
+                if self.in_hand is not None:
+                    self.in_hand.end([job.key for job in batch])
+                if values:
+                    self.count += len(values)
+                    self._settle_writes(3)
+                    self._writes.append(writer.submit(shard.results.put_many, self.key, values))
+                progress.update(len(batch))
+                self.progressed()
+            self._settle_writes(0)
+        finally:
+            wait(self._writes)
+            plan.save(shard.results)
+
+    def _shown(self, jobs: Sequence[Job]) -> Shown:
+        """What jobs show; raises UserError where they cannot be read at all."""
+        shown = self.of(jobs)
+        try:
+            shown.require()
+        except UserError as error:
+            raise UserError(f"{self.kind}: {error}") from None
+        return shown
+
+    def _read_left(self, missing: Callable[[], Iterator[Lacking]]) -> None:
         """Read what dead runs had in hand, in a child process: a picture that it dies of is a failure.
 
         Where the child cannot load the extractor, all of it stays to be read like any other.
@@ -135,31 +176,33 @@ class Reading:
         if hand is None or not hand.left:
             return
         names = {name for batch in hand.left for name in batch}
-        hand.leave(without(hand.left, self.results.get_many(self.key, sorted(names))))
-        jobs = {job.key: job for job in missing() if job.key in names}
+        jobs = {job.key: job for shard in missing() for job in shard.jobs if job.key in names}
+        places = {job.key: shard.results for shard in missing() for job in shard.jobs if job.key in jobs}
+        hand.leave(without(hand.left, self.known(sorted(names - jobs.keys()))))
+        shown = self.of(list(jobs.values()))
         batches = [[jobs.pop(name) for name in batch if name in jobs] for batch in hand.left]
         deaths = 0
         with suppress(NotStartedError):
-            for batch, answer in apart(self._load_extractor, self._read_apart, filter(None, batches)):
+            for batch, answer in apart(self.load_extractor, partial(self._read_apart, shown), filter(None, batches)):
                 if isinstance(answer, Died):
                     deaths += 1
                     self._died(batch[0], answer, deaths)
                     continue
                 deaths = 0
-                self.results.put_many(self.key, answer.values)
-                self.count += len(answer.values)
-                self.failures |= answer.failures
-                self.broken += answer.broken
-                self._last = answer.last or self._last
+                place = places[batch[0].key]
+                place.put_many(self.key, answer.values)
+                plan.save(place)
+                self.add(answer.outcome)
                 hand.leave(without(hand.left, {job.key for job in batch}))
 
-    def _read_apart(self, batch: list[Job]) -> _Answer:
+    def _read_apart(self, shown: Shown, batch: list[Job]) -> _Answer:
         """Read a batch in a child process, which goes on from where its parent was and leaves the store alone."""
-        self.failures, self.broken, self._last = {}, 0, ""
+        self.failures, self.broken, self.last = {}, 0, ""
         self._in_a_row = -len(batch)
         with ThreadPoolExecutor(self.workers, thread_name_prefix="decode") as decoders:
-            values = self._read(*self._loaded(batch, [decoders.submit(self._load, job) for job in batch]))
-        return _Answer(values, self.failures, self.broken, self._last)
+            values = self._read(*self._loaded(batch, [decoders.submit(self._load, shown, job) for job in batch]))
+        outcome = Outcome(failures=self.failures, count=len(values), broken=self.broken, last=self.last)
+        return _Answer(values, outcome)
 
     def _died(self, job: Job, died: Died, in_a_row: int) -> None:
         """Write down that a process died of a picture; it stays among what is left, for other runs to take care.
@@ -169,15 +212,16 @@ class Reading:
         """
         self.failures[job.key] = f"the process that read it ended with {died.how}"
         self.broken += 1
-        self._last = f"{job.name}: {self.failures[job.key]}"
+        self.last = f"{job.name}: {self.failures[job.key]}"
         if in_a_row >= _DEADLY:
             raise UserError(
-                f"{self.kind}: {type(self.extractor).__name__} ends its process on one {self.inputs.about} after "
-                f"another, lastly on {self._last}. What was read before is kept; choose another extractor, or see that "
+                f"{self.kind}: {type(self.extractor).__name__} ends its process on one {KINDS[self.kind].about} after "
+                f"another, lastly on {self.last}. What was read before is kept; choose another extractor, or see that "
                 "its packages belong together and that there is memory enough"
             )
 
-    def _load_extractor(self) -> None:
+    def load_extractor(self) -> None:
+        """Load the extractor; raises UserError where that fails."""
         try:
             load(self.extractor)
         except UserError:
@@ -188,16 +232,16 @@ class Reading:
             ) from error
 
     def _decoded_ahead(
-        self, batches: Iterable[list[Job]], pool: ThreadPoolExecutor
-    ) -> Iterator[tuple[list[Job], list[Future[Any]]]]:
-        ahead: deque[tuple[list[Job], list[Future[Any]]]] = deque()
+        self, shown: Shown, batches: Iterable[Sequence[Job]], pool: ThreadPoolExecutor
+    ) -> Iterator[tuple[Sequence[Job], list[Future[Any]]]]:
+        ahead: deque[tuple[Sequence[Job], list[Future[Any]]]] = deque()
         pixels = 0
         for jobs in batches:
             if self._gone is not None:
                 break
             if self.in_hand is not None:
                 self.in_hand.begin([job.key for job in jobs])
-            ahead.append((jobs, [pool.submit(self._load, job) for job in jobs]))
+            ahead.append((jobs, [pool.submit(self._load, shown, job) for job in jobs]))
             pixels += sum(job.width * job.height for job in jobs)
             while len(ahead) > _AHEAD or (len(ahead) > 1 and pixels > _AHEAD_PIXELS):
                 pixels -= sum(job.width * job.height for job in ahead[0][0])
@@ -205,9 +249,9 @@ class Reading:
         while ahead:
             yield ahead.popleft()
 
-    def _load(self, job: Job) -> Any:
-        shown = self.inputs.load(job)
-        return self.extractor.prepare(shown) if isinstance(self.extractor, PreparingExtractor) else shown
+    def _load(self, shown: Shown, job: Job) -> Any:
+        found = shown.load(job)
+        return self.extractor.prepare(found) if isinstance(self.extractor, PreparingExtractor) else found
 
     def _loaded(self, batch: Sequence[Job], pictures: Sequence[Future[Any]]) -> tuple[list[Job], list[Any]]:
         """The pictures that could be decoded, and those whose turn it was not to be are written down as failures."""
@@ -231,13 +275,13 @@ class Reading:
         """
         self.failures[job.key] = failure
         self.broken += 1
-        self._last = f"{job.name}: {failure}"
+        self.last = f"{job.name}: {failure}"
         self._in_a_row += 1
         if self._in_a_row >= _HOPELESS:
             if not self._works():
                 raise UserError(
-                    f"{self.kind}: the extractor failed on {_HOPELESS} {self.inputs.about}s in a row, lastly on "
-                    f"{self._last}. What was read before is kept"
+                    f"{self.kind}: the extractor failed on {_HOPELESS} {KINDS[self.kind].about}s in a row, lastly on "
+                    f"{self.last}. What was read before is kept"
                 )
             self._in_a_row = 0
 
@@ -247,28 +291,15 @@ class Reading:
         Pictures that it fails on are not stored, so in a later run they all stand in a row.
         """
         self._settle_writes(0)
-        for job in plan.jobs(readable(self.inputs), self.results, self.key, stored=True):
+        for job in chain(self._lately, self.sound()):
             try:
-                picture = self._load(job)
+                picture = self._load(self.of([job]), job)
             except PictureError:  # no longer what it was
                 continue
             except Exception:  # the question is just whether it fails
                 return False
             return self._attempt([job], [picture], {}) is None
         return False
-
-    def refuse_nothing(self) -> None:
-        """Stop where the extractor failed on all that it was given, which speaks against it, not the pictures.
-
-        Raises:
-            UserError: so it is, on two pictures or more.
-        """
-        if self.broken > 1 and not self.count:
-            raise UserError(
-                f"{self.kind}: the extractor failed on each of the {self.broken} {self.inputs.about}s that it was "
-                f"given, lastly on {self._last}. Nothing was read; fix that, or choose another extractor "
-                f"or other options below {self.kind} in params.yaml"
-            )
 
     def _read(self, jobs: list[Job], pictures: list[Any]) -> dict[str, bytes]:
         """Run one batch; where it fails, its halves, down to single pictures. Give the results by SHA-256."""
@@ -285,7 +316,7 @@ class Reading:
             except UnavailableError as error:
                 failure, self._gone = described(error), error
             if failure is None:
-                self._in_a_row = 0
+                self._in_a_row, self._lately = 0, jobs[-1:]
             elif len(jobs) > 1:
                 half = len(jobs) // 2
                 todo += [(jobs[half:], pictures[half:]), (jobs[:half], pictures[:half])]
@@ -305,7 +336,7 @@ class Reading:
             if len(results) != len(jobs):
                 raise UserError(
                     f"{self.kind}: {type(self.extractor).__name__} gave {len(results)} results for "
-                    f"{len(jobs)} {self.inputs.about}s; expected {KINDS[self.kind].expected} for each"
+                    f"{len(jobs)} {KINDS[self.kind].about}s; expected {KINDS[self.kind].expected} for each"
                 )
             found = [encoded(self.kind, self.extractor, result) for result in results]
         except UserError:
@@ -325,29 +356,3 @@ class Reading:
         """Wait until at most so many writes are under way; raise the error of one that failed."""
         while len(self._writes) > most:
             self._writes.popleft().result()
-
-
-def readable(inputs: Inputs, start: int = 0) -> Iterator[Job]:
-    """What there is to read, from row `start` on."""
-    return (inputs.job(row) for row in islice(inputs.rows(), start, None) if row["status"] == "ok")
-
-
-def encoded(kind: str, extractor: object, result: Result) -> bytes:
-    """What was found in a picture, as the store keeps it.
-
-    Raises:
-        ValueError: a number is not finite, or a text contains an unpaired surrogate.
-        UserError: `result` is none of this kind.
-    """
-    try:
-        return KINDS[kind].dump(result)
-    except TypeError as error:
-        raise UserError(f"{kind}: {type(extractor).__name__} gave {error}") from None
-
-
-def described(error: BaseException) -> str:
-    """What a row says of an error, on one line that can be written as UTF-8."""
-    message = " ".join(str(error).split()).encode(errors="backslashreplace").decode()
-    if isinstance(error, PictureError):
-        return message
-    return f"{type(error).__name__}: {message}"[:500] if message else type(error).__name__

@@ -1,15 +1,16 @@
-"""The plan: of what can be read, the jobs that have no result yet, and jobs → batches.
+"""The plan: of what can be read, the jobs that have no result yet, shard by shard, and jobs → batches.
 
 The order of what is read alone decides the batches, so an interrupted run goes on with those that it would have made.
-What a job is made of is left to :mod:`pipeline.engine.inputs`, reading it to :mod:`pipeline.engine.local`.
+What a job is made of is left to :mod:`pipeline.engine.inputs`, reading it to an engine, :mod:`pipeline.engine.local`.
 """
 
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
-from typing import NamedTuple, Protocol
+from collections.abc import Callable, Container, Hashable, Iterable, Iterator, Mapping, Sequence
+from itertools import islice
+from typing import NamedTuple, Protocol, runtime_checkable
 
-from pipeline.core.store import batched
+from pipeline.core.kinds import Row
+from pipeline.engine.shards import Part, cut
 
-WINDOW = 2048  # jobs looked up among the results at a time
 _BATCH_PIXELS = 64_000_000  # a batch is closed early at so many pixels: large pictures make small batches
 
 
@@ -32,6 +33,32 @@ class Results(Protocol):
         ...
 
 
+@runtime_checkable
+class PartedResults(Protocol):
+    """Results that lie apart by shard, such as :class:`pipeline.core.parts.Parts`: a shard's are whole in themselves,
+    those of pictures that another shard has as well included."""
+
+    def part(self, fingerprint: str, shard: str) -> Results:
+        """The results of one shard, by its name. What is put there is kept once they are saved: :func:`save`."""
+        ...
+
+
+@runtime_checkable
+class _Saved(Protocol):
+    def save(self) -> None: ...
+
+
+def of_shard(results: Results | PartedResults, fingerprint: str, shard: str) -> Results:
+    """Where the results of a shard go."""
+    return results.part(fingerprint, shard) if isinstance(results, PartedResults) else results
+
+
+def save(results: Results) -> None:
+    """See that what was put there is kept; raises UserError where that cannot be written."""
+    if isinstance(results, _Saved):
+        results.save()
+
+
 class Job(NamedTuple):
     """What is to be read: its name, the digest of what the extractor is shown in hex, its size in pixels.
 
@@ -45,22 +72,68 @@ class Job(NamedTuple):
     sha256: str = ""
 
 
-def jobs(readable: Iterable[Job], results: Results, key: str, *, stored: bool) -> Iterator[Job]:
-    """Of what can be read, that which has a result, or has none: of jobs with one key the first, in their order.
+class Lacking(NamedTuple):
+    """A shard that lacks results: its name, where they go, the jobs to read."""
+
+    shard: str
+    results: Results
+    jobs: list[Job]
+
+
+class Planned(Protocol):
+    """What a plan is made of."""
+
+    def rows(self) -> Iterator[Row]:
+        """All rows in order, from the first one at every call; raises UserError where one is malformed."""
+        ...
+
+    def job(self, row: Row) -> Job:
+        """What there is to read in a row that is ok; its key is a digest of all that the extractor is shown."""
+        ...
+
+
+def lacking(
+    inputs: Planned,
+    results: Results | PartedResults,
+    fingerprint: str,
+    *,
+    start: int = 0,
+    repeated: Container[str] = (),
+    part: Part | None = None,
+) -> Iterator[Lacking]:
+    """The shards that lack results, from shard number `start` on.
+
+    Of jobs with one key the first has it: within a shard, and among all of them where results do not lie apart.
 
     Args:
-        readable: all there is to read.
+        inputs: all there is to read.
         results: where to look them up.
-        key: digest of the extractor's fingerprint.
-        stored: whether to give those with a result or those without.
+        fingerprint: digest of the extractor's fingerprint.
+        start: number of the first shard to look at.
+        repeated: keys that jobs of several shards may have.
+        part: of the shards, only those that this one of several processes reads.
     """
-    seen: set[bytes] = set()
-    for window in batched(readable, WINDOW):
-        found = results.known(key, [job.key for job in window])
-        for job in window:
-            if (job.key in found) == stored and (raw := bytes.fromhex(job.key)) not in seen:
-                seen.add(raw)
-                yield job
+    elsewhere: set[str] = set()
+    for number, shard in enumerate(islice(cut(inputs.rows()), start, None), start):
+        own: dict[str, Job] = {}
+        for job in (inputs.job(row) for row in shard.rows if row["status"] == "ok"):
+            if job.key not in elsewhere:
+                own.setdefault(job.key, job)
+        elsewhere |= {key for key in own if key in repeated}
+        if part is not None and not part.has(number):
+            continue
+        place = of_shard(results, fingerprint, shard.name)
+        known = place.known(fingerprint, list(own)) if own else set()
+        if len(known) < len(own):
+            yield Lacking(shard.name, place, [job for key, job in own.items() if key not in known])
+
+
+def stored(inputs: Planned, results: Results | PartedResults, fingerprint: str) -> Iterator[Job]:
+    """The jobs that have a result; arguments as of :func:`lacking`."""
+    for shard in cut(inputs.rows()):
+        jobs = [inputs.job(row) for row in shard.rows if row["status"] == "ok"]
+        known = of_shard(results, fingerprint, shard.name).known(fingerprint, [job.key for job in jobs])
+        yield from (job for job in jobs if job.key in known)
 
 
 def any_size(_width: int, _height: int) -> Hashable:
@@ -75,7 +148,7 @@ def batches(jobs: Iterable[Job], size: int, bucket: Callable[[int, int], Hashabl
     goes on with the batches it would have made, and ends with the very same numbers.
 
     Args:
-        jobs: in the manifest's order.
+        jobs: of one shard, in the manifest's order.
         size: pictures per batch, at most; fewer where they are large.
         bucket: takes width and height in pixels; pictures with the same value go into batches together.
     """

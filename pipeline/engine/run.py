@@ -1,18 +1,19 @@
 """Running an extractor: pictures or posts → one row each, through the store of results.
 
 What has a result that is stored is not read again, whatever happened to the run that read it. What is to be read is
-decided in :mod:`pipeline.engine.plan`; reading it is left to :mod:`pipeline.engine.local`.
+decided in :mod:`pipeline.engine.plan`; reading it is left to an engine, such as :mod:`pipeline.engine.local`.
 """
 
 import signal
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from pipeline.core.errors import UserError
 from pipeline.core.kinds import KINDS, Sink, Subject
@@ -20,13 +21,17 @@ from pipeline.core.records import ImageRow
 from pipeline.core.store import Store, batched, digest
 from pipeline.engine.in_hand import InHand, taken
 from pipeline.engine.inputs import Inputs, PictureInputs
-from pipeline.engine.local import Reading, described, encoded, readable
-from pipeline.engine.plan import Results, jobs
+from pipeline.engine.local import Reading
+from pipeline.engine.outcome import Outcome, described, encoded
+from pipeline.engine.plan import Job, Lacking, PartedResults, Results, lacking, of_shard, stored
+from pipeline.engine.shards import Part, cut, repeated
 from pipeline.extractors.base import (
     AnyExtractor,
     ExpectingExtractor,
+    Extractor,
     LookupExtractor,
     MeteredExtractor,
+    PostExtractor,
     Result,
 )
 from pipeline.images.pictures import Folder, Pictures
@@ -65,7 +70,7 @@ def extract(
     manifest: Path | Iterable[ImageRow | Mapping[str, Any]],
     pictures: Path | Pictures | None,
     output: Path,
-    results: Results,
+    results: Results | PartedResults,
     batch_size: int = 16,
     workers: int = 2,
     limits: ImagesParams | None = None,
@@ -98,11 +103,12 @@ def run(
     extractor: AnyExtractor,
     inputs: Inputs,
     output: Path,
-    results: Results,
+    results: Results | PartedResults,
     batch_size: int = 16,
     workers: int = 2,
     *,
     of_stage: bool = False,
+    engine: "Engine | None" = None,
 ) -> Summary:
     """Write one row for each row of `inputs` to `output`, in its order and in the way of the kind; atomically.
 
@@ -119,6 +125,7 @@ def run(
         batch_size: pictures or posts per batch, at most.
         workers: threads that decode.
         of_stage: whether a stage of the pipeline runs it, for what the summary says.
+        engine: what reads; by default this process, with the batch size and threads given.
 
     Raises:
         UserError: a row is malformed, the extractor does not load, breaks its contract, fails on one after another or
@@ -129,29 +136,125 @@ def run(
     key = None if isinstance(extractor, LookupExtractor) else digest(extractor.fingerprint())
     with _leaving_on_sigterm(), KINDS[kind].writing(output, key) as sink:
         if isinstance(extractor, LookupExtractor):
-            read, stored, failed = _write_looked_up(sink, kind, extractor, inputs)
+            read, from_results, failed = _write_looked_up(sink, kind, extractor, inputs)
         else:
             assert key is not None
-            done, stored, failed = _write(sink, kind, inputs, 0, results, key, None)
-            reading = Reading(kind, extractor, inputs, results, key, batch_size, workers)
+            done, from_results, failed = _write(sink, kind, inputs, 0, results, key, None)
+            read = 0
             if done is not None:
-                with _in_hand(results, key) as reading.in_hand:
-                    reading.run(lambda: jobs(readable(inputs, done), results, key, stored=False))
-                _, more_stored, more_failed = _write(sink, kind, inputs, done, results, key, reading.failures)
-                stored, failed = stored + more_stored, failed + more_failed
-            read = reading.count
-            stored -= read
-            if not stored:
-                reading.refuse_nothing()
-            if reading.broken:
-                again = f"dvc repro --force --single-item {kind}" if of_stage else "run the same command once more"
+                outcome = _read(kind, extractor, inputs, results, key, engine or Local(batch_size, workers), done)
+                read = outcome.count
+                _, more, more_failed = _write(sink, kind, inputs, done, results, key, outcome.failures)
+                from_results, failed = from_results + more - read, failed + more_failed
+                if not from_results:
+                    outcome.refuse_nothing(kind)
+                if outcome.broken:
+                    again = f"dvc repro --force --single-item {kind}" if of_stage else "run the same command once more"
     used = extractor.used() if isinstance(extractor, MeteredExtractor) else ""
-    return Summary(read, stored, failed, time.monotonic() - started, again, used, inputs.about)
+    return Summary(read, from_results, failed, time.monotonic() - started, again, used, inputs.about)
 
 
-def _in_hand(results: Results, key: str) -> AbstractContextManager[InHand | None]:
-    """Where it is written down what is being read: beside results that lie in a folder of this machine."""
-    return taken(results.folder / "in-hand", key) if isinstance(results, Store) else nullcontext()
+def run_part(
+    kind: str,
+    extractor: AnyExtractor,
+    inputs: Inputs,
+    results: Results | PartedResults,
+    part: Part,
+    batch_size: int = 16,
+    workers: int = 2,
+) -> Outcome:
+    """Read what one of several processes is to read, which share out the shards; no row is written.
+
+    Once all have ended, :func:`run` finds their results and tries again what failed. Arguments as there.
+
+    Raises:
+        UserError: as of :func:`run`; or the extractor looks up others' results, so that nothing is to be shared out.
+    """
+    if isinstance(extractor, LookupExtractor):
+        raise UserError(f"--part {part}: {kind} looks up the results of others, all at once; run it without --part")
+    key = digest(extractor.fingerprint())
+    with _leaving_on_sigterm():
+        outcome = _read(kind, extractor, inputs, results, key, Local(batch_size, workers), 0, part)
+    outcome.refuse_nothing(kind)
+    return outcome
+
+
+class Engine(Protocol):
+    """What reads a plan."""
+
+    def read(self, work: "Work") -> Outcome:
+        """Read all that lacks a result, and store it.
+
+        Raises:
+            UserError: the extractor does not load, breaks its contract, fails on one after another, or results cannot
+                be stored; :class:`pipeline.extractors.base.UnavailableError` where what it reads with is gone.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What an engine is to do.
+
+    Attributes:
+        kind: what the extractor finds.
+        key: digest of its fingerprint.
+        missing: the shards that lack results, from the first one at every call.
+        sound: jobs that have a result.
+    """
+
+    kind: str
+    extractor: Extractor | PostExtractor
+    inputs: Inputs
+    results: Results | PartedResults
+    key: str
+    missing: Callable[[], Iterator[Lacking]]
+    sound: Callable[[], Iterator[Job]]
+
+
+@dataclass(frozen=True, slots=True)
+class Local:
+    """Reads in this process, shard after shard."""
+
+    batch_size: int = 16
+    workers: int = 2
+
+    def read(self, work: Work) -> Outcome:
+        """As of :class:`Engine`."""
+        reading = Reading(
+            work.kind, work.extractor, work.inputs.of, work.sound, work.key, self.batch_size, self.workers
+        )
+        with _in_hand(work.results, work.key) as reading.in_hand:
+            if isinstance(work.results, Store):
+                reading.known = partial(work.results.known, work.key)
+            reading.run(work.missing)
+        return reading
+
+
+def _read(
+    kind: str,
+    extractor: Extractor | PostExtractor,
+    inputs: Inputs,
+    results: Results | PartedResults,
+    key: str,
+    engine: Engine,
+    start: int,
+    part: Part | None = None,
+) -> Outcome:
+    shared: Container[str] = ()
+    if not isinstance(results, PartedResults):
+        shared = repeated(lambda: (inputs.job(row).key for row in inputs.rows() if row["status"] == "ok"))
+
+    def missing() -> Iterator[Lacking]:
+        return lacking(inputs, results, key, start=start, repeated=shared, part=part)
+
+    return engine.read(Work(kind, extractor, inputs, results, key, missing, lambda: stored(inputs, results, key)))
+
+
+def _in_hand(results: Results | PartedResults, key: str) -> AbstractContextManager[InHand | None]:
+    """Where it is written down what is being read: in the store's folder of this machine, where there is one."""
+    folder = getattr(results, "folder", None)
+    return taken(folder / "in-hand", key) if isinstance(folder, Path) else nullcontext()
 
 
 @contextmanager
@@ -172,33 +275,41 @@ def _leaving_on_sigterm() -> Iterator[None]:
 
 
 def _write(
-    sink: Sink, kind: str, inputs: Inputs, start: int, results: Results, key: str, failures: Mapping[str, str] | None
+    sink: Sink,
+    kind: str,
+    inputs: Inputs,
+    start: int,
+    results: Results | PartedResults,
+    key: str,
+    failures: Mapping[str, str] | None,
 ) -> tuple[int | None, int, int]:
-    """Write rows from the store, from row `start` on.
+    """Write rows of results, from shard number `start` on.
 
-    Without `failures` (errors by key), stop at the first window that lacks a result.
+    Without `failures` (errors by key), stop at the first shard that lacks a result.
 
     Returns:
-        The row to go on from, or None at the end; how many rows came from the store; how many have no result.
+        The shard to go on from, or None at the end; how many rows have a result; how many have none.
     """
-    position, stored, failed = start, 0, 0
-    for window in batched(islice(inputs.rows(), start, None), KINDS[kind].WINDOW):
-        keys = [inputs.job(row).key if row["status"] == "ok" else "" for row in window]
-        wanted = list(filter(None, keys))
-        found = results.get_many(key, wanted)
-        if failures is None and any(each not in found for each in wanted):
-            return position, stored, failed
-        for row, each in zip(window, keys, strict=True):
-            status, error = row["status"], row["error"]
-            result = found.get(each)
-            if result is not None:
-                stored += 1
-            elif status == "ok":
-                status, error = "failed", (failures or {})[each]
-            failed += status != "ok"
-            sink.add(row, status, error, result)
-        position += len(window)
-    return None, stored, failed
+    n_stored = n_failed = 0
+    for number, shard in enumerate(islice(cut(inputs.rows()), start, None), start):
+        place = of_shard(results, key, shard.name)
+        rows = [(row, inputs.job(row).key if row["status"] == "ok" else "") for row in shard.rows]
+        if failures is None:
+            wanted = {each for _, each in rows if each}
+            if len(place.known(key, list(wanted))) < len(wanted):
+                return number, n_stored, n_failed
+        for window in batched(rows, KINDS[kind].WINDOW):
+            found = place.get_many(key, [each for _, each in window if each])
+            for row, each in window:
+                status, error = row["status"], row["error"]
+                result = found.get(each)
+                if result is not None:
+                    n_stored += 1
+                elif status == "ok":
+                    status, error = "failed", (failures or {})[each]
+                n_failed += status != "ok"
+                sink.add(row, status, error, result)
+    return None, n_stored, n_failed
 
 
 def _write_looked_up(sink: Sink, kind: str, extractor: LookupExtractor, inputs: Inputs) -> tuple[int, int, int]:

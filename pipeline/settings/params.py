@@ -194,6 +194,8 @@ class HttpExecution(Section):
 class ExecutionParams(Section):
     """How a run uses the machine; no stage depends on it."""
 
+    results: Annotated[str, Field(min_length=1)] | None = None
+
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$"), BeforeValidator(_not_mps)] = "auto"
     decode_workers: PositiveInt = 2
     batch_size: BatchSizes = BatchSizes()

@@ -10,11 +10,13 @@ from pipeline.core import environments
 from pipeline.core.errors import UserError, run_cli
 from pipeline.core.kinds import KINDS, TEXT_KINDS
 from pipeline.core.locks import stage_lock
+from pipeline.core.parts import Parts
 from pipeline.core.records import ImageRow, Post
 from pipeline.core.store import Store
 from pipeline.engine.inputs import Inputs, LabelledPictures, PictureInputs
-from pipeline.engine.run import Summary
+from pipeline.engine.run import Engine, Local, Summary, run_part
 from pipeline.engine.run import run as run_engine
+from pipeline.engine.shards import Part
 from pipeline.extractors.base import AnyExtractor, LabelledExtractor, LookupExtractor
 from pipeline.extractors.registry import Choice, choose
 from pipeline.images import manifest as images
@@ -49,8 +51,11 @@ def _main(kind: str, posts_of: PostsOf | None) -> None:
     parser.add_argument("--output", type=Path, metavar=where, help="where the results of --images go")
     if posts_of is not None:
         parser.add_argument("--posts", type=Path, metavar="FILE.jsonl", help="posts that show the pictures of --images")
+    add_part(parser)
     parser.add_argument("--params", type=Path, default=paths.PARAMS, metavar="FILE", help="default: %(default)s")
     arguments = parser.parse_args()
+    if arguments.part is not None and arguments.images is not None:
+        raise UserError("--part I/N shares out the pipeline's pictures; leave --images DIR out")
     if (arguments.images is None) != (arguments.output is None):
         raise UserError(f"--images DIR and --output {where} go together")
     file: Path | None = getattr(arguments, "posts", None)
@@ -66,7 +71,12 @@ def _main(kind: str, posts_of: PostsOf | None) -> None:
     if choice.interpreter is not None:
         environments.enter(choice.interpreter)  # before any lock is taken: this process goes on there
     with Store.open() as store:
-        if arguments.images is None:
+        if arguments.part is not None:
+            extractor = create(choice, settings)
+            labels = _labels(extractor, partial(posts_of, settings, None)) if posts_of else None
+            inputs = _pictures(settings, paths.IMAGES, settings.data.images_folder, labels)
+            print(read_part(choice, extractor, settings, inputs, store, arguments.part))
+        elif arguments.images is None:
             with stage_lock(kind), recorded(kind) as record:
                 extractor = create(choice, settings)
                 labels = _labels(extractor, partial(posts_of, settings, None)) if posts_of else None
@@ -84,6 +94,23 @@ def _main(kind: str, posts_of: PostsOf | None) -> None:
             inputs = _pictures(settings, rows, arguments.images, labels)
             summary, _ = extract(choice, extractor, settings, inputs, arguments.output, store, of_stage=False)
             print(f"{summary}; left out: {left_out}" if left_out else summary)
+
+
+def add_part(parser: argparse.ArgumentParser) -> None:
+    """Add the option that lets several processes share out what a stage reads."""
+    parser.add_argument(
+        "--part",
+        type=_part,
+        metavar="I/N",
+        help="read what process I of N (from 0) is to read, and write nothing: for job arrays, before the stage",
+    )
+
+
+def _part(text: str) -> Part:
+    number, _, of = text.partition("/")
+    if not (number.isdecimal() and of.isdecimal() and int(number) < int(of)):
+        raise UserError(f"--part {text}: expected I/N with I from 0 to N - 1, as in --part 3/64")
+    return Part(int(number), int(of))
 
 
 def output_of(kind: str) -> Path:
@@ -169,10 +196,9 @@ def extract(
         extractor,
         inputs,
         output,
-        store,
-        batch_size=getattr(settings.execution.batch_size, choice.kind),
-        workers=settings.execution.decode_workers,
+        _results(settings, store),
         of_stage=of_stage,
+        engine=_engine(choice, settings),
     )
     return summary, {
         "items": summary.read,
@@ -183,3 +209,32 @@ def extract(
         "fingerprint": None if isinstance(extractor, LookupExtractor) else dict(extractor.fingerprint()),
         "changed": choice.changed(),
     }
+
+
+def read_part(
+    choice: Choice, extractor: AnyExtractor, settings: Params, inputs: Inputs, store: Store, part: Part
+) -> str:
+    """Read what one of several processes is to read; return what became of it, in words."""
+    batch_size = getattr(settings.execution.batch_size, choice.kind)
+    outcome = run_part(
+        choice.kind,
+        extractor,
+        inputs,
+        _results(settings, store),
+        part,
+        batch_size=batch_size,
+        workers=settings.execution.decode_workers,
+    )
+    return f"{choice.kind}, part {part}: {outcome.count:,} read, {len(outcome.failures):,} failed"
+
+
+def _results(settings: Params, store: Store) -> Store | Parts:
+    """Where results go."""
+    where = settings.execution.results
+    return store if where is None else Parts(where, store.folder)
+
+
+def _engine(choice: Choice, settings: Params) -> Engine:
+    """What reads."""
+    execution = settings.execution
+    return Local(getattr(execution.batch_size, choice.kind), execution.decode_workers)

@@ -76,3 +76,13 @@ def test_features_are_off_unless_an_extractor_is_named(tmp_path: Path) -> None:
     words = " ".join(text_of((finish(made).folder / "report/index.html").read_text(encoding="utf-8")).split())
     assert "features resnet" in words
     assert "features.extractor" in words
+
+
+def test_a_part_that_is_none_is_refused(tmp_path: Path) -> None:
+    made = project(tmp_path / "run", {}, run=False)
+    said = made.run("python", "-m", "stages.captions", "--part", "3/3", expect=2)
+    assert said == "error: --part 3/3: expected I/N with I from 0 to N - 1, as in --part 3/64\n"
+    said = made.run(
+        *("python", "-m", "stages.captions", "--part", "0/2", "--images", "set/images", "--output", "o"), expect=2
+    )
+    assert said == "error: --part I/N shares out the pipeline's pictures; leave --images DIR out\n"

@@ -7,8 +7,7 @@ from pathlib import Path
 from pipeline.core.records import ImageRow
 from pipeline.core.store import Store
 from pipeline.engine.inputs import PictureInputs, twins
-from pipeline.engine.local import readable
-from pipeline.engine.plan import Job, batches, jobs
+from pipeline.engine.plan import Job, batches, lacking, stored
 from pipeline.settings.params import ImagesParams
 
 KEY = "ab" * 32
@@ -26,15 +25,15 @@ def test_a_job_is_what_can_be_read_and_has_no_result(tmp_path: Path) -> None:
     inputs = PictureInputs(rows, None, ImagesParams())
     with Store.open(tmp_path) as store:
         store.put_many(KEY, {f"{2:064x}": b"[]"})
-        lacking = list(jobs(readable(inputs), store, KEY, stored=False))
-        assert lacking == [Job(name, f"{n:064x}", 30, 20, f"{n:064x}") for name, n in (("a", 1), ("e", 3))]
-        assert [job.name for job in jobs(readable(inputs), store, KEY, stored=True)] == ["b"]
-    assert pickle.loads(pickle.dumps(lacking)) == lacking  # noqa: S301  (our own)
+        [shard] = lacking(inputs, store, KEY)
+        assert shard.jobs == [Job(name, f"{n:064x}", 30, 20, f"{n:064x}") for name, n in (("a", 1), ("e", 3))]
+        assert [job.name for job in stored(inputs, store, KEY)] == ["b"]
+    assert pickle.loads(pickle.dumps(shard.jobs)) == shard.jobs  # noqa: S301  (our own)
 
 
 def test_twins_are_the_names_of_the_same_bytes() -> None:
     rows = [row("a", 1), row("b", 2), row("c", 1), row("d", None), row("e", None), row("f", 1)]
-    assert twins(PictureInputs(rows, None, ImagesParams()).rows()) == {f"{1:064x}": ["a", "c", "f"]}
+    assert twins(PictureInputs(rows, None, ImagesParams()).rows) == {f"{1:064x}": ["a", "c", "f"]}
 
 
 def test_batches_are_of_one_bucket_and_go_on_where_a_killed_run_stopped() -> None:
