@@ -5,12 +5,23 @@ does the rest. How many there are is the stage's decision.
 """
 
 import os
+import platform
+import secrets
 import signal
 import sys
 import threading
 import time
 from datetime import timedelta
-from typing import NoReturn
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+from pipeline.core.errors import UserError
+from pipeline.core.folders import VARIABLE
+
+if TYPE_CHECKING:
+    from torch.distributed import Store  # type: ignore[attr-defined]  # exported by name
+
+_APPEARS_SECONDS = 15.0  # within which a file that one machine makes is seen on others
 
 
 def relaunch(module: str, n: int) -> NoReturn:
@@ -57,14 +68,61 @@ def let_first_go_ahead(where: str = "ready") -> None:
     """
     if count() == 1:
         return
-    from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]  # exported by name
-
-    address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-    store = PrefixStore("sightread", TCPStore(address, port, is_master=False, wait_for_workers=False))
+    store = _store()
     if is_first():
         store.set(where, "yes")
     else:
         store.wait([where], timedelta(days=3650))
+
+
+def require_shared(folder: Path) -> None:
+    """See that every process sees the same folder, as those of several machines may not; none waits where one does not.
+
+    Raises:
+        UserError: in every process, where one sees another folder under this path, or none.
+    """
+    if count() == 1:
+        return
+    store, mark = _store(), ""
+    if is_first():
+        folder.mkdir(parents=True, exist_ok=True)
+        mark = f".shared-{secrets.token_hex(8)}"
+        (folder / mark).touch()
+        store.set("shared", mark)
+    store.wait(["shared"], timedelta(days=3650))
+    name = store.get("shared").decode()
+    store.set(f"seen {os.environ['RANK']}", f"{int(_appears(folder / name))} {platform.node()}")
+    ranks = [f"seen {rank}" for rank in range(count())]
+    store.wait(ranks, timedelta(seconds=10 * _APPEARS_SECONDS))
+    answers = [store.get(rank).decode().split(" ", 1) for rank in ranks]
+    if is_first():
+        (folder / mark).unlink()
+    blind = sorted({node for seen, node in answers if seen != "1"})
+    if blind:
+        raise UserError(
+            f"train: {', '.join(blind)} sees another {folder} than {answers[0][1]}, or none; a training in several "
+            f"processes goes on from checkpoints that all of them see: set {VARIABLE} to a folder that the machines "
+            "share"
+        )
+
+
+def _appears(path: Path) -> bool:
+    """Whether a file is there, or comes within the time that a network's file system may take to show it."""
+    until = time.monotonic() + _APPEARS_SECONDS
+    while not path.exists():
+        if time.monotonic() > until:
+            return False
+        time.sleep(0.1)
+    return True
+
+
+def _store() -> "Store":
+    """The launcher's own store, with keys of this start of the processes alone."""
+    from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]  # exported by name
+
+    address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    start = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    return PrefixStore(f"sightread {start}", TCPStore(address, port, is_master=False, wait_for_workers=False))
 
 
 def wait() -> None:

@@ -94,11 +94,13 @@ def train(
         ``"unlabelled": {"posts": so many}``
 
     Raises:
-        UserError: no post with labels, one of dev without, no dev posts, an unusable encoder or device; a loss or
-            weight that is not finite, of which nothing is saved.
+        UserError: no post with labels, one of dev without, no dev posts, an unusable encoder or device; of several
+            processes, not all see `work`; a loss or weight that is not finite, of which nothing is saved.
     """
     labelled, others = examples.parted(params, train, unlabelled)
     examples.check_labelled("dev", dev)
+    _require_divisible(params)
+    processes.require_shared(work)
     if (state := take_finished(work, output, curves)) is not None:
         return summary(state)
     examples.warn_without_entities(dev)
@@ -278,11 +280,14 @@ def _run(trainer: "TaggerTrainer", work: Path, params: TrainParams) -> TrainerSt
     return trainer.state
 
 
-def _arguments(params: TrainParams, work: Path, device: torch.device, *, parts_differ: bool) -> TrainingArguments:
+def _require_divisible(params: TrainParams) -> None:
     try:
         params.require_divisible(processes.count())
     except ValueError as error:
         raise UserError(str(error)) from None
+
+
+def _arguments(params: TrainParams, work: Path, device: torch.device, *, parts_differ: bool) -> TrainingArguments:
     arguments = _Arguments(
         output_dir=str(work),
         num_train_epochs=params.epochs,

@@ -2,10 +2,13 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -15,6 +18,7 @@ from ner.training.work_folder import COMPLETE
 from pipeline.core.errors import UserError
 from tests.ner.conftest import small_params
 from tests.ner.training.test_run import assert_same, first_step, run, weights
+from tests.project import wait_for
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -28,7 +32,7 @@ encoder, folder = map(Path, sys.argv[1:])
 with pytest.MonkeyPatch.context() as patch:
     if os.environ["RANK"] == "0":
         patch.setattr(losses, "SMALL", 0)
-    gradients = first_step(encoder, folder / os.environ["RANK"], 1, patch)
+    gradients = first_step(encoder, folder / "both", 1, patch)
 torch.save(gradients, folder / f"gradients-{os.environ['RANK']}.pt")
 """
 WAITING = """
@@ -60,6 +64,13 @@ torch.set_num_threads(1)
 encoder, folder = map(Path, sys.argv[1:])
 print(run(small_params(encoder, epochs=4), folder))
 """
+REFUSED = (
+    TRAINING.replace("print(run", "try:\n    print(run")
+    + """
+except UserError as error:
+    print(error)
+"""
+)
 
 
 def launch(script: Path, *arguments: Path, n: int = 2) -> subprocess.Popen[str]:
@@ -126,6 +137,70 @@ def test_two_processes_killed_resume_to_the_same_tagger(xlm_r_folder: Path, tmp_
     one, other = (weights(tmp_path / name) for name in ("whole", "killed"))
     assert_same(one, other)
     assert not list(work.glob("checkpoint-*"))
+
+
+def on_two_nodes(*arguments: Sequence[Path | str]) -> list[subprocess.Popen[str]]:
+    """A launcher a node, both on this machine, that find each other by torch's rendezvous; the arguments of each."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        endpoint = f"127.0.0.1:{free.getsockname()[1]}"
+    meeting = ["--nnodes", "2", "--rdzv-backend", "c10d", "--rdzv-endpoint", endpoint, "--rdzv-id", "test"]
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "1", "--local-addr", "127.0.0.1"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    pipes: dict[str, Any] = {"text": True, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return [subprocess.Popen([*command, *meeting, *one], cwd=ROOT, env=environment, **pipes) for one in arguments]
+
+
+def ended(nodes: list[subprocess.Popen[str]], status: int = 0) -> list[tuple[str, str]]:
+    """Output and errors of each launcher, once all have ended with a status."""
+    said = [node.communicate(timeout=240) for node in nodes]
+    assert [node.returncode for node in nodes] == [status] * len(nodes), said
+    return said
+
+
+@pytest.mark.slow  # three starts of torch
+def test_two_nodes_have_the_gradients_of_one_process(
+    xlm_r_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = tmp_path / "gradients.py"
+    script.write_text(GRADIENTS, encoding="utf-8")
+    ended(on_two_nodes(*[[script, xlm_r_folder, tmp_path]] * 2))
+    alone = first_step(xlm_r_folder, tmp_path / "alone", 1, monkeypatch)
+    for rank in (0, 1):
+        together = torch.load(tmp_path / f"gradients-{rank}.pt", weights_only=True)
+        for gradient, other in zip(together, alone, strict=True):
+            torch.testing.assert_close(gradient, other, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_two_nodes_killed_resume_to_the_same_weights(xlm_r_folder: Path, tmp_path: Path) -> None:
+    script = tmp_path / "training.py"
+    script.write_text(TRAINING, encoding="utf-8")
+    output = ended(on_two_nodes(*[[script, xlm_r_folder, tmp_path / "whole"]] * 2))
+    assert output[0][0] == output[1][0] != "", "both saw the same scores"
+    nodes = on_two_nodes(*[[script, xlm_r_folder, tmp_path / "killed"]] * 2)
+    wait_for(lambda: list((tmp_path / "killed" / "work").glob(f"checkpoint-*/{COMPLETE}")), 200)
+    for pid in [child.pid for node in nodes for child in psutil.Process(node.pid).children(recursive=True)]:
+        os.kill(pid, signal.SIGKILL)
+    for node in nodes:
+        node.kill()
+        node.communicate()
+    again = ended(on_two_nodes(*[[script, xlm_r_folder, tmp_path / "killed"]] * 2))
+    assert again[0][0] == again[1][0] == output[0][0]
+    assert sum(errors.count("resuming after epoch") for _, errors in again) == 1
+    assert_same(weights(tmp_path / "whole"), weights(tmp_path / "killed"))
+
+
+@pytest.mark.slow
+def test_nodes_with_a_work_folder_each_are_refused_before_the_first_step(xlm_r_folder: Path, tmp_path: Path) -> None:
+    script = tmp_path / "training.py"
+    script.write_text(REFUSED, encoding="utf-8")
+    nodes = on_two_nodes(*([script, xlm_r_folder, tmp_path / name] for name in ("one", "other")))
+    said = [node.communicate(timeout=240) for node in nodes]
+    for output, errors in said:
+        assert "a training in several processes goes on from checkpoints that all of them see" in output, errors
+        assert "set SIGHTREAD_STORE to a folder that the machines share" in output
+    assert not list(tmp_path.glob("*/work/*"))
 
 
 def at_work(process: psutil.Process) -> bool:
