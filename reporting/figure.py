@@ -16,8 +16,10 @@ from pipeline.core.files import portable
 from pipeline.core.kinds import PICTURE_KINDS
 from pipeline.core.labels import entities
 from pipeline.core.records import ImageRow, ObjectTag, Post, TextLine
+from pipeline.core.store import Store
 from pipeline.images import pictures
 from pipeline.images.decoding import PictureError
+from pipeline.images.remote import opened
 from pipeline.settings.params import Condition, Split
 from reporting.charts import interval_chart
 from reporting.page import environment
@@ -105,15 +107,15 @@ def draw(results: Results, wanted: str | None = None) -> str:
 
 def _embedded(results: Results, row: ImageRow) -> str | None:
     """The picture as a data URI, or None where it is no longer there: its contexts may have been computed elsewhere."""
-    folder = results.settings.data.images_folder
-    if folder is None:
-        return None
-    try:
-        limits = results.settings.images
-        place = pictures.Folder(folder, limits, results.settings.data.linked_folders)
-        picture = pictures.load(place, row.image, str(row.sha256), limits)
-    except PictureError:
-        return None
+    limits = results.settings.images
+    with Store.open() as store:
+        place = opened(results.settings.data, limits, store)
+        if place is None:
+            return None
+        try:
+            picture = pictures.load(place, row.image, str(row.sha256), limits)
+        except PictureError:
+            return None
     picture = picture.convert("RGB")
     picture.thumbnail((2 * WIDTH, 4 * WIDTH), Image.Resampling.LANCZOS)
     buffer = BytesIO()

@@ -4,7 +4,7 @@ A thumbnail is kept in the store by its picture's hash, so that a report made ag
 safely is left to :mod:`pipeline.images.pictures`.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 from pathlib import Path
@@ -28,25 +28,23 @@ _WINDOW = 256  # pictures decoded, and stored, at a time
 
 def write(
     rows: Iterable[ImageRow],
-    folder: Path | None,
+    place: pictures.Pictures | None,
     output: Path,
     side: int,
     limits: ImagesParams,
     store: Store,
     workers: int = 2,
-    follow: Sequence[Path] = (),
 ) -> dict[str, str]:
     """Write a thumbnail of each picture of the manifest's rows that can be read.
 
     Args:
         rows: of the manifest.
-        folder: where the pictures lie; None for a data set without.
+        place: where the pictures lie; None for a data set without.
         output: the thumbnails' folder; others that lie there are removed.
         side: pixels of the longer side; a smaller picture stays as it is.
         limits: on the pictures, as in the manifest.
         store: keeps them between runs.
         workers: threads that decode.
-        follow: other folders that links may lead into.
 
     Returns:
         Thumbnail's file name by picture name; a picture that has changed or gone since the manifest has none.
@@ -58,7 +56,6 @@ def write(
     readable = [row for row in rows if row.status == "ok"]
     written: dict[str, str] = {}
     output.mkdir(parents=True, exist_ok=True)
-    place = None if folder is None else pictures.Folder(folder, limits, follow)
 
     def make(row: ImageRow) -> bytes | None:
         if place is None:

@@ -8,6 +8,7 @@ from pipeline.core.locks import stage_lock
 from pipeline.core.records import RelationPost
 from pipeline.core.store import Store
 from pipeline.images import manifest as images
+from pipeline.images.remote import opened
 from pipeline.settings import params
 from stages.shared import paths, posts
 from stages.shared.record import recorded
@@ -20,12 +21,13 @@ def main() -> None:
         names = {image for _, post in posts.of_all_splits() for image in post.images}
         names |= {image for post in records.read(paths.RELATION, RelationPost, "posts") for image in post.images}
         data = settings.data
-        rows = list(images.manifest(names, data.images_folder, settings.images, store, follow=data.linked_folders))
-        if data.images_folder is not None and (reason := images.nothing_readable(rows, data.images_folder)):
+        place = data.images_folder if data.images_elsewhere is None else opened(data, settings.images, store)
+        rows = list(images.manifest(names, place, settings.images, store, follow=data.linked_folders))
+        if place is not None and (reason := images.nothing_readable(rows, data.images_folder or str(data.images))):
             raise UserError(reason)
         records.write(paths.IMAGES, rows)
         record |= {"items": len(rows), "unit": "pictures"}
-    if data.images_folder is None:
+    if data.images is None:
         print(f"no pictures in this data set (data.images: null); {len(rows):,} named by its posts")
         return
     statuses = Counter(row.status for row in rows)

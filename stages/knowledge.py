@@ -22,6 +22,7 @@ from pipeline.engine.run import Summary
 from pipeline.extractors.base import AnyExtractor, TaughtExtractor, WantingExtractor, Wants
 from pipeline.extractors.registry import Choice, choose
 from pipeline.images.manifest import manifest
+from pipeline.images.pictures import Pictures
 from pipeline.settings import params
 from pipeline.settings.params import Params
 from stages.shared import extraction, paths, posts
@@ -47,7 +48,7 @@ def main() -> None:
         if isinstance(extractor, TaughtExtractor):
             extractor.teach(records.read(paths.POSTS / "train.jsonl", Post, "posts"))
         if arguments.part is not None:
-            inputs = _stage_inputs(extractor, settings)
+            inputs = _stage_inputs(extractor, settings, store)
             print(extraction.read_part(choice, extractor, settings, inputs, store, arguments.part))
         elif arguments.posts is None:
             print(_run_stage(choice, extractor, settings, store))
@@ -82,17 +83,18 @@ def _arguments() -> argparse.Namespace:
 
 def _run_stage(choice: Choice, extractor: AnyExtractor, settings: Params, store: Store) -> Summary:
     with stage_lock(KIND), recorded(KIND) as record:
-        inputs = _stage_inputs(extractor, settings)
+        inputs = _stage_inputs(extractor, settings, store)
         summary, found = extraction.extract(choice, extractor, settings, inputs, extraction.output_of(KIND), store)
         record |= found
     return summary
 
 
-def _stage_inputs(extractor: AnyExtractor, settings: Params) -> PostInputs:
+def _stage_inputs(extractor: AnyExtractor, settings: Params, store: Store) -> PostInputs:
     """The pipeline's posts, with what the extractor wants of them."""
     given = list(posts.of_all_splits())
     rows = list(records.read(paths.IMAGES, ImageRow, "images"))
-    return _inputs(wanted(extractor), settings, given, rows, paths.CONTEXTS, settings.data.images_folder)
+    pictures = extraction.pictures_of(settings, store)
+    return _inputs(wanted(extractor), settings, given, rows, paths.CONTEXTS, pictures)
 
 
 def _run_file(
@@ -112,7 +114,8 @@ def _run_file(
     given = [(None, post) for post in unique_ids(jsonl.read(arguments.posts, image_name=settings.data.image_name))]
     names = {image for _, post in given for image in post.images}
     rows = list(manifest(names, arguments.images, settings.images, store, follow=settings.data.linked_folders))
-    inputs = _inputs(wants, settings, given, rows, arguments.contexts, arguments.images)
+    pictures = extraction.folder_of(settings, arguments.images)
+    inputs = _inputs(wants, settings, given, rows, arguments.contexts, pictures)
     summary, _ = extraction.extract(choice, extractor, settings, inputs, arguments.output, store, of_stage=False)
     return summary
 
@@ -128,14 +131,14 @@ def _inputs(
     given: Sequence[tuple[str | None, Post]],
     rows: Sequence[ImageRow],
     contexts: Path,
-    folder: Path | None,
+    pictures: Pictures | None,
 ) -> PostInputs:
     """The posts, each with what is wanted of it: its contexts by the template of their kinds, its pictures."""
     kinds = sorted(wants.contexts)
     found = Found.read(contexts, kinds)
     templates = {kind: settings.views.model_copy(update={"kinds": [kind]}) for kind in kinds}
     words = ({kind: found.words(templates[kind], post, split) for kind in kinds} for split, post in given)
-    return PostInputs(given, wants, words, rows, extraction.folder_of(settings, folder), settings.images)
+    return PostInputs(given, wants, words, rows, pictures, settings.images)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from pipeline.core.files import atomic_write
 from pipeline.core.locks import stage_lock
 from pipeline.core.records import Evaluation
 from pipeline.core.store import Store
+from pipeline.images.remote import opened
 from pipeline.settings import params
 from pipeline.settings.params import Params
 from reporting import figure, page, sources, thumbnails
@@ -57,13 +58,12 @@ def _write(settings: Params) -> None:
         rows = [row for name, row in sorted(results.images.items()) if name in shown]
         written = thumbnails.write(
             rows,
-            settings.data.images_folder,
+            opened(settings.data, settings.images, store),
             paths.REPORT / "assets" / "thumbnails",
             settings.report.thumbnail,
             settings.images,
             store,
             settings.execution.decode_workers,
-            settings.data.linked_folders,
         )
         page.write(results, written, paths.REPORT)
         with atomic_write(paths.MODEL_CARD) as file:

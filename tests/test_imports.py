@@ -35,7 +35,10 @@ COMMANDS = {
 """Command lines: they may import any room of their package, and nothing imports them."""
 ABOVE = {"pipeline.params": {"ner.dry_pass"}}
 """Command line → what else it may import; since nothing imports it, there is no circle."""
-HEAVY = {"torch", "transformers", "onnxruntime", "rapidocr", "cv2", "matplotlib", "dvclive", "scipy"}
+HEAVY = {
+    *("torch", "transformers", "onnxruntime", "rapidocr", "cv2", "matplotlib", "dvclive", "scipy"),
+    *("ray", "pyarrow", "fsspec", "s3fs"),
+}
 MODULES = sorted(path.relative_to(ROOT) for room in ROOMS for path in (ROOT / room).rglob("*.py"))
 
 

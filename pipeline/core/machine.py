@@ -2,9 +2,18 @@
 
 import os
 
+CORES = "SIGHTREAD_CORES"
+"""Environment variable: so many cores at most, for a process that shares its machine with others of its kind."""
+
 
 def cores() -> int:
     """Cores that this process may use: those of its CPU affinity, which a container's cpuset limits as well."""
+    if (given := os.environ.get(CORES, "")).isdecimal() and int(given):
+        return min(int(given), _allowed())
+    return _allowed()
+
+
+def _allowed() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

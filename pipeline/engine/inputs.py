@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Protocol
 
@@ -164,7 +165,8 @@ class PictureInputs:
 
     def _shown(self, jobs: Sequence[Job], labels: Mapping[str, tuple[str, ...]] | None) -> Shown:
         copies = {job.sha256: self._twins[job.sha256] for job in jobs if job.sha256 in self._twins}
-        return _ShownPictures(self._pictures, self._limits, copies, labels)
+        names = [*(job.name for job in jobs), *chain.from_iterable(copies.values())]
+        return _ShownPictures(images.of(self._pictures, names), self._limits, copies, labels)
 
     @cached_property
     def _twins(self) -> dict[str, list[str]]:
@@ -292,7 +294,8 @@ class PostInputs:
     def of(self, jobs: Sequence[Job]) -> Shown:
         """The posts of these jobs."""
         posts = {job.key: self._shown[job.key] for job in jobs}
-        return _ShownPosts(posts, self._pictures, self._limits)
+        names = [picture.image for shown in posts.values() for picture in shown.pictures]
+        return _ShownPosts(posts, images.of(self._pictures, names), self._limits)
 
     def subject(self, row: Row) -> PostInput:
         """The post, without its pictures."""

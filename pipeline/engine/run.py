@@ -74,6 +74,7 @@ def extract(
     batch_size: int = 16,
     workers: int = 2,
     limits: ImagesParams | None = None,
+    engine: "Engine | None" = None,
 ) -> Summary:
     """Write one row for each picture of a manifest to `output`, sorted by image: :func:`run` on pictures.
 
@@ -87,6 +88,7 @@ def extract(
         batch_size: pictures per batch, at most.
         workers: threads that decode.
         limits: on pictures, as in the manifest.
+        engine: as of :func:`run`.
 
     Raises:
         UserError: the manifest is malformed, or as :func:`run`.
@@ -95,7 +97,7 @@ def extract(
     source = Folder(pictures, limits) if isinstance(pictures, Path) else pictures
     of_stage = isinstance(manifest, Path)
     inputs = PictureInputs(manifest, source, limits)
-    return run(kind, extractor, inputs, output, results, batch_size, workers, of_stage=of_stage)
+    return run(kind, extractor, inputs, output, results, batch_size, workers, of_stage=of_stage, engine=engine)
 
 
 def run(

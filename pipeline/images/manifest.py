@@ -5,9 +5,6 @@ a picture's file is left to :mod:`pipeline.images.pictures`, decoding to :mod:`p
 """
 
 import hashlib
-import os
-import stat
-import time
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -22,13 +19,12 @@ from pipeline.core.machine import cores
 from pipeline.core.records import ImageRow
 from pipeline.core.store import Store, batched, digest
 from pipeline.images.decoding import DecoderEndedError, Decoders, PictureError
-from pipeline.images.pictures import Folder, read_bytes
+from pipeline.images.pictures import Folder, StampedPictures
 from pipeline.settings.params import ImagesParams
 
 VERSION = 1
 """Raised when the same bytes would give another row, so that rows kept from earlier runs are not used."""
 
-_SETTLED_NS = 2_000_000_000  # a file younger than its file system's clock tick may change without a new time stamp
 _WINDOW = 2048  # names looked up at a time
 _BATCH = 16  # pictures given to a decoding process at a time,
 _BATCH_BYTES = 4_000_000  # or fewer where they are large
@@ -38,7 +34,7 @@ _Examined = tuple[ImageRow, str | None]
 
 def manifest(
     names: Iterable[str],
-    folder: Path | None,
+    folder: Path | StampedPictures | None,
     limits: ImagesParams,
     store: Store | None = None,
     workers: int | None = None,
@@ -52,7 +48,7 @@ def manifest(
 
     Args:
         names: of the pictures, paths with ``/`` below `folder`.
-        folder: where the pictures lie; None for a data set without.
+        folder: where the pictures lie, a folder or another place; None for a data set without.
         limits: on each picture.
         store: keeps rows between runs.
         workers: child processes that decode; by default as many as this process may use cores.
@@ -73,13 +69,15 @@ def manifest(
             ImageRow(name, status="missing", error="the data set has no pictures (data.images is null)")
             for name in ordered
         )
-    if not folder.is_dir():
-        raise UserError(f"{folder}: no such folder of pictures (data.root and data.images in params.yaml)")
-    return _manifest(ordered, Folder(folder, limits, follow), limits, store, workers or cores())
+    if isinstance(folder, Path):
+        if not folder.is_dir():
+            raise UserError(f"{folder}: no such folder of pictures (data.root and data.images in params.yaml)")
+        folder = Folder(folder, limits, follow)
+    return _manifest(ordered, folder, limits, store, workers or cores())
 
 
 def _manifest(
-    names: list[str], folder: Folder, limits: ImagesParams, store: Store | None, workers: int
+    names: list[str], place: StampedPictures, limits: ImagesParams, store: Store | None, workers: int
 ) -> Iterator[ImageRow]:
     key = digest({"rows of the manifest": VERSION, "max_pixels": limits.max_pixels, "max_bytes": limits.max_bytes})
     pending: deque[ImageRow | tuple[Future[list[_Examined]], int]] = deque()
@@ -102,14 +100,14 @@ def _manifest(
     try:
         with tqdm(total=len(names), desc="images", unit="picture", disable=None) as progress:
             for window in batched(names, _WINDOW):
-                stamps = {name: stamp for name in window if (stamp := _stamp(folder, name))}
+                stamps = {name: stamp for name in window if (stamp := place.stamp(name))}
                 known = store.get_many(key, list(stamps.values())) if store and stamps else {}
                 rows: dict[str, ImageRow | tuple[Future[list[_Examined]], int]] = {
                     name: ImageRow(name, **loads(known[stamp])) for name, stamp in stamps.items() if stamp in known
                 }
                 for batch in batched((name for name in window if name not in rows), _BATCH):
                     future = pool.submit(
-                        _examine, folder, [(name, stamps.get(name)) for name in batch], limits, decoders
+                        _examine, place, [(name, stamps.get(name)) for name in batch], limits, decoders
                     )
                     rows |= {name: (future, place) for place, name in enumerate(batch)}
                 pending += [rows[name] for name in window]
@@ -127,21 +125,8 @@ def _manifest(
             store.put_many(key, fresh)
 
 
-def _stamp(folder: Folder, name: str) -> str | None:
-    """What tells a file's state without reading it, hashed; None where it cannot be told, or is too young to."""
-    try:
-        path = folder.locate(name)
-        status = os.stat(path)
-    except (PictureError, OSError):
-        return None
-    if not stat.S_ISREG(status.st_mode) or time.time_ns() - status.st_mtime_ns < _SETTLED_NS:
-        return None
-    state = f"{path}\0{status.st_size}\0{status.st_mtime_ns}\0{status.st_ctime_ns}\0{status.st_ino}"
-    return hashlib.sha256(state.encode("utf-8", "surrogateescape")).hexdigest()
-
-
 def _examine(
-    folder: Folder, names: Sequence[tuple[str, str | None]], limits: ImagesParams, decoders: Decoders
+    place: StampedPictures, names: Sequence[tuple[str, str | None]], limits: ImagesParams, decoders: Decoders
 ) -> "list[_Examined]":
     """For each (name, stamp) the row, and the stamp to keep it under; None where another try may end otherwise."""
     done: dict[str, _Examined] = {}
@@ -153,13 +138,13 @@ def _examine(
                 kept = None if isinstance(found, DecoderEndedError) else stamp
                 done[name] = ImageRow(name, sha256, status=found.status, error=str(found)), kept
             else:
-                kept = stamp if stamp == _stamp(folder, name) else None  # None: written to while it was read
+                kept = stamp if stamp == place.stamp(name) else None  # None: written to while it was read
                 done[name] = ImageRow(name, sha256, *found), kept
         read.clear()
 
     for name, stamp in names:
         try:
-            data = read_bytes(folder.locate(name), limits)
+            data = place.read(name)
         except PictureError as error:
             done[name] = ImageRow(name, status=error.status, error=str(error)), None
             continue
@@ -179,7 +164,7 @@ _REMEDIES = {
 _EXAMPLES = 3
 
 
-def nothing_readable(rows: Sequence[ImageRow], folder: Path) -> str | None:
+def nothing_readable(rows: Sequence[ImageRow], folder: Path | str) -> str | None:
     """Why not one picture can be read, and what to do; None where one can, or where there are none."""
     if not rows or any(row.status == "ok" for row in rows):
         return None

@@ -8,10 +8,11 @@ import hashlib
 import os
 import re
 import stat
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from PIL import Image
 
@@ -20,6 +21,7 @@ from pipeline.images.decoding import PictureError, decode
 from pipeline.images.links import Links
 from pipeline.settings.params import ImagesParams
 
+_SETTLED_NS = 2_000_000_000  # a file younger than its file system's clock tick may change without a new time stamp
 _DRIVE = re.compile(r"^[A-Za-z]:")
 
 
@@ -31,8 +33,31 @@ class Pictures(Protocol):
 
         Raises:
             PictureError: it is missing, unsafe to read, unreadable or too large.
+            UserError: the place itself cannot be reached.
         """
         ...
+
+
+class StampedPictures(Pictures, Protocol):
+    """Where pictures lie whose state can be told."""
+
+    def stamp(self, name: str) -> str | None:
+        """What tells a picture's state without reading it, as a digest; None where it cannot be told, or not yet."""
+        ...
+
+
+@runtime_checkable
+class IndexedPictures(Protocol):
+    """Where pictures lie that an index of this machine finds."""
+
+    def of(self, names: Sequence[str]) -> Pictures:
+        """The same for some pictures, without the index: it can be pickled, for other machines."""
+        ...
+
+
+def of(pictures: Pictures | None, names: Sequence[str]) -> Pictures | None:
+    """Where some pictures lie, to be pickled."""
+    return pictures.of(names) if isinstance(pictures, IndexedPictures) else pictures
 
 
 class Folder:
@@ -70,6 +95,18 @@ class Folder:
         with _opened(self.locate(name), self._limits):
             pass
 
+    def stamp(self, name: str) -> str | None:
+        """Of path, size, inode and times; None where the file is too young to tell."""
+        try:
+            path = self.locate(name)
+            status = os.stat(path)
+        except (PictureError, OSError):
+            return None
+        if not stat.S_ISREG(status.st_mode) or time.time_ns() - status.st_mtime_ns < _SETTLED_NS:
+            return None
+        state = f"{path}\0{status.st_size}\0{status.st_mtime_ns}\0{status.st_ctime_ns}\0{status.st_ino}"
+        return hashlib.sha256(state.encode("utf-8", "surrogateescape")).hexdigest()
+
 
 def load(pictures: Pictures, name: str, sha256: str, limits: ImagesParams) -> Image.Image:
     """Read and decode a picture of the manifest.
@@ -104,18 +141,23 @@ def locate(folder: Path, name: str, links: Links) -> Path:
     Raises:
         PictureError: the name would lead out of the folder, by ``..``, a root, a drive or a link.
     """
-    parts = name.split("/")
-    if not name or "\0" in name or "\\" in name or _DRIVE.match(name) or any(p in ("", ".", "..") for p in parts):
-        raise PictureError("unsafe_name", "the name does not stay in the images folder")
+    check_name(name)
     path = os.path.join(folder, name)
     try:
-        if len(parts) > 1 or stat.S_ISLNK(os.lstat(path).st_mode):
+        if "/" in name or stat.S_ISLNK(os.lstat(path).st_mode):
             target = os.path.realpath(path, strict=True)
             if not links.allow(target):
                 raise PictureError("unsafe_name", "a link leads out of the images folder")
     except OSError as error:
         raise _unopened(error) from None
     return Path(path)
+
+
+def check_name(name: str) -> None:
+    """See that a name stays below the place that it is read from; raises PictureError where it does not."""
+    parts = name.split("/")
+    if not name or "\0" in name or "\\" in name or _DRIVE.match(name) or any(p in ("", ".", "..") for p in parts):
+        raise PictureError("unsafe_name", "the name does not stay in the images folder")
 
 
 def _unopened(error: OSError) -> PictureError:

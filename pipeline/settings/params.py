@@ -4,6 +4,7 @@ The options of an extractor are typed beside that extractor; whether what params
 checked in :mod:`pipeline.checks.check`.
 """
 
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal, TypeVar
@@ -14,6 +15,7 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    NonNegativeFloat,
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
@@ -34,6 +36,8 @@ from pipeline.settings.training import TrainParams
 S = TypeVar("S", bound="Section")
 K = TypeVar("K", bound=Kind)
 
+_URL = re.compile(r"^[a-z][a-z0-9+]*://\S+$")
+
 Split = Literal["train", "dev", "test"]
 PostSplit = Literal["train", "dev", "test", "unlabelled"]
 Condition = Literal["cross_modal", "text_only", "shuffled", "noised", "missing"]
@@ -52,6 +56,10 @@ def _below_root(value: str) -> str:
     if not value or path.is_absolute() or ".." in path.parts:
         raise ValueError("expected a path below data.root, without a leading / and without ..")
     return value
+
+
+def _place_of_pictures(value: str) -> str:
+    return value if _URL.match(value) else _below_root(value)
 
 
 def _names_id(value: str) -> str:
@@ -88,6 +96,7 @@ def _known_kind(value: str) -> str:
 KnownKind = Annotated[str, AfterValidator(_known_kind), WithJsonSchema({"enum": list(TEXT_KINDS)})]
 RelativePath = Annotated[str, AfterValidator(_below_root)]
 Share = Annotated[float, Field(gt=0, le=1)]
+PicturesPlace = Annotated[str, AfterValidator(_place_of_pictures)]
 EntityType = Annotated[str, Field(min_length=1), AfterValidator(_names_type)]
 
 
@@ -103,7 +112,7 @@ class DataParams(Section):
     test: list[RelativePath] = Field(default=[])
     unlabelled: list[RelativePath] = Field(default=[])
     relation: list[RelativePath] = Field(default=[])
-    images: RelativePath | None = None
+    images: PicturesPlace | None = None
     image_name: Annotated[str, AfterValidator(_names_id)] = "{id}.jpg"
     follow: list[Annotated[str, Field(min_length=1)]] = Field(default=[])
     types: dict[str, EntityType] = Field(default={})
@@ -114,8 +123,15 @@ class DataParams(Section):
 
     @property
     def images_folder(self) -> Path | None:
-        """The folder of the pictures, or None for a data set without."""
-        return None if self.images is None else self.root / self.images
+        """The folder of the pictures, or None for a data set without, or with pictures elsewhere."""
+        return None if self.images is None or self.images_elsewhere else self.root / self.images
+
+    @property
+    def images_elsewhere(self) -> str | None:
+        """Where the pictures lie that are in no folder: a URL, or a path or URL of tars; None where there are none."""
+        if self.images is None or _URL.match(self.images):
+            return self.images
+        return str(self.root / self.images) if self.images.endswith(".tar") else None
 
     @property
     def linked_folders(self) -> list[Path]:
@@ -191,9 +207,21 @@ class HttpExecution(Section):
     attempts: PositiveInt = 8
 
 
+class RayExecution(Section):
+    """How the engine `ray` reads: what a worker takes, and what it may."""
+
+    address: Annotated[str, Field(min_length=1)] | None = None
+    num_cpus: PositiveInt = 1
+    num_gpus: NonNegativeFloat = 0.0
+    retries: NonNegativeInt = 2
+    max_seconds: PositiveFloat = 600.0
+
+
 class ExecutionParams(Section):
     """How a run uses the machine; no stage depends on it."""
 
+    engine: Literal["local", "ray"] = "local"
+    ray: RayExecution = RayExecution()
     results: Annotated[str, Field(min_length=1)] | None = None
 
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$"), BeforeValidator(_not_mps)] = "auto"
@@ -252,13 +280,14 @@ def _section(kind: Kind) -> Any:
     return ExtractorParams, ExtractorParams(extractor=None) if kind.optional else ...
 
 
-_EXECUTION = create_model(
+EXECUTION = create_model(
     "ExecutionParams",
     __base__=ExecutionParams,
     __doc__=ExecutionParams.__doc__,
     batch_size=(sizes := _with_kinds(BatchSizes, KINDS, lambda kind: (PositiveInt, kind.batch_size)), sizes()),
 )
-PARAMS = _with_kinds(Params, KINDS, _section, views=(VIEWS, ...), execution=(_EXECUTION, _EXECUTION()))
+"""The type of the section `execution`, with the kinds that there are."""
+PARAMS = _with_kinds(Params, KINDS, _section, views=(VIEWS, ...), execution=(EXECUTION, EXECUTION()))
 """The type of params.yaml, with the kinds that there are."""
 
 

@@ -1,6 +1,7 @@
 """What the extraction stages share: pictures → contexts or features, from the manifest or a folder; their records."""
 
 import argparse
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from functools import partial
 from pathlib import Path
@@ -14,14 +15,16 @@ from pipeline.core.parts import Parts
 from pipeline.core.records import ImageRow, Post
 from pipeline.core.store import Store
 from pipeline.engine.inputs import Inputs, LabelledPictures, PictureInputs
+from pipeline.engine.ray import RayEngine
 from pipeline.engine.run import Engine, Local, Summary, run_part
 from pipeline.engine.run import run as run_engine
 from pipeline.engine.shards import Part
-from pipeline.extractors.base import AnyExtractor, LabelledExtractor, LookupExtractor
+from pipeline.extractors.base import AnyExtractor, LabelledExtractor, LookupExtractor, TaughtExtractor
 from pipeline.extractors.registry import Choice, choose
 from pipeline.images import manifest as images
 from pipeline.images.listing import listing
-from pipeline.images.pictures import Folder
+from pipeline.images.pictures import Folder, Pictures
+from pipeline.images.remote import opened
 from pipeline.settings import params
 from pipeline.settings.params import Params
 from stages.shared import paths
@@ -74,13 +77,13 @@ def _main(kind: str, posts_of: PostsOf | None) -> None:
         if arguments.part is not None:
             extractor = create(choice, settings)
             labels = _labels(extractor, partial(posts_of, settings, None)) if posts_of else None
-            inputs = _pictures(settings, paths.IMAGES, settings.data.images_folder, labels)
+            inputs = _pictures(settings, paths.IMAGES, pictures_of(settings, store), labels)
             print(read_part(choice, extractor, settings, inputs, store, arguments.part))
         elif arguments.images is None:
             with stage_lock(kind), recorded(kind) as record:
                 extractor = create(choice, settings)
                 labels = _labels(extractor, partial(posts_of, settings, None)) if posts_of else None
-                inputs = _pictures(settings, paths.IMAGES, settings.data.images_folder, labels)
+                inputs = _pictures(settings, paths.IMAGES, pictures_of(settings, store), labels)
                 summary, found = extract(choice, extractor, settings, inputs, output_of(kind), store)
                 record |= found
                 print(summary)
@@ -91,7 +94,7 @@ def _main(kind: str, posts_of: PostsOf | None) -> None:
             )
             extractor = create(choice, settings)
             labels = _labels(extractor, partial(_of_file, posts_of, settings, file, set(names))) if posts_of else None
-            inputs = _pictures(settings, rows, arguments.images, labels)
+            inputs = _pictures(settings, rows, folder_of(settings, arguments.images), labels)
             summary, _ = extract(choice, extractor, settings, inputs, arguments.output, store, of_stage=False)
             print(f"{summary}; left out: {left_out}" if left_out else summary)
 
@@ -136,9 +139,8 @@ def switched_off(kind: str) -> None:
 
 
 def _pictures(
-    settings: Params, manifest: Path | Iterable[ImageRow], folder: Path | None, labels: _Labels | None
+    settings: Params, manifest: Path | Iterable[ImageRow], pictures: Pictures | None, labels: _Labels | None
 ) -> PictureInputs:
-    pictures = folder_of(settings, folder)
     if labels is None:
         return PictureInputs(manifest, pictures, settings.images)
     return LabelledPictures(manifest, pictures, settings.images, labels)
@@ -174,6 +176,11 @@ def folder_of(settings: Params, folder: Path | None) -> Folder | None:
     return None if folder is None else Folder(folder, settings.images, settings.data.linked_folders)
 
 
+def pictures_of(settings: Params, store: Store) -> Pictures | None:
+    """Where the data set's pictures lie, read within the limits of params."""
+    return opened(settings.data, settings.images, store)
+
+
 def create(choice: Choice, settings: Params) -> AnyExtractor:
     """The extractor, once what it needs is known to be there; raises UserError where it is not."""
     choice.require()
@@ -198,7 +205,7 @@ def extract(
         output,
         _results(settings, store),
         of_stage=of_stage,
-        engine=_engine(choice, settings),
+        engine=_engine(choice, extractor, settings),
     )
     return summary, {
         "items": summary.read,
@@ -234,7 +241,20 @@ def _results(settings: Params, store: Store) -> Store | Parts:
     return store if where is None else Parts(where, store.folder)
 
 
-def _engine(choice: Choice, settings: Params) -> Engine:
-    """What reads."""
+def _engine(choice: Choice, extractor: AnyExtractor, settings: Params) -> Engine:
+    """What reads.
+
+    Raises:
+        UserError: the cluster's workers cannot run in the extractor's environment.
+    """
     execution = settings.execution
+    if execution.engine == "ray" and not isinstance(extractor, LookupExtractor):
+        if choice.interpreter is not None:
+            raise UserError(
+                f"execution.engine: ray: {choice.kind}.extractor: {choice.name} runs in the environment "
+                f"{choice.interpreter}, where ray is not; set engine: local, and share out its pictures by --part I/N"
+            )
+        if not isinstance(extractor, TaughtExtractor):
+            return RayEngine(settings.extraction(choice.kind), execution)
+        print(f"{choice.kind}: {choice.name} learns from the posts of this machine, and reads here", file=sys.stderr)
     return Local(getattr(execution.batch_size, choice.kind), execution.decode_workers)

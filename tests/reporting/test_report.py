@@ -21,6 +21,7 @@ from pipeline.core.runs import Change
 from pipeline.core.store import Store
 from pipeline.core.version import __version__
 from pipeline.extractors._grid import GridOptions
+from pipeline.images.pictures import Folder
 from pipeline.settings import params
 from pipeline.settings.params import Condition
 from pipeline.settings.section import changed
@@ -243,9 +244,9 @@ def test_thumbnails_are_decoded_once(made: Project, tmp_path: Path, monkeypatch:
     rows = list(records.read(made.folder / "data/images.jsonl", ImageRow, "images"))
     folder = made.folder / "set/images"
     with Store.open(tmp_path / "store") as store:
-        first = thumbnails.write(rows, folder, tmp_path / "one", 100, ImagesParams(), store)
+        first = thumbnails.write(rows, Folder(folder, ImagesParams()), tmp_path / "one", 100, ImagesParams(), store)
         monkeypatch.setattr(pictures, "load", lambda *_: pytest.fail("decoded again"))
-        again = thumbnails.write(rows, folder, tmp_path / "other", 100, ImagesParams(), store)
+        again = thumbnails.write(rows, Folder(folder, ImagesParams()), tmp_path / "other", 100, ImagesParams(), store)
     assert first == again
     assert set(first) == {row.image for row in rows if row.status == "ok"}
 

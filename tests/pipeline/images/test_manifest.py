@@ -11,7 +11,7 @@ from PIL import Image
 from pipeline.core.errors import UserError
 from pipeline.core.records import ImageRow
 from pipeline.core.store import Store
-from pipeline.images import manifest as images
+from pipeline.images import pictures
 from pipeline.images.manifest import manifest
 from pipeline.images.pictures import read_bytes
 from pipeline.settings.params import ImagesParams
@@ -119,7 +119,7 @@ def count_reads(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
         read.append(path)
         return real(path, limits)
 
-    monkeypatch.setattr(images, "read_bytes", counting)
+    monkeypatch.setattr(pictures, "read_bytes", counting)
     return read
 
 

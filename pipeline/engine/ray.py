@@ -1,0 +1,338 @@
+"""The engine `ray`: one task a shard, on a cluster that is there or one of this machine alone.
+
+Ray places tasks, starts workers and says which of them died; what a worker does is in :mod:`pipeline.engine.worker`.
+Here is what a cluster adds: which shards are under way, and what becomes of one whose worker died. It is read again;
+where its workers die again, its halves are, down to the picture that they die of, which is a row that says so. Halves
+are of whole batches, so that all other rows are those of an undisturbed run.
+"""
+
+import os
+import secrets
+import shutil
+import signal
+import socket
+import sys
+import tempfile
+import threading
+from collections import deque
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any
+
+from tqdm import tqdm
+
+from pipeline.core.errors import UserError
+from pipeline.core.kinds import KINDS
+from pipeline.core.machine import CORES, cores
+from pipeline.core.parts import Parts
+from pipeline.engine import worker
+from pipeline.engine.outcome import Outcome
+from pipeline.engine.plan import Job, Lacking
+from pipeline.engine.run import Work
+from pipeline.extractors.base import UnavailableError
+from pipeline.settings.params import ExecutionParams, RayExecution
+
+_AHEAD = 2  # tasks under way or waiting, for each that can run at once
+_LOST = 50  # nodes that may be lost under one unit before the cluster is taken to be none
+_DEADLY = 8  # pictures in a row that workers die of before the extractor is taken to be broken
+_POLL_SECONDS = 1.0  # between looks at what has ended; signals are answered in between
+_CONNECT_SECONDS = 10.0
+_CLUSTERS = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"  # the name is of where its default is off; Linux heeds it, too
+_SAID = "failed to import on the worker"  # by Ray, where a worker has none of our modules
+
+
+@dataclass(frozen=True, slots=True)
+class RayEngine:
+    """Reads on a cluster.
+
+    Args:
+        section: the section of params that names the extractor.
+        execution: the section `execution`.
+    """
+
+    section: Mapping[str, Any]
+    execution: ExecutionParams
+
+    def read(self, work: Work) -> Outcome:
+        """As of :class:`pipeline.engine.run.Engine`; a UserError also where there is no cluster, or no ray."""
+        order = worker.Order(
+            work.kind,
+            dict(self.section),
+            self.execution.model_dump(mode="json"),
+            os.getcwd(),
+            dict(work.extractor.fingerprint()),
+            work.results.url if isinstance(work.results, Parts) else None,
+            self.execution.ray.max_seconds,
+        )
+        if next(work.missing(), None) is None:
+            return Outcome()
+        with _cluster(self.execution.ray) as ray:
+            outcome = _Run(ray, order, self.execution.ray, work).to_the_end()
+        if isinstance(work.results, Parts):
+            work.results.refresh()
+        return outcome
+
+
+@dataclass(slots=True, eq=False)
+class _Task:
+    """Jobs of a shard that are read together.
+
+    Attributes:
+        batches: those to read; None while all that the jobs make are, whatever they are.
+        plans: whether it is to say which batches the jobs make.
+        deaths: of workers that read it, lost: of nodes.
+    """
+
+    shard: Lacking
+    batches: list[list[Job]] | None = None
+    plans: bool = False
+    deaths: int = 0
+    lost: int = 0
+
+    @property
+    def jobs(self) -> list[Job]:
+        return self.shard.jobs if self.batches is None else [job for batch in self.batches for job in batch]
+
+
+@dataclass(slots=True)
+class _Run:
+    """One reading on a cluster."""
+
+    ray: Any
+    order: worker.Order
+    settings: RayExecution
+    work: Work
+    outcome: Outcome = field(default_factory=Outcome)
+    tries: int = 0
+    _todo: deque[_Task] = field(default_factory=deque)
+    _flying: dict[Any, _Task] = field(default_factory=dict)
+    _sound: list[Job] = field(default_factory=list)
+    _dead_in_a_row: int = 0
+
+    def to_the_end(self) -> Outcome:
+        """Read all that is missing.
+
+        Raises:
+            UserError: as of :meth:`RayEngine.read`.
+        """
+        self._sound = list(islice(self.work.sound(), 1))
+        remote = self.ray.remote(
+            num_cpus=self.settings.num_cpus, num_gpus=self.settings.num_gpus, max_retries=0, max_calls=0
+        )
+        read, plan = remote(worker.read), remote(worker.planned)
+        shards = (_Task(shard) for shard in self.work.missing())
+        with tqdm(desc=self.work.kind, unit=KINDS[self.work.kind].about, disable=None) as progress:
+            while True:
+                while len(self._flying) < self._most():
+                    task = self._todo.popleft() if self._todo else next(shards, None)
+                    if task is None:
+                        break
+                    run = plan if task.plans else read
+                    self._flying[run.remote(self.order, self._unit(task))] = task
+                    self.tries += 1
+                if not self._flying:
+                    return self.outcome
+                done, _ = self.ray.wait(list(self._flying), timeout=_POLL_SECONDS)
+                for reference in done:
+                    task = self._flying.pop(reference)
+                    self._settle(task, reference)
+                    progress.update(0 if task.plans else len(task.jobs))
+
+    def _most(self) -> int:
+        """How many tasks are to be under way; nodes come and go."""
+        found = self.ray.cluster_resources()
+        slots = found.get("CPU", 0) // self.settings.num_cpus
+        if self.settings.num_gpus:
+            slots = min(slots, found.get("GPU", 0) // self.settings.num_gpus)
+        return max(1, int(slots)) * _AHEAD
+
+    def _unit(self, task: _Task) -> worker.Unit:
+        shown = self.work.inputs.of([*task.jobs, *self._sound])
+        return worker.Unit(task.shard.shard, task.jobs, shown, self._sound, task.batches or [])
+
+    def _settle(self, task: _Task, reference: Any) -> None:
+        """Store what a task gave, or see to it that its jobs are read by others.
+
+        Raises:
+            UserError: as the task has it; the cluster cannot run it.
+        """
+        from ray import exceptions
+
+        lost = (exceptions.NodeDiedError, exceptions.LocalRayletDiedError, exceptions.ObjectLostError)
+        try:
+            answer = self.ray.get(reference)
+        except lost as error:
+            task.lost += 1
+            if task.lost > _LOST:
+                raise UserError(f"{self.work.kind}: {task.lost} nodes were lost under one shard: {error}") from None
+            self._todo.append(task)
+        except (exceptions.WorkerCrashedError, exceptions.OutOfMemoryError) as error:
+            self._died(task, _reason(error))
+        except (exceptions.RuntimeEnvSetupError, exceptions.TaskUnschedulableError) as error:
+            raise UserError(f"{self.work.kind}: the cluster cannot run a worker: {_line(error)}") from None
+        except exceptions.RayTaskError as error:
+            if isinstance(error, UserError):
+                raise UserError(str(getattr(error, "cause", error))) from None
+            if _SAID in str(error):
+                raise UserError(
+                    f"{self.work.kind}: a worker has none of Sightread's modules: {_line(error)[-300:]}. Put the "
+                    f"project in {self.order.folder} on every node, with the packages of requirements.lock"
+                ) from None
+            raise
+        else:
+            if task.plans:
+                self._split(task, answer)
+            else:
+                self._keep(task, answer)
+
+    def _keep(self, task: _Task, answer: worker.Answer) -> None:
+        task.shard.results.put_many(self.work.key, answer.values)
+        self.outcome.add(answer.outcome)
+        if answer.error:
+            raise UnavailableError(answer.error) if answer.unavailable else UserError(answer.error)
+        if answer.outcome.count:
+            self._dead_in_a_row = 0
+            self._sound = [job for job in task.jobs if job.key not in answer.outcome.failures][:1]
+
+    def _died(self, task: _Task, how: str) -> None:
+        """See to it that what a worker died of is read again, or found.
+
+        Raises:
+            UserError: workers die whatever they read.
+        """
+        task.deaths += 1
+        count = 1 if task.batches is None else len(task.batches)
+        if count > 1:
+            assert task.batches is not None
+            half = count // 2
+            self._todo += [_Task(task.shard, task.batches[:half]), _Task(task.shard, task.batches[half:])]
+        elif task.deaths <= self.settings.retries:
+            self._todo.append(task)
+        elif task.plans:
+            raise UserError(
+                f"{self.work.kind}: a worker dies as it loads the extractor ({how}), {task.deaths} times of "
+                f"{task.deaths}; see that a node has memory enough, and that execution.ray.max_seconds is"
+            )
+        elif task.batches is None:
+            self._todo.append(_Task(task.shard, plans=True))
+        elif len(task.jobs) > 1:
+            self._todo.append(_Task(task.shard, [[job] for job in task.jobs]))
+        else:
+            self._give_up(task.jobs[0], how)
+
+    def _split(self, task: _Task, batches: list[list[Job]]) -> None:
+        """Read the batches that a shard makes in halves."""
+        half = -(-len(batches) // 2)
+        self._todo += [_Task(task.shard, some) for some in (batches[:half], batches[half:]) if some]
+
+    def _give_up(self, job: Job, how: str) -> None:
+        failure = f"the process that read it {how}"
+        self.outcome.add(Outcome(failures={job.key: failure}, broken=1, last=f"{job.name}: {failure}"))
+        self._dead_in_a_row += 1
+        if self._dead_in_a_row >= _DEADLY:
+            raise UserError(
+                f"{self.work.kind}: workers die of one {KINDS[self.work.kind].about} after another, lastly of "
+                f"{self.outcome.last}. What was read before is kept; choose another extractor, or see that a node has "
+                "memory enough"
+            )
+
+
+def _reason(error: BaseException) -> str:
+    if type(error).__name__ == "OutOfMemoryError":
+        return "was ended, as its node was out of memory"
+    return "has ended without a word, or made no progress for execution.ray.max_seconds"
+
+
+def _line(error: BaseException) -> str:
+    return " ".join(str(error).split())
+
+
+@contextmanager
+def _cluster(settings: RayExecution) -> Iterator[Any]:
+    """Ray, connected: to the cluster that params or ``RAY_ADDRESS`` name, or to one of this machine, which ends then.
+
+    Raises:
+        UserError: ray is not installed, or the cluster cannot be reached.
+    """
+    address = settings.address or os.environ.get("RAY_ADDRESS")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    if not address:  # what Ray is told before it is imported: to listen on loopback alone, and to whom
+        os.environ |= {_CLUSTERS: "0", "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    try:
+        import ray
+    except ImportError as error:
+        raise UserError(
+            f"execution.engine: ray: it is not installed here ({error}); run: pip install --no-deps -r "
+            "requirements-ray.lock"
+        ) from None
+    _require_reachable(address)
+    folder = None if address else tempfile.mkdtemp(prefix="ray-")
+    options: dict[str, Any] = {"address": address or "local"}
+    if not address:
+        options |= {"num_cpus": cores(), "include_dashboard": False, "_temp_dir": folder}
+    on_sigterm = signal.getsignal(signal.SIGTERM)
+    try:
+        try:
+            options["runtime_env"] = {"env_vars": _variables(settings)}
+            ray.init(**options, log_to_driver=False, logging_level="ERROR")
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            raise UserError(f"execution.ray.address: {address}: no cluster there: {_line(error)[:300]}") from None
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, on_sigterm)  # Ray has put one of its own there
+        _require(ray, settings, address)
+        yield ray
+    finally:
+        ray.shutdown()
+        if folder is not None:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _require_reachable(address: str | None) -> None:
+    """See that something listens at the address of a cluster, before Ray tries to reach it for minutes.
+
+    Raises:
+        UserError: nothing does.
+    """
+    host, _, port = (address or "").rpartition(":")
+    if not host or "/" in host or not port.isdecimal():
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=_CONNECT_SECONDS).close()
+    except OSError as error:
+        raise UserError(
+            f"execution.ray.address: {address}: no cluster there ({error}); expected HOST:PORT of its head, or null "
+            "for one of this machine"
+        ) from None
+
+
+def _variables(settings: RayExecution) -> dict[str, str]:
+    """Of the workers' environment; a secret is none of them: nodes have their own."""
+    return {
+        "PYTHONPATH": os.getcwd(),
+        "MALLOC_ARENA_MAX": "2",  # else memory grows by a third
+        "OMP_NUM_THREADS": str(settings.num_cpus),
+        CORES: str(settings.num_cpus),
+        "RAY_USAGE_STATS_ENABLED": "0",
+    }
+
+
+def _require(ray: Any, settings: RayExecution, address: str | None) -> None:
+    """See that some node has what a worker takes; of a cluster that grows, a node may come that has.
+
+    Raises:
+        UserError: this machine has not.
+    """
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    wanted = {"CPU": settings.num_cpus, "GPU": settings.num_gpus}
+    if any(all(node.get(name, 0) >= amount for name, amount in wanted.items()) for node in nodes):
+        return
+    found = "; ".join(f"CPU {node.get('CPU', 0):g}, GPU {node.get('GPU', 0):g}" for node in nodes)
+    message = (
+        f"execution.ray: a worker takes CPU {settings.num_cpus}, GPU {settings.num_gpus:g} (num_cpus, num_gpus), and "
+        f"no node has that ({found})"
+    )
+    if address is None:
+        raise UserError(message)
+    print(f"{message}; waiting for one", file=sys.stderr)

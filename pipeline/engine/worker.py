@@ -1,0 +1,206 @@
+"""What a worker of a cluster does: make its own extractor, see that it is the driver's, read a shard or some batches.
+
+It knows nothing of the cluster. A worker that dies says nothing; what is made of that is left to
+:mod:`pipeline.engine.ray`.
+"""
+
+import os
+import platform
+import signal
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from pipeline.core.errors import UserError
+from pipeline.core.parts import Parts
+from pipeline.core.store import digest
+from pipeline.engine.inputs import Shown
+from pipeline.engine.local import Reading
+from pipeline.engine.outcome import Outcome
+from pipeline.engine.plan import Job, Lacking, Results
+from pipeline.extractors.base import Extractor, LookupExtractor, PostExtractor, UnavailableError
+from pipeline.extractors.registry import choose
+from pipeline.settings.params import EXECUTION
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What a worker is to do with every shard; it can be pickled, and holds no secret.
+
+    Attributes:
+        kind: what the extractor finds.
+        section: the section of params that names the extractor, and its options.
+        execution: the section `execution`.
+        folder: the project's on every node: where relative paths of params lead.
+        fingerprint: of the driver's extractor.
+        parts: where results go, or None: they are given back.
+        max_seconds: without progress, after which the worker is killed.
+    """
+
+    kind: str
+    section: dict[str, Any]
+    execution: dict[str, Any]
+    folder: str
+    fingerprint: dict[str, Any]
+    parts: str | None
+    max_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """What one task reads: the jobs of a shard, or of these some batches.
+
+    Attributes:
+        shard: its name.
+        jobs: of the shard that lack a result.
+        shown: what they show, and `sound` as well.
+        sound: jobs that have been read before, to tell a broken extractor by.
+        only: the batches to read; empty: all that the jobs make.
+    """
+
+    shard: str
+    jobs: list[Job]
+    shown: Shown
+    sound: list[Job]
+    only: list[list[Job]] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class Answer:
+    """What became of a unit; `error` and `unavailable` where that was the end of it, as a UserError says it."""
+
+    outcome: Outcome
+    values: dict[str, bytes] = field(default_factory=dict)
+    error: str = ""
+    unavailable: bool = False
+
+
+class _Kept:
+    """Results that are given back: of one shard, in memory."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, bytes] = {}
+
+    def get_many(self, _fingerprint: str, keys: Sequence[str]) -> dict[str, bytes]:
+        return {key: self.values[key] for key in keys if key in self.values}
+
+    def known(self, _fingerprint: str, keys: Sequence[str]) -> set[str]:
+        return {key for key in keys if key in self.values}
+
+    def put_many(self, _fingerprint: str, values: Mapping[str, bytes]) -> None:
+        self.values |= values
+
+
+_ready: dict[str, Extractor | PostExtractor] = {}  # by what makes them: loaded once in a worker's life
+
+
+def read(order: Order, unit: Unit) -> Answer:
+    """Read a unit. What was read before an error is in the answer, too."""
+    kept = _Kept()
+    outcome = Outcome()
+    with _timed(order.max_seconds) as progressed:
+        try:
+            reading = _reading(order, unit, progressed)
+            outcome = reading
+            results: Results = kept
+            if order.parts is not None:
+                results = Parts(order.parts).part(reading.key, unit.shard)
+            reading.read([Lacking(unit.shard, results, unit.jobs)], only=unit.only)
+        except UserError as error:
+            return Answer(_counts(outcome), kept.values, str(error), isinstance(error, UnavailableError))
+    return Answer(_counts(outcome), kept.values)
+
+
+def planned(order: Order, unit: Unit) -> list[list[Job]]:
+    """The batches that the jobs of a unit make.
+
+    Raises:
+        UserError: the extractor cannot be made or loaded, or is not the driver's.
+    """
+    with _timed(order.max_seconds) as progressed:
+        return list(_reading(order, unit, progressed).batches(unit.jobs))
+
+
+def _counts(outcome: Outcome) -> Outcome:
+    return Outcome(failures=outcome.failures, count=outcome.count, broken=outcome.broken, last=outcome.last)
+
+
+def _reading(order: Order, unit: Unit, progressed: Callable[[], None]) -> Reading:
+    """What reads, with its extractor loaded.
+
+    Raises:
+        UserError: as of :func:`planned`.
+    """
+    execution = EXECUTION.model_validate(order.execution)
+    name = digest(asdict(order))
+    extractor = _ready.get(name) or _made(order)
+    reading = Reading(
+        order.kind,
+        extractor,
+        lambda _jobs: unit.shown,
+        lambda: unit.sound,
+        digest(order.fingerprint),
+        getattr(execution.batch_size, order.kind),
+        execution.decode_workers,
+        progressed=progressed,
+    )
+    if name not in _ready:
+        reading.load_extractor()
+        _ready[name] = extractor
+    progressed()
+    return reading
+
+
+def _made(order: Order) -> Extractor | PostExtractor:
+    """The extractor, where it is the driver's.
+
+    Raises:
+        UserError: it cannot be made here, or another checkpoint, program or package makes it another one.
+    """
+    here = platform.node()
+    try:
+        os.chdir(order.folder)
+    except OSError as error:
+        raise UserError(
+            f"node {here} has no folder {order.folder} ({error.strerror}); put the project there on every node: on a "
+            "file system that they share, or in the image that they run"
+        ) from None
+    choice = choose(order.kind, order.section, "params.yaml")
+    try:
+        choice.require()
+        extractor = choice.create(EXECUTION.model_validate(order.execution))
+        assert not isinstance(extractor, LookupExtractor)  # that is no work for a cluster
+        mine = extractor.fingerprint()
+    except UserError as error:
+        raise UserError(f"node {here}: {error}") from None
+    differ = sorted(
+        key for key in {*mine, *order.fingerprint} if _text(mine.get(key)) != _text(order.fingerprint.get(key))
+    )
+    if differ:
+        found = ", ".join(f"{key} {_text(mine.get(key))} for {_text(order.fingerprint.get(key))}" for key in differ)
+        raise UserError(
+            f"{order.kind}: node {here} reads with another extractor than this machine: {found[:500]}. Put the same "
+            "checkpoints, packages and programs on all of them"
+        )
+    return extractor
+
+
+def _text(value: Any) -> str:
+    return digest({"": value})[:12] if isinstance(value, (dict, list)) else repr(value)
+
+
+@contextmanager
+def _timed(seconds: float) -> Iterator[Callable[[], None]]:
+    """Have the system end this process where it makes no progress for so long, whatever it does; it is killed as by a
+    crash, as a library that hangs lets no Python run. What is given is to be called at each progress."""
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+
+    def start() -> None:
+        signal.setitimer(signal.ITIMER_REAL, seconds)
+
+    start()
+    try:
+        yield start
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)

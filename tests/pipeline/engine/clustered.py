@@ -1,0 +1,93 @@
+"""Extractors that workers of a cluster make, and a run of one by a process of its own, which may be killed."""
+
+import ctypes
+import json
+import os
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from pipeline.core.errors import run_cli
+from pipeline.core.parts import Parts
+from pipeline.core.records import Caption
+from pipeline.core.store import Store
+from pipeline.engine import shards
+from pipeline.engine.ray import RayEngine
+from pipeline.engine.run import Summary, extract
+from pipeline.extractors.registry import choose
+from pipeline.settings.params import EXECUTION
+from tests.pipeline.engine.bench import MeanColour, colour, reddish, rows_of
+
+
+class Logged(MeanColour):
+    """Writes down in a file each picture that it reads; what it says depends on the batch, as a model's floats may.
+
+    It aborts on red pictures, and hangs in native code that lets no Python run on green ones.
+    """
+
+    def __init__(self, log: str = "", seconds: float = 0.0, version: int = 1, host: str = "") -> None:
+        super().__init__(version, seconds)
+        self.log, self.host = log, host
+
+    def fingerprint(self) -> Mapping[str, Any]:
+        own = os.environ.get(self.host) if self.host else None
+        return {**super().fingerprint(), "extractor": "logged", "host": own}
+
+    def load(self) -> None:
+        self.write("load")
+
+    def extract(self, images: Sequence[Image.Image]) -> list[list[Caption]]:
+        self.write(f"batch {len(images)}")
+        if any(map(reddish, images)):
+            os.abort()
+        if any(colour(image)[1] > 250 for image in images):
+            ctypes.PyDLL(None).sleep(1000)  # with the interpreter's lock held
+        time.sleep(self.seconds * len(images))
+        self.write(f"read {len(images)}")
+        mean = sum(sum(colour(image)) for image in images) / len(images)
+        return [[Caption(f"{colour(image)} among {len(images)} of {mean:.4f}", 0.5)] for image in images]
+
+    def write(self, line: str) -> None:
+        if self.log:
+            with open(self.log, "a", encoding="ascii") as file:
+                file.write(f"{os.getpid()} {line}\n")
+
+
+def section(**options: Any) -> dict[str, Any]:
+    name = f"{Logged.__module__}:{Logged.__name__}"
+    return {"extractor": name, name: options}
+
+
+def execution(address: str | None = None, **of_ray: Any) -> Any:
+    batches = dict.fromkeys(("objects", "captions", "ocr", "features", "knowledge"), 4)
+    settings = {"engine": "ray", "ray": {"address": address, **of_ray}, "batch_size": batches}
+    return EXECUTION.model_validate(settings)
+
+
+def run(folder: Path, output: Path, results: Any, options: Mapping[str, Any], settings: Any) -> Summary:
+    """Read captions of a folder's pictures on a cluster, or with `settings` None in this process."""
+    choice = choose("captions", section(**options), "params.yaml")
+    engine = None if settings is None else RayEngine(section(**options), settings)
+    return extract("captions", choice.create(), rows_of(folder), folder, output, results, 4, engine=engine)
+
+
+def small() -> None:
+    """Shards of some eight pictures, from here on."""
+    shards.MEAN, shards.LEAST, shards.MOST = 8, 2, 20
+
+
+def main() -> None:
+    """Run what the first argument asks for, as JSON; not by ``-m``, as workers are to find :class:`Logged` by name."""
+    asked = json.loads(sys.argv[1])
+    small()
+
+    def drive() -> None:
+        results = Parts(asked["parts"]) if asked.get("parts") else Store.open(asked["other store"])
+        settings = execution(**asked["ray"])
+        print(run(Path(asked["folder"]), Path(asked["output"]), results, asked["options"], settings))
+
+    run_cli(drive)

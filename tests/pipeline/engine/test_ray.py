@@ -1,0 +1,413 @@
+"""The engine `ray`: the bytes of the local one, whatever dies: a picture's process, a worker, a node, the driver."""
+
+import dataclasses
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from PIL import Image
+
+from pipeline.core.errors import UserError
+from pipeline.core.parts import Parts
+from pipeline.core.store import Store
+from pipeline.engine import ray as engine
+from pipeline.engine import shards, worker
+from pipeline.engine.ray import RayEngine
+from pipeline.engine.run import extract
+from pipeline.extractors.registry import choose
+from tests.conftest import ROOT
+from tests.pipeline.engine import clustered
+from tests.pipeline.engine.bench import Bench, figures, make_pictures, rows_of
+from tests.pipeline.engine.clustered import execution, run
+from tests.project import wait_for
+
+NEEDED = pytest.mark.skipif(
+    not __import__("importlib.util").util.find_spec("ray"), reason="ray is not installed (requirements-ray.lock)"
+)
+COUNT = 60
+
+
+@pytest.fixture(autouse=True)
+def _small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Shards of some eight pictures."""
+    for name, size in (("MEAN", 8), ("LEAST", 2), ("MOST", 20)):
+        monkeypatch.setattr(shards, name, size)
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Any]:
+    """Two nodes of one core each; one of them holds the cluster together."""
+    utils = pytest.importorskip("ray.cluster_utils", reason="ray is not installed (requirements-ray.lock)")
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    made = utils.Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    try:
+        made.add_node(num_cpus=1)
+        yield made
+    finally:
+        made.shutdown()
+
+
+class Place:
+    """Pictures, what the local engine makes of them, and a log of what workers read."""
+
+    def __init__(self, place: Path, count: int = COUNT) -> None:
+        self.bench, self.log, self.place = Bench(place, count), place / "log", place
+        self.expected = self.local()
+
+    def local(self) -> bytes:
+        run(self.bench.folder, self.bench.output, self.bench.store, {}, None)
+        return self.bench.output.read_bytes()
+
+    def run(self, settings: Any, results: Any = None, **options: Any) -> tuple[int, int, int]:
+        self.bench.output.unlink(missing_ok=True)
+        results = results or Store.open(self.place / "other store")
+        given = {"log": str(self.log), **options}
+        return figures(run(self.bench.folder, self.bench.output, results, given, settings))
+
+    @property
+    def same(self) -> bool:
+        return self.bench.output.read_bytes() == self.expected
+
+    def logged(self, what: str = "batch") -> list[tuple[int, int]]:
+        """Process and number of pictures of each batch that was begun (batch) or read (read), or of each load."""
+        lines = self.log.read_text(encoding="ascii").splitlines() if self.log.exists() else []
+        found = (line.split() for line in lines)
+        return [(int(one[0]), int(one[2]) if len(one) > 2 else 0) for one in found if one[1] == what]
+
+    def rows(self) -> dict[str, dict[str, Any]]:
+        return {row["image"]: row for row in map(json.loads, self.bench.output.read_text().splitlines())}
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Place:
+    return Place(tmp_path)
+
+
+def test_without_ray_there_is_one_message(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(UserError, match=r"ray: it is not installed here .*requirements-ray\.lock"):
+        place.run(execution())
+    assert not place.bench.output.exists()
+
+
+def test_what_is_stored_needs_no_cluster(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    assert place.run(execution(), place.bench.store) == (0, COUNT, 0)
+    assert place.same
+
+
+class InTurn:
+    """What the engine asks of ray, answered in this process, one task after another: its books, without a cluster."""
+
+    def __init__(self, fate: Callable[[worker.Unit], BaseException | None]) -> None:
+        self.fate = fate
+        self.units: list[worker.Unit] = []
+
+    def cluster_resources(self) -> dict[str, float]:
+        return {"CPU": 1.0}
+
+    def wait(self, references: list[Any], timeout: float) -> tuple[list[Any], list[Any]]:
+        return references[:1], references[1:]
+
+    def get(self, reference: Any) -> Any:
+        done, order, unit = reference.call
+        if done is worker.read:
+            self.units.append(unit)
+        error = self.fate(unit)
+        if error is not None:
+            raise error
+        return done(order, unit)
+
+
+@NEEDED
+@pytest.mark.parametrize("deadly", ["0_0007.png", "0_0031.png"])
+def test_tries_are_bounded_and_the_rest_is_read_in_the_batches_of_an_undisturbed_run(place: Place, deadly: str) -> None:
+    """Of the books alone; processes that die in truth are below."""
+    from ray.exceptions import WorkerCrashedError
+
+    class Reference:
+        def __init__(self, *call: Any) -> None:
+            self.call = call
+
+    class Remote:
+        def __init__(self, function: Any) -> None:
+            self.function = function
+
+        def remote(self, order: Any, unit: Any) -> Reference:
+            return Reference(self.function, order, unit)
+
+    def fate(unit: worker.Unit) -> BaseException | None:
+        read = [job for batch in unit.only for job in batch] or unit.jobs
+        planning = not unit.only and sum(shard == unit.shard for shard in asked) == 1 + settings.retries
+        asked.append(unit.shard)
+        return WorkerCrashedError() if any(job.name == deadly for job in read) and not planning else None
+
+    asked: list[str] = []
+    settings = execution().ray
+    in_turn = InTurn(fate)
+    in_turn.remote = lambda **_: Remote  # type: ignore[attr-defined]
+    results = Store.open(place.place / "other store")
+    choice = choose("captions", clustered.section(), "params.yaml")
+
+    class Booked(RayEngine):
+        def read(self, work: Any) -> Any:
+            fingerprint = dict(work.extractor.fingerprint())
+            executed = self.execution.model_dump(mode="json")
+            order = worker.Order("captions", dict(self.section), executed, os.getcwd(), fingerprint, None, 60.0)
+            return engine._Run(in_turn, order, settings, work).to_the_end()
+
+    found = extract(
+        *("captions", choice.create(), rows_of(place.bench.folder), place.bench.folder, place.bench.output, results, 4),
+        engine=Booked(clustered.section(), execution()),
+    )
+    assert figures(found) == (COUNT - 1, 0, 1)
+    rows, expected = place.rows(), {row["image"]: row for row in map(json.loads, place.expected.splitlines())}
+    assert rows[deadly]["error"].startswith("the process that read it has ended without a word")
+    mates = {name for name, row in rows.items() if row != expected[name]}
+    assert deadly in mates
+    assert len(mates) <= 4, "only of the batch that it stood in are others read apart"
+    shard = max((unit.jobs for unit in in_turn.units if any(job.name == deadly for job in unit.jobs)), key=len)
+    tries = sum(any(job.name == deadly for job in unit.jobs) for unit in in_turn.units)
+    assert tries <= (settings.retries + 1) * (len(shard).bit_length() + 1)
+
+
+def unit_of(place: Place) -> tuple[worker.Order, worker.Unit]:
+    from pipeline.engine.inputs import PictureInputs
+    from pipeline.engine.plan import lacking
+    from pipeline.images.pictures import Folder
+    from pipeline.settings.params import ImagesParams
+
+    limits = ImagesParams()
+    inputs = PictureInputs(rows_of(place.bench.folder), Folder(place.bench.folder, limits), limits)
+    first = next(lacking(inputs, Store.open(place.place / "empty"), "ab" * 32))
+    extractor = choose("captions", clustered.section(), "params.yaml").create()
+    fingerprint = dict(extractor.fingerprint())  # type: ignore[union-attr]
+    settings = execution().model_dump(mode="json")
+    order = worker.Order("captions", clustered.section(), settings, os.getcwd(), fingerprint, None, 60.0)
+    return order, worker.Unit(first.shard, first.jobs, inputs.of(first.jobs), [])
+
+
+def test_a_worker_with_another_extractor_refuses_its_shard(place: Place) -> None:
+    order, unit = unit_of(place)
+    other = dataclasses.replace(order, fingerprint={**order.fingerprint, "version": 7, "packages": {"a": 1}})
+    answer = worker.read(other, unit)
+    assert answer.error.startswith("captions: node ")
+    assert "reads with another extractor than this machine: packages None for" in answer.error
+    assert "version 1 for 7" in answer.error
+    assert answer.values == {}
+    assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0), "no clock runs on"
+    elsewhere = worker.read(dataclasses.replace(other, folder="/no/such/folder"), unit)
+    assert "has no folder /no/such/folder" in elsewhere.error
+    worker._ready.clear()
+    assert len(worker.read(order, unit).values) == len(unit.jobs)
+
+
+@NEEDED
+@pytest.mark.slow
+@pytest.mark.parametrize("kept", ["store", "parts"])
+def test_two_nodes_give_the_bytes_of_the_local_engine(place: Place, cluster: Any, kept: str) -> None:
+    results = Parts(str(place.place / "parts")) if kept == "parts" else None
+    assert place.run(execution(cluster.address), results, seconds=0.02) == (COUNT, 0, 0)
+    assert place.same
+    assert len({process for process, _ in place.logged()}) == 2
+    assert place.run(execution(cluster.address), results) == (0, COUNT, 0)
+    names = make_pictures(place.bench.folder, 2, seed=9)
+    place.log.unlink()
+    assert place.run(execution(cluster.address), results and Parts(str(place.place / "parts"))) == (2, COUNT, 0)
+    assert sum(count for _, count in place.logged()) == len(names)
+
+
+@NEEDED
+@pytest.mark.slow
+def test_a_picture_that_kills_and_one_that_hangs_are_rows_and_no_others(place: Place, cluster: Any) -> None:
+    for name, colour in (("0_0007.png", (255, 0, 0)), ("0_0031.png", (0, 255, 0))):
+        Image.new("RGB", (9, 9), colour).save(place.bench.folder / name)
+    settings = execution(cluster.address, retries=1, max_seconds=8)
+    started = time.monotonic()
+    assert place.run(settings) == (COUNT - 2, 0, 2)
+    rows = place.rows()
+    assert {name for name, row in rows.items() if row["status"] == "failed"} == {"0_0007.png", "0_0031.png"}
+    for name in ("0_0007.png", "0_0031.png"):
+        assert rows[name]["error"].startswith("the process that read it has ended without a word, or made no progress")
+    begun, read = Counter(count for _, count in place.logged()), Counter(count for _, count in place.logged("read"))
+    died = sum(begun.values()) - sum(read.values())
+    assert died <= 2 * (1 + 1) * (5 + 1), "(retries + 1) × (log2 of a shard's 20 rows + 1) for each of the two"
+    assert time.monotonic() - started < 150
+
+
+@NEEDED
+@pytest.mark.slow
+def test_workers_killed_at_random_moments_change_no_byte(place: Place, cluster: Any) -> None:
+    rng, done = random.Random(5), threading.Event()
+    killed: list[int] = []
+
+    def kill() -> None:
+        while len(killed) < 10 and not done.wait(rng.uniform(0.1, 0.9)):
+            alive = [process for process, _ in place.logged() if psutil.pid_exists(process)]
+            if alive and psutil.Process(alive[-1]).status() != psutil.STATUS_ZOMBIE:
+                os.kill(alive[-1], signal.SIGKILL)
+                killed.append(alive[-1])
+
+    thread = threading.Thread(target=kill)
+    thread.start()
+    try:
+        assert place.run(execution(cluster.address, retries=12), seconds=0.05) == (COUNT, 0, 0)
+    finally:
+        done.set()
+        thread.join()
+    assert place.same
+    assert len(killed) >= 3
+    read = sum(count for _, count in place.logged())
+    assert read <= COUNT + 20 * len(killed), "a worker's death costs its shard, of 20 rows at most"
+
+
+@NEEDED
+@pytest.mark.slow
+def test_a_node_that_is_lost_costs_no_row(place: Place, cluster: Any) -> None:
+    node = cluster.add_node(num_cpus=2)
+
+    def lose() -> None:
+        wait_for(lambda: len({process for process, _ in place.logged()}) >= 3)
+        cluster.remove_node(node, allow_graceful=False)
+
+    lost = threading.Thread(target=lose)
+    lost.start()
+    try:
+        assert place.run(execution(cluster.address, retries=0), seconds=0.1) == (COUNT, 0, 0)
+    finally:
+        lost.join()
+    assert place.same
+
+
+def start(place: Place, kept: str = "parts", **of_ray: Any) -> "subprocess.Popen[str]":
+    """A run by a driver of its own; without an address, with a cluster of its own, of which a process has but one."""
+    asked = {
+        "folder": str(place.bench.folder),
+        "output": str(place.bench.output),
+        kept: str(place.place / kept),
+        "options": {"log": str(place.log), "seconds": 0.05},
+        "ray": of_ray,
+    }
+    command = [sys.executable, "-c", "from tests.pipeline.engine.clustered import main; main()", json.dumps(asked)]
+    return subprocess.Popen(command, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+@NEEDED
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_cluster_of_this_machine_ends_with_the_run(
+    place: Place, workers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SIGHTREAD_CORES", str(workers))
+    output, errors = start(place, "other store").communicate(timeout=120)
+    assert output == f"{COUNT} pictures: {COUNT} read, 0 from the store, 0 failed\n", errors
+    assert "Traceback" not in errors
+    assert place.same
+    assert len({process for process, _ in place.logged()}) == workers
+    wait_for(lambda: not ray_processes(), 30)
+
+
+def whole(place: Place) -> int:
+    return len(list((place.place / "parts").rglob("*.parquet")))
+
+
+def ray_processes() -> list[psutil.Process]:
+    """The servers of a cluster of this machine alone."""
+    found = []
+    for process in psutil.process_iter(["cmdline"]):
+        line = " ".join(process.info["cmdline"] or [])
+        if ("raylet" in line or "gcs_server" in line) and "/ray-" in line:
+            found.append(process)
+    return found
+
+
+@NEEDED
+@pytest.mark.slow
+def test_a_driver_killed_at_ten_moments_goes_on_with_the_parts_that_are_missing(place: Place, cluster: Any) -> None:
+    pytest.importorskip("pyarrow")
+    place.bench.output.unlink()
+    rng = random.Random(4)
+    for _ in range(10):
+        before = len(place.logged("load"))
+        process = start(place, address=cluster.address)
+        wait_for(lambda before=before: len(place.logged("load")) > before)
+        time.sleep(rng.uniform(0, 0.4))
+        process.kill()
+        process.communicate()
+    kept = whole(place)
+    counted = {path: path.read_bytes() for path in (place.place / "parts").rglob("*.parquet")}
+    place.log.unlink(missing_ok=True)
+    read, known, failed = place.run(execution(cluster.address), Parts(str(place.place / "parts")))
+    assert (read + known, failed) == (COUNT, 0)
+    assert kept > 0
+    assert sum(count for _, count in place.logged()) == read, "only what is missing"
+    assert all(path.read_bytes() == content for path, content in counted.items())
+    assert place.same
+
+
+@NEEDED
+@pytest.mark.slow
+def test_of_a_killed_driver_no_process_is_left_after_90_seconds(place: Place) -> None:
+    pytest.importorskip("pyarrow")
+    process = start(place)
+    wait_for(lambda: whole(place) > 0)
+    servers = ray_processes()
+    assert len(servers) >= 2
+    listening = {one.laddr.ip for server in servers for one in server.net_connections() if one.status == "LISTEN"}
+    assert listening <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}, "on loopback alone"
+    process.kill()
+    process.communicate()
+    wait_for(lambda: not ray_processes(), 90)
+
+
+@NEEDED
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_ends_the_driver_without_a_traceback(place: Place, number: int, status: int) -> None:
+    pytest.importorskip("pyarrow")
+    process = start(place)
+    wait_for(lambda: whole(place) > 0)
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == status, errors
+    assert "Traceback" not in errors
+    wait_for(lambda: not ray_processes(), 30)
+
+
+@NEEDED
+@pytest.mark.slow
+def test_a_node_that_makes_another_extractor_is_named(
+    place: Place, cluster: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ONLY_OF_THE_DRIVER", "a newer Tesseract")
+    with pytest.raises(UserError, match=r"node .* reads with another extractor than this machine: host None for"):
+        place.run(execution(cluster.address), host="ONLY_OF_THE_DRIVER")
+    assert not place.bench.output.exists()
+
+
+@NEEDED
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("of_ray", "message"),
+    [
+        ({"num_gpus": 3}, "a worker takes CPU 1, GPU 3 (num_cpus, num_gpus), and no node has that"),
+        ({"address": "127.0.0.1:1"}, "execution.ray.address: 127.0.0.1:1: no cluster there"),
+    ],
+)
+def test_a_cluster_that_will_not_do_is_an_error(place: Place, of_ray: dict[str, Any], message: str) -> None:
+    process = start(place, **of_ray)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 2, errors
+    assert message in errors
+    assert "Traceback" not in errors
