@@ -128,9 +128,11 @@ def lacking(
             yield Lacking(shard.name, place, [job for key, job in own.items() if key not in known])
 
 
-def stored(inputs: Planned, results: Results | PartedResults, fingerprint: str) -> Iterator[Job]:
-    """The jobs that have a result; arguments as of :func:`lacking`."""
-    for shard in cut(inputs.rows()):
+def stored(
+    inputs: Planned, results: Results | PartedResults, fingerprint: str, *, first: int | None = None
+) -> Iterator[Job]:
+    """The jobs that have a result, of the `first` shards or of all; other arguments as of :func:`lacking`."""
+    for shard in islice(cut(inputs.rows()), first):
         jobs = [inputs.job(row) for row in shard.rows if row["status"] == "ok"]
         known = of_shard(results, fingerprint, shard.name).known(fingerprint, [job.key for job in jobs])
         yield from (job for job in jobs if job.key in known)

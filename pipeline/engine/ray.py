@@ -29,13 +29,14 @@ from pipeline.core.machine import CORES, cores
 from pipeline.core.parts import Parts
 from pipeline.engine import worker
 from pipeline.engine.outcome import Outcome
-from pipeline.engine.plan import Job, Lacking
+from pipeline.engine.plan import Job, Lacking, stored
 from pipeline.engine.run import Work
 from pipeline.extractors.base import UnavailableError
 from pipeline.settings.params import ExecutionParams, RayExecution
 
 _AHEAD = 2  # tasks under way or waiting, for each that can run at once
 _LOST = 50  # nodes that may be lost under one unit before the cluster is taken to be none
+_LOOKED_AT = 8  # shards at the beginning, for a job that has been read before
 _DEADLY = 8  # pictures in a row that workers die of before the extractor is taken to be broken
 _POLL_SECONDS = 1.0  # between looks at what has ended; signals are answered in between
 _CONNECT_SECONDS = 10.0
@@ -68,7 +69,7 @@ class RayEngine:
         )
         if next(work.missing(), None) is None:
             return Outcome()
-        with _cluster(self.execution.ray) as ray:
+        with cluster(self.execution.ray) as ray:
             outcome = _Run(ray, order, self.execution.ray, work).to_the_end()
         if isinstance(work.results, Parts):
             work.results.refresh()
@@ -105,7 +106,6 @@ class _Run:
     settings: RayExecution
     work: Work
     outcome: Outcome = field(default_factory=Outcome)
-    tries: int = 0
     _todo: deque[_Task] = field(default_factory=deque)
     _flying: dict[Any, _Task] = field(default_factory=dict)
     _sound: list[Job] = field(default_factory=list)
@@ -117,7 +117,8 @@ class _Run:
         Raises:
             UserError: as of :meth:`RayEngine.read`.
         """
-        self._sound = list(islice(self.work.sound(), 1))
+        work = self.work
+        self._sound = list(islice(stored(work.inputs, work.results, work.key, first=_LOOKED_AT), 1))
         remote = self.ray.remote(
             num_cpus=self.settings.num_cpus, num_gpus=self.settings.num_gpus, max_retries=0, max_calls=0
         )
@@ -131,7 +132,6 @@ class _Run:
                         break
                     run = plan if task.plans else read
                     self._flying[run.remote(self.order, self._unit(task))] = task
-                    self.tries += 1
                 if not self._flying:
                     return self.outcome
                 done, _ = self.ray.wait(list(self._flying), timeout=_POLL_SECONDS)
@@ -250,7 +250,7 @@ def _line(error: BaseException) -> str:
 
 
 @contextmanager
-def _cluster(settings: RayExecution) -> Iterator[Any]:
+def cluster(settings: RayExecution) -> Iterator[Any]:
     """Ray, connected: to the cluster that params or ``RAY_ADDRESS`` name, or to one of this machine, which ends then.
 
     Raises:

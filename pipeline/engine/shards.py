@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from pipeline.core.kinds import Row
 
-MEAN, LEAST, MOST = 2048, 512, 8192
+MEAN, LEAST, MOST = 2048, 512, 4096
 """Rows of a shard. No knob: where a shard ends decides which pictures stand in a batch together."""
 
 _FIRST = "first"

@@ -7,6 +7,7 @@ import pytest
 
 from pipeline.core.features import Features
 from tests.pipeline.extractors.grids import write_resnet
+from tests.project import Project
 from tests.reporting.made import MadePost, finish, project
 from tests.reporting.test_report import text_of
 
@@ -86,3 +87,26 @@ def test_a_part_that_is_none_is_refused(tmp_path: Path) -> None:
         *("python", "-m", "stages.captions", "--part", "0/2", "--images", "set/images", "--output", "o"), expect=2
     )
     assert said == "error: --part I/N shares out the pipeline's pictures; leave --images DIR out\n"
+
+
+@pytest.mark.slow  # a cluster
+def test_a_stage_gives_the_same_file_by_itself_in_parts_and_on_a_cluster(tmp_path: Path) -> None:
+    for package in ("ray", "pyarrow"):
+        pytest.importorskip(package, reason=f"{package} is not installed (requirements-ray.lock)")
+    made = Project.make(tmp_path / "run", {"train": 12, "valid": 4, "test": 4})
+    for stage in ("posts", "images", "captions"):
+        made.run("python", "-m", f"stages.{stage}")
+    output = made.folder / "data/contexts/captions.jsonl"
+    expected = output.read_bytes()
+    count = expected.count(b'"status": "ok"')
+    made.edit(execution={"results": str(tmp_path / "parts")})
+    read = [made.run("python", "-m", "stages.captions", "--part", f"{number}/2") for number in range(2)]
+    assert [int(line.split(": ")[1].split(" ")[0]) for line in read] == [count, 0], "so few are one shard"
+    assert f" 0 read, {count} from the store" in made.run("python", "-m", "stages.captions")
+    assert output.read_bytes() == expected
+    for results in (None, str(tmp_path / "parts of the cluster")):
+        made.store = tmp_path / f"store {results is None}"
+        output.unlink()
+        made.edit(execution={"engine": "ray", "results": results})
+        assert f" {count} read, 0 from the store" in made.run("python", "-m", "stages.captions")
+        assert output.read_bytes() == expected

@@ -12,6 +12,7 @@ from typing import Any
 from PIL import Image
 
 from pipeline.core.errors import run_cli
+from pipeline.core.machine import cores
 from pipeline.core.parts import Parts
 from pipeline.core.records import Caption
 from pipeline.core.store import Store
@@ -38,7 +39,7 @@ class Logged(MeanColour):
         return {**super().fingerprint(), "extractor": "logged", "host": own}
 
     def load(self) -> None:
-        self.write("load")
+        self.write(f"load {cores()}")
 
     def extract(self, images: Sequence[Image.Image]) -> list[list[Caption]]:
         self.write(f"batch {len(images)}")

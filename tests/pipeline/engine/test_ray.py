@@ -26,6 +26,8 @@ from pipeline.engine import shards, worker
 from pipeline.engine.ray import RayEngine
 from pipeline.engine.run import extract
 from pipeline.extractors.registry import choose
+from pipeline.settings import params
+from pipeline.settings.params import EXECUTION
 from tests.conftest import ROOT
 from tests.pipeline.engine import clustered
 from tests.pipeline.engine.bench import Bench, figures, make_pictures, rows_of
@@ -80,7 +82,7 @@ class Place:
         return self.bench.output.read_bytes() == self.expected
 
     def logged(self, what: str = "batch") -> list[tuple[int, int]]:
-        """Process and number of pictures of each batch that was begun (batch) or read (read), or of each load."""
+        """Process and number of pictures of each batch that was begun (batch) or read; or of each load, its cores."""
         lines = self.log.read_text(encoding="ascii").splitlines() if self.log.exists() else []
         found = (line.split() for line in lines)
         return [(int(one[0]), int(one[2]) if len(one) > 2 else 0) for one in found if one[1] == what]
@@ -221,6 +223,7 @@ def test_two_nodes_give_the_bytes_of_the_local_engine(place: Place, cluster: Any
     assert place.run(execution(cluster.address), results, seconds=0.02) == (COUNT, 0, 0)
     assert place.same
     assert len({process for process, _ in place.logged()}) == 2
+    assert {used for _, used in place.logged("load")} == {1}, "each as many threads as its num_cpus"
     assert place.run(execution(cluster.address), results) == (0, COUNT, 0)
     names = make_pictures(place.bench.folder, 2, seed=9)
     place.log.unlink()
@@ -411,3 +414,52 @@ def test_a_cluster_that_will_not_do_is_an_error(place: Place, of_ray: dict[str, 
     assert process.returncode == 2, errors
     assert message in errors
     assert "Traceback" not in errors
+
+
+@NEEDED
+@pytest.mark.slow
+def test_a_batched_model_gives_the_same_bytes_on_two_nodes(tmp_path: Path, cluster: Any) -> None:
+    """The sample's BLIP, whose floats the other pictures of a batch may move."""
+    folder = ROOT / "sample/data/images"
+    rows = rows_of(folder, sorted(path.name for path in folder.iterdir())[:100])
+    section = params.load(ROOT / "params.yaml").extraction("captions")
+    outputs = []
+    for number, engine_of_run in enumerate((None, RayEngine(section, execution(cluster.address)))):
+        output = tmp_path / f"{number}.jsonl"
+        captioner = choose("captions", section, "params.yaml").create(EXECUTION())
+        found = extract(
+            *("captions", captioner, rows, folder, output, Store.open(tmp_path / f"store {number}"), 4),
+            engine=engine_of_run,
+        )
+        assert found.read > 90
+        outputs.append(output.read_bytes())
+    assert outputs[0] == outputs[1]
+    assert outputs[0].count(b'"text"') > 90
+
+
+@NEEDED
+@pytest.mark.slow
+@pytest.mark.parametrize("on_cluster", [False, True])
+def test_ten_new_pictures_among_10000_cost_ten(
+    tmp_path: Path, cluster: Any, monkeypatch: pytest.MonkeyPatch, on_cluster: bool
+) -> None:
+    pytest.importorskip("pyarrow")
+    monkeypatch.undo()  # shards of their true size
+    monkeypatch.setenv("SIGHTREAD_STORE", str(tmp_path / "own"))
+    folder, log = tmp_path / "images", tmp_path / "log"
+    make_pictures(folder, 10_000)
+    settings = execution(cluster.address) if on_cluster else None
+    options = {"log": str(log)}
+
+    def read(**more: Any) -> tuple[int, int]:
+        log.unlink(missing_ok=True)
+        found = run(folder, tmp_path / "out.jsonl", Parts(str(tmp_path / "parts")), {**options, **more}, settings)
+        lines = log.read_text(encoding="ascii").splitlines() if log.exists() else []
+        assert sum(int(line.split()[2]) for line in lines if " read " in line) == found.read
+        return found.read, found.from_store
+
+    assert read() == (10_000, 0)
+    make_pictures(folder, 10, seed=1)
+    assert read() == (10, 10_000)
+    assert read(version=2) == (10_010, 0)
+    assert read() == (0, 10_010), "going back costs nothing"
