@@ -259,7 +259,8 @@ def cluster(settings: RayExecution) -> Iterator[Any]:
     address = settings.address or os.environ.get("RAY_ADDRESS")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     if not address:  # what Ray is told before it is imported: to listen on loopback alone, and to whom
-        os.environ |= {_CLUSTERS: "0", "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+        os.environ |= {_CLUSTERS: "0", "RAY_AUTH_MODE": "token"}
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))  # Ray takes up but one in a process' life
     try:
         import ray
     except ImportError as error:
@@ -278,7 +279,8 @@ def cluster(settings: RayExecution) -> Iterator[Any]:
             options["runtime_env"] = {"env_vars": _variables(settings)}
             ray.init(**options, log_to_driver=False, logging_level="ERROR")
         except (ConnectionError, RuntimeError, ValueError) as error:
-            raise UserError(f"execution.ray.address: {address}: no cluster there: {_line(error)[:300]}") from None
+            which = "no cluster starts on this machine" if address is None else f"{address}: no cluster there"
+            raise UserError(f"execution.ray.address: {which}: {_line(error)[:300]}") from None
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, on_sigterm)  # Ray has put one of its own there
         _require(ray, settings, address)

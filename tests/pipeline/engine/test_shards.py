@@ -1,5 +1,6 @@
 """Shards: cut where names say so, read one by one to the same bytes, shared out among processes, kept as parts."""
 
+import pickle
 import random
 import subprocess
 import sys
@@ -10,10 +11,12 @@ import pytest
 
 from pipeline.core.errors import UserError
 from pipeline.core.parts import Parts
+from pipeline.core.records import Post
 from pipeline.engine import shards
-from pipeline.engine.inputs import PictureInputs
+from pipeline.engine.inputs import Inputs, LabelledPictures, PictureInputs, PostInputs
 from pipeline.engine.run import extract, run_part
 from pipeline.engine.shards import Part, cut, repeated
+from pipeline.extractors.base import Wants
 from pipeline.images.pictures import Folder
 from pipeline.settings.params import ImagesParams
 from tests.conftest import ROOT
@@ -259,3 +262,26 @@ def test_a_place_that_cannot_be_listed_or_written_is_an_error(tmp_path: Path, pa
     bench = Bench(tmp_path, 2)
     with pytest.raises(UserError, match="file"):
         run(bench, blocked, MeanColour())
+
+
+def test_what_jobs_show_can_be_sent_to_a_worker(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, 3)
+    (bench.folder / "9.png").write_bytes((bench.folder / "0_0001.png").read_bytes())
+    rows, limits = rows_of(bench.folder), ImagesParams()
+    place = Folder(bench.folder, limits)
+    posts = [(None, Post("1", ["see", "Rome"], None, [rows[0].image, rows[1].image]))]
+    every: list[Inputs] = [
+        PictureInputs(rows, place, limits),
+        LabelledPictures(rows, place, limits, {rows[0].image: ("a dog",)}),
+        PostInputs(posts, Wants(pictures=2), [{}], rows, place, limits),
+    ]
+    for inputs in every:
+        jobs = [inputs.job(row) for row in inputs.rows()]
+        sent = pickle.loads(pickle.dumps(inputs.of(jobs)))  # noqa: S301  (our own)
+        sent.require()
+        assert type(sent.load(jobs[0])) is type(inputs.of(jobs).load(jobs[0]))
+    (bench.folder / "0_0001.png").unlink()
+    first = every[0]
+    jobs = [first.job(row) for row in first.rows()]
+    copy = pickle.loads(pickle.dumps(first.of(jobs[:2])))  # noqa: S301  (our own)
+    assert copy.load(jobs[1]).size == (rows[1].width, rows[1].height), "from the copy, which no job names"
