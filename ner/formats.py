@@ -6,10 +6,10 @@ the stages read them, by :mod:`pipeline.corpus.conll`.
 
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from pipeline.core.errors import UserError
 from pipeline.core.files import decoded_lines, parse_object, require_regular
@@ -23,13 +23,20 @@ from pipeline.corpus.report import described
 FORMATS = ("text", "conll", "jsonl")
 
 
-def read_input(path: str, format_name: str, label_column: int = 2) -> Iterator[tuple[View, list[int] | None]]:
+Split: TypeAlias = Callable[[str], list[tuple[str, int]]]
+"""Splits a text into tokens, each with its start; a tagger's own is :meth:`ner.tagger.Tagger.split`."""
+
+
+def read_input(
+    path: str, format_name: str, label_column: int = 2, split: Split = tokenize
+) -> Iterator[tuple[View, list[int] | None]]:
     """Yield views, and for text where each token starts in its line; ``-`` is stdin, a named pipe is read to its end.
 
     Args:
         path: the file.
         format_name: one of FORMATS.
         label_column: which column of a CoNLL-like file holds the label, where there is one.
+        split: what makes tokens of text.
 
     Raises:
         UserError: no such file, not UTF-8, or a malformed line; the message names file and line.
@@ -40,7 +47,7 @@ def read_input(path: str, format_name: str, label_column: int = 2) -> Iterator[t
             for post in conll.stream(lines, name, label_column, odd):
                 yield View(post.id, post.tokens, post.labels, ""), None
         else:
-            yield from (_read_text if format_name == "text" else _read_jsonl)(name, lines, odd)
+            yield from (_read_text if format_name == "text" else _read_jsonl)(name, lines, odd, split)
         if skipped := ", ".join(described(odd)):
             print(f"{name}: {skipped}", file=sys.stderr)
 
@@ -64,25 +71,27 @@ def _lines(path: str) -> Iterator[tuple[str, Iterator[tuple[int, str]]]]:
         yield path, decoded_lines(file, path)
 
 
-def _read_text(_name: str, lines: Iterable[tuple[int, str]], odd: Counter[str]) -> Iterator[tuple[View, list[int]]]:
+def _read_text(
+    _name: str, lines: Iterable[tuple[int, str]], odd: Counter[str], split: Split
+) -> Iterator[tuple[View, list[int]]]:
     """A post a line; an empty line is a post without tokens, so that output lines match input lines."""
     for number, line in lines:
         text = without_mark(line, odd)
-        tokens, skipped = tokenize(text), len(line) - len(text)
+        tokens, skipped = split(text), len(line) - len(text)
         yield View(str(number), [token for token, _ in tokens], None, ""), [skipped + start for _, start in tokens]
 
 
 def _read_jsonl(
-    name: str, lines: Iterable[tuple[int, str]], odd: Counter[str]
+    name: str, lines: Iterable[tuple[int, str]], odd: Counter[str], split: Split
 ) -> Iterator[tuple[View, list[int] | None]]:
     """Objects with `tokens` (a post or a view, its `context` used) or with `text`; `id`, `labels` where there."""
     for number, line in lines:
         if line.strip():
             row = parse_object(without_mark(line, odd), f"{name}:{number}")
-            yield _view_of(row, f"{name}:{number}", number)
+            yield _view_of(row, f"{name}:{number}", number, split)
 
 
-def _view_of(row: dict[str, Any], place: str, number: int) -> tuple[View, list[int] | None]:
+def _view_of(row: dict[str, Any], place: str, number: int, split: Split) -> tuple[View, list[int] | None]:
     if ("tokens" not in row) == ("text" not in row):
         raise UserError(f"{place}: expected an object with either `tokens` or `text`")
     identifier = str(number if row.get("id") is None else row["id"])
@@ -91,7 +100,7 @@ def _view_of(row: dict[str, Any], place: str, number: int) -> tuple[View, list[i
     if "text" in row:
         if not isinstance(row["text"], str):
             raise UserError(f"{place}: text: expected a string, found {type(row['text']).__name__}")
-        pairs = tokenize(row["text"])
+        pairs = split(row["text"])
         tokens, starts, labels = [token for token, _ in pairs], [start for _, start in pairs], None
     else:
         tokens = row["tokens"]

@@ -4,7 +4,6 @@ In Python: ``from ner.predict import Tagger``, then ``Tagger.load(folder).predic
 """
 
 import argparse
-import json
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import IO
 from tqdm import tqdm
 
 from ner.formats import FORMATS, read_input
-from ner.tagger import Tagger, conll_lines
+from ner.tagger import Tagger, conll_lines, with_offsets
 from ner.visual import Visuals
 from pipeline.core import records
 from pipeline.core.errors import UserError, run_cli
@@ -47,12 +46,8 @@ def write_output(
         if format_name == "conll":
             file.write(conll_lines(prediction))
             continue
-        row = records.row(prediction)
-        if starts is not None:
-            for entity in row["entities"]:
-                last = entity["end"] - 1
-                entity |= {"start_char": starts[entity["start"]], "end_char": starts[last] + len(row["tokens"][last])}
-        file.write(json.dumps(row, ensure_ascii=False) + "\n")
+        found = prediction if starts is None else with_offsets(prediction, starts)
+        file.write(records.as_json(records.row(found)) + "\n")
     file.flush()
 
 
@@ -107,7 +102,7 @@ def main() -> None:
         tagger.augment(arguments.word_vectors)
     output_format = arguments.output_format or ("conll" if arguments.format == "conll" else "jsonl")
     posts = tqdm(
-        read_input(arguments.file, arguments.format, arguments.label_column), unit="post", disable=None
+        read_input(arguments.file, arguments.format, arguments.label_column, tagger.split), unit="post", disable=None
     )  # None: quiet if no terminal
     write_output(posts, tagger, arguments.batch_size, output_format, sys.stdout, with_context=not arguments.text_only)
 

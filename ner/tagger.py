@@ -6,6 +6,7 @@ views become tensors is left to :mod:`ner.views`, reading text and files to :mod
 """
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -15,10 +16,11 @@ from ner.bioes import to_iob2
 from ner.decoding import Scorer, attention, decode, relations
 from ner.views import EncodedView, FurtherWords, ViewEncoder
 from ner.visual import Visuals
+from pipeline.core import records
 from pipeline.core.errors import UserError
 from pipeline.core.labels import entities
+from pipeline.core.marks import Writing
 from pipeline.core.records import FoundEntity, Prediction, View
-from pipeline.core.tokens import tokenize
 
 CHUNK_BATCHES = 16  # so many batches of views are sorted by length together; all that a stream keeps in memory,
 CHUNK_TOKENS = 200_000  # or fewer, where they have more tokens than this
@@ -29,6 +31,7 @@ class Tagger:
 
     def __init__(self, model: Scorer, encoder: ViewEncoder) -> None:
         self.model, self.encoder = model, encoder
+        self.writing = Writing(model.config.marks)
         self._further_words: FurtherWords | None = None
 
     @classmethod
@@ -85,13 +88,33 @@ class Tagger:
             self.encoder.further = self._further_words(token for token in tokens if token not in known)
         return self.encoder.encode(views, with_context=with_context)
 
-    def tag(self, text: str) -> Prediction:
-        """Tag one text, split into tokens by :func:`pipeline.core.tokens.tokenize`."""
-        [prediction] = self.predict([View("1", [token for token, _ in tokenize(text)], None, "")])
-        return prediction
+    def split(self, text: str) -> list[tuple[str, int]]:
+        """A text's tokens and where each starts in it, with mentions and hashtags as the tagger's data wrote them."""
+        return self.writing.split(text)
+
+    def tag(self, text: str | Sequence[str], context: str = "", *, images: Sequence[str] = ()) -> Prediction:
+        """Tag one post.
+
+        Args:
+            text: a text, which is split into tokens (:meth:`split`), or the tokens themselves.
+            context: what its pictures show, in words; empty: it is read by its text alone.
+            images: names of its pictures, for a tagger that was shown what they give as tensors (:meth:`show`).
+
+        Returns:
+            its tokens, their labels and the entities among them: type, first token and the one behind the last,
+            confidence, and of a text `start_char` and `end_char`, where the entity is in it
+            (``text[entity.start_char : entity.end_char]``).
+
+        Raises:
+            ValueError: a token is empty or holds a tab or a line break, or something is no text that UTF-8 can write.
+        """
+        pairs = self.split(text) if isinstance(text, str) else [(token, 0) for token in text]
+        post = records.checked(View("1", [token for token, _ in pairs], None, context, list(images)))
+        [prediction] = self.predict([post])
+        return with_offsets(prediction, [start for _, start in pairs]) if isinstance(text, str) else prediction
 
     def predict(
-        self, views: Iterable[View], batch_size: int = 32, *, with_context: bool = True
+        self, views: Iterable[View], batch_size: int = 32, *, with_context: bool = True, adapt: bool = True
     ) -> Iterator[Prediction]:
         """Tag views in order, reading no more than CHUNK_BATCHES batches or CHUNK_TOKENS tokens ahead.
 
@@ -99,10 +122,19 @@ class Tagger:
             views: an empty context makes a text-only example.
             batch_size: encoder windows at once; changes no result but for float noise.
             with_context: False tags every view by its text alone.
+            adapt: whether mentions and hashtags are read as the tagger's data wrote them (:mod:`pipeline.core.marks`);
+                predictions are of the tokens as given either way.
         """
         for chunk in _chunks(views, batch_size * CHUNK_BATCHES):
-            encoded = self._encoded(chunk, with_context=with_context)
-            yield from self._predict_chunk(chunk, encoded, batch_size)
+            adapted = [self.writing.adapt(view.tokens) if adapt else None for view in chunk]
+            read = [
+                view if each is None else replace(view, tokens=each[0], labels=None)
+                for view, each in zip(chunk, adapted, strict=True)
+            ]
+            encoded = self._encoded(read, with_context=with_context)
+            found = self._predict_chunk(read, encoded, batch_size)
+            for view, each, prediction in zip(chunk, adapted, found, strict=True):
+                yield prediction if each is None else _of_given(view, prediction, each[1])
 
     def _predict_chunk(
         self, chunk: Sequence[View], encoded: Sequence[EncodedView], batch_size: int
@@ -174,6 +206,41 @@ class Tagger:
             ]
             for view, weights in zip(views, found, strict=True)
         ]
+
+
+def _of_given(view: View, prediction: Prediction, spans: Sequence[tuple[int, int]]) -> Prediction:
+    """A prediction of tokens that were written another way, as one of the tokens that were given.
+
+    An entity has all given tokens of which it has a part. Where two would have the same token, the first has it.
+
+    Args:
+        view: the post as it was given.
+        prediction: what was found in the tokens made of its own.
+        spans: of each of those, the given tokens that it is made of.
+    """
+    labels, found = ["O"] * len(view.tokens), list[FoundEntity]()
+    for entity in prediction.entities:
+        start, end = spans[entity.start][0], spans[entity.end - 1][1]
+        if found and start < found[-1].end:
+            continue
+        labels[start:end] = [f"B-{entity.type}", *[f"I-{entity.type}"] * (end - start - 1)]
+        found.append(replace(entity, start=start, end=end, text=" ".join(view.tokens[start:end])))
+    return replace(prediction, tokens=view.tokens, labels=view.labels, predicted=labels, entities=found)
+
+
+def with_offsets(prediction: Prediction, starts: Sequence[int]) -> Prediction:
+    """A prediction whose entities say where they are in the text that was tagged.
+
+    Args:
+        prediction: of the text's tokens.
+        starts: where each token starts in the text.
+    """
+    ends = [start + len(token) for start, token in zip(starts, prediction.tokens, strict=True)]
+    found = [
+        replace(entity, start_char=starts[entity.start], end_char=ends[entity.end - 1])
+        for entity in prediction.entities
+    ]
+    return replace(prediction, entities=found)
 
 
 def _chunks(views: Iterable[View], size: int) -> Iterator[list[View]]:

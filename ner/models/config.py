@@ -37,6 +37,7 @@ class TaggerConfig(PreTrainedConfig):
     max_length: int = 512
     max_context: int = 256
     stride: int = 128
+    marks: dict[str, dict[str, int]] | None = None  # of its data (pipeline.core.marks); None: not counted
     packs: bool | None = None  # whether packed windows give what padded ones do, as was tried; None: not yet
 
     @classmethod

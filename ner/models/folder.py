@@ -20,6 +20,7 @@ from ner.models.registry import tagger_class
 from ner.views import UNKNOWN_WORD, ViewEncoder, WindowLimits
 from pipeline.core import checksums, trust
 from pipeline.core.errors import UserError
+from pipeline.core.marks import Writing
 from pipeline.core.soundness import explained, refuse_unsound, require_words
 from pipeline.settings.training import TrainParams
 
@@ -159,7 +160,9 @@ def load_config(folder: Path, *weights: str) -> TaggerConfig:
         )
     checksums.verify(folder, str(folder))
     with explained(f"{folder / 'config.json'}: not a tagger's config; {_AGAIN}"):
-        return TaggerConfig.from_pretrained(folder, local_files_only=True)
+        config = TaggerConfig.from_pretrained(folder, local_files_only=True)
+        Writing(config.marks)
+        return config
 
 
 def require_teacher(folder: Path, params: TrainParams) -> TaggerConfig:

@@ -124,7 +124,7 @@ def evaluate(
         if condition not in READS_AS_IT_IS and not scored:
             continue
         seen = condition_views(views, condition, params)
-        stream = tagger.predict(seen, batch_size)
+        stream = tagger.predict(seen, batch_size, adapt=False)  # scored as dev is in training: on the tokens as given
         if progress is not None:
             stream = progress(stream, len(views), condition)
         relations = tagger.relations(seen, batch_size)

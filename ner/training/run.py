@@ -37,7 +37,7 @@ from ner.training.teachers import Teachers
 from ner.training.trainer import TaggerTrainer
 from ner.views import ViewEncoder
 from ner.visual import Visuals
-from pipeline.core import checksums, memory
+from pipeline.core import checksums, marks, memory
 from pipeline.core.errors import UserError
 from pipeline.core.records import RelationPost, View
 from pipeline.settings.training import TrainParams
@@ -175,6 +175,7 @@ def set_up(
     every_word = itertools.chain(_tokens(train), words)
     facts = {**system.facts_of(params, train, visuals), **system.word_facts(params, every_word)}
     model = system.from_encoder(encoder, labels, params, facts=facts)
+    model.config.marks = marks.count(view.tokens for view in train if view.labels is not None)
     tokenizer = load_tokenizer(encoder, params.revision)
     views = view_encoder(tokenizer, model.config)
     if visuals is not None and model.reads_visual:

@@ -43,6 +43,8 @@ def _token(value: str) -> str:
 Id = Annotated[str, Field(min_length=1), AfterValidator(_one_line)]
 Token = Annotated[str, AfterValidator(_token)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
+Offset = Annotated[int | None, Field(ge=0, exclude_if=lambda value: value is None)]
+"""A place in a text, which a row leaves out where there is none."""
 Box = tuple[float, float, float, float]
 Polygon = Annotated[tuple[tuple[float, float], ...], Field(min_length=4, max_length=4)]
 
@@ -194,6 +196,8 @@ class FoundEntity:
 
     Attributes:
         confidence: probability of exactly this entity under the CRF, 0 to 1, not calibrated.
+        start_char, end_char: where it begins and ends in the text, in code points; None where tokens were given, and
+            no text.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
@@ -203,6 +207,8 @@ class FoundEntity:
     type: str
     text: str
     confidence: Annotated[float, Field(ge=0, le=1.001)]  # a hair of rounding above 1
+    start_char: Offset = None
+    end_char: Offset = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -314,6 +320,16 @@ def read(path: str | os.PathLike[str], record: type[T], stage: str) -> Iterator[
             raise UserError(
                 f"{path}:{number}: {mistakes(error)}; to write the file again: dvc repro --force --single-item {stage}"
             ) from None
+
+
+def checked(record: T) -> T:
+    """The record itself, once it is known to be what its type says.
+
+    Raises:
+        ValueError: it is not, or a text of it holds an unpaired surrogate.
+    """
+    as_json(row(record))
+    return record
 
 
 def row(record: Any) -> Any:

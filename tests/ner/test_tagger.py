@@ -1,5 +1,8 @@
-"""What a tagger tells of posts' pictures: their relation to the text, and where entities look."""
+"""One post tagged as it comes; what a tagger tells of posts' pictures: their relation, and what entities look at."""
 
+import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +12,9 @@ import torch
 from ner.tagger import Tagger
 from ner.views import collate
 from ner.visual import Visuals, collate_visuals
-from pipeline.core.records import FoundEntity, Prediction
+from pipeline.core.errors import UserError
+from pipeline.core.marks import count
+from pipeline.core.records import FoundEntity, Prediction, View
 from tests.ner.conftest import IMAGES, pictured_views, tagger_of
 from tests.ner.models import test_iie4mner as of_iie4mner
 from tests.ner.models import test_rpbert as of_rpbert
@@ -89,3 +94,86 @@ def test_attention_is_the_mean_over_the_tokens_of_found_entities_by_picture(
         cells = [value for each in by_picture for value in each or []]
         assert cells == pytest.approx(wanted.tolist(), rel=6e-3)
         assert all(len(f"{value:g}".replace(".", "").strip("0")) <= 3 for value in cells)
+
+
+@pytest.fixture(scope="session")
+def apart_folder(tagger_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tagger whose data wrote `@ name` and `# tag` as two tokens."""
+    folder = tmp_path_factory.mktemp("apart") / "tagger"
+    shutil.copytree(tagger_folder, folder)
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    config["marks"] = count([["@", "Jordan", "#", "Paris"]])
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    return folder
+
+
+def _found(prediction: Prediction) -> list[tuple[str, str]]:
+    return [(entity.type, entity.text) for entity in prediction.entities]
+
+
+def test_text_gives_what_tokens_written_as_the_data_give(apart_folder: Path) -> None:
+    tagger = Tagger.load(apart_folder, "cpu")
+    text = "love  @Jordan in #Paris"
+    wanted = tagger.tag(["love", "@", "Jordan", "in", "#", "Paris"])
+    found = tagger.tag(text)
+    assert (found.tokens, found.predicted) == (wanted.tokens, wanted.predicted)
+    assert _found(found) == _found(wanted) != []
+    for entity, other in zip(found.entities, wanted.entities, strict=True):
+        assert entity.start_char is not None
+        assert "".join(text[entity.start_char : entity.end_char].split()) == entity.text.replace(" ", "")
+        assert (other.start_char, other.end_char) == (None, None)
+
+
+def test_labels_of_adapted_tokens_are_those_of_the_given_ones(apart_folder: Path) -> None:
+    tagger = Tagger.load(apart_folder, "cpu")
+    given = View("1", ["love", "@Jordan", "in", "#Paris"], ["O", "B-PER", "O", "O"], "photo of court")
+    [apart] = tagger.predict([replace(given, tokens=["love", "@", "Jordan", "in", "#", "Paris"], labels=None)])
+    [found] = tagger.predict([given])
+    assert (found.tokens, found.labels, found.context_used) == (given.tokens, given.labels, given.context)
+    assert found.predicted == to_iob2_of(found)
+    assert found.entities
+    places = {0: 0, 1: 1, 2: 1, 3: 2, 4: 3, 5: 3}
+    first = apart.entities[0]
+    assert (found.entities[0].start, found.entities[0].type) == (places[first.start], first.type)
+    assert found.entities[0].confidence == first.confidence
+    [as_given] = tagger.predict([given], adapt=False)
+    [as_ever] = Tagger(tagger.model, tagger.encoder).predict([given], adapt=False)
+    assert as_given == as_ever
+
+
+def to_iob2_of(prediction: Prediction) -> list[str]:
+    """The labels that a prediction's entities make."""
+    labels = ["O"] * len(prediction.tokens)
+    for entity in prediction.entities:
+        labels[entity.start : entity.end] = [
+            f"B-{entity.type}",
+            *[f"I-{entity.type}"] * (entity.end - entity.start - 1),
+        ]
+    return labels
+
+
+def test_a_text_or_tokens_are_tagged_with_the_context_that_is_given(tagger_folder: Path) -> None:
+    tagger = Tagger.load(tagger_folder, "cpu")
+    text, tokens = "love Jordan , Paris", ["love", "Jordan", ",", "Paris"]
+    one, two = tagger.tag(text, context="photo of court"), tagger.tag(tokens, context="photo of court")
+    assert (one.predicted, one.context_used) == (two.predicted, "photo of court")
+    assert [replace(entity, start_char=None, end_char=None) for entity in one.entities] == two.entities
+    assert tagger.tag(text).context_used == ""
+    assert tagger.tag("") == tagger.tag([])
+    for bad in (["a", ""], ["a\tb"], "\ud83d", ["a", 3]):
+        with pytest.raises(ValueError, match=r"expected|holds|unpaired"):
+            tagger.tag(bad)  # type: ignore[arg-type]
+
+
+def test_a_tagger_of_before_is_as_it_was_and_one_with_damaged_counts_is_named(
+    tagger_folder: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "tagger"
+    shutil.copytree(tagger_folder, folder)
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    config.pop("marks", None)
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    assert Tagger.load(folder, "cpu").tag("love @Jordan").tokens == ["love", "@Jordan"]
+    (folder / "config.json").write_text(json.dumps({**config, "marks": {"@": "apart"}}), encoding="utf-8")
+    with pytest.raises(UserError, match=r"config\.json: not a tagger's config"):
+        Tagger.load(folder, "cpu")

@@ -18,7 +18,7 @@ from transformers import Trainer, TrainerState
 from ner.models.ita import ItaTagger
 from ner.tagger import Tagger
 from ner.training.callbacks import DRAWN, patience_is_out
-from ner.training.run import train
+from ner.training.run import set_up, train
 from ner.training.sampler import LengthGroupedSampler
 from ner.training.trainer import TaggerTrainer, keep_gradient
 from ner.training.work_folder import COMPLETE
@@ -55,6 +55,12 @@ def test_the_cross_modal_view_learns_what_only_the_context_tells(xlm_r_folder: P
     assert sorted(path.name for path in (tmp_path / "work").iterdir()) == ["finished.json", "tagger"]
     predictions = list(Tagger.load(tmp_path / "tagger", "cpu").predict(DEV))
     assert [prediction.predicted for prediction in predictions] == [view.labels for view in DEV]
+
+
+def test_a_tagger_knows_how_its_labelled_data_wrote_mentions(xlm_r_folder: Path) -> None:
+    labelled = View("1", ["@", "Jordan", "#", "Paris"], ["O", "B-PER", "O", "O"], "")
+    model, _, _ = set_up(small_params(xlm_r_folder), xlm_r_folder, [labelled, View("2", ["@Jordan"], None, "")])
+    assert model.config.marks == {"@": {"joined": 0, "apart": 1}, "#": {"joined": 0, "apart": 1}}
 
 
 def test_same_seed_same_tagger_and_another_seed_another(xlm_r_folder: Path, tmp_path: Path) -> None:
