@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import IO, Any, TypeAlias
 
 from pipeline.core.errors import UserError
 from pipeline.core.files import decoded_lines, parse_object, require_regular
@@ -41,7 +41,8 @@ def read_input(
     Raises:
         UserError: no such file, not UTF-8, or a malformed line; the message names file and line.
     """
-    with _lines(path) as (name, lines):
+    with opened(path) as (name, file):
+        lines = decoded_lines(file, name)
         odd: Counter[str] = Counter()
         if format_name == "conll":
             for post in conll.stream(lines, name, label_column, odd):
@@ -53,11 +54,16 @@ def read_input(
 
 
 @contextmanager
-def _lines(path: str) -> Iterator[tuple[str, Iterator[tuple[int, str]]]]:
+def opened(path: str) -> Iterator[tuple[str, IO[bytes]]]:
+    """What to tag: a name for messages, and the bytes; ``-`` is stdin, a named pipe is read to its end.
+
+    Raises:
+        UserError: there is no such file, or stdin is closed.
+    """
     if path in ("-", "/dev/stdin"):
         if sys.stdin is None:  # as a shell's <&- leaves it
             raise UserError("stdin is closed; expected posts on it, or the name of a FILE to tag")
-        yield "stdin", decoded_lines(sys.stdin.buffer, "stdin")
+        yield "stdin", sys.stdin.buffer
         return
     try:
         if not Path(path).is_fifo():  # which a shell makes of <(command)
@@ -68,7 +74,7 @@ def _lines(path: str) -> Iterator[tuple[str, Iterator[tuple[int, str]]]]:
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}; expected a file to tag, or - for stdin") from None
     with file:
-        yield path, decoded_lines(file, path)
+        yield path, file
 
 
 def _read_text(

@@ -94,7 +94,7 @@ def _stage_inputs(extractor: AnyExtractor, settings: Params, store: Store) -> Po
     given = list(posts.of_all_splits())
     rows = list(records.read(paths.IMAGES, ImageRow, "images"))
     pictures = extraction.pictures_of(settings, store)
-    return _inputs(wanted(extractor), settings, given, rows, paths.CONTEXTS, pictures)
+    return inputs_of(wanted(extractor), settings, given, rows, paths.CONTEXTS, pictures)
 
 
 def _run_file(
@@ -115,7 +115,7 @@ def _run_file(
     names = {image for _, post in given for image in post.images}
     rows = list(manifest(names, arguments.images, settings.images, store, follow=settings.data.linked_folders))
     pictures = extraction.folder_of(settings, arguments.images)
-    inputs = _inputs(wants, settings, given, rows, arguments.contexts, pictures)
+    inputs = inputs_of(wants, settings, given, rows, arguments.contexts, pictures)
     summary, _ = extraction.extract(choice, extractor, settings, inputs, arguments.output, store, of_stage=False)
     return summary
 
@@ -125,7 +125,7 @@ def wanted(extractor: AnyExtractor) -> Wants:
     return extractor.wants() if isinstance(extractor, WantingExtractor) else Wants()
 
 
-def _inputs(
+def inputs_of(
     wants: Wants,
     settings: Params,
     given: Sequence[tuple[str | None, Post]],

@@ -35,7 +35,7 @@ from tests.test_imports import is_main_block
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 OTHERS = [ROOT / "CONTRIBUTING.md", ROOT / "sample" / "README.md"]  # looked up, not run
-ROOMS = ("pipeline", "ner", "reporting", "stages", "sample", "benchmarks")
+ROOMS = ("pipeline", "ner", "reporting", "stages", "sightread", "sample", "benchmarks")
 # What stands for the reader's own in a command, and what is taken for it.
 STAND_INS = {"--images DIR": "--images sample/data/images", "FILE.jsonl": "read.jsonl"}
 BREAKS = {"|", "&&", ";", "||", ">", "<"}

@@ -3,7 +3,7 @@
 import csv
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -44,25 +44,51 @@ def read(
     """
     path, known = Path(path), Labels(scheme, types)
     odd = Counter() if odd is None else odd
+    posts: list[Post] = []
+    problems: list[str] = []
+    for number, row in stream(numbered_lines(path), odd):
+        try:
+            if isinstance(row, Exception):
+                raise row
+            posts.append(from_row(row, known, image_name, odd))
+        except csv.Error as error:  # the reader has lost its place
+            problems.append(f"{path}:{number}: {error}")
+            break
+        except ValueError as error:
+            problems.append(f"{path}:{number}: {error}")
+    return finish(path, posts, problems, known, odd)
+
+
+def stream(
+    lines: Iterable[tuple[int, str]], odd: Counter[str]
+) -> Iterator[tuple[int, dict[str, Any] | ValueError | csv.Error]]:
+    """The rows of a table as they come, each an object as :func:`pipeline.corpus.reading.from_row` takes it.
+
+    Args:
+        lines: numbered, without their ends.
+        odd: counts what is skipped, as for :func:`read`.
+
+    Yields:
+        the number of a row's first line; the row, or what is wrong with it: a `csv.Error` where the quotes are, so that
+        the rows behind it may be wrong as well. Behind a header that is none there is nothing.
+    """
     begins = True  # whether the next line that is read begins a row, and not the inside of a quoted field
 
-    def lines() -> Iterator[str]:
+    def texts() -> Iterator[str]:
         nonlocal begins
-        for _, line in numbered_lines(path):
+        for _, line in lines:
             text = without_mark(line, odd) if begins else line
             begins = False
             yield f"{text}\n"
 
-    rows = csv.reader(lines(), strict=True)
-    posts: list[Post] = []
-    problems: list[str] = []
+    rows = csv.reader(texts(), strict=True)
     header: list[str] | None = None
     while True:
         number, begins = rows.line_num + 1, True
         try:
             fields = next(rows, None)
             if fields is None:
-                break
+                return
             if not fields:  # a blank line
                 continue
             if header is None:
@@ -70,20 +96,18 @@ def read(
             elif fields == header:  # of another file that was joined
                 odd["repeated_headers"] += 1
             elif len(fields) != len(header):
-                problems.append(
-                    f"{path}:{number}: {len(fields)} fields, but the header has {len(header)}; a text with "
-                    "a comma stands in double quotes, a double quote in it is doubled"
+                raise ValueError(
+                    f"{len(fields)} fields, but the header has {len(header)}; a text with a comma stands in double "
+                    "quotes, a double quote in it is doubled"
                 )
             else:
-                posts.append(from_row(_row(dict(zip(header, fields, strict=True))), known, image_name, odd))
-        except csv.Error as error:  # the reader has lost its place
-            problems.append(f"{path}:{number}: not CSV: {error}")
-            break
+                yield number, _row(dict(zip(header, fields, strict=True)))
+        except csv.Error as error:
+            yield number, csv.Error(f"not CSV: {error}")
         except ValueError as error:
-            problems.append(f"{path}:{number}: {error}")
+            yield number, error
             if header is None:
-                break
-    return finish(path, posts, problems, known, odd)
+                return
 
 
 def _header(fields: list[str]) -> list[str]:

@@ -6,6 +6,7 @@ extractor that params name is left to :mod:`pipeline.extractors.registry`.
 """
 
 from collections.abc import Hashable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias, TypeVar, runtime_checkable
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from pipeline.core.features import Regions
 
 E = TypeVar("E")
+_LOADED = "_sightread_loaded"
 
 Result: TypeAlias = "Sequence[Item] | Regions"
 """What was found in a picture, or said of a post: items of a kind in words, or a tensor."""
@@ -245,7 +247,9 @@ class Options(BaseModel):
 
 
 def load(extractor: E) -> E:
-    """Load the extractor's model, if it has one, and return the extractor."""
-    if isinstance(extractor, LoadingExtractor):
+    """Load the extractor's model, if it has one and has not loaded it, and return the extractor."""
+    if isinstance(extractor, LoadingExtractor) and not getattr(extractor, _LOADED, False):
         extractor.load()
+        with suppress(AttributeError):  # a class of the user's own with __slots__ loads again for every run
+            setattr(extractor, _LOADED, True)
     return extractor

@@ -76,13 +76,13 @@ def _main(kind: str, posts_of: PostsOf | None) -> None:
     with Store.open() as store:
         if arguments.part is not None:
             extractor = create(choice, settings)
-            labels = _labels(extractor, partial(posts_of, settings, None)) if posts_of else None
+            labels = labelled(extractor, partial(posts_of, settings, None)) if posts_of else None
             inputs = _pictures(settings, paths.IMAGES, pictures_of(settings, store), labels)
             print(read_part(choice, extractor, settings, inputs, store, arguments.part))
         elif arguments.images is None:
             with stage_lock(kind), recorded(kind) as record:
                 extractor = create(choice, settings)
-                labels = _labels(extractor, partial(posts_of, settings, None)) if posts_of else None
+                labels = labelled(extractor, partial(posts_of, settings, None)) if posts_of else None
                 inputs = _pictures(settings, paths.IMAGES, pictures_of(settings, store), labels)
                 summary, found = extract(choice, extractor, settings, inputs, output_of(kind), store)
                 record |= found
@@ -93,7 +93,7 @@ def _main(kind: str, posts_of: PostsOf | None) -> None:
                 images.manifest(names, arguments.images, settings.images, store, follow=settings.data.linked_folders)
             )
             extractor = create(choice, settings)
-            labels = _labels(extractor, partial(_of_file, posts_of, settings, file, set(names))) if posts_of else None
+            labels = labelled(extractor, partial(_of_file, posts_of, settings, file, set(names))) if posts_of else None
             inputs = _pictures(settings, rows, folder_of(settings, arguments.images), labels)
             summary, _ = extract(choice, extractor, settings, inputs, arguments.output, store, of_stage=False)
             print(f"{summary}; left out: {left_out}" if left_out else summary)
@@ -146,7 +146,7 @@ def _pictures(
     return LabelledPictures(manifest, pictures, settings.images, labels)
 
 
-def _labels(extractor: AnyExtractor, posts: Callable[[], Iterable[Post]]) -> _Labels | None:
+def labelled(extractor: AnyExtractor, posts: Callable[[], Iterable[Post]]) -> _Labels | None:
     """What to look for in each picture, by name; None where that is the same in all, and no posts are read."""
     if not isinstance(extractor, LabelledExtractor) or extractor.labels_of(()) is None:
         return None

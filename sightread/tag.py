@@ -1,0 +1,147 @@
+"""`python -m stages.tag MODEL [FILE]`, `sightread tag MODEL [FILE]`: posts and their pictures → entities, as they come.
+
+Each row of the output has the entities found with the pictures and those found without them. A row that is no post, or
+a picture that cannot be read, says so and stops nothing.
+"""
+
+import argparse
+import sys
+from collections import Counter
+from pathlib import Path
+
+from tqdm import tqdm
+
+from pipeline.core.errors import UserError
+from sightread import rows
+from sightread.tagging import CHUNK, Sightread, Tagged, line
+
+PARAMS = Path("params.yaml")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's arguments."""
+    parser.add_argument("model", metavar="MODEL", help="a tagger's folder, or OWNER/NAME on the hub")
+    parser.add_argument("file", metavar="FILE", nargs="?", default="-", help="posts; - or nothing: stdin")
+    parser.add_argument("--images", type=Path, metavar="DIR", help="the folder of the pictures; without: text alone")
+    parser.add_argument(
+        "--params", type=Path, metavar="FILE", help="which extractors read the pictures [params.yaml, with --images]"
+    )
+    parser.add_argument(
+        "--format",
+        choices=rows.FORMATS,
+        default="auto",
+        help="text: a post a line; jsonl, csv: `text` or `tokens`, perhaps `id`, `labels`, `images`; conll "
+        "[by the file's name or its first line]",
+    )
+    parser.add_argument(
+        "--image-name",
+        metavar="NAME",
+        help="how an id names the picture of a row that names none, such as {id}.jpg; of lines of text, whose ids are "
+        "their numbers, only where it is given [data.image_name of params]",
+    )
+    parser.add_argument("--revision", help="commit, branch or tag of a tagger on the hub")
+    parser.add_argument("--device", help="auto, cpu, cuda, cuda:1, … [execution.device of params, or auto]")
+    parser.add_argument(
+        "--chunk", type=int, default=CHUNK, metavar="N", help="posts that are read together [%(default)s]"
+    )
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Tag the posts that the arguments name; rows go to stdout, the summary to stderr."""
+    if arguments.chunk < 1:
+        raise UserError(f"--chunk: expected at least 1, found {arguments.chunk}")
+    if arguments.image_name is not None and arguments.image_name.count("{id}") != 1:
+        raise UserError(f"--image-name: expected a name with {{id}} in it once, found {arguments.image_name!r}")
+    with Sightread.load(
+        arguments.model, params_of(arguments), device=arguments.device, revision=arguments.revision
+    ) as tagger:
+        image_name = arguments.image_name
+        if image_name is None and tagger.reader is not None:
+            image_name = tagger.reader.settings.data.image_name
+        read = rows.read(
+            arguments.file,
+            arguments.format,
+            tagger.tagger.split,
+            image_name,
+            of_lines=arguments.image_name is not None,
+        )
+        counts = Counts()
+        with tqdm(desc="tag", unit="post", disable=None) as progress:  # None: quiet if no terminal
+            for found in tagger.stream(read, arguments.images, arguments.chunk):
+                sys.stdout.write(line(found) + "\n")
+                counts.add(found)
+                progress.update()
+        sys.stdout.flush()
+    print(counts, file=sys.stderr)
+
+
+def params_of(arguments: argparse.Namespace) -> Path | None:
+    """The params that say what reads pictures; None where none are to be read.
+
+    Raises:
+        UserError: there are pictures, and no params.
+    """
+    given: Path | None = arguments.params
+    if given is None and arguments.images is not None:
+        if not PARAMS.exists():
+            raise UserError(
+                "--images: no params.yaml here; expected --params FILE, the params that the tagger was trained with, "
+                "which say what reads pictures"
+            )
+        return PARAMS
+    return given
+
+
+class Counts:
+    """What became of rows and pictures, for the summary."""
+
+    def __init__(self) -> None:
+        self.posts = self.changed = 0
+        self.rows: list[str] = []
+        self.pictures: Counter[str] = Counter()
+        self.failed: Counter[str] = Counter()
+        self.entities: Counter[str] = Counter()
+
+    def add(self, found: Tagged | rows.Row) -> None:
+        """Count what was found in a row."""
+        if isinstance(found, rows.Row):
+            self.rows.append(found.error or "")
+            return
+        self.posts += 1
+        self.changed += found.changed
+        self.pictures.update(picture.row.status for picture in found.pictures)
+        self.failed.update(
+            kind
+            for picture in found.pictures
+            if picture.row.status == "ok"
+            for kind, each in picture.found.items()
+            if each.status != "ok"
+        )
+        self.entities["with"] += len(found.entities)
+        self.entities["without"] += len(found.alone.entities)
+
+    def __str__(self) -> str:
+        parts = [f"{_counted(self.posts, 'post')}, {_counted(self.entities['without'], 'entit')} by text alone"]
+        if self.pictures:
+            by_status = ", ".join(f"{count:,} {status}" for status, count in self.pictures.most_common())
+            parts[0] += f", {self.entities['with']:,} with pictures; {self.changed:,} posts changed by their pictures"
+            parts.append(f"{_counted(self.pictures.total(), 'picture')}: {by_status}")
+        if self.failed:
+            parts.append("not read: " + ", ".join(f"{kind} of {count:,}" for kind, count in self.failed.items()))
+        if self.rows:
+            parts.append(f"{_counted(len(self.rows), 'row')} not read, the first: {self.rows[0]}")
+        return "; ".join(parts)
+
+
+def _counted(count: int, what: str) -> str:
+    one, many = ("y", "ies") if what == "entit" else ("", "s")
+    return f"{count:,} {what}{one if count == 1 else many}"
+
+
+def main() -> None:
+    """The command line; see ``--help``."""
+    parser = argparse.ArgumentParser(
+        prog="python -m stages.tag", description="Find named entities in posts, with their pictures and without them."
+    )
+    add_arguments(parser)
+    run(parser.parse_args())
