@@ -138,10 +138,10 @@ def _counted(count: int, what: str) -> str:
     return f"{count:,} {what}{one if count == 1 else many}"
 
 
-def main() -> None:
-    """The command line; see ``--help``."""
+def main(prog: str | None = None) -> None:
+    """The command line; see ``--help``. `prog` is what it is called, where its script's name does not say it."""
     parser = argparse.ArgumentParser(
-        prog="python -m stages.tag", description="Find named entities in posts, with their pictures and without them."
+        prog=prog, description="Find named entities in posts, with their pictures and without them."
     )
     add_arguments(parser)
     run(parser.parse_args())

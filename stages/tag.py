@@ -4,4 +4,4 @@ if __name__ == "__main__":
     from pipeline.core.errors import run_cli
     from sightread.tag import main
 
-    run_cli(main)
+    run_cli(lambda: main("python -m stages.tag"))

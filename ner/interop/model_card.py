@@ -135,11 +135,14 @@ def _body(
         yield f"It was taught by what other taggers made of the same posts: {_listed(saved)}."
     yield "## Use"
     place = repository or "models/tagger"
+    yield "With the package `sightread`, which `pip install .` installs from a checkout of Sightread:"
     yield (
-        f"In a checkout of Sightread, with its packages:\n\n```python\nfrom ner.predict import Tagger\n\ntagger = "
-        f'Tagger.load("{place}")\nprint(tagger.tag("Finally Jordan ! #tbt").entities)\n```'
+        f'```python\nimport sightread\n\nprint(sightread.load("{place}").tag("Finally Jordan ! #tbt").entities)\n```'
     )
-    yield f"or `echo TEXT | python -m ner.predict {place}`."
+    yield (
+        f"or `echo TEXT | sightread tag {place}`. With `--images DIR --params FILE` it reads pictures as well, by the "
+        "extractors that params name."
+    )
     seen = found.get("pictures") or {}
     if params["views"] != "text_only" and seen:
         yield from _pictures(seen, place)
@@ -230,7 +233,7 @@ def _pictures(seen: Mapping[str, Any], place: str) -> Iterator[str]:
         "`python -m stages.objects`, with `--images` and `--output`). Posts name their pictures in `images`:"
     )
     yield (
-        "```python\nfrom pathlib import Path\n\nfrom ner.predict import Tagger\nfrom ner.visual import Visuals\n\n"
+        "```python\nfrom pathlib import Path\n\nfrom ner.tagger import Tagger\nfrom ner.visual import Visuals\n\n"
         f'tagger = Tagger.load("{place}")\ntagger.show(Visuals.open({", ".join(shown)}))\n```'
     )
     options = [("--features data/features", features), ("--objects data/contexts/objects.jsonl", objects)]

@@ -272,7 +272,8 @@ def test_a_dry_run_writes_the_tagger_and_nothing_else_and_it_loads(
     assert "text_only | strict" in card
     assert "dev: its posts have no labels" in card
     [code] = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
-    assert 'Tagger.load("me/it")' in code
+    assert 'sightread.load("me/it")' in code
+    assert "`echo TEXT | sightread tag me/it`" in card
     done = subprocess.run(
         [sys.executable, "-c", code.replace("me/it", str(tmp_path / "sent"))],
         cwd=ROOT,
