@@ -7,6 +7,7 @@
 #   requirements-cuda.lock  what torch's CUDA build needs and its CPU build does not
 #   requirements-dev.lock   what the checks need on top
 #   requirements-ray.lock   what reading on several machines needs on top of the first
+#   requirements-serve.lock what `python -m stages.serve` needs on top of requirements.lock
 set -eu
 cd "$(dirname "$0")"
 command -v uv >/dev/null || { echo "error: uv is not installed; run: pip install uv" >&2; exit 2; }
@@ -31,12 +32,10 @@ write() {
 
 # The present versions, to keep; hashes are asked for again.
 cat requirements*.lock 2>/dev/null | sed -E '/^[ #]/d; s/ *\\$//' > "$folder/all"
-compile "$@" --output-file "$folder/all" requirements.txt requirements-dev.txt requirements-ray.txt
+compile "$@" --output-file "$folder/all" requirements.txt requirements-dev.txt requirements-ray.txt requirements-serve.txt
 cp "$folder/all" "$folder/core"
 compile --output-file "$folder/core" requirements.txt
 names "$folder/core" > "$folder/core-names"
-cp "$folder/all" "$folder/checked"
-compile --output-file "$folder/checked" requirements.txt requirements-dev.txt
 grep -E '^(nvidia-|cuda-|triton$)' "$folder/core-names" | grep -vx nvidia-ml-py > "$folder/cuda-names"
 
 # CPU builds of torch, which the index does not list, are as good as its own.
@@ -44,7 +43,9 @@ hashes=$(sed -nE 's/^sha256:([0-9a-f]{64}) .*/    --hash=sha256:\1 \\/p' require
 select_entries 0 "$folder/cuda-names" "$folder/core" |
     awk -v hashes="$hashes" '{ print } /^torch==/ { print hashes }' | write requirements.lock
 select_entries 1 "$folder/cuda-names" "$folder/core" | write requirements-cuda.lock
-select_entries 0 "$folder/core-names" "$folder/checked" | write requirements-dev.lock
-cp "$folder/all" "$folder/scaled"
-compile --output-file "$folder/scaled" requirements.txt requirements-ray.txt
-select_entries 0 "$folder/core-names" "$folder/scaled" | write requirements-ray.lock
+# What an extra and the checks both need is in both files.
+for extra in dev ray serve; do
+    cp "$folder/all" "$folder/$extra"
+    compile --output-file "$folder/$extra" requirements.txt "requirements-$extra.txt"
+    select_entries 0 "$folder/core-names" "$folder/$extra" | write "requirements-$extra.lock"
+done

@@ -1,4 +1,4 @@
-"""`sightread tag | score`: what the package does, from any folder."""
+"""`sightread tag | serve | score`: what the package does, from any folder."""
 
 import argparse
 import runpy
@@ -9,6 +9,7 @@ from pipeline.core.version import __version__
 
 ABOUT = """commands:
   tag MODEL [FILE]                    entities of posts, with their pictures and without them
+  serve MODEL                         the same over HTTP, with a page to try it on (needs sightread[serve])
   score GOLD PREDICTED [OTHER]        CoNLL-like files scored against gold; two systems tested
 
 sightread COMMAND --help says more of each.
@@ -24,11 +25,15 @@ def main() -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"sightread {__version__}")
-    parser.add_argument("command", choices=("tag", "score"), metavar="COMMAND")
+    parser.add_argument("command", choices=("tag", "serve", "score"), metavar="COMMAND")
     chosen = parser.parse_args(sys.argv[1:2]).command
     sys.argv = [f"sightread {chosen}", *sys.argv[2:]]
     if chosen == "score":
         runpy.run_module("ner.scoring", run_name="__main__")
+    elif chosen == "serve":
+        from sightread import serve
+
+        serve.main("sightread serve")
     else:
         from sightread import tag
 

@@ -124,7 +124,8 @@ class Counts:
         parts = [f"{_counted(self.posts, 'post')}, {_counted(self.entities['without'], 'entit')} by text alone"]
         if self.pictures:
             by_status = ", ".join(f"{count:,} {status}" for status, count in self.pictures.most_common())
-            parts[0] += f", {self.entities['with']:,} with pictures; {self.changed:,} posts changed by their pictures"
+            parts[0] += f", {self.entities['with']:,} with pictures; {_counted(self.changed, 'post')} changed by the "
+            parts[0] += "pictures"
             parts.append(f"{_counted(self.pictures.total(), 'picture')}: {by_status}")
         if self.failed:
             parts.append("not read: " + ", ".join(f"{kind} of {count:,}" for kind, count in self.failed.items()))

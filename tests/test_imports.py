@@ -33,9 +33,10 @@ COMMANDS = {
     *(f"ner.{name}" for name in ("predict", "onnx", "publish", "flair_bridge", "scoring.__main__")),
     "reporting.ablation",
     "stages.tag",
+    "stages.serve",
 }
 """Command lines: they may import any room of their package, and nothing imports them."""
-ABOVE = {"pipeline.params": {"ner.dry_pass"}, "stages.tag": {"sightread"}}
+ABOVE = {"pipeline.params": {"ner.dry_pass"}, "stages.tag": {"sightread"}, "stages.serve": {"sightread"}}
 """Command line → what else it may import; since nothing imports it, there is no circle."""
 HEAVY = {
     *("torch", "transformers", "onnxruntime", "rapidocr", "cv2", "matplotlib", "dvclive", "scipy"),

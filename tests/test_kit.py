@@ -16,7 +16,11 @@ from pipeline.core.version import __version__
 from pipeline.settings import params
 from tests.conftest import ROOT
 
-LOCKS = ("requirements.lock", "requirements-cuda.lock", "requirements-dev.lock")
+EXTRAS = ("serve",)
+LOCKS = (
+    *("requirements.lock", "requirements-cuda.lock", "requirements-dev.lock"),
+    *(f"requirements-{extra}.lock" for extra in EXTRAS),
+)
 HASHES = r"((?: \\\n    --hash=sha256:[0-9a-f]{64})+)\n"
 ENTRY = re.compile(r"^([A-Za-z0-9._-]+)==([^ ;]+)( ; [^\\]+)?" + HASHES, re.MULTILINE)
 
@@ -57,7 +61,7 @@ def test_lock_files_have_exact_versions_and_hashes() -> None:
     found = {name: entries(name) for name in LOCKS}
     everywhere = [name for pins in found.values() for name, _ in dict(pins).items()]
     assert len(everywhere) == len(set(everywhere)), "a package is in two lock files"
-    for name in ("requirements", "requirements-dev"):
+    for name in ("requirements", "requirements-dev", *(f"requirements-{extra}" for extra in EXTRAS)):
         wanted = {normal(re.split(r"[<>=]", line)[0]) for line in required(f"{name}.txt")}
         assert wanted <= {pin for lock in LOCKS for pin, _ in found[lock]}
     assert ("torch", "2.13.0") in found["requirements.lock"]

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -87,3 +88,16 @@ def test_a_command_that_is_none_is_refused() -> None:
     )
     assert done.returncode == 2
     assert "invalid choice: 'train'" in done.stderr
+
+
+def test_the_image_is_made_of_what_is_there_and_does_not_run_as_root() -> None:
+    text = (ROOT / "Dockerfile").read_text(encoding="utf-8")
+    lines = [line.split() for line in re.sub(r"\\\n", " ", text).splitlines() if line and not line.startswith("#")]
+    copied = [name for line in lines if line[0] == "COPY" for name in line[1:-1]]
+    assert all((ROOT / name).exists() for name in copied)
+    allowed = {line[1:] for line in (ROOT / ".dockerignore").read_text(encoding="utf-8").split() if line[0] == "!"}
+    assert all(name in allowed or (name.endswith(".lock") and "requirements*.lock" in allowed) for name in copied)
+    packages = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]["packages"]
+    assert {name.rstrip("*") for name in packages["find"]["include"]} <= set(copied)
+    assert [line[0] for line in lines].index("USER") > max(n for n, line in enumerate(lines) if line[0] == "RUN")
+    assert next(line[1] for line in lines if line[0] == "USER") != "root"
