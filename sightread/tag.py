@@ -11,8 +11,10 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from ner.scoring.f1 import score
 from pipeline.core.errors import UserError
 from sightread import rows
+from sightread.report import Gathered
 from sightread.tagging import CHUNK, Sightread, Tagged, line
 
 PARAMS = Path("params.yaml")
@@ -38,6 +40,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="how an id names the picture of a row that names none, such as {id}.jpg; of lines of text, whose ids are "
         "their numbers, only where it is given [data.image_name of params]",
+    )
+    parser.add_argument(
+        "--report",
+        type=Path,
+        metavar="FOLDER",
+        help="also write a page there with every post, its pictures and what was found, and scores of labelled posts",
     )
     parser.add_argument("--revision", help="commit, branch or tag of a tagger on the hub")
     parser.add_argument("--device", help="auto, cpu, cuda, cuda:1, … [execution.device of params, or auto]")
@@ -65,14 +73,34 @@ def run(arguments: argparse.Namespace) -> None:
             image_name,
             of_lines=arguments.image_name is not None,
         )
-        counts = Counts()
+        counts, gathered = Counts(), _gathered(arguments, tagger)
         with tqdm(desc="tag", unit="post", disable=None) as progress:  # None: quiet if no terminal
             for found in tagger.stream(read, arguments.images, arguments.chunk):
                 sys.stdout.write(line(found) + "\n")
                 counts.add(found)
+                if gathered is not None and isinstance(found, Tagged):
+                    gathered.add(found)
                 progress.update()
         sys.stdout.flush()
+        if gathered is not None:
+            name = "stdin" if arguments.file == "-" else Path(arguments.file).name
+            gathered.write(arguments.report, name, str(arguments.model), arguments.images)
     print(counts, file=sys.stderr)
+    if gathered is not None:
+        print(f"{arguments.report / 'index.html'}: the posts, their pictures and what was found", file=sys.stderr)
+
+
+def _gathered(arguments: argparse.Namespace, tagger: Sightread) -> Gathered | None:
+    """Where posts are gathered for `--report`.
+
+    Raises:
+        UserError: there are no params, which say how posts are scored and shown.
+    """
+    if arguments.report is None:
+        return None
+    if tagger.reader is None:
+        raise UserError("--report: expected --params FILE as well, which says how posts are scored and shown")
+    return Gathered(tagger.reader.settings, tagger.reader)
 
 
 def params_of(arguments: argparse.Namespace) -> Path | None:
@@ -101,6 +129,8 @@ class Counts:
         self.pictures: Counter[str] = Counter()
         self.failed: Counter[str] = Counter()
         self.entities: Counter[str] = Counter()
+        self.gold: list[list[str]] = []
+        self.found: tuple[list[list[str]], list[list[str]]] = ([], [])
 
     def add(self, found: Tagged | rows.Row) -> None:
         """Count what was found in a row."""
@@ -109,6 +139,10 @@ class Counts:
             return
         self.posts += 1
         self.changed += found.changed
+        if found.post.labels is not None:
+            self.gold.append(found.post.labels)
+            self.found[0].append(found.alone.predicted)
+            self.found[1].append(found.seen.predicted)
         self.pictures.update(picture.row.status for picture in found.pictures)
         self.failed.update(
             kind
@@ -127,6 +161,11 @@ class Counts:
             parts[0] += f", {self.entities['with']:,} with pictures; {_counted(self.changed, 'post')} changed by the "
             parts[0] += "pictures"
             parts.append(f"{_counted(self.pictures.total(), 'picture')}: {by_status}")
+        if self.gold:
+            of = "" if len(self.gold) == self.posts else f" of the {len(self.gold):,} with labels"
+            figures = [100 * score(self.gold, found)["strict"]["micro"]["f1"] for found in self.found]
+            with_pictures = f", {figures[1]:.2f} with pictures" if self.pictures else ""
+            parts.append(f"strict micro-F1{of}: {figures[0]:.2f} by text alone{with_pictures}")
         if self.failed:
             parts.append("not read: " + ", ".join(f"{kind} of {count:,}" for kind, count in self.failed.items()))
         if self.rows:

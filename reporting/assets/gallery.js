@@ -75,6 +75,12 @@
     return "";
   };
 
+  // Whether other entities are found with the picture than without it, which needs no gold
+  const changed = (post) => {
+    const [cross, text] = [post.predicted[CROSS], post.predicted[TEXT]];
+    return Boolean(cross && text) && counted(cross, 4).map(key).join() !== counted(text, 4).map(key).join();
+  };
+
   // Search: every word of the query somewhere in the post, its context or what its picture gave
 
   const fold = (text) => text.normalize("NFKC").toLowerCase();
@@ -115,6 +121,7 @@
       if (state.show === "errors" && !(count > 0)) return;
       if (state.show === "right" && count !== 0) return;
       if ((state.show === "helped" || state.show === "hurt") && effect(index) !== state.show) return;
+      if (state.show === "changed" && !changed(post)) return;
       if (state.show === "related" && !(post.relation !== null && post.relation >= 0.5)) return;
       if (state.show === "unrelated" && !(post.relation !== null && post.relation < 0.5)) return;
       if (words.length && !words.every((word) => haystack(index).includes(word))) return;
@@ -329,6 +336,7 @@
     const found = effect(index);
     if (found === "helped") title.append(" ", el("span", { class: "badge helped", text: "▲ picture helped" }));
     if (found === "hurt") title.append(" ", el("span", { class: "badge hurt", text: "▼ picture hurt" }));
+    if (!found && changed(post)) title.append(" ", el("span", { class: "badge", text: "changed by the picture" }));
     if (post.relation !== null) title.append(" ", el("span", { class: "badge", text: `relation ${post.relation.toFixed(3)}`,
       title: "how likely the picture adds to the meaning, by the tagger's own relation of text and image" }));
 
