@@ -8,6 +8,7 @@
 #   requirements-dev.lock   what the checks need on top
 #   requirements-ray.lock   what reading on several machines needs on top of the first
 #   requirements-serve.lock what `python -m stages.serve` needs on top of requirements.lock
+#   requirements-onnx.lock  what `python -m ner.light` needs, complete
 set -eu
 cd "$(dirname "$0")"
 command -v uv >/dev/null || { echo "error: uv is not installed; run: pip install uv" >&2; exit 2; }
@@ -32,7 +33,8 @@ write() {
 
 # The present versions, to keep; hashes are asked for again.
 cat requirements*.lock 2>/dev/null | sed -E '/^[ #]/d; s/ *\\$//' > "$folder/all"
-compile "$@" --output-file "$folder/all" requirements.txt requirements-dev.txt requirements-ray.txt requirements-serve.txt
+compile "$@" --output-file "$folder/all" requirements.txt requirements-dev.txt requirements-ray.txt \
+    requirements-serve.txt requirements-onnx.txt
 cp "$folder/all" "$folder/core"
 compile --output-file "$folder/core" requirements.txt
 names "$folder/core" > "$folder/core-names"
@@ -49,3 +51,6 @@ for extra in dev ray serve; do
     compile --output-file "$folder/$extra" requirements.txt "requirements-$extra.txt"
     select_entries 0 "$folder/core-names" "$folder/$extra" | write "requirements-$extra.lock"
 done
+cp "$folder/all" "$folder/onnx"
+compile --output-file "$folder/onnx" requirements-onnx.txt
+write requirements-onnx.lock < "$folder/onnx"

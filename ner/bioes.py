@@ -5,13 +5,16 @@ records' own labels mean, and how scorers read orphans, is left to
 :mod:`pipeline.core.labels` and :mod:`ner.scoring.f1`.
 """
 
-from collections.abc import Iterable, Sequence
+from __future__ import annotations  # torch is for tensors alone: ner.light has none
 
-import torch
-from torch import Tensor
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
 from pipeline.core.errors import UserError
 from pipeline.core.labels import entities, split_label
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _PREFIXES = {"bioes": "BIES", "iob2": "BI"}
 
@@ -47,8 +50,43 @@ def scheme_labels(sequences: Iterable[Sequence[str]], scheme: str = "bioes") -> 
     return ["O", *(f"{prefix}-{kind}" for kind in types for prefix in _PREFIXES[scheme])]
 
 
-def allowed_transitions(labels: Sequence[str]) -> tuple[Tensor, Tensor, Tensor]:
+class Allowed(NamedTuple):
+    """Which label may follow which, and begin and end a sequence; of n_labels labels, by their places."""
+
+    transitions: list[list[bool]]
+    """From the first place to the second."""
+    start: list[bool]
+    stop: list[bool]
+
+
+def allowed(labels: Sequence[str]) -> Allowed:
     """Which label may follow which: in IOB2 where no label is an E- or S-, else in BIOES.
+
+    Args:
+        labels: the labels, in the order of the emissions.
+    """
+    parts = [split_label(label, "bioes") for label in labels]
+    bioes = any(prefix in ("E", "S") for prefix, _ in parts)
+    stays_open = [prefix in ("B", "I") for prefix, _ in parts]
+    continues = [prefix in ("I", "E") for prefix, _ in parts]
+
+    def follows(one: int, other: int) -> bool:
+        goes_on = continues[other] and parts[one][1] == parts[other][1]
+        if bioes:
+            return goes_on if stays_open[one] else not continues[other]
+        # an entity may end anywhere, and an I- needs one of its type before it
+        return not continues[other] or (stays_open[one] and goes_on)
+
+    places = range(len(parts))
+    return Allowed(
+        [[follows(one, other) for other in places] for one in places],
+        [not each for each in continues],
+        [not (bioes and each) for each in stays_open],
+    )
+
+
+def allowed_transitions(labels: Sequence[str]) -> tuple[Tensor, Tensor, Tensor]:
+    """:func:`allowed` as tensors.
 
     Args:
         labels: the labels, in the order of the emissions.
@@ -58,13 +96,8 @@ def allowed_transitions(labels: Sequence[str]) -> tuple[Tensor, Tensor, Tensor]:
         which labels may begin a sequence, bool, *Shape:* (n_labels,).
         which labels may end a sequence, bool, *Shape:* (n_labels,).
     """
-    parts = [split_label(label, "bioes") for label in labels]
-    bioes = any(prefix in ("E", "S") for prefix, _ in parts)
+    import torch
+
     # Real tensors even while transformers builds a model on the meta device.
-    stays_open = torch.tensor([prefix in ("B", "I") for prefix, _ in parts], device="cpu")
-    continues = torch.tensor([prefix in ("I", "E") for prefix, _ in parts], device="cpu")
-    same_type = torch.tensor([[one == other for _, other in parts] for _, one in parts], device="cpu")
-    if not bioes:  # an entity may end anywhere, and an I- needs one of its type before it
-        return ~continues | (stays_open[:, None] & same_type), ~continues, torch.ones_like(continues)
-    transitions = torch.where(stays_open[:, None], continues & same_type, ~continues)
-    return transitions, ~continues, ~stays_open
+    transitions, start, stop = (torch.tensor(each, dtype=torch.bool, device="cpu") for each in allowed(labels))
+    return transitions, start, stop

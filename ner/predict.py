@@ -12,7 +12,8 @@ from typing import IO
 from tqdm import tqdm
 
 from ner.formats import FORMATS, read_input
-from ner.tagger import Tagger, conll_lines, with_offsets
+from ner.predictions import conll_lines, with_offsets
+from ner.tagger import Tagger
 from ner.visual import Visuals
 from pipeline.core import records
 from pipeline.core.errors import UserError, run_cli

@@ -14,6 +14,7 @@ import torch
 from ner import loading
 from ner.bioes import to_iob2
 from ner.decoding import Scorer, attention, decode, relations
+from ner.predictions import chunks, of_given, with_offsets
 from ner.views import EncodedView, FurtherWords, ViewEncoder
 from ner.visual import Visuals
 from pipeline.core import records
@@ -22,8 +23,7 @@ from pipeline.core.labels import entities
 from pipeline.core.marks import Writing
 from pipeline.core.records import FoundEntity, Prediction, View
 
-CHUNK_BATCHES = 16  # so many batches of views are sorted by length together; all that a stream keeps in memory,
-CHUNK_TOKENS = 200_000  # or fewer, where they have more tokens than this
+CHUNK_BATCHES = 16  # so many batches of views are sorted by length together; all that a stream keeps in memory
 
 
 class Tagger:
@@ -125,7 +125,7 @@ class Tagger:
             adapt: whether mentions and hashtags are read as the tagger's data wrote them (:mod:`pipeline.core.marks`);
                 predictions are of the tokens as given either way.
         """
-        for chunk in _chunks(views, batch_size * CHUNK_BATCHES):
+        for chunk in chunks(views, batch_size * CHUNK_BATCHES):
             adapted = [self.writing.adapt(view.tokens) if adapt else None for view in chunk]
             read = [
                 view if each is None else replace(view, tokens=each[0], labels=None)
@@ -134,7 +134,7 @@ class Tagger:
             encoded = self._encoded(read, with_context=with_context)
             found = self._predict_chunk(read, encoded, batch_size)
             for view, each, prediction in zip(chunk, adapted, found, strict=True):
-                yield prediction if each is None else _of_given(view, prediction, each[1])
+                yield prediction if each is None else of_given(view, prediction, each[1])
 
     def _predict_chunk(
         self, chunk: Sequence[View], encoded: Sequence[EncodedView], batch_size: int
@@ -206,59 +206,3 @@ class Tagger:
             ]
             for view, weights in zip(views, found, strict=True)
         ]
-
-
-def _of_given(view: View, prediction: Prediction, spans: Sequence[tuple[int, int]]) -> Prediction:
-    """A prediction of tokens that were written another way, as one of the tokens that were given.
-
-    An entity has all given tokens of which it has a part. Where two would have the same token, the first has it.
-
-    Args:
-        view: the post as it was given.
-        prediction: what was found in the tokens made of its own.
-        spans: of each of those, the given tokens that it is made of.
-    """
-    labels, found = ["O"] * len(view.tokens), list[FoundEntity]()
-    for entity in prediction.entities:
-        start, end = spans[entity.start][0], spans[entity.end - 1][1]
-        if found and start < found[-1].end:
-            continue
-        labels[start:end] = [f"B-{entity.type}", *[f"I-{entity.type}"] * (end - start - 1)]
-        found.append(replace(entity, start=start, end=end, text=" ".join(view.tokens[start:end])))
-    return replace(prediction, tokens=view.tokens, labels=view.labels, predicted=labels, entities=found)
-
-
-def with_offsets(prediction: Prediction, starts: Sequence[int]) -> Prediction:
-    """A prediction whose entities say where they are in the text that was tagged.
-
-    Args:
-        prediction: of the text's tokens.
-        starts: where each token starts in the text.
-    """
-    ends = [start + len(token) for start, token in zip(starts, prediction.tokens, strict=True)]
-    found = [
-        replace(entity, start_char=starts[entity.start], end_char=ends[entity.end - 1])
-        for entity in prediction.entities
-    ]
-    return replace(prediction, entities=found)
-
-
-def _chunks(views: Iterable[View], size: int) -> Iterator[list[View]]:
-    """Views in lists of at most `size`, each ended early by the view with which it has CHUNK_TOKENS tokens."""
-    chunk: list[View] = []
-    n_tokens = 0
-    for view in views:
-        chunk.append(view)
-        n_tokens += len(view.tokens)
-        if len(chunk) == size or n_tokens >= CHUNK_TOKENS:
-            yield chunk
-            chunk, n_tokens = [], 0
-    if chunk:
-        yield chunk
-
-
-def conll_lines(prediction: Prediction) -> str:
-    """A prediction as CoNLL-like text: an IMGID line, token<TAB>label lines, a blank line."""
-    lines = [f"IMGID:{prediction.id}"]
-    lines += [f"{token}\t{label}" for token, label in zip(prediction.tokens, prediction.predicted, strict=True)]
-    return "\n".join([*lines, "", ""])

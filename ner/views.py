@@ -6,17 +6,21 @@ and each token is scored in one of them; a window that scores none is left out. 
 left to :mod:`ner.models`.
 """
 
+from __future__ import annotations  # torch is for batches alone: ner.light has none
+
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, NotRequired, TypeAlias, TypedDict, TypeVar, cast
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, Literal, NotRequired, TypeAlias, TypedDict, TypeVar, cast
 
 from ner.encoder.casing import casing_of
-from ner.visual import PostVisual, VisualBatch, Visuals
 from pipeline.core.errors import UserError
 from pipeline.core.records import View
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from ner.visual import PostVisual, VisualBatch, Visuals
 
 ViewName = Literal["text_only", "cross_modal"]
 UNKNOWN_WORD = 1  # the row of a table of word vectors for tokens that it does not have; row 0 is no token's
@@ -108,7 +112,7 @@ class ViewBatch(TypedDict):
     """how tokens are written, 0 on padding, *Shape:* (B, L, features)."""
 
 
-M = TypeVar("M", ViewBatch, VisualBatch)
+M = TypeVar("M", ViewBatch, "VisualBatch")
 
 
 def moved(batch: M, device: torch.device) -> M:
@@ -309,6 +313,8 @@ def best_window(position: int, starts: Sequence[int], share: int, length: int) -
 
 def collate(encoded: Sequence[EncodedView], pad_id: int) -> ViewBatch:
     """Pad encoded views to the longest of the batch."""
+    import torch
+
     width = max(view.width for view in encoded)
     windows = [window for view in encoded for window in view.windows]
     input_ids = torch.tensor([[*window, *[pad_id] * (width - len(window))] for window in windows])

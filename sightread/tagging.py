@@ -15,7 +15,8 @@ from tempfile import TemporaryDirectory
 from types import TracebackType
 from typing import Any, Self
 
-from ner.tagger import Tagger, with_offsets
+from ner.predictions import with_offsets
+from ner.tagger import Tagger
 from ner.training import facts
 from ner.visual import Visuals
 from pipeline.core import records

@@ -9,10 +9,11 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from tqdm import tqdm
 
+from ner.predictions import conll_lines
 from ner.scoring import evaluation
 from ner.scoring import f1 as scoring
 from ner.scoring.surface import SEEN, UNSEEN, Known
-from ner.tagger import Tagger, conll_lines
+from ner.tagger import Tagger
 from pipeline.core import checkpoints, records
 from pipeline.core.errors import run_cli
 from pipeline.core.files import atomic_write, write_json

@@ -17,6 +17,8 @@ from pipeline.settings import params
 from tests.conftest import ROOT
 
 EXTRAS = ("serve",)
+COMPLETE = "requirements-onnx.lock"
+"""A lock file that is complete by itself: what it pins is in others, too."""
 LOCKS = (
     *("requirements.lock", "requirements-cuda.lock", "requirements-dev.lock"),
     *(f"requirements-{extra}.lock" for extra in EXTRAS),
@@ -59,6 +61,11 @@ def test_the_version_is_the_same_everywhere() -> None:
 
 def test_lock_files_have_exact_versions_and_hashes() -> None:
     found = {name: entries(name) for name in LOCKS}
+    versions = dict(pin for pins in found.values() for pin in pins)
+    alone = entries(COMPLETE)
+    assert all(versions[name] == version for name, version in alone)
+    assert {normal(re.split(r"[<>=]", line)[0]) for line in required("requirements-onnx.txt")} <= set(dict(alone))
+    assert not {"torch", "transformers"} & set(dict(alone))
     everywhere = [name for pins in found.values() for name, _ in dict(pins).items()]
     assert len(everywhere) == len(set(everywhere)), "a package is in two lock files"
     for name in ("requirements", "requirements-dev", *(f"requirements-{extra}" for extra in EXTRAS)):

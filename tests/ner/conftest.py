@@ -16,6 +16,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import BertConfig, BertModel, BertTokenizer, XLMRobertaConfig, XLMRobertaModel, XLMRobertaTokenizer
 
 from ner.bioes import scheme_labels
+from ner.interop import onnx
 from ner.models.base import TaggerModel
 from ner.models.folder import load_tokenizer, view_encoder
 from ner.models.ita import ItaTagger
@@ -157,6 +158,12 @@ def tagger_folder(xlm_r_folder: Path, tmp_path_factory: pytest.TempPathFactory) 
     model.save_pretrained(folder)
     load_tokenizer(xlm_r_folder, local_files_only=True).save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def exported(tagger_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """That tagger as an ONNX graph of the text-only view."""
+    return onnx.export(tagger_folder, tmp_path_factory.mktemp("onnx") / "tagger")
 
 
 def many_views(n: int = 90) -> list[View]:

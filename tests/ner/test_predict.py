@@ -17,8 +17,9 @@ from ner.bioes import to_scheme
 from ner.decoding import choose_device
 from ner.formats import FORMATS, read_input
 from ner.predict import main
+from ner.predictions import conll_lines
 from ner.scoring.evaluation import condition_views, derangement, evaluate
-from ner.tagger import CHUNK_BATCHES, Tagger, conll_lines
+from ner.tagger import CHUNK_BATCHES, Tagger
 from ner.views import collate
 from pipeline.core.errors import UserError, run_cli
 from pipeline.core.labels import entities

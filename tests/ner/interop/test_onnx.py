@@ -1,7 +1,9 @@
 """An exported tagger on onnxruntime: the same entities as on torch, from its folder alone."""
 
+import json
 import shutil
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -9,21 +11,18 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModel
 
+from ner import onnx as command
 from ner.bioes import scheme_labels
-from ner.interop import onnx
+from ner.interop import onnx, quantised
 from ner.models.folder import load_tokenizer
 from ner.models.graph import GraphInputs
 from ner.models.ita import ItaTagger
+from ner.scoring.f1 import score
 from ner.tagger import Tagger
 from pipeline.core.errors import UserError
 from pipeline.core.records import Prediction, View
 from tests.conftest import ROOT
-from tests.ner.conftest import many_views, pictured, small_params, synthetic_visuals, system_folder
-
-
-@pytest.fixture(scope="module")
-def exported(tagger_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return onnx.export(tagger_folder, tmp_path_factory.mktemp("onnx") / "tagger")
+from tests.ner.conftest import ambiguous_views, many_views, pictured, small_params, synthetic_visuals, system_folder
 
 
 def assert_same_entities(one: Path, other: Path) -> None:
@@ -212,3 +211,40 @@ def test_what_is_no_tagger_is_not_exported(xlm_r_folder: Path, tmp_path: Path) -
     with pytest.raises(UserError, match="expected a tagger"):
         onnx.export(xlm_r_folder, tmp_path / "onnx")
     assert not (tmp_path / "onnx").exists()
+
+
+def test_weights_of_8_bits_are_smaller_and_find_nearly_the_same(
+    tagger_folder: Path, exported: Path, tmp_path: Path
+) -> None:
+    folder = quantised.quantise(exported, tmp_path / "int8")
+    sizes = [sum(file.stat().st_size for file in place.glob("tagger.onnx*")) for place in (exported, folder)]
+    assert sizes[1] < 0.6 * sizes[0], "of a graph of a few small matrices"
+    views = many_views()
+    one, two = (list(Tagger.load(place, "cpu").predict(views)) for place in (exported, folder))
+    labels = [pair for a, b in zip(one, two, strict=True) for pair in zip(a.predicted, b.predicted, strict=True)]
+    assert len(labels) > 500
+    assert sum(a == b for a, b in labels) > 0.95 * len(labels)
+    assert str(Path.home()).encode() not in (folder / "tagger.onnx").read_bytes()
+
+
+def test_size_speed_and_f1_of_exports_are_stated(
+    tagger_folder: Path,
+    exported: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    file = tmp_path / "views.jsonl"
+    views = ambiguous_views(12, seed=3)
+    file.write_text("".join(json.dumps(asdict(view)) + "\n" for view in views), encoding="utf-8")
+    monkeypatch.setattr(sys, "argv", ["ner.onnx", "compare", str(file), str(tagger_folder), str(exported)])
+    command.main()
+    head, one, two = capsys.readouterr().out.splitlines()
+    assert head.split() == ["MB", "posts/s", "ratio", "text_only", "cross_modal"]
+    own = Tagger.load(tagger_folder, "cpu").predict(views)
+    f1 = score([view.labels or [] for view in views], [each.predicted for each in own])["strict"]["micro"]["f1"]
+    assert one.split()[-1] == two.split()[-1] == f"{100 * f1:.2f}"
+    assert one.split()[3] == "1.00"
+    file.write_text('{"tokens": ["a"]}\n', encoding="utf-8")
+    with pytest.raises(UserError, match=r"views\.jsonl: expected posts with labels"):
+        command.main()

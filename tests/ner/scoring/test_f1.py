@@ -12,9 +12,9 @@ import pytest
 from seqeval.metrics import classification_report, f1_score
 from seqeval.scheme import IOB2
 
+from ner.predictions import conll_lines
 from ner.scoring.comparison import compare, compare_runs, overlap_scores, sign_flip
 from ner.scoring.f1 import CONFIDENCE, SAMPLES, SEED, confusion, score
-from ner.tagger import conll_lines
 from pipeline.core.records import Prediction
 from pipeline.corpus import conll
 from pipeline.corpus.dataset import read_split
