@@ -16,7 +16,7 @@ from pipeline.core.version import __version__
 from pipeline.settings import params
 from tests.conftest import ROOT
 
-EXTRAS = ("serve",)
+EXTRAS = ("serve", "spacy")
 COMPLETE = "requirements-onnx.lock"
 """A lock file that is complete by itself: what it pins is in others, too."""
 LOCKS = (
