@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from PIL import Image
 
 from pipeline.core.records import Caption, ObjectTag
@@ -39,3 +40,14 @@ def _colour(image: Image.Image) -> str:
     if max(red, green, blue) < 10:
         raise RuntimeError("too dark to say")
     return "photo of court" if red > blue else "photo of desert"
+
+
+class Grid:
+    """Four regions of a picture, of six numbers each: its colour, twice."""
+
+    def fingerprint(self) -> Mapping[str, Any]:
+        return {"grid": 1}
+
+    def extract(self, images: Sequence[Image.Image]) -> list[np.ndarray]:
+        means = [np.asarray(image, dtype=np.float32).mean((0, 1)) / 64 - 2 for image in images]
+        return [np.tile(mean, (4, 2)).astype(np.float16) for mean in means]

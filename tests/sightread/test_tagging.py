@@ -20,6 +20,7 @@ from pipeline.settings import yaml
 from sightread import tag
 from sightread.rows import Row
 from sightread.tagging import Sightread, Tagged
+from tests.ner.conftest import system_folder
 from tests.sightread import extractors
 
 TEXT = "love Jordan in  Paris"
@@ -260,3 +261,22 @@ def test_other_extractors_than_the_taggers_own_are_warned_of(
     said = capsys.readouterr().err
     assert said.startswith(f"warning: {folder} was trained with objects by nothing, and params have tests.")
     assert "captions by blip (x/y), and params have tests.sightread.extractors:Colour" in said
+
+
+def test_a_tagger_that_reads_pictures_as_tensors_is_shown_them(
+    xlm_r_folder: Path, params: Path, pictures: Path, tmp_path: Path
+) -> None:
+    values = yaml.load(params).values
+    values["features"]["extractor"] = "tests.sightread.extractors:Grid"
+    path = tmp_path / "params.yaml"
+    path.write_text(yaml.dump(values), encoding="utf-8")
+    folder = system_folder("iie4mner", xlm_r_folder, tmp_path / "tagger")
+    text = "love Jordan in Paris"
+    with Sightread.load(folder, path) as tagger:
+        assert list(tagger.reader.choices if tagger.reader else ()) == ["objects", "captions", "features"]
+        red, blue, none = tagger.tag_many([(text, [pictures / f"{name}.jpg"]) for name in ("red", "blue", "torn")])
+        sure = [[entity.confidence for entity in each.entities] for each in (red, blue, none)]
+        assert sure[0] != sure[1], "it looks at the picture"
+        assert none.seen == none.alone
+        assert none.alone.entities == tagger.tag(text).seen.entities
+        assert red.alone.entities == none.alone.entities
