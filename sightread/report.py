@@ -23,6 +23,7 @@ from pipeline.core.runs import Machine, RunRecord
 from pipeline.core.store import Store
 from pipeline.corpus.reading import unique_ids
 from pipeline.corpus.report import report
+from pipeline.images.pictures import Folder
 from pipeline.settings.params import POST_SPLITS, SPLITS, Condition, Params, Split
 from reporting import tagged, thumbnails
 from reporting.sources import Predicted, Results
@@ -70,16 +71,16 @@ class Gathered:
         """
         results, settings = self.results(), self.settings
         rows = [row for _, row in sorted(results.images.items())]
+        place = None if folder is None else Folder(folder, settings.images, settings.data.linked_folders)
         with Store.open() as store:
             small = thumbnails.write(
                 rows,
-                folder,
+                place,
                 output / "assets" / "thumbnails",
                 settings.report.thumbnail,
                 settings.images,
                 store,
                 settings.execution.decode_workers,
-                settings.data.linked_folders,
             )
         told = _told(Path(model))
         changed = sum(found.changed for found in self._found)
