@@ -5,7 +5,7 @@ Training's dev scores and prediction both decode here. Entities and confidences 
 
 import itertools
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Protocol
@@ -63,6 +63,7 @@ def decode(
     batch_size: int,
     *,
     bfloat16: bool = False,
+    done: Callable[[int], object] = lambda _: None,
 ) -> Iterator[tuple[list[int], Tensor, Tensor, Tensor]]:
     """The best paths of all views, up to DECODED_TOGETHER batches of the encoder at a time.
 
@@ -75,6 +76,7 @@ def decode(
         pad_id: the sub-token to pad with.
         batch_size: encoder windows at once.
         bfloat16: whether the encoder computes in bfloat16.
+        done: is told how many views the encoder has just read.
 
     Yields:
         B views' indices in `encoded`;
@@ -90,6 +92,7 @@ def decode(
                 batch, visual = _together([encoded[index] for index in indices], pad_id, device)
                 emitted.append(model.emissions(batch, visual))
                 masks.append(batch["mask"])
+                done(len(indices))
             longest = max(mask.shape[1] for mask in masks)
             emissions = torch.cat([pad(each, (0, 0, 0, longest - each.shape[1])) for each in emitted])
             mask = torch.cat([pad(each, (0, longest - each.shape[1])) for each in masks])

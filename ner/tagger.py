@@ -5,7 +5,7 @@ alone if there is nothing else. A confidence is the CRF's own probability of the
 views become tensors is left to :mod:`ner.views`, reading text and files to :mod:`ner.formats`.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -114,7 +114,13 @@ class Tagger:
         return with_offsets(prediction, [start for _, start in pairs]) if isinstance(text, str) else prediction
 
     def predict(
-        self, views: Iterable[View], batch_size: int = 32, *, with_context: bool = True, adapt: bool = True
+        self,
+        views: Iterable[View],
+        batch_size: int = 32,
+        *,
+        with_context: bool = True,
+        adapt: bool = True,
+        done: Callable[[int], object] = lambda _: None,
     ) -> Iterator[Prediction]:
         """Tag views in order, reading no more than CHUNK_BATCHES batches or CHUNK_TOKENS tokens ahead.
 
@@ -124,6 +130,7 @@ class Tagger:
             with_context: False tags every view by its text alone.
             adapt: whether mentions and hashtags are read as the tagger's data wrote them (:mod:`pipeline.core.marks`);
                 predictions are of the tokens as given either way.
+            done: is told how many views the encoder has just read, for a bar.
         """
         for chunk in chunks(views, batch_size * CHUNK_BATCHES):
             adapted = [self.writing.adapt(view.tokens) if adapt else None for view in chunk]
@@ -132,16 +139,20 @@ class Tagger:
                 for view, each in zip(chunk, adapted, strict=True)
             ]
             encoded = self._encoded(read, with_context=with_context)
-            found = self._predict_chunk(read, encoded, batch_size)
+            found = self._predict_chunk(read, encoded, batch_size, done)
             for view, each, prediction in zip(chunk, adapted, found, strict=True):
                 yield prediction if each is None else of_given(view, prediction, each[1])
 
     def _predict_chunk(
-        self, chunk: Sequence[View], encoded: Sequence[EncodedView], batch_size: int
+        self,
+        chunk: Sequence[View],
+        encoded: Sequence[EncodedView],
+        batch_size: int,
+        done: Callable[[int], object],
     ) -> Iterator[Prediction]:
         predicted: list[list[str]] = [[] for _ in chunk]
         confidences: dict[tuple[int, int], float] = {}  # by view and first token
-        for indices, paths, emissions, mask in decode(self.model, encoded, self.encoder.pad_id, batch_size):
+        for indices, paths, emissions, mask in decode(self.model, encoded, self.encoder.pad_id, batch_size, done=done):
             found = []
             for row, (index, path) in enumerate(zip(indices, paths.tolist(), strict=True)):
                 labels = [self.model.labels[label] for label in path[: len(encoded[index])]]

@@ -10,9 +10,9 @@ from io import BytesIO
 from pathlib import Path
 
 from PIL import Image
-from tqdm import tqdm
 
 from pipeline.core.errors import UserError
+from pipeline.core.progress import Progress
 from pipeline.core.records import ImageRow
 from pipeline.core.store import Store, batched, digest
 from pipeline.images import pictures
@@ -67,7 +67,7 @@ def write(
 
     with (
         ThreadPoolExecutor(workers, thread_name_prefix="thumbnails") as pool,
-        tqdm(total=len(readable), desc="thumbnails", unit="picture", disable=None) as progress,
+        Progress("thumbnails", "picture", len(readable)) as progress,
     ):
         for window in batched(readable, _WINDOW):
             found = store.get_many(key, [str(row.sha256) for row in window])

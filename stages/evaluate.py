@@ -5,9 +5,8 @@ metrics/evaluation.json has all scores, metrics/scores/ micro-F1 alone, in a fil
 """
 
 import csv
-from collections.abc import Iterator, Mapping, Sequence
-
-from tqdm import tqdm
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 
 from ner.predictions import conll_lines
 from ner.scoring import evaluation
@@ -18,6 +17,7 @@ from pipeline.core import checkpoints, records
 from pipeline.core.errors import run_cli
 from pipeline.core.files import atomic_write, write_json
 from pipeline.core.locks import stage_lock
+from pipeline.core.progress import Progress
 from pipeline.core.records import Evaluation, Prediction, Scores, View
 from pipeline.settings import params
 from pipeline.settings.params import Split
@@ -31,20 +31,24 @@ def main() -> None:
     """Run the stage."""
     settings = params.load(paths.PARAMS)
     metrics: Evaluation = {}
-    with stage_lock("evaluate"), recorded("evaluate") as record:
+    with ExitStack() as stack:
+        stack.enter_context(stage_lock("evaluate"))
+        record = stack.enter_context(recorded("evaluate"))
         record |= {"items": 0, "unit": "tweets", "tagger": checkpoints.digest(paths.TAGGER)}
         tagger = Tagger.load(paths.TAGGER, settings.execution.device)
         if tagger.reads_visual:
             tagger.show(visuals.opened())
         known = Known.of(records.read(paths.VIEWS / "train.jsonl", View, "views"))
-        for split in SPLITS:
-            views = list(records.read(paths.VIEWS / f"{split}.jsonl", View, "views"))
+        views = {split: list(records.read(paths.VIEWS / f"{split}.jsonl", View, "views")) for split in SPLITS}
+        total = sum(len(rows) * len(evaluation.conditions(rows, settings.evaluate)) for rows in views.values())
+        bar = stack.enter_context(Progress("evaluate", "reading", total))
+        for split, rows in views.items():
             results = evaluation.evaluate(
                 tagger,
-                views,
+                rows,
                 settings.evaluate,
                 known=known,
-                progress=_bar,
+                done=bar.update,
                 batch_size=settings.execution.predict_batch_size,
             )
             metrics[split] = {condition: scores for condition, (scores, _) in results.items() if scores}
@@ -77,10 +81,6 @@ def _by_form(split: str, conditions: Mapping[str, Scores]) -> str:
         f"{condition} {100 * rows[SEEN]['f1']:.2f} / {100 * rows[UNSEEN]['f1']:.2f}"
         for condition, rows in strict.items()
     )
-
-
-def _bar(predictions: Iterator[Prediction], total: int, condition: str) -> Iterator[Prediction]:
-    return iter(tqdm(predictions, total=total, desc=condition, unit="post", disable=None))
 
 
 def _write_micro(metrics: Evaluation) -> None:

@@ -5,7 +5,7 @@ The conditions are ways to make views of views; predicting and scoring are :mod:
 """
 
 import random
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any, get_args
 
@@ -88,6 +88,12 @@ def derangement(n: int, seed: int) -> list[int]:
             return order
 
 
+def conditions(views: Sequence[View], params: EvaluateParams) -> list[Condition]:
+    """The conditions that a split is read under: without labels those of its own contexts, others serve scores alone."""
+    scored = any(view.labels is not None for view in views)
+    return [condition for condition in params.conditions if scored or condition in READS_AS_IT_IS]
+
+
 def evaluate(
     tagger: Tagger,
     views: Sequence[View],
@@ -95,16 +101,15 @@ def evaluate(
     *,
     known: Known | None = None,
     batch_size: int = 32,
-    progress: Callable[[Iterator[Prediction], int, str], Iterator[Prediction]] | None = None,
+    done: Callable[[int], object] = lambda _: None,
 ) -> dict[str, tuple[Scores, list[Prediction]]]:
     """Predict the views of one split under each condition of `params`, and score them.
 
-    A split without labels is predicted, but not scored, nor read with other contexts than its own, which is of use for
-    scores alone.
+    A split without labels is predicted, but not scored.
 
     Args:
         known: the surface forms of training; with any, scores have rows for entities that are among them and others.
-        progress: wraps the predictions of a condition (their number and the condition's name given), for a bar.
+        done: is told how many views have just been read, for a bar.
 
     Returns:
         {condition: (scores as of :func:`ner.scoring.surface.score`, or empty, and predictions in order)}
@@ -120,13 +125,10 @@ def evaluate(
         )
     scored = len(unlabelled) < len(views)
     results: dict[str, Any] = {}
-    for condition in params.conditions:
-        if condition not in READS_AS_IT_IS and not scored:
-            continue
+    for condition in conditions(views, params):
         seen = condition_views(views, condition, params)
-        stream = tagger.predict(seen, batch_size, adapt=False)  # scored as dev is in training: on the tokens as given
-        if progress is not None:
-            stream = progress(stream, len(views), condition)
+        # Scored as dev is in training: on the tokens as given.
+        stream = tagger.predict(seen, batch_size, adapt=False, done=done)
         relations = tagger.relations(seen, batch_size)
         predictions = [replace(each, relation=value) for each, value in zip(stream, relations, strict=True)]
         if params.attention and condition == "cross_modal":

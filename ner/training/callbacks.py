@@ -13,6 +13,7 @@ from tqdm import tqdm
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from ner.training import processes, work_folder
+from pipeline.core.progress import Progress
 
 DRAWN = (
     *(f"train/{name}" for name in ("loss", "nll_text_only", "nll_cross_modal", "alignment", "teacher")),
@@ -60,19 +61,15 @@ class EarlyStopping(TrainerCallback):
             control.should_training_stop = True
 
 
-class Progress(TrainerCallback):
-    """A bar over all steps on a terminal; a line an epoch anywhere. Both on stderr."""
+class ShowProgress(TrainerCallback):
+    """How far the training is (:class:`pipeline.core.progress.Progress`), and a line an epoch; on stderr."""
 
-    bar: tqdm | None = None
+    bar: Progress | None = None
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        self.bar = tqdm(
-            total=state.max_steps,
-            initial=state.global_step,
-            desc="training",
-            unit="step",
-            disable=not (sys.stderr.isatty() and processes.is_first()),
-        )
+        quiet = not processes.is_first()
+        self.bar = Progress("train", "step", state.max_steps, initial=state.global_step, quiet=quiet)
+        self.bar.__enter__()
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         if self.bar is not None:
@@ -94,6 +91,10 @@ class Progress(TrainerCallback):
         )
 
     def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End what is shown, also where the training ends with an error."""
         if self.bar is not None:
             self.bar.close()
 

@@ -25,8 +25,8 @@ from ner.training.callbacks import (
     Curves,
     EarlyStopping,
     MarkComplete,
-    Progress,
     Relocate,
+    ShowProgress,
     patience_is_out,
 )
 from ner.training.context_vectors import ContextVectors
@@ -122,13 +122,14 @@ def train(
         if processes.is_first():
             work_folder.clean(work)
         processes.wait()
+        shown = ShowProgress()
         trainer = TaggerTrainer(
             model=model,
             args=arguments,
             train_dataset=dataset,
             eval_dataset=dev,
             data_collator=lambda batch: collate(batch, views.pad_id, model.training_views),
-            callbacks=[Relocate(work), MarkComplete(), EarlyStopping(params.patience), Progress()],
+            callbacks=[Relocate(work), MarkComplete(), EarlyStopping(params.patience), shown],
             params=params,
             dev_views=examples.encode_views(params.trained_views, views, dev),
             dev_labels=[view.labels or [] for view in dev],
@@ -142,6 +143,8 @@ def train(
             state = _run(trainer, work, params)
         except NotFinite as error:
             raise UserError(_explained(error, trainer, work, params)) from None
+        finally:
+            shown.close()
         state.log_history += counted(found.pieces)
         state.log_history += [{"relation_posts": len(found.relation)}] if found.relation else []
         state.log_history += [{"unlabelled_posts": len(others)}] if others else []

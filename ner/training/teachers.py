@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from ner.crf.expectations import expectations
 from ner.decoding import batches
@@ -28,6 +27,7 @@ from ner.training import folds, processes
 from ner.visual import Visuals
 from pipeline.core import checkpoints
 from pipeline.core.errors import UserError
+from pipeline.core.progress import Progress
 from pipeline.core.records import View
 from pipeline.core.store import Store, batched, digest
 from pipeline.settings.training import TrainParams
@@ -164,7 +164,7 @@ class Teachers:
         if teacher.reads("visual") and self.visuals is not None:
             encoder.show(self.visuals, model.config.facts or {})
         model.to(device)
-        with tqdm(total=len(missing), desc=f"teacher {teacher.folder.name}", unit="post", disable=None) as bar:
+        with Progress(f"teacher {teacher.folder.name}", "post", len(missing)) as bar:
             for some in batched(missing, _AT_ONCE):
                 encoded = encoder.encode([post for _, post in some], with_context=teacher.view == "cross_modal")
                 values: dict[str, bytes] = {}

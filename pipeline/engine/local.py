@@ -14,11 +14,10 @@ from functools import partial
 from itertools import chain
 from typing import Any, NamedTuple
 
-from tqdm import tqdm
-
 from pipeline.core.errors import UserError
 from pipeline.core.kinds import KINDS
 from pipeline.core.machine import is_out_of_memory
+from pipeline.core.progress import Progress
 from pipeline.engine import plan
 from pipeline.engine.apart import Died, NotStartedError, apart
 from pipeline.engine.in_hand import InHand, without
@@ -96,7 +95,7 @@ class Reading(Outcome):
         if next(rest(), None) is None:
             return
         self.load_extractor()
-        self.read(rest(), sum(len(shard.jobs) for shard in rest()) if sys.stderr.isatty() else None)
+        self.read(rest(), sum(len(shard.jobs) for shard in rest()))
 
     def read(self, shards: Iterable[Lacking], total: int | None = None, only: Sequence[Sequence[Job]] = ()) -> None:
         """Read shards, now that the extractor is loaded.
@@ -113,7 +112,7 @@ class Reading(Outcome):
         writer = ThreadPoolExecutor(1, thread_name_prefix="store")
         finished = False
         try:
-            with tqdm(total=total, desc=self.kind, unit=KINDS[self.kind].about, disable=None) as progress:
+            with Progress(self.kind, KINDS[self.kind].about, total) as progress:
                 for shard in shards:
                     self._read_shard(shard, only or self.batches(shard.jobs), decoders, writer, progress)
                     if self._gone is not None:
@@ -136,7 +135,7 @@ class Reading(Outcome):
         batches: Iterable[Sequence[Job]],
         decoders: ThreadPoolExecutor,
         writer: ThreadPoolExecutor,
-        progress: "tqdm[Any]",
+        progress: Progress,
     ) -> None:
         shown = self._shown(shard.jobs)
         try:

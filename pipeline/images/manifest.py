@@ -12,10 +12,9 @@ from dataclasses import asdict
 from json import dumps, loads
 from pathlib import Path
 
-from tqdm import tqdm
-
 from pipeline.core.errors import UserError
 from pipeline.core.machine import cores
+from pipeline.core.progress import Progress
 from pipeline.core.records import ImageRow
 from pipeline.core.store import Store, batched, digest
 from pipeline.images.decoding import DecoderEndedError, Decoders, PictureError
@@ -98,7 +97,7 @@ def _manifest(
 
     pool, decoders = ThreadPoolExecutor(workers, thread_name_prefix="images"), Decoders(limits)
     try:
-        with tqdm(total=len(names), desc="images", unit="picture", disable=None) as progress:
+        with Progress("images", "picture", len(names)) as progress:
             for window in batched(names, _WINDOW):
                 stamps = {name: stamp for name in window if (stamp := place.stamp(name))}
                 known = store.get_many(key, list(stamps.values())) if store and stamps else {}

@@ -5,7 +5,6 @@ them. Nothing but the report depends on it, as no two runs take the same time.
 """
 
 import platform
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +12,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from pipeline.core import records
-from pipeline.core.machine import cores
+from pipeline.core.machine import cores, gpu_in_use
 from pipeline.core.runs import Machine, RunRecord
 from stages.shared import paths
 
@@ -34,6 +33,4 @@ def recorded(stage: str) -> Iterator[dict[str, Any]]:
 
 
 def _machine() -> Machine:
-    torch = sys.modules.get("torch")  # where the stage has not loaded it, it has used no GPU
-    gpu = torch.cuda.get_device_name() if torch is not None and torch.cuda.is_initialized() else None
-    return Machine(f"{platform.system()} {platform.machine()}", platform.python_version(), cores(), gpu)
+    return Machine(f"{platform.system()} {platform.machine()}", platform.python_version(), cores(), gpu_in_use())

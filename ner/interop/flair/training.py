@@ -17,7 +17,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState
 
 from ner.decoding import choose_device
 from ner.models.folder import quietly
-from ner.training.callbacks import Curves, Progress
+from ner.training.callbacks import Curves, ShowProgress
 from ner.training.examples import check_labelled, encode_views, warn_without_entities
 from ner.training.run import finish, set_up, summary, take_finished
 from ner.views import ViewEncoder
@@ -102,7 +102,7 @@ def encoded_rows(posts: Sequence[View], views: ViewEncoder, params: TrainParams)
 def _run(python: Path, job: Path, params: TrainParams, curves: Path | None) -> TrainerState:
     """Run flair's part, and tell of each epoch as our own trainer does."""
     state, control = TrainerState(log_history=[]), TrainerControl()
-    callbacks: list[TrainerCallback] = [Progress(), *([Curves(curves)] if curves is not None else [])]
+    callbacks: list[TrainerCallback] = [ShowProgress(), *([Curves(curves)] if curves is not None else [])]
     arguments: Any = SimpleNamespace(num_train_epochs=params.epochs)  # all that the two ask for
     for callback in callbacks:
         callback.on_train_begin(arguments, state, control)
