@@ -34,10 +34,13 @@ def main() -> None:
     parser.add_argument("--no-scores", action="store_true", help="publish without them")
     arguments = parser.parse_args()
     check_name(arguments.repository)
-    evaluation = None if arguments.no_scores else read_evaluation(arguments.tagger, arguments.metrics)
+    evaluation, evaluated = (
+        (None, None) if arguments.no_scores else read_evaluation(arguments.tagger, arguments.metrics)
+    )
     card = render(
         facts.read(arguments.tagger),
         evaluation,
+        evaluated=evaluated,
         repository=arguments.repository,
         data=arguments.data,
         licence=arguments.license,

@@ -103,7 +103,7 @@ def gallery(results: Results, types: Sequence[str], thumbnails: Mapping[str, str
                 "off": results.runs[key].extractor is None,
             }
             for key, kind in TEXT_KINDS.items()
-            if not kind.optional or results.runs[key].extractor is not None
+            if key in results.runs and (not kind.optional or results.runs[key].extractor is not None)
         ],
         "splits": list(results.settings.report.splits),
         "resize": resize,
@@ -129,7 +129,8 @@ def _attention(own: Prediction) -> list[list[float] | None] | None:
 
 def _resize(results: Results) -> str | None:
     """Which part of a picture its features are of; None where the extractor, someone's own say, does not tell it."""
-    told = (results.runs["features"].fingerprint or {}).get("resize")
+    run = results.runs.get("features")
+    told = ((run and run.fingerprint) or {}).get("resize")
     return told if told in RESIZE else None
 
 

@@ -87,10 +87,12 @@ class SplitScores:
     """All figures of one split; `rows` is empty where nothing could be scored, and `why` says so.
 
     `forms` is empty where training has no entities.
+    `alike`: both scorers give the same figures, as without orphan `I-`, so that they stand once, as strict's.
     """
 
     split: Split
     why: str | None
+    alike: bool
     types: list[str]
     rows: list[ScoreRow]
     forms: list[FormRow]
@@ -123,6 +125,8 @@ def _score_split(results: Results, split: Split, types: list[str]) -> SplitScore
         for name in types
         if any(name in scores[condition][reading] for condition in conditions for reading in _READINGS)
     ]
+    alike = all(scores[condition]["strict"] == scores[condition]["conlleval"] for condition in conditions)
+    readings = _READINGS[:1] if alike else _READINGS
     rows = [
         ScoreRow(
             condition,
@@ -130,22 +134,23 @@ def _score_split(results: Results, split: Split, types: list[str]) -> SplitScore
             scores[condition][reading][MICRO],
             [scores[condition][reading].get(name) for name in shown],
         )
-        for reading in _READINGS
+        for reading in readings
         for condition in conditions
     ]
     predicted = results.predictions.get(split, {})
     return SplitScores(
         split,
         None if rows else _why_not(results, split),
+        alike,
         shown,
         rows,
         [
             FormRow(condition, reading, scores[condition][reading][SEEN], scores[condition][reading][UNSEEN])
-            for reading in _READINGS
+            for reading in readings
             for condition in conditions
             if SEEN in scores[condition][reading]
         ],
-        _differences(results, split) if rows else [],
+        [row for row in _differences(results, split) if row.reading in readings] if rows else [],
         [
             _matrix(condition, predicted[condition].confusion, types)
             for condition in conditions

@@ -1,11 +1,12 @@
 """What the other stages wrote, read back as records: the one place that knows the files behind the report.
 
-What is not there because the run makes none (no test labels, no condition, no curve) is left out of the records, and
-the modules that show it say so; what should be there and is not stops the stage.
+What is not there because the run makes none (no test labels, no condition, no curve), or because a stage has not run
+yet, is left out of the records, and the modules that show it say so. Posts and manifest there must be.
 """
 
 import csv
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 from pipeline.core import records
 from pipeline.core.errors import UserError
 from pipeline.core.files import read_json
-from pipeline.core.kinds import KINDS, PICTURE_KINDS, POST_KINDS
+from pipeline.core.kinds import KINDS, PICTURE_KINDS, POST_KINDS, TextKind
 from pipeline.core.records import Context, Evaluation, ImageRow, Post, Prediction, View
 from pipeline.core.runs import RunRecord
 from pipeline.settings.params import POST_SPLITS, SPLITS, Condition, Params, PostSplit, Split
@@ -57,7 +58,7 @@ class Results:
         notes: of the kinds that are about posts, by kind, then by post id and split.
         predictions: by split and condition, those that there are.
         scores: metrics/evaluation.json, without the splits that were not scored.
-        runs: by stage.
+        runs: by stage, of those that have run.
         curves: by name (``train/loss``), values by epoch.
     """
 
@@ -75,10 +76,10 @@ class Results:
 
 
 def read(settings: Params, sources: Sources) -> Results:
-    """Read everything.
+    """Read everything that there is.
 
     Raises:
-        UserError: a file is missing or is not what its stage writes.
+        UserError: posts or manifest are missing, or a file is not what its stage writes.
     """
     predictions: dict[Split, dict[Condition, Predicted]] = {}
     for split in SPLITS:
@@ -89,7 +90,9 @@ def read(settings: Params, sources: Sources) -> Results:
                 predictions.setdefault(split, {})[condition] = Predicted(
                     {row.id: row for row in records.read(path, Prediction, "evaluate")}, _confusion(confusion)
                 )
-    evaluation: Evaluation = records.read_one(sources.evaluation, Evaluation, "evaluate")
+    evaluation: Evaluation = (
+        records.read_one(sources.evaluation, Evaluation, "evaluate") if sources.evaluation.exists() else {}
+    )
     read_posts = {split: list(records.read(sources.posts / f"{split}.jsonl", Post, "posts")) for split in POST_SPLITS}
     images = {row.image: row for row in records.read(sources.images, ImageRow, "images")}
     for post in (post for split in POST_SPLITS for post in read_posts[split]):
@@ -102,16 +105,17 @@ def read(settings: Params, sources: Sources) -> Results:
         report=read_json(sources.posts / "report.json", "posts"),
         images=images,
         contexts={
-            name: {row.name: row for row in kind.read(sources.contexts / f"{name}.jsonl")}
+            name: {row.name: row for row in _contexts(kind, sources.contexts / f"{name}.jsonl")}
             for name, kind in PICTURE_KINDS.items()
         },
         notes={
-            name: {(row.name, row.split): row for row in kind.read(sources.contexts / f"{name}.jsonl")}
+            name: {(row.name, row.split): row for row in _contexts(kind, sources.contexts / f"{name}.jsonl")}
             for name, kind in POST_KINDS.items()
         },
         views={
-            split: {view.id: view for view in records.read(sources.views / f"{split}.jsonl", View, "views")}
+            split: {view.id: view for view in records.read(path, View, "views")} if path.exists() else {}
             for split in SPLITS
+            for path in [sources.views / f"{split}.jsonl"]
         },
         predictions=predictions,
         scores={
@@ -119,9 +123,19 @@ def read(settings: Params, sources: Sources) -> Results:
             for split, conditions in evaluation.items()
             if conditions and any(conditions.values())
         },
-        runs={stage: records.read_one(sources.runs / f"{stage}.json", RunRecord, stage) for stage in STAGES},
+        runs={
+            stage: records.read_one(path, RunRecord, stage)
+            for stage in STAGES
+            for path in [sources.runs / f"{stage}.json"]
+            if path.exists()
+        },
         curves=_curves(sources.curves),
     )
+
+
+def _contexts(kind: TextKind, path: Path) -> Iterable[Context]:
+    """The rows of a kind, none where its stage has not run."""
+    return kind.read(path) if path.exists() else ()
 
 
 def _confusion(path: Path) -> Counter[tuple[str, str]]:

@@ -99,7 +99,7 @@ class Summary:
     total_seconds: float
     machines: list[str]
     finished: str
-    training: RunRecord
+    training: RunRecord | None
 
 
 def summarise(results: Results, types: list[str]) -> Summary:
@@ -123,11 +123,11 @@ def summarise(results: Results, types: list[str]) -> Summary:
         extractors=[_extractor_row(results, kind) for kind in _read_kinds(results)],
         changes=list(_changes(results)),
         seeds=list(_seeds(results)),
-        times=[_time_row(results.runs[stage]) for stage in STAGES],
+        times=[_time_row(run) for run in results.runs.values()],
         total_seconds=sum(run.seconds for run in results.runs.values()),
         machines=list(dict.fromkeys(_machine(run.machine) for run in results.runs.values())),
-        finished=max(run.finished for run in results.runs.values()),
-        training=results.runs["train"],
+        finished=max((run.finished for run in results.runs.values()), default=""),
+        training=results.runs.get("train"),
     )
 
 
@@ -167,6 +167,8 @@ def _broken_posts(results: Results) -> Iterator[Broken]:
 def _missing(results: Results) -> Iterator[str]:
     """What a reader might look for and not find, and why."""
     settings, n_posts = results.settings, sum(map(len, results.posts.values()))
+    if waiting := [stage for stage in STAGES if stage not in results.runs]:
+        yield f"Not run yet: {', '.join(waiting)} (dvc repro)."
     readable = sum(row.status == "ok" for row in results.images.values())
     if settings.data.images is None:
         yield "The data set has no pictures (data.images is null)."
@@ -184,7 +186,7 @@ def _missing(results: Results) -> Iterator[str]:
         elif rows and not any(row.items for row in rows):
             yield f"No {KINDS[kind].about} gave any {kind}."
     with_context = sum(bool(view.context) for views in results.views.values() for view in views.values())
-    if n_posts and not with_context:
+    if n_posts and not with_context and "views" in results.runs:
         yield "No post has a context: cross-modal and text-only views are the same, and so are their scores."
     for split in SPLITS:
         posts = results.posts[split]
@@ -196,12 +198,12 @@ def _missing(results: Results) -> Iterator[str]:
                 f"{unlabelled:,} of the {count(len(posts), 'post')} of {split} have no labels"
                 + (": no scores, only predictions." if split != "train" and not results.scores.get(split) else ".")
             )
-        if split != "train" and posts and split not in results.predictions:
+        if split != "train" and posts and split not in results.predictions and "evaluate" in results.runs:
             yield f"There are no predictions for {split}."
     for condition in ("cross_modal", "text_only", "shuffled"):
         if condition not in settings.evaluate.conditions:
             yield f"The run was not scored under {condition} (evaluate.conditions)."
-    if not results.curves:
+    if not results.curves and "train" in results.runs:
         yield "The training left no learning curves."
     if settings.train.views != "both":
         yield f"The tagger was trained on the {settings.train.views} view alone (train.views)."
@@ -240,8 +242,12 @@ def _oddities(results: Results) -> Iterator[str]:
 
 
 def _read_kinds(results: Results) -> list[str]:
-    """The kinds that every run has, and those of the others that are on."""
-    return [name for name, kind in KINDS.items() if not kind.optional or results.runs[name].extractor is not None]
+    """Of the kinds whose stages have run, those that every run has, and those of the others that are on."""
+    return [
+        name
+        for name, kind in KINDS.items()
+        if name in results.runs and (not kind.optional or results.runs[name].extractor is not None)
+    ]
 
 
 def _rows(results: Results, kind: str) -> list[Context]:
@@ -293,7 +299,7 @@ def _seeds(results: Results) -> Iterator[tuple[str, int, str]]:
         "whose context a post gets when shuffled or noised, who has none when missing",
     )
     yield "evaluate.bootstrap_seed", settings.evaluate.bootstrap_seed, "draws behind intervals and paired tests"
-    for kind in KINDS:
+    for kind in _read_kinds(results):
         seed = (results.runs[kind].fingerprint or {}).get("seed")
         if isinstance(seed, int):
             yield f"{kind}.{results.runs[kind].extractor}.seed", seed, f"sampling of {kind}"

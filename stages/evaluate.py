@@ -35,6 +35,7 @@ def main() -> None:
         stack.enter_context(stage_lock("evaluate"))
         record = stack.enter_context(recorded("evaluate"))
         record |= {"items": 0, "unit": "tweets", "tagger": checkpoints.digest(paths.TAGGER)}
+        record["evaluated"] = settings.evaluate.model_dump(mode="json")
         tagger = Tagger.load(paths.TAGGER, settings.execution.device)
         if tagger.reads_visual:
             tagger.show(visuals.opened())

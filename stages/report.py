@@ -1,5 +1,6 @@
 """Stage `report`: everything that the other stages wrote → report/index.html with its assets, report/model_card.md.
 
+Run by itself it shows what there is: before a training, posts with their pictures and contexts, and no card.
 With ``--figure FILE.svg`` it draws one picture of the finished run instead.
 """
 
@@ -66,9 +67,13 @@ def _write(settings: Params) -> None:
             settings.execution.decode_workers,
         )
         page.write(results, written, paths.REPORT)
-        with atomic_write(paths.MODEL_CARD) as file:
+        if paths.EVALUATION.exists() and (paths.TAGGER / facts.FILE).exists():
             evaluation: Evaluation = records.read_one(paths.EVALUATION, Evaluation, "evaluate")
-            file.write(model_card.render(facts.read(paths.TAGGER), evaluation))
+            with atomic_write(paths.MODEL_CARD) as file:
+                run = results.runs.get("evaluate")
+                file.write(model_card.render(facts.read(paths.TAGGER), evaluation, evaluated=run and run.evaluated))
+        else:  # as the page says
+            paths.MODEL_CARD.unlink(missing_ok=True)
     posts = sum(len(results.posts[split]) for split in settings.report.splits)
     print(f"{paths.REPORT / 'index.html'}: {posts:,} posts, {len(written):,} pictures")
 

@@ -7,6 +7,7 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import HfApi, get_token
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
@@ -67,8 +68,8 @@ def gather(tagger: Path, target: Path, card: str) -> list[Path]:
     )
 
 
-def read_evaluation(tagger: Path, metrics: Path) -> Evaluation:
-    """The scores that the evaluate stage measured of this tagger.
+def read_evaluation(tagger: Path, metrics: Path) -> tuple[Evaluation, dict[str, Any] | None]:
+    """The scores that the evaluate stage measured of this tagger, and its params where the record of its run has them.
 
     Raises:
         UserError: there are none, or they are another tagger's.
@@ -84,7 +85,7 @@ def read_evaluation(tagger: Path, metrics: Path) -> Evaluation:
         raise UserError(f"{metrics}: not JSON ({error}); {remedy}") from None
     if scored.get("tagger") != checkpoints.digest(tagger):
         raise UserError(f"{scores}: these are the scores of another tagger than {tagger}; {remedy}")
-    return evaluation
+    return evaluation, scored.get("evaluated")
 
 
 def check_name(repository: str) -> None:

@@ -64,6 +64,7 @@ def render(
     found: Mapping[str, Any],
     evaluation: Evaluation | None = None,
     *,
+    evaluated: Mapping[str, Any] | None = None,
     repository: str | None = None,
     data: str | None = None,
     licence: str | None = None,
@@ -73,13 +74,14 @@ def render(
     Args:
         found: what :func:`ner.training.facts.read` has read.
         evaluation: scores by split and condition, or None where they are not known.
+        evaluated: the section `evaluate` of params that they were measured with, or None where it is not known.
         repository: OWNER/NAME on the hub, or None for a folder.
         data: what to call the data set; None: as the training called it.
         licence: the licence's identifier on the hub, or None where nobody has stated one.
     """
     name = data or found["data"]
     header = _header(found, evaluation or {}, repository, name, licence)
-    body = "\n\n".join(_body(found, evaluation, repository, name, licence))
+    body = "\n\n".join(_body(found, evaluation, evaluated, repository, name, licence))
     return f"---\n{header}\n---\n\n{body}\n"
 
 
@@ -114,7 +116,12 @@ def _header(
 
 
 def _body(
-    found: Mapping[str, Any], evaluation: Evaluation | None, repository: str | None, data: str, licence: str | None
+    found: Mapping[str, Any],
+    evaluation: Evaluation | None,
+    evaluated: Mapping[str, Any] | None,
+    repository: str | None,
+    data: str,
+    licence: str | None,
 ) -> Iterator[str]:
     types = sorted(found["splits"]["train"]["entities"])
     yield "# A tagger for named entities in tweets"
@@ -152,7 +159,7 @@ def _body(
             f"{_escaped(str(vectors['file']))}; it needs that file no more."
         )
     yield "## Scores"
-    yield from _scores(found, evaluation)
+    yield from _scores(found, evaluation, evaluated)
     yield "## Data"
     yield f"Data set: {_escaped(data)}. Entities are counted as conlleval does."
     splits = found["splits"]
@@ -183,11 +190,14 @@ def _body(
         chosen += f". Whether a picture adds to the text was learned from {f'{posts:,} posts and ' * bool(posts)}"
         chosen += "the entities" if not params["rpbert"]["detach_gate"] else "nothing else"
     yield (
-        f"Encoder: {_escaped(found['encoder']['name'])} ({_escaped(found['encoder']['identity'])}). "
+        f"Encoder: {_code(found['encoder']['name'])} ({_code(found['encoder']['identity'])}). "
         f"{chosen}. "
-        f"{', '.join(f'{_escaped(name)} {_escaped(number)}' for name, number in found['versions'].items())}."
+        f"{', '.join(f'{_escaped(name)} {_code(number)}' for name, number in found['versions'].items())}."
     )
-    yield _table(["param", "value"], [[key, json.dumps(value)] for key, value in _flat(params)])
+    yield "\n".join(
+        ["| param | value |", "| --- | --- |"]
+        + [f"| {_escaped(key)} | {_code(json.dumps(value))} |" for key, value in _flat(params)]
+    )
     yield "## Limits"
     yield "\n".join(f"- {limit}" for limit in _limits(found, params))
     yield "## Citation"
@@ -204,7 +214,7 @@ def _body(
 def _contexts(found: Mapping[str, str]) -> str:
     if not found:
         return "The contexts are empty."
-    said = f"The contexts hold, in this order: {'; '.join(f'{kind} by {_escaped(by)}' for kind, by in found.items())}."
+    said = f"The contexts hold, in this order: {'; '.join(f'{kind} by {_code(by)}' for kind, by in found.items())}."
     for kind in found.keys() & POST_KINDS.keys():
         said += (
             f" {kind.capitalize()} is of the post itself: to read with it (`cross_modal`), the tagger needs it of each "
@@ -257,7 +267,9 @@ def _limits(found: Mapping[str, Any], params: Mapping[str, Any]) -> Iterator[str
     yield "Tweets hold names of living people: mind the law, and the terms that the data came under."
 
 
-def _scores(found: Mapping[str, Any], evaluation: Evaluation | None) -> Iterator[str]:
+def _scores(
+    found: Mapping[str, Any], evaluation: Evaluation | None, evaluated: Mapping[str, Any] | None
+) -> Iterator[str]:
     if evaluation is None:
         dev = found["result"]["dev"]
         views = {"f1": "mean of the trained views", "f1_text_only": "text_only", "f1_cross_modal": "cross_modal"}
@@ -265,8 +277,8 @@ def _scores(found: Mapping[str, Any], evaluation: Evaluation | None) -> Iterator
         yield "The epoch was chosen by these. Scores on other posts are not in this card."
         return
     yield (
-        "In percent, with the bounds of the confidence interval of F1 (bootstrap over posts). `conlleval` opens an "
-        "entity at an orphan `I-`, `strict` does not. `cross_modal`: with the picture and context; `text_only`: on "
+        f"In percent, with the bounds of the {_interval(evaluated)}. `conlleval` opens an entity "
+        "at an orphan `I-`, `strict` does not. `cross_modal`: with the picture and context; `text_only`: on "
         "the text alone; `shuffled`: with another post's picture and context, `noised`: so for a share of the posts; "
         "`missing`: a share of them without. dev chose the epoch, test did not."
     )
@@ -276,18 +288,19 @@ def _scores(found: Mapping[str, Any], evaluation: Evaluation | None) -> Iterator
             yield f"{split}: its posts have no labels, so there are no scores."
             continue
         yield f"### {split}"
+        alike = all(scores["conlleval"] == scores["strict"] for scores in conditions.values())
         yield _table(
             ["condition", "scorer", "precision", "recall", "F1", "interval", "entities"],
             [
                 [
                     condition,
-                    reading,
+                    ", ".join(READINGS) if alike else reading,
                     *(f"{100 * row[key]:.2f}" for key in ("precision", "recall", "f1")),
                     "–" if row["f1_ci"] is None else "{:.2f} – {:.2f}".format(*(100 * bound for bound in row["f1_ci"])),
                     f"{row['support']:,}",
                 ]
                 for condition, scores in conditions.items()
-                for reading in READINGS
+                for reading in (READINGS[:1] if alike else READINGS)
                 for row in [scores[reading][MICRO]]
             ],
         )
@@ -325,6 +338,16 @@ def _scores(found: Mapping[str, Any], evaluation: Evaluation | None) -> Iterator
             )
 
 
+def _interval(evaluated: Mapping[str, Any] | None) -> str:
+    """What the bounds of F1 are."""
+    if evaluated is None:
+        return "confidence interval of F1 (bootstrap over posts)"
+    return (
+        f"{100 * evaluated['confidence']:g} % confidence interval of F1 (bootstrap over posts, "
+        f"{evaluated['bootstrap_samples']:,} samples, seed {evaluated['bootstrap_seed']})"
+    )
+
+
 def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     for key, value in values.items():
         if isinstance(value, Mapping):
@@ -347,6 +370,12 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def _line(text: str) -> str:
     """A text in one line, without what cannot be seen."""
     return " ".join("".join(char if char.isprintable() else " " for char in text).split()) or "unnamed"
+
+
+def _code(text: str) -> str:
+    """A text as code, which Markdown shows as it is and no reference spoils; as :func:`_escaped` where it cannot be."""
+    line = _line(text)
+    return _escaped(text) if set(line) & set("`|\\") else f"`{line}`"
 
 
 def _escaped(text: str) -> str:

@@ -8,13 +8,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ner.scoring.comparison import compare, overlap_scores
+from ner.scoring.comparison import OVERLAP_GLOSSES, compare, overlap_scores
 from ner.scoring.f1 import CONFIDENCE, SAMPLES, SEED
 from ner.scoring.matching import match
 from ner.scoring.surface import Known, score
 from pipeline.core.errors import UserError, run_cli
 from pipeline.core.records import Post
 from pipeline.corpus import conll
+from pipeline.corpus.reading import unique_ids
 from pipeline.corpus.report import described
 
 
@@ -37,6 +38,23 @@ def comparison_table(results: Mapping[str, Mapping[str, Any]]) -> str:
         f"{reading:<18} {100 * row['difference']:>+9.2f} {row['p_value']:>10.4f}{_bounds(row['difference_ci'])}"
         for reading, row in results.items()
     ]
+    return "\n".join(lines)
+
+
+def notes(samples: int, confidence: float, seed: int, *, compared: bool) -> str:
+    """What the figures of the tables are.
+
+    Args:
+        samples, confidence, seed: of the bootstrap.
+        compared: whether two systems were tested against each other.
+    """
+    lines = []
+    if samples:
+        bootstrap = f"bootstrap over posts ({samples:,} samples, seed {seed})"
+        lines.append(f"[low, high]: {100 * confidence:g} % confidence interval of F1, by a {bootstrap}")
+        if compared:
+            lines.append(f"p: one-sided, of the system that scored better, by a paired {bootstrap}")
+    lines += [f"{name}: {what}" for name, what in OVERLAP_GLOSSES.items()]
     return "\n".join(lines)
 
 
@@ -83,20 +101,24 @@ def main() -> None:
     posts = _read(arguments.gold, arguments.label_column)
     if not posts:
         raise UserError(f"{arguments.gold}: no posts; expected token<TAB>label lines")
-    gold = [post.labels or [] for post in posts]
+    # By id, as in the pipeline's files, so that the bootstrap draws the same posts and gives the same intervals.
+    ids = [post.id for post in unique_ids(posts)]
+    order = sorted(range(len(ids)), key=ids.__getitem__)
+    gold = [posts[place].labels or [] for place in order]
     systems: list[list[list[str]]] = []
     for path in filter(None, (arguments.predicted, arguments.other)):
         matched = match(posts, _read(path, arguments.label_column), str(arguments.gold), str(path))
-        systems.append([post.labels or [] for post in matched])
+        systems.append([matched[place].labels or [] for place in order])
     known = None if arguments.train is None else Known.of(_read(arguments.train, arguments.label_column))
-    tokens = [post.tokens for post in posts]
+    tokens = [posts[place].tokens for place in order]
     scores = [
         score(tokens, gold, system, known, bootstrap_samples=samples, confidence=confidence, seed=seed)
         | overlap_scores(gold, system)
         for system in systems
     ]
     if len(systems) == 1:
-        print(json.dumps(scores[0], indent=2) if arguments.json else table(scores[0]))
+        said = f"{table(scores[0])}\n\n{notes(samples, confidence, seed, compared=False)}"
+        print(json.dumps(scores[0], indent=2) if arguments.json else said)
         return
     comparison = compare(gold, *systems, samples=samples, confidence=confidence, seed=seed)
     if arguments.json:
@@ -104,7 +126,7 @@ def main() -> None:
         return
     for path, rows in zip((arguments.predicted, arguments.other), scores, strict=True):
         print(f"{path}\n{table(rows)}\n")
-    print(comparison_table(comparison))
+    print(f"{comparison_table(comparison)}\n\n{notes(samples, confidence, seed, compared=True)}")
 
 
 if __name__ == "__main__":

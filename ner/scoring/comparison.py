@@ -22,6 +22,11 @@ Labels = Sequence[Sequence[str]]
 OVERLAP_MEASURES = {"nervaluate_partial": "partial", "nervaluate_type": "ent_type"}
 MOST_SEEDS = 20
 """Of the test over seeds, which goes through all 2ⁿ choices of signs."""
+OVERLAP_GLOSSES = {
+    "nervaluate_partial": "borders alone, by SemEval-2013: an entity that overlaps a gold one counts half, whole where "
+    "both borders are right",
+    "nervaluate_type": "types alone, by SemEval-2013: an entity that overlaps a gold one of its type counts",
+}
 
 
 def overlap_scores(gold: Labels, predicted: Labels) -> Scores:

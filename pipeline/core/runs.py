@@ -43,7 +43,7 @@ class RunRecord:
         items: how many of `unit` were worked on; None where that says nothing.
         extractor, fingerprint, from_store, failed, changed: of an extraction stage. `extractor` is None where
             the kind is switched off, `fingerprint` where it looks up what others computed.
-        tagger: digest of the tagger that was scored.
+        tagger, evaluated: of an evaluation: digest of the tagger that was scored, and the section `evaluate` of params.
         resumed, encoder, epochs, best_epoch, chosen_by, dev, cut (`posts` trained as `pieces`), relation (`posts` that
             it was learned from), unlabelled (`posts` that the alignment alone learned from): of a training.
     """
@@ -62,6 +62,7 @@ class RunRecord:
     failed: int = 0
     changed: list[Change] = field(default_factory=list)
     tagger: str | None = None
+    evaluated: dict[str, Any] | None = None
     resumed: bool = False
     encoder: str | None = None
     epochs: int | None = None

@@ -151,6 +151,7 @@
       loss: (index) => { const value = difference(index); return value === null ? last : -value; },
       context: (index) => data.posts[index].context.length,
       related: (index) => data.posts[index].relation ?? last,
+      "": (index) => ["", "hurt", "helped"].indexOf(effect(index)) - 3 * data.splits.indexOf(data.posts[index].split),
       unrelated: (index) => { const value = data.posts[index].relation; return value === null ? last : -value; },
     }[state.sort];
   };

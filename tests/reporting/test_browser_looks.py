@@ -7,6 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.settings import params
+from reporting import sources
+from reporting.page import write
+from stages.report import SOURCES
 from tests.project import Project
 from tests.reporting.conftest import Open, Opened, tag
 from tests.reporting.made import MadePost, finish, project
@@ -225,3 +229,27 @@ def test_three_thousand_posts_stay_usable(tmp_path: Path, open_report: Open) -> 
     assert loaded < 4000, "milliseconds, on slow shared cores"
     assert max(latencies.values()) < 1500
     assert data < 10_000_000
+
+
+def test_tables_of_many_types_fit_a_laptop_and_like_scorers_stand_once(
+    made: Project, tmp_path: Path, open_report: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    types = ["corporation", "creative-work", "group", "location", "person", "product", "a-type-with-a-very-long-name"]
+    monkeypatch.chdir(made.folder)
+    results = sources.read(params.load(), SOURCES)
+    for split in ("dev", "test"):
+        results.report["splits"][split]["entities"]["conlleval"] = dict.fromkeys(["total", *types], 1000)
+        for scores in results.scores[split].values():
+            micro = scores["strict"]["micro"]
+            scores["strict"] = scores["conlleval"] = {"micro": micro, **dict.fromkeys(types, micro)}
+    write(results, {}, tmp_path / "report")
+    opened = open_report(Project(tmp_path, tmp_path))
+    opened.page.set_viewport_size({"width": 1300, "height": 900})
+    opened.page.evaluate("document.querySelectorAll('details').forEach(node => node.open = true)")
+    wide = (
+        "[...document.querySelectorAll('html, .scroll')].filter(node => node.scrollWidth > node.clientWidth)"
+        ".map(node => node.getAttribute('aria-label') ?? node.localName)"
+    )
+    assert opened.page.evaluate(wide) == []
+    assert opened.page.locator("table.scores").first.locator("tbody").count() == 1
+    assert "strict, conlleval" in opened.page.locator("table.scores").first.inner_text()

@@ -95,7 +95,7 @@ def test_a_card_without_scores_tells_of_the_training(tagger: Path) -> None:
     n_tokens = sum(len(view.tokens) for view in VIEWS["train"])
     assert any(row[:4] == ["train", "20", str(n_tokens), "20"] for row in rows)
     assert ["text_only", "40.00"] in rows
-    assert ["temperature", "4.0"] in rows
+    assert ["temperature", "`4.0`"] in rows
     assert "sample/data" in card
     assert "Scores on other posts are not in this card." in card
     assert "None has been stated." in card
@@ -105,16 +105,23 @@ def test_the_published_card_has_every_condition_and_scorer(tagger: Path) -> None
     evaluation = {"dev": {"text_only": scores(), "cross_modal": scores()}, "test": {"text_only": scores()}}
     card = model_card.render(facts.read(tagger), evaluation, repository="me/it", licence="mit", data="Mine")
     found = scores()
-    for reading in ("conlleval", "strict"):
-        micro = found[reading]["micro"]
-        row = [
-            "text_only",
-            reading,
-            *(f"{100 * micro[key]:.2f}" for key in ("precision", "recall", "f1")),
-            "{:.2f} – {:.2f}".format(*(100 * bound for bound in micro["f1_ci"])),
-            str(micro["support"]),
-        ]
-        assert rows_of(card).count(row) == 2, "one of dev, one of test"
+    assert found["conlleval"] == found["strict"], "there are no orphans"
+    micro = found["strict"]["micro"]
+    row = [
+        "text_only",
+        "conlleval, strict",
+        *(f"{100 * micro[key]:.2f}" for key in ("precision", "recall", "f1")),
+        "{:.2f} – {:.2f}".format(*(100 * bound for bound in micro["f1_ci"])),
+        str(micro["support"]),
+    ]
+    assert rows_of(card).count(row) == 2, "one of dev, one of test"
+    other = found["conlleval"] | {"micro": {**micro, "f1": 0.5}}
+    both = model_card.render(facts.read(tagger), {"test": {"text_only": {**found, "conlleval": other}}})
+    assert [row[1] for row in rows_of(both) if row[0] == "text_only"] == ["conlleval", "strict"]
+    told = {"confidence": 0.9, "bootstrap_samples": 2000, "bootstrap_seed": 7}
+    named = model_card.render(facts.read(tagger), evaluation, evaluated=told)
+    assert "the 90 % confidence interval of F1 (bootstrap over posts, 2,000 samples, seed 7)" in named
+    assert not re.search("&#", named), "nothing in this card needs a character reference"
     assert card.index("### test") < card.index("### dev")
     top = header(card)
     assert (top["license"], top["model-index"][0]["name"]) == ("mit", "it")
@@ -269,7 +276,7 @@ def test_a_dry_run_writes_the_tagger_and_nothing_else_and_it_loads(
     assert all(f"left out, being no part of a tagger: {name}" in err for name in (".env", "notes.txt", "pytorch_model"))
     card = Path("sent/README.md").read_text(encoding="utf-8")
     assert header(card)["license"] == "mit"
-    assert "text_only | strict" in card
+    assert "text_only | conlleval, strict |" in card
     assert "dev: its posts have no labels" in card
     [code] = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
     assert 'sightread.load("me/it")' in code

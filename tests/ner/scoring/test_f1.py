@@ -301,3 +301,28 @@ def test_predictions_of_a_split_are_scored_by_its_raw_file(tmp_path: Path) -> No
     done = run_scoring(tmp_path, gold, "".join(map(conll_lines, predictions)), "--json")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["strict"]["micro"]["f1"] == 1.0
+
+
+def test_command_gives_the_intervals_of_the_pipeline_in_whatever_order_posts_stand_and_says_what_they_are(
+    tmp_path: Path,
+) -> None:
+    posts = {
+        f"{number:02}": ("B-LOC" if number % 3 else "O", "B-LOC" if number % 2 else "B-PER") for number in range(30)
+    }
+
+    def file(side: int, ids: list[str]) -> str:
+        return "\n".join(f"IMGID:{name}\nParis\t{posts[name][side]}\n" for name in ids)
+
+    ordered = score(
+        [[posts[name][0]] for name in sorted(posts)],
+        [[posts[name][1]] for name in sorted(posts)],
+        bootstrap_samples=1000,
+        seed=EvaluateParams(conditions=["text_only"]).bootstrap_seed,
+    )
+    names = sorted(posts, key=lambda name: (int(name) * 7) % 30)
+    done = run_scoring(tmp_path, file(0, names), file(1, names), "--json")
+    assert json.loads(done.stdout)["strict"] == ordered["strict"]
+    told = run_scoring(tmp_path, file(0, names), file(1, names), other=file(0, names)).stdout
+    assert "[low, high]: 95 % confidence interval of F1, by a bootstrap over posts (1,000 samples, seed 1)" in told
+    assert "p: one-sided, of the system that scored better" in told
+    assert "nervaluate_partial: borders alone" in told
