@@ -28,6 +28,7 @@ from pipeline.core.records import ImageRow
 from pipeline.core.store import Store, batched, digest
 from pipeline.engine import run as extraction
 from pipeline.extractors import registry
+from pipeline.extractors.base import fingerprint_of
 from pipeline.images import manifest as images
 from pipeline.settings.params import ExecutionParams, ImagesParams
 
@@ -44,7 +45,7 @@ def stored_captioner() -> Any:
 
 def fill_store(folder: Path, count: int) -> Path:
     """A store with a caption for each of `count` pictures; their manifest."""
-    fingerprint = digest(stored_captioner().fingerprint())
+    fingerprint = digest(fingerprint_of(stored_captioner()))
     keys = [hashlib.sha256(str(number).encode()).hexdigest() for number in range(count)]
     with Store.open(folder) as store:
         for some in batched(enumerate(keys), 10_000):

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.core.files import portable
-from pipeline.core.kinds import KINDS, POST_KINDS, TEXT_KINDS
+from pipeline.core.kinds import KINDS, PICTURE_KINDS, POST_KINDS, TEXT_KINDS
 from pipeline.core.records import Context
 from pipeline.core.runs import Change, Machine, RunRecord
 from pipeline.core.store import digest
@@ -139,7 +139,7 @@ def count(number: int, one: str, many: str | None = None) -> str:
 def _split_row(results: Results, split: PostSplit, types: list[str]) -> SplitRow:
     counts = results.report["splits"][split]
     pictures = Counter(
-        results.images[image].status if image else NO_PICTURE
+        results.images[image].status if image and results.settings.data.images is not None else NO_PICTURE
         for post in results.posts[split]
         for image in post.images or [""]
     )
@@ -148,7 +148,7 @@ def _split_row(results: Results, split: PostSplit, types: list[str]) -> SplitRow
 
 def _broken(results: Results) -> Iterator[Broken]:
     for row in results.images.values():
-        if row.status != "ok":
+        if row.status != "ok" and results.settings.data.images is not None:
             yield Broken(row.image, "images", row.status, row.error or "")
     for kind, rows in results.contexts.items():
         for context in rows.values():
@@ -261,7 +261,8 @@ def _extractor_row(results: Results, kind: str) -> ExtractorRow:
     if kind in TEXT_KINDS:
         rows = _rows(results, kind)
         read, items = len(rows), [len(row.items) for row in rows if row.items]
-        failed = sum(row.status != "ok" for row in rows)
+        without = kind in PICTURE_KINDS and results.settings.data.images is None and fingerprint is not None
+        failed = 0 if without else sum(row.status != "ok" for row in rows)
     else:  # one tensor of each picture that could be read
         items, failed = [1] * ((run.items or 0) + run.from_store), run.failed
         read = len(items) + failed

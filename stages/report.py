@@ -70,8 +70,8 @@ def _write(settings: Params) -> None:
         if paths.EVALUATION.exists() and (paths.TAGGER / facts.FILE).exists():
             evaluation: Evaluation = records.read_one(paths.EVALUATION, Evaluation, "evaluate")
             with atomic_write(paths.MODEL_CARD) as file:
-                run = results.runs.get("evaluate")
-                file.write(model_card.render(facts.read(paths.TAGGER), evaluation, evaluated=run and run.evaluated))
+                evaluated = results.runs["evaluate"].evaluated if "evaluate" in results.runs else None
+                file.write(model_card.render(facts.read(paths.TAGGER), evaluation, evaluated=evaluated))
         else:  # as the page says
             paths.MODEL_CARD.unlink(missing_ok=True)
     posts = sum(len(results.posts[split]) for split in settings.report.splits)

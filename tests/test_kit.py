@@ -56,7 +56,7 @@ def test_the_version_is_the_same_everywhere() -> None:
     found = facts.gather(
         settings, sources, "sha256:0", {"train": [], "dev": []}, {"epochs": 1, "best_epoch": 1, "dev": {}}
     )
-    assert f"Sightread {__version__}, torch" in model_card.render(found).replace("\\", "")
+    assert f"Sightread {__version__}, torch" in model_card.render(found).replace("`", "")
 
 
 def test_lock_files_have_exact_versions_and_hashes() -> None:

@@ -89,7 +89,7 @@ def derangement(n: int, seed: int) -> list[int]:
 
 
 def conditions(views: Sequence[View], params: EvaluateParams) -> list[Condition]:
-    """The conditions that a split is read under: without labels those of its own contexts, others serve scores alone."""
+    """The conditions that a split is read under: without labels, those that read it as it is."""
     scored = any(view.labels is not None for view in views)
     return [condition for condition in params.conditions if scored or condition in READS_AS_IT_IS]
 

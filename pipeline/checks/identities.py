@@ -6,7 +6,7 @@ the local cache holds. Nothing is downloaded and no model is loaded.
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 from pydantic import BaseModel
 
@@ -14,7 +14,7 @@ from pipeline.core import checkpoints, environments
 from pipeline.core.hashes import file_digest
 from pipeline.core.kinds import KINDS
 from pipeline.extractors import registry
-from pipeline.extractors.base import Options
+from pipeline.extractors.base import Options, source_of
 from pipeline.settings.params import Params
 
 STAGES = ("posts", "images", *KINDS, "views", "train", "evaluate", "report")
@@ -29,6 +29,8 @@ class Identity(TypedDict):
 
     checkpoints: dict[str, str]
     """Dotted key in params.yaml → identity of the checkpoint named there."""
+    source: NotRequired[str]
+    """Of an extractor of the user's own, the digest of its file."""
     environment: dict[str, str] | None
     """Name and digest of the pins (``pins``) of the separate environment that the stage runs in."""
 
@@ -51,6 +53,8 @@ def identities(settings: Params) -> dict[str, Identity]:
                     else options
                 )
                 found[kind]["checkpoints"] |= dict(_checkpoints(values, f"{kind}.{name}.", settings.data.root))
+        if choice.cls is not None and (source := source_of(choice.cls)) is not None:
+            found[kind]["source"] = source
         if choice.interpreter is not None:
             found[kind]["environment"] = _environment(choice.interpreter)
     train = settings.train

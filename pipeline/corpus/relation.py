@@ -14,6 +14,7 @@ from pathlib import Path
 
 from pipeline.core.files import numbered_lines
 from pipeline.core.records import Post, RelationPost
+from pipeline.corpus.dataset import limited
 from pipeline.corpus.reading import Labels, finish, from_row, unique_ids, without_mark
 from pipeline.settings.params import DataParams
 
@@ -46,10 +47,11 @@ def read_relation(data: DataParams, odd: Counter[str] | None = None) -> list[Rel
                 found.append(row)
         posts += finish(path, [post for post, _ in found], problems, Labels(data.scheme, data.types), odd)
         relations += [relation for _, relation in found]
-    return [
+    found_posts = [
         RelationPost(post.id, post.tokens, post.images, 1 if relation else 0)
         for post, relation in zip(unique_ids(posts), relations, strict=True)
     ]
+    return limited(found_posts, data, odd)
 
 
 def _jsonl(path: Path, data: DataParams, odd: Counter[str]) -> Iterator[tuple[Post, int] | str]:

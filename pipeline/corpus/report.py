@@ -22,6 +22,7 @@ ODD = {
         "labels dropped (data.types renames their types to O)",
     ),
     "labels_not_read": ("post whose labels are not read", "posts whose labels are not read"),
+    "beyond_limit": ("post left out (data.limit)", "posts left out (data.limit)"),
     "repeated_ids": ("id given again and numbered", "ids given again and numbered"),
     "ids_in_other_forms": (
         f"id that differs from an earlier one {FORMS}, numbered",

@@ -14,6 +14,7 @@ from pipeline.core.files import numbered_lines
 from pipeline.core.records import Post
 from pipeline.core.tokens import tokenize
 from pipeline.corpus import conll, csv, jsonl
+from pipeline.corpus.dataset import limited
 from pipeline.corpus.reading import unique_ids, without_mark
 from pipeline.settings.params import DataParams
 
@@ -37,6 +38,7 @@ def read_unlabelled(data: DataParams, odd: Counter[str] | None = None) -> list[P
     posts: list[Post] = []
     for path in (data.root / name for name in data.unlabelled):
         posts += _read(path, data, odd)
+    posts = limited(posts, data, odd)
     unique = list(unique_ids(replace(post, labels=None) for post in posts))
     odd["labels_not_read"] += sum(post.labels is not None for post in posts)
     odd["repeated_ids"] += sum(post.id != given.id for post, given in zip(unique, posts, strict=True))

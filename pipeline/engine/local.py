@@ -5,6 +5,7 @@ read is decided in :mod:`pipeline.engine.plan`.
 """
 
 import sys
+import traceback
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -30,6 +31,7 @@ from pipeline.extractors.base import (
     PostExtractor,
     PreparingExtractor,
     UnavailableError,
+    is_own,
     load,
 )
 from pipeline.images.decoding import PictureError
@@ -71,6 +73,7 @@ class Reading(Outcome):
     _most: int = sys.maxsize  # pictures per batch, once memory has run out
     _in_a_row: int = 0  # failures since the last success
     _lately: Sequence[Job] = ()  # of the last batch that was read
+    _showed: bool = False  # whether an error of a class of the user's own was shown in full
     _gone: UnavailableError | None = None  # what the extractor reads with; then only what it has is collected
     _writes: deque[Future[None]] = field(default_factory=deque)
 
@@ -263,6 +266,7 @@ class Reading(Outcome):
             except PictureError as error:
                 self.failures[job.key] = described(error)
             except Exception as error:  # the extractor's preparation may fail in any way; it becomes the picture's row
+                self._show(error)
                 self._fail(job, described(error))
         return [job for job, _ in ready], [picture for _, picture in ready]
 
@@ -342,6 +346,8 @@ class Reading(Outcome):
             raise
         except Exception as error:  # an extractor may fail in any way; it becomes the picture's row
             failure, out_of_memory = described(error), is_out_of_memory(error)
+            if not out_of_memory:
+                self._show(error)
         else:
             values.update(zip((job.key for job in jobs), found, strict=True))
             return None
@@ -350,6 +356,16 @@ class Reading(Outcome):
             if "torch" in sys.modules and sys.modules["torch"].cuda.is_available():
                 sys.modules["torch"].cuda.empty_cache()
         return failure
+
+    def _show(self, error: Exception) -> None:
+        """Show where a class of the user's own failed, once a run; the rows have the messages."""
+        if self._showed or isinstance(error, UserError) or not is_own(type(self.extractor)):
+            return
+        self._showed = True
+        lines = "".join(traceback.format_exception(error))
+        tqdm.write(
+            f"{self.kind}: {type(self.extractor).__name__} failed, as here for the first time:\n{lines}", sys.stderr
+        )
 
     def _settle_writes(self, most: int) -> None:
         """Wait until at most so many writes are under way; raise the error of one that failed."""

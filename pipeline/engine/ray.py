@@ -31,7 +31,7 @@ from pipeline.engine import worker
 from pipeline.engine.outcome import Outcome
 from pipeline.engine.plan import Job, Lacking, stored
 from pipeline.engine.run import Work
-from pipeline.extractors.base import UnavailableError
+from pipeline.extractors.base import UnavailableError, fingerprint_of
 from pipeline.settings.params import ExecutionParams, RayExecution
 
 _AHEAD = 2  # tasks under way or waiting, for each that can run at once
@@ -63,7 +63,7 @@ class RayEngine:
             dict(self.section),
             self.execution.model_dump(mode="json"),
             os.getcwd(),
-            dict(work.extractor.fingerprint()),
+            fingerprint_of(work.extractor),
             work.results.url if isinstance(work.results, Parts) else None,
             self.execution.ray.max_seconds,
         )

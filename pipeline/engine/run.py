@@ -33,6 +33,7 @@ from pipeline.extractors.base import (
     MeteredExtractor,
     PostExtractor,
     Result,
+    fingerprint_of,
 )
 from pipeline.images.pictures import Folder, Pictures
 from pipeline.settings.params import ImagesParams
@@ -135,7 +136,7 @@ def run(
     """
     started = time.monotonic()
     again = None
-    key = None if isinstance(extractor, LookupExtractor) else digest(extractor.fingerprint())
+    key = None if isinstance(extractor, LookupExtractor) else digest(fingerprint_of(extractor))
     with _leaving_on_sigterm(), KINDS[kind].writing(output, key) as sink:
         if isinstance(extractor, LookupExtractor):
             read, from_results, failed = _write_looked_up(sink, kind, extractor, inputs)
@@ -174,7 +175,7 @@ def run_part(
     """
     if isinstance(extractor, LookupExtractor):
         raise UserError(f"--part {part}: {kind} looks up the results of others, all at once; run it without --part")
-    key = digest(extractor.fingerprint())
+    key = digest(fingerprint_of(extractor))
     with _leaving_on_sigterm():
         outcome = _read(kind, extractor, inputs, results, key, Local(batch_size, workers), 0, part)
     outcome.refuse_nothing(kind)

@@ -19,7 +19,7 @@ from pipeline.engine.inputs import Shown
 from pipeline.engine.local import Reading
 from pipeline.engine.outcome import Outcome
 from pipeline.engine.plan import Job, Lacking, Results
-from pipeline.extractors.base import Extractor, LookupExtractor, PostExtractor, UnavailableError
+from pipeline.extractors.base import Extractor, LookupExtractor, PostExtractor, UnavailableError, fingerprint_of
 from pipeline.extractors.registry import choose
 from pipeline.settings.params import EXECUTION
 
@@ -171,7 +171,7 @@ def _made(order: Order) -> Extractor | PostExtractor:
         choice.require()
         extractor = choice.create(EXECUTION.model_validate(order.execution))
         assert not isinstance(extractor, LookupExtractor)  # that is no work for a cluster
-        mine = extractor.fingerprint()
+        mine = fingerprint_of(extractor)
     except UserError as error:
         raise UserError(f"node {here}: {error}") from None
     differ = sorted(

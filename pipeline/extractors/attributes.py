@@ -23,6 +23,7 @@ from pipeline.extractors.base import (
     MeteredExtractor,
     Options,
     PreparingExtractor,
+    fingerprint_of,
 )
 from pipeline.settings.params import ExecutionParams
 from pipeline.settings.section import Fraction
@@ -79,7 +80,7 @@ class WithAttributes(_torch.FromCheckpoint):
             "processor": _torch.BACKEND,
             **self._options.model_dump(exclude={"model", "revision"}),
         }
-        return {**self._detector.fingerprint(), "attributes": own}
+        return {**fingerprint_of(self._detector), "attributes": own}
 
     def bucket(self, width: int, height: int) -> Hashable:
         """The detector's."""

@@ -5,15 +5,18 @@ its model, so that params are checked, and a stage whose results are all in the 
 extractor that params name is left to :mod:`pipeline.extractors.registry`.
 """
 
+import sys
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias, TypeVar, runtime_checkable
 
 from PIL import Image
 from pydantic import BaseModel, ConfigDict
 
 from pipeline.core.errors import UserError
+from pipeline.core.hashes import file_digest
 from pipeline.core.records import Item, Note, Post
 
 if TYPE_CHECKING:
@@ -244,6 +247,27 @@ class Options(BaseModel):
         Raises:
             UserError: it is not available.
         """
+
+
+def is_own(cls: type) -> bool:
+    """Whether a class is the user's own, and not one that ships."""
+    return not cls.__module__.startswith("pipeline.extractors.")
+
+
+def source_of(cls: type) -> str | None:
+    """SHA-256 of the file that a class of the user's own is written in, which changes results: part of the fingerprint.
+
+    None of a class that ships, whose `version` says when its results change; of one that says ``SOURCE_MATTERS =
+    False`` and so promises the same; and of one that is in no file.
+    """
+    file = getattr(sys.modules.get(cls.__module__), "__file__", None)
+    return file_digest(Path(file)) if file and is_own(cls) and getattr(cls, "SOURCE_MATTERS", True) else None
+
+
+def fingerprint_of(extractor: Extractor | PostExtractor) -> dict[str, Any]:
+    """What the results of an extractor are stored by: its fingerprint, and its source where that matters."""
+    source = source_of(type(extractor))
+    return {**extractor.fingerprint(), **({} if source is None else {"source": source})}
 
 
 def load(extractor: E) -> E:

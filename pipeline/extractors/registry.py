@@ -4,6 +4,7 @@ What an extractor is, is defined in :mod:`pipeline.extractors.base`.
 """
 
 import importlib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -60,6 +61,9 @@ REGISTRY: dict[str, dict[str, str]] = {
     },
 }
 """The extractors that ship: kind → name in params.yaml → module and class."""
+
+_OWN = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
+"""How params name a class of the user's own: package.module:Class."""
 
 ATTRIBUTES = "attributes"
 """The key in ``objects`` with the options of what adds attributes to any detector's tags."""
@@ -188,6 +192,8 @@ def choose(
                 classes[key] = _class(kind, key, source, lines)
             elif kind == "objects" and key == ATTRIBUTES:
                 classes[key] = _with_attributes()
+            elif _OWN.fullmatch(key) and isinstance(section.get(key) or {}, Mapping):
+                continue  # options of a class of one's own, left in place while another extractor is used
             else:
                 expected = ", ".join(["extractor", *REGISTRY.get(kind, {})])
                 raise UserError(f"{_where(source, lines, f'{kind}.{key}')}: unknown key; expected one of {expected}")

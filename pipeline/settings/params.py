@@ -116,6 +116,7 @@ class DataParams(Section):
     image_name: Annotated[str, AfterValidator(_names_id)] = "{id}.jpg"
     follow: list[Annotated[str, Field(min_length=1)]] = Field(default=[])
     types: dict[str, EntityType] = Field(default={})
+    limit: PositiveInt | None = None
 
     def files(self, split: Split) -> list[Path]:
         """The text files of one split."""

@@ -19,7 +19,13 @@ from pipeline.engine.ray import RayEngine
 from pipeline.engine.run import Engine, Local, Summary, run_part
 from pipeline.engine.run import run as run_engine
 from pipeline.engine.shards import Part
-from pipeline.extractors.base import AnyExtractor, LabelledExtractor, LookupExtractor, TaughtExtractor
+from pipeline.extractors.base import (
+    AnyExtractor,
+    LabelledExtractor,
+    LookupExtractor,
+    TaughtExtractor,
+    fingerprint_of,
+)
 from pipeline.extractors.registry import Choice, choose
 from pipeline.images import manifest as images
 from pipeline.images.listing import listing
@@ -86,7 +92,10 @@ def _main(kind: str, posts_of: PostsOf | None) -> None:
                 inputs = _pictures(settings, paths.IMAGES, pictures_of(settings, store), labels)
                 summary, found = extract(choice, extractor, settings, inputs, output_of(kind), store)
                 record |= found
-                print(summary)
+                if settings.data.images_folder is None and not isinstance(extractor, LookupExtractor):
+                    print(f"{kind}: no pictures in this data set (data.images: null)")
+                else:
+                    print(summary)
         else:
             names, left_out = listing(arguments.images)
             rows = list(
@@ -213,7 +222,7 @@ def extract(
         "from_store": summary.from_store,
         "failed": summary.failed,
         "extractor": choice.name,
-        "fingerprint": None if isinstance(extractor, LookupExtractor) else dict(extractor.fingerprint()),
+        "fingerprint": None if isinstance(extractor, LookupExtractor) else fingerprint_of(extractor),
         "changed": choice.changed(),
     }
 

@@ -122,3 +122,14 @@ def test_every_file_of_a_list_is_named(project: Path) -> None:
     paths = ["a.jsonl", "sample/data/train.txt", "b.jsonl"]
     found = identities(settings(knowledge={"extractor": "precomputed", "precomputed": {"path": paths}}))
     assert sorted(found["knowledge"]["checkpoints"]) == ["knowledge.precomputed.path.0", "knowledge.precomputed.path.2"]
+
+
+def test_an_extractor_of_ones_own_is_known_by_its_file(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(project)
+    file = project / "reader_of_mine.py"
+    file.write_text("class Reader:\n    def fingerprint(self): return {}\n    def extract(self, images): return []\n")
+    own = {"extractor": "reader_of_mine:Reader"}
+    before = identities(settings(ocr=own))
+    file.write_text(file.read_text() + "# edited\n")
+    after = identities(settings(ocr=own))
+    assert {stage for stage in before if before[stage] != after[stage]} == {"ocr"}

@@ -3,7 +3,9 @@
 import csv
 import json
 import time
+from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -15,7 +17,9 @@ from pipeline.corpus import conll, jsonl
 from pipeline.corpus.csv import read as read_csv
 from pipeline.corpus.dataset import read_split
 from pipeline.corpus.reading import unique_ids
-from pipeline.corpus.report import is_invisible, report
+from pipeline.corpus.relation import read_relation
+from pipeline.corpus.report import described, is_invisible, report
+from pipeline.corpus.unlabelled import read_unlabelled
 from pipeline.settings.params import RESERVED_TYPES, SPLITS, DataParams
 
 TWO_POSTS = "IMGID:1\nRT\tO\nJordan\tB-PER\n\nIMGID:O_2\n\u200b\tO\nNike\tI-ORG\n"
@@ -357,3 +361,29 @@ def test_a_hundred_thousand_posts_of_one_id_take_seconds() -> None:
     assert time.monotonic() - started < 10
     assert named[:2] == ["1", "1#2"]
     assert len(set(named)) == 100_000
+
+
+def test_a_limit_takes_the_first_posts_of_each_split_and_counts_the_rest(tmp_path: Path) -> None:
+    write(tmp_path, "".join(f"IMGID:{number}\nRome\tB-LOC\n\n" for number in range(9)))
+    write(tmp_path, "one\ntwo words\nthree words here\n", "more.txt")
+    relation = ({"id": str(number), "text": "x", "relation": number % 2} for number in range(5))
+    write(tmp_path, "".join(json.dumps(row) + "\n" for row in relation), "relation.jsonl")
+    files: dict[str, Any] = {"train": ["posts.txt"], "unlabelled": ["more.txt"], "relation": ["relation.jsonl"]}
+    data = DataParams(root=tmp_path, limit=2, **files)
+    odd: Counter[str] = Counter()
+    assert [post.id for post in read_split(data, "train", odd)] == ["0", "1"]
+    assert odd["beyond_limit"] == 7
+    assert [post.id for post in read_unlabelled(data)] == ["more-1", "more-2"]
+    assert [post.relation for post in read_relation(data)] == [0, 1]
+    assert "7 posts left out (data.limit)" in described(odd)
+
+
+def test_labelled_and_unlabelled_posts_in_a_split_that_is_scored_are_named_with_their_file(tmp_path: Path) -> None:
+    write(tmp_path, "IMGID:1\nRome\tB-LOC\n\nIMGID:2\nBonn\tB-LOC\n", "labelled.txt")
+    write(tmp_path, "IMGID:3\nParis\n", "raw.txt")
+    both = ["labelled.txt", "raw.txt"]
+    data = DataParams(root=tmp_path, train=both, dev=both, test=["raw.txt"])
+    assert len(read_split(data, "train")) == 3, "those without labels are for the alignment"
+    assert len(read_split(data, "test")) == 1
+    with pytest.raises(UserError, match=r"data\.dev: 1 of 3 posts have no labels, the first of them 3 of .*raw\.txt; "):
+        read_split(data, "dev")

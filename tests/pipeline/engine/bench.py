@@ -19,6 +19,8 @@ from pipeline.settings.params import ImagesParams
 class MeanColour:
     """Captions a picture with its mean colour: a result that only its pixels decide."""
 
+    SOURCE_MATTERS = False  # its subclasses in other files find what it has stored
+
     def __init__(self, version: int = 1, seconds: float = 0.0) -> None:
         self.version, self.seconds = version, seconds
         self.seen: list[int] = []  # sizes of the batches

@@ -287,3 +287,19 @@ def test_what_was_read_before_an_extractor_is_gone_is_stored(bench: Bench) -> No
     assert not bench.output.exists()
     assert leaving.prepared <= 16, "those ahead, and no others"
     assert figures(bench.run(MeanColour())) == (14, 6, 0)
+
+
+def test_the_first_exception_of_a_class_of_ones_own_is_shown_with_where_it_happened_once(
+    bench: Bench, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Odd(MeanColour):
+        def extract(self, images: Sequence[Image.Image]) -> list[list[Caption]]:
+            if any(image.width % 2 for image in images):
+                raise KeyError("a typing error")
+            return super().extract(images)
+
+    bench.run(Odd())
+    told = capsys.readouterr().err
+    assert told.count("Traceback (most recent call last)") == 1
+    assert 'raise KeyError("a typing error")' in told
+    assert "captions: Odd failed, as here for the first time:" in told

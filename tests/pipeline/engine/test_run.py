@@ -20,6 +20,7 @@ from pipeline.core.kinds import TEXT_KINDS
 from pipeline.core.records import Caption, ImageRow, TextLine
 from pipeline.core.store import Store, digest
 from pipeline.engine.run import Summary, extract
+from pipeline.extractors.base import fingerprint_of
 from pipeline.images.manifest import manifest
 from pipeline.settings.params import ImagesParams
 from tests.pipeline.engine.bench import Bench, MeanColour, colour, figures, make_pictures, reddish, rows_of
@@ -116,7 +117,7 @@ def test_a_file_that_changes_between_the_stages_is_not_kept_under_its_old_hash(b
     found = {json.loads(line)["image"]: json.loads(line) for line in bench.output.read_text().splitlines()}
     assert "changed since" in found["0_0007.png"]["error"]
     assert found["0_0008.png"]["status"] == "failed"
-    assert bench.store.get_many(digest(MeanColour().fingerprint()), [str(rows[7].sha256)]) == {}
+    assert bench.store.get_many(digest(fingerprint_of(MeanColour())), [str(rows[7].sha256)]) == {}
 
 
 def test_a_twin_is_read_where_the_first_copy_is_gone_or_has_changed(bench: Bench) -> None:
@@ -313,7 +314,7 @@ def start(bench: Bench, output: Path, seconds: float) -> "subprocess.Popen[str]"
 
 def kept(bench: Bench) -> int:
     """How many of the bench's pictures have a result in the store."""
-    key = digest(MeanColour().fingerprint())
+    key = digest(fingerprint_of(MeanColour()))
     return len(bench.store.get_many(key, [str(row.sha256) for row in rows_of(bench.folder)]))
 
 
@@ -371,7 +372,7 @@ def test_a_full_store_is_passed_through_quickly(tmp_path: Path) -> None:
     rows = [ImageRow(f"{number:06}.jpg", f"{number:064x}", 100, 100, "JPEG") for number in range(count)]
     with Store.open(tmp_path / "store") as store:
         store.put_many(
-            digest(MeanColour().fingerprint()),
+            digest(fingerprint_of(MeanColour())),
             {str(row.sha256): b'[{"text": "a dog on a beach", "score": 0.5}]' for row in rows},
         )
         summary = extract("captions", MeanColour(), rows, tmp_path, tmp_path / "out.jsonl", store)

@@ -11,6 +11,7 @@ from pipeline.core.errors import UserError
 from pipeline.core.features import Features, Regions, as_bytes, from_bytes
 from pipeline.core.store import digest
 from pipeline.engine.run import Summary, extract
+from pipeline.extractors.base import fingerprint_of
 from tests.pipeline.engine.bench import Bench, colour, figures, rows_of
 from tests.pipeline.extractors.cases import rows_of as written_rows
 
@@ -49,7 +50,7 @@ def test_every_picture_has_its_tensor_and_a_second_run_reads_nothing(bench: Benc
     assert figures(run(bench, ColourGrid(), batch_size=4)) == (20, 1, 1)
     features = Features.open(bench.output.parent / "features")
     assert (features.regions, features.width) == (2, 3)
-    assert features.fingerprint == digest(ColourGrid().fingerprint())
+    assert features.fingerprint == digest(fingerprint_of(ColourGrid()))
     for path in bench.folder.iterdir():
         if path.name == "broken.png":
             assert features.get(path.name) is None

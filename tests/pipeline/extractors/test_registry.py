@@ -11,7 +11,7 @@ from pipeline.core.records import ImageRow
 from pipeline.core.store import Store
 from pipeline.engine.run import extract
 from pipeline.extractors.attributes import AttributesOptions
-from pipeline.extractors.base import LoadingExtractor, LookupExtractor
+from pipeline.extractors.base import LoadingExtractor, LookupExtractor, fingerprint_of, source_of
 from pipeline.extractors.registry import REGISTRY, choose
 from pipeline.images.manifest import manifest
 from pipeline.settings.params import ImagesParams, load
@@ -185,3 +185,30 @@ def test_mistakes_in_an_extractor_of_ones_own_are_named(own_module: str) -> None
         choose("captions", {"extractor": f"{own_module}:Size"})
     with pytest.raises(UserError, match="needs the module a_package_that_is_not_there"):
         choose("captions", {"extractor": "my_extractors.broken:X"})
+
+
+def test_options_of_ones_own_stay_in_place_while_another_extractor_is_named(own_module: str) -> None:
+    sizes = f"{own_module}:Sizes"
+    kept = {sizes: {"unit": "dots"}, "blip": {"model": "x"}, "gone.away:Reader": {"any": 1}}
+    assert choose("captions", {"extractor": "blip", **kept}).name == "blip"
+    assert choose("captions", {"extractor": None, **kept}).off
+    with pytest.raises(UserError, match="my captions: unknown key"):
+        choose("captions", {"extractor": "blip", **kept, "my captions": {}})
+
+
+def test_an_edited_file_of_ones_own_is_seen_unless_the_class_says_otherwise(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    for name, rest in (("edited_one", ""), ("edited_other", "    SOURCE_MATTERS = False\n")):
+        file = tmp_path / f"{name}.py"
+        text = f"class Reader:\n{rest}    def fingerprint(self): return {{'version': 1}}\n"
+        text += "    def extract(self, images): ...\n"
+        file.write_text(text)
+        extractor: Any = choose("captions", {"extractor": f"{name}:Reader"}).create()
+        before = fingerprint_of(extractor)
+        assert before["version"] == 1
+        file.write_text(text + "\n# and more\n")
+        assert (fingerprint_of(extractor) == before) == bool(rest)
+    shipped = choose("captions", {"extractor": "blip", "blip": {"model": "checkpoints/sample/blip"}})
+    assert source_of(shipped.cls) is None

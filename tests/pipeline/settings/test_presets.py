@@ -17,7 +17,8 @@ from tests.conftest import ROOT
 ITA = [f"ita-{data}{size}" for data in ("snap", "twitter2015", "twitter2017") for size in ("", "-base")]
 IIE4MNER = ["iie4mner-twitter2015", "iie4mner-twitter2017"]
 RPBERT = ["rpbert-snap", "rpbert-twitter2015"]
-HERE = ["informed-twitter2015", "knowledge-twitter2015", "minilm-twitter2015", "unlabelled-twitter2015"]
+MINILM = [f"{what}-{data}" for what in ("knowledge", "minilm") for data in ("twitter2015", "twitter2017")]
+HERE = [*MINILM, "informed-twitter2015", "unlabelled-twitter2015"]
 NAMES = sorted([*IIE4MNER, *ITA, *RPBERT, *HERE, "tweets"])
 
 
