@@ -37,7 +37,7 @@ def read_split(data: DataParams, split: Split, odd: Counter[str] | None = None) 
     """
     readers: dict[str, Callable[..., list[Post]]] = {
         "conll": partial(conll.read, label_column=data.label_column),
-        "jsonl": jsonl.read,
+        "jsonl": partial(jsonl.read, spans=data.spans),
         "csv": csv.read,
     }
     odd = Counter() if odd is None else odd

@@ -17,7 +17,8 @@ from pipeline.core.labels import Scheme, check_type, split_label, to_iob2
 from pipeline.core.names import composed, has_unpaired_surrogate
 from pipeline.core.records import Post
 from pipeline.core.tokens import tokenize
-from pipeline.settings.params import RESERVED_TYPES
+from pipeline.corpus import spans
+from pipeline.settings.params import RESERVED_TYPES, SpanMode
 
 AS_THEY_ARE: Mapping[str, str] = MappingProxyType({})
 KEYS = {"id", "tokens", "text", "labels", "image", "images"}
@@ -105,8 +106,15 @@ def images_of(ids: Sequence[str], image_name: str | None) -> list[str]:
     return [] if image_name is None else list(dict.fromkeys(image_name.format(id=each) for each in ids))
 
 
-def from_row(row: Any, known: Labels, image_name: str | None, odd: Counter[str]) -> Post:
+def from_row(row: Any, known: Labels, image_name: str | None, odd: Counter[str], mode: SpanMode | None = None) -> Post:
     """The post that a JSON object or a row of a table stands for; one whose text is blank is counted.
+
+    Args:
+        row: what the file has.
+        known: what its labels are written in.
+        image_name: how an id names its picture, or None for no picture.
+        odd: counts what is odd.
+        mode: of labels that are spans of a text (:mod:`pipeline.corpus.spans`); None: it may have none.
 
     Raises:
         ValueError: it stands for none.
@@ -114,21 +122,22 @@ def from_row(row: Any, known: Labels, image_name: str | None, odd: Counter[str])
     if not isinstance(row, dict):
         raise ValueError(f"expected a JSON object, found {type(row).__name__}")
     if (
-        row.keys() - KEYS
+        row.keys() - KEYS - ({"spans"} if mode is not None and "text" in row else set())
         or "id" not in row
         or ("tokens" in row) == ("text" in row)
         or {"image", "images"} <= row.keys()
     ):
         raise ValueError(
-            "expected the keys id, either tokens or text, and perhaps labels and images (or image); found "
+            "expected the keys id, either tokens or text, and perhaps labels (of tokens) or spans (of a text) and "
+            "images (or image); found "
             f"{', '.join(sorted(row))}"
         )
-    identifier, labels = row["id"], row.get("labels")
+    identifier = row["id"]
     if isinstance(identifier, int) and not isinstance(identifier, bool):
         identifier = str(identifier)
     if not isinstance(identifier, str) or not identifier or "\n" in identifier or "\r" in identifier:
         raise ValueError(f"id: expected a text on one line, found {identifier!r}")
-    tokens = row["tokens"] if "tokens" in row else _split(row["text"], labels)
+    tokens, labels = (row["tokens"], row.get("labels")) if "tokens" in row else _split(row, mode, odd)
     if not _is_texts(tokens) or not all(tokens):
         raise ValueError("tokens: expected a list of texts, none of them empty")
     if not tokens and "tokens" in row:
@@ -161,12 +170,19 @@ def _images(row: Mapping[str, Any]) -> list[str] | None:
     return None
 
 
-def _split(text: Any, labels: Any) -> list[str]:
+def _split(row: Mapping[str, Any], mode: SpanMode | None, odd: Counter[str]) -> tuple[list[str], list[str] | None]:
+    """The tokens of a row's text, and their labels where it has spans."""
+    text = row["text"]
     if not isinstance(text, str):
         raise ValueError(f"text: expected a text, found {text!r}")
-    if labels is not None:
-        raise ValueError("labels: a text has none, as it is split here; expected them beside tokens, one a token")
-    return [token for token, _ in tokenize(text)]
+    if row.get("labels") is not None:
+        raise ValueError(
+            "labels: a text has none, as it is split here; expected them beside tokens, one a token, or spans"
+        )
+    pairs, labels = tokenize(text), None
+    if mode is not None and row.get("spans") is not None:
+        labels = spans.on_tokens(spans.parse(row["spans"], text), pairs, text, mode, odd)
+    return [token for token, _ in pairs], labels
 
 
 def _is_texts(value: Any) -> bool:

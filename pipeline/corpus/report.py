@@ -22,6 +22,14 @@ ODD = {
         "labels dropped (data.types renames their types to O)",
     ),
     "labels_not_read": ("post whose labels are not read", "posts whose labels are not read"),
+    "spans_snapped": (
+        "span that begins or ends inside a token and takes it whole",
+        "spans that begin or end inside a token and take it whole",
+    ),
+    "spans_lost": (
+        "span that shares its only token with another, and is left out",
+        "spans that share their only token with another, and are left out",
+    ),
     "beyond_limit": ("post left out (data.limit)", "posts left out (data.limit)"),
     "repeated_ids": ("id given again and numbered", "ids given again and numbered"),
     "ids_in_other_forms": (

@@ -40,6 +40,7 @@ _URL = re.compile(r"^[a-z][a-z0-9+]*://\S+$")
 
 Split = Literal["train", "dev", "test"]
 PostSplit = Literal["train", "dev", "test", "unlabelled"]
+SpanMode = Literal["snap", "refuse"]
 Condition = Literal["cross_modal", "text_only", "shuffled", "noised", "missing"]
 
 SPLITS: tuple[Split, ...] = ("train", "dev", "test")
@@ -106,6 +107,7 @@ class DataParams(Section):
     root: Path
     format: Literal["conll", "jsonl", "csv"] = "conll"
     label_column: Annotated[int, Field(ge=2)] = 2
+    spans: SpanMode = "snap"
     scheme: Literal["iob2", "iob1", "bioes"] = "iob2"
     train: list[RelativePath] = Field(default=[])
     dev: list[RelativePath] = Field(default=[])
