@@ -13,6 +13,7 @@ import torch
 
 from ner import loading
 from ner.bioes import to_iob2
+from ner.crf.expectations import expectations
 from ner.decoding import Scorer, attention, decode, relations
 from ner.predictions import chunks, of_given, with_offsets
 from ner.views import EncodedView, FurtherWords, ViewEncoder
@@ -169,6 +170,48 @@ class Tagger:
                 for start, end, kind in entities(labels, "conlleval")
             ]
             yield Prediction(view.id, view.tokens, view.labels, labels, named, encoding.context_used)
+
+    def probabilities(
+        self, views: Sequence[View], spans: Sequence[Sequence[tuple[int, int]]], batch_size: int = 32
+    ) -> list[list[float]]:
+        """How likely exactly the labels are that it predicts for ranges of tokens, under the CRF.
+
+        Args:
+            views: posts, in order.
+            spans: of each post, ranges of tokens, first and behind the last.
+            batch_size: encoder windows at once.
+
+        Returns:
+            of each post, a probability for each of its ranges.
+        """
+        found = [[0.0] * len(each) for each in spans]
+        encoded = self._encoded(views, with_context=True)
+        for indices, paths, emissions, mask in decode(self.model, encoded, self.encoder.pad_id, batch_size):
+            places = [(row, place) for row, index in enumerate(indices) for place in range(len(spans[index]))]
+            if not places:
+                continue
+            ranges = [(row, *spans[indices[row]][place]) for row, place in places]
+            wanted = torch.tensor(ranges, device=paths.device)
+            scores = self.model.crf.span_log_probability(emissions, mask, paths, wanted).exp()
+            for (row, place), score in zip(places, scores.tolist(), strict=True):
+                found[indices[row]][place] = score
+        return found
+
+    def entropies(self, views: Sequence[View], batch_size: int = 32, *, with_context: bool = True) -> list[float]:
+        """The entropy of each post's distribution over label sequences, in nats: 0 where the tagger is sure.
+
+        Args:
+            views: posts, in order.
+            batch_size: encoder windows at once.
+            with_context: False reads every view by its text alone.
+        """
+        found = [0.0] * len(views)
+        encoded = self._encoded(views, with_context=with_context)
+        for indices, _, emissions, mask in decode(self.model, encoded, self.encoder.pad_id, batch_size):
+            values = expectations(self.model.crf, emissions, mask).entropy.clamp_min(0.0)
+            for index, value in zip(indices, values.tolist(), strict=True):
+                found[index] = value
+        return found
 
     def relations(self, views: Sequence[View], batch_size: int = 32) -> list[float | None]:
         """How likely each post's pictures add to its meaning, by the system's own relation of text and image.

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from pipeline.core.records import Analysis
 from reporting.scores import NAMES, SplitScores
 
 WIDTH, HEIGHT = 460.0, 260.0
@@ -19,6 +20,7 @@ MARKS = ("circle", "square", "triangle", "diamond", "cross")
 INDEX = {
     **{name: index for index, name in enumerate(NAMES.values())},
     **{"alignment": 2, "total": 3, "saved teachers": 4},
+    **{"confidence": 0, "calibrated": 1, "as sure as right": 3},
 }
 """Which mark, dash and colour a series has: the same in every figure."""
 
@@ -49,10 +51,11 @@ class Series:
 
 @dataclass(frozen=True)
 class LineChart:
-    """A chart of curves over epochs."""
+    """A chart of curves over epochs, or over what `x_name` says."""
 
     title: str
     unit: str
+    x_name: str
     x_ticks: list[Tick]
     y_ticks: list[Tick]
     series: list[Series]
@@ -63,7 +66,9 @@ class LineChart:
     bottom: float = HEIGHT - BOTTOM
 
 
-def line_chart(title: str, unit: str, curves: Mapping[str, Sequence[tuple[float, float]]]) -> LineChart | None:
+def line_chart(
+    title: str, unit: str, curves: Mapping[str, Sequence[tuple[float, float]]], x_name: str = "epoch"
+) -> LineChart | None:
     """Curves by name (one of :data:`INDEX`), each of (epoch, value) pairs; None where there is nothing to draw.
 
     Values that are no numbers (a loss that has diverged) are left out of the curve.
@@ -94,10 +99,24 @@ def line_chart(title: str, unit: str, curves: Mapping[str, Sequence[tuple[float,
     return LineChart(
         title,
         unit,
+        x_name,
         [Tick(round(at_x(x), 2), f"{x:g}") for x in x_values],
         [Tick(round(at_y(y), 2), f"{y:g}") for y in y_values],
         series,
     )
+
+
+def reliability_chart(condition: str, analysis: Analysis) -> LineChart | None:
+    """How often entities of a condition are right, by confidence, in per cent; None where none was found."""
+    curves = {
+        name: [(round(100 * each["confidence"], 1), round(100 * each["right"], 1)) for each in found["bins"]]
+        for name, found in (("confidence", analysis["confidence"]), ("calibrated", analysis["calibrated"]))
+        if found is not None and found["bins"]
+    }
+    if not curves:
+        return None
+    curves["as sure as right"] = [(0.0, 0.0), (100.0, 100.0)]
+    return line_chart(f"Right entities by confidence, {condition}", "per cent", curves, "confidence")
 
 
 def ticks(low: float, high: float, wanted: int) -> list[float]:

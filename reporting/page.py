@@ -12,10 +12,11 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from ner.scoring.error_analysis import GLOSSES as ERROR_GLOSSES
 from pipeline.core.files import atomic_write
 from pipeline.core.kinds import TEXT_KINDS
 from pipeline.core.version import __version__
-from reporting.charts import interval_chart, line_chart
+from reporting.charts import interval_chart, line_chart, reliability_chart
 from reporting.gallery import gallery
 from reporting.scores import NAMES, entity_types, glosses, score_splits
 from reporting.sources import Results
@@ -55,7 +56,7 @@ def environment() -> Environment:
         "visible": visible,
         "setting": lambda value: visible(json.dumps(value, ensure_ascii=False), 200),
     }
-    found.globals |= {"count": count, "names": NAMES, "version": __version__}
+    found.globals |= {"count": count, "names": NAMES, "kinds_of_error": ERROR_GLOSSES, "version": __version__}
     return found
 
 
@@ -89,6 +90,12 @@ def write(results: Results, thumbnails: Mapping[str, str], output: Path) -> None
             glosses=glosses(results.settings.evaluate),
             intervals=interval_chart(headline, "strict") if headline else None,
             charts=[chart for chart in charts if chart],
+            reliabilities=[
+                chart
+                for condition, analysis in (headline.analyses.items() if headline else ())
+                if (chart := reliability_chart(NAMES[condition], analysis))
+            ],
+            temperatures=results.analyses["temperatures"],
             n_posts=len(data["posts"]),
             drawn=[kind for kind in TEXT_KINDS.values() if kind.drawn],
             attends=any(post["attention"] for post in data["posts"]),

@@ -13,6 +13,7 @@ from ner.scoring.comparison import compare
 from ner.scoring.f1 import MICRO
 from ner.scoring.surface import SEEN, UNSEEN
 from pipeline.core.labels import Reading
+from pipeline.core.records import Analysis
 from pipeline.settings.params import Condition, EvaluateParams, Split
 from reporting.sources import Results
 
@@ -98,6 +99,7 @@ class SplitScores:
     forms: list[FormRow]
     differences: list[Difference]
     confusion: list[Matrix]
+    analyses: dict[Condition, Analysis]
 
 
 def entity_types(results: Results) -> list[str]:
@@ -156,6 +158,11 @@ def _score_split(results: Results, split: Split, types: list[str]) -> SplitScore
             for condition in conditions
             if condition in predicted and predicted[condition].confusion
         ],
+        {
+            condition: results.analyses["splits"][split][condition]
+            for condition in conditions
+            if condition in results.analyses["splits"].get(split, {})
+        },
     )
 
 

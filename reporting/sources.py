@@ -15,7 +15,7 @@ from pipeline.core import records
 from pipeline.core.errors import UserError
 from pipeline.core.files import read_json
 from pipeline.core.kinds import KINDS, PICTURE_KINDS, POST_KINDS, TextKind
-from pipeline.core.records import Context, Evaluation, ImageRow, Post, Prediction, View
+from pipeline.core.records import Analyses, Context, Evaluation, ImageRow, Post, Prediction, View
 from pipeline.core.runs import RunRecord
 from pipeline.settings.params import POST_SPLITS, SPLITS, Condition, Params, PostSplit, Split
 
@@ -33,6 +33,7 @@ class Sources:
     views: Path
     predictions: Path
     evaluation: Path
+    analysis: Path
     runs: Path
     curves: Path
     confusion: Path
@@ -58,6 +59,7 @@ class Results:
         notes: of the kinds that are about posts, by kind, then by post id and split.
         predictions: by split and condition, those that there are.
         scores: metrics/evaluation.json, without the splits that were not scored.
+        analyses: metrics/analysis.json.
         runs: by stage, of those that have run.
         curves: by name (``train/loss``), values by epoch.
     """
@@ -71,6 +73,7 @@ class Results:
     views: dict[Split, dict[str, View]]
     predictions: dict[Split, dict[Condition, Predicted]]
     scores: Evaluation
+    analyses: Analyses
     runs: dict[str, RunRecord]
     curves: dict[str, list[tuple[float, float]]]
 
@@ -123,6 +126,9 @@ def read(settings: Params, sources: Sources) -> Results:
             for split, conditions in evaluation.items()
             if conditions and any(conditions.values())
         },
+        analyses=records.read_one(sources.analysis, Analyses, "evaluate")
+        if sources.analysis.exists()
+        else {"temperatures": {}, "splits": {}},
         runs={
             stage: records.read_one(path, RunRecord, stage)
             for stage in STAGES

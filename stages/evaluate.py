@@ -1,7 +1,8 @@
 """Stage `evaluate`: the tagger under every condition → metrics/, data/predictions/, plots/confusion/.
 
 metrics/evaluation.json has all scores, metrics/scores/ micro-F1 alone, in a file for each split and condition, which
-`dvc metrics show` makes a row of. A split without labels is predicted, and has no scores.
+`dvc metrics show` makes a row of; metrics/analysis.json says which kinds of mistakes were made, and how often entities
+are right by confidence. A split without labels is predicted, and has no scores.
 """
 
 import csv
@@ -9,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 
 from ner.predictions import conll_lines
-from ner.scoring import evaluation
+from ner.scoring import calibration, evaluation
 from ner.scoring import f1 as scoring
 from ner.scoring.surface import SEEN, UNSEEN, Known
 from ner.tagger import Tagger
@@ -18,7 +19,7 @@ from pipeline.core.errors import run_cli
 from pipeline.core.files import atomic_write, write_json
 from pipeline.core.locks import stage_lock
 from pipeline.core.progress import Progress
-from pipeline.core.records import Evaluation, Prediction, Scores, View
+from pipeline.core.records import Analyses, Evaluation, Prediction, Scores, View
 from pipeline.settings import params
 from pipeline.settings.params import Split
 from stages.shared import paths, visuals
@@ -31,6 +32,7 @@ def main() -> None:
     """Run the stage."""
     settings = params.load(paths.PARAMS)
     metrics: Evaluation = {}
+    analyses: Analyses = {"temperatures": {}, "splits": {}}
     with ExitStack() as stack:
         stack.enter_context(stage_lock("evaluate"))
         record = stack.enter_context(recorded("evaluate"))
@@ -53,10 +55,17 @@ def main() -> None:
                 batch_size=settings.execution.predict_batch_size,
             )
             metrics[split] = {condition: scores for condition, (scores, _) in results.items() if scores}
-            for condition, (_, predictions) in results.items():
-                _write(f"{split}.{condition}", predictions)
+            for condition, (scores, predictions) in results.items():
+                if split == "dev" and scores:
+                    told = calibration.of_predictions(predictions)
+                    analyses["temperatures"][condition] = calibration.fit_temperature(*told)
+                temperature = analyses["temperatures"].get(condition)
+                _write(f"{split}.{condition}", calibration.with_calibrated(predictions, temperature))
+                if scores:
+                    analyses["splits"].setdefault(split, {})[condition] = evaluation.analyse(predictions, temperature)
                 record["items"] += len(predictions)
         records.write_one(paths.EVALUATION, metrics, Evaluation)
+        records.write_one(paths.ANALYSIS, analyses, Analyses)
         _write_micro(metrics)
     for name, conditions in metrics.items():
         if conditions:

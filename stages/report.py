@@ -29,6 +29,7 @@ SOURCES = Sources(
     views=paths.VIEWS,
     predictions=paths.PREDICTIONS,
     evaluation=paths.EVALUATION,
+    analysis=paths.ANALYSIS,
     runs=paths.RUNS,
     curves=paths.CURVES,
     confusion=paths.CONFUSION,

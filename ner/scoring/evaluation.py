@@ -9,11 +9,12 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any, get_args
 
-from ner.scoring import surface
+from ner.scoring import calibration, surface
+from ner.scoring.error_analysis import count_errors
 from ner.scoring.surface import Known
 from ner.tagger import Tagger
 from pipeline.core.errors import UserError
-from pipeline.core.records import Prediction, Scores, View
+from pipeline.core.records import Analysis, Prediction, Scores, View
 from pipeline.settings.params import Condition, EvaluateParams
 
 READS_AS_IT_IS: tuple[Condition, ...] = ("cross_modal", "text_only")
@@ -149,3 +150,14 @@ def evaluate(
         )
         results[condition] = scores, predictions
     return results
+
+
+def analyse(predictions: Sequence[Prediction], temperature: float | None) -> Analysis:
+    """What is wrong with predictions of labelled posts, and what their confidences are worth."""
+    confidences, right = calibration.of_predictions(predictions)
+    scaled = None if temperature is None else [calibration.calibrated(each, temperature) for each in confidences]
+    return {
+        "errors": count_errors((each.labels or [], each.predicted) for each in predictions),
+        "confidence": calibration.reliability(confidences, right),
+        "calibrated": None if scaled is None else calibration.reliability(scaled, right),
+    }

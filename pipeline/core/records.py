@@ -198,6 +198,7 @@ class FoundEntity:
         confidence: probability of exactly this entity under the CRF, 0 to 1, not calibrated.
         start_char, end_char: where it begins and ends in the text, in code points; None where tokens were given, and
             no text.
+        calibrated: the same under the temperature that was fitted on dev; None where none was.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
@@ -209,6 +210,7 @@ class FoundEntity:
     confidence: Annotated[float, Field(ge=0, le=1.001)]  # a hair of rounding above 1
     start_char: Offset = None
     end_char: Offset = None
+    calibrated: Fraction | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,6 +239,41 @@ class Prediction:
         _check_lengths(self.tokens, self.predicted)
         if any(not entity.start < entity.end <= len(self.tokens) for entity in self.entities):
             raise ValueError("an entity ends before it starts, or behind the last token")
+
+
+@dataclass(frozen=True, slots=True)
+class Labelled:
+    """Tokens `start` up to, not including, `end` are labelled as `type`."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
+
+    start: Annotated[int, Field(ge=0)]
+    end: int
+    type: str
+
+
+@dataclass(frozen=True, slots=True)
+class Doubt:
+    """A label that a tagger contradicts which was not trained on it: perhaps a mistake of whoever labelled.
+
+    Attributes:
+        start, end: the tokens in question, `end` not included.
+        gold: what the labels say, or None for no entity.
+        predicted: what the tagger says, or None.
+        kind: as mistakes are told apart, were gold right (:mod:`ner.scoring.error_analysis`).
+        confidence: how likely exactly what the tagger says is, by its CRF.
+    """
+
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
+
+    id: Id
+    tokens: list[Token]
+    start: Annotated[int, Field(ge=0)]
+    end: int
+    gold: Labelled | None
+    predicted: Labelled | None
+    kind: str
+    confidence: Fraction
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,6 +308,42 @@ Scores = dict[str, dict[str, Score]]
 
 Evaluation = dict[str, dict[str, Scores]]
 """metrics/evaluation.json: split → condition → scores. A split without labels has none."""
+
+
+ErrorCounts = dict[str, dict[str, Annotated[int, Field(ge=0)]]]
+"""Type or "micro" → "right" or a kind of mistake (:mod:`ner.scoring.error_analysis`) → how many."""
+
+
+class Bin(TypedDict):
+    """Entities of confidence `low` up to `high`: their mean confidence, and the share of them that is right."""
+
+    low: Fraction
+    high: Fraction
+    entities: Annotated[int, Field(ge=0)]
+    confidence: Fraction
+    right: Fraction
+
+
+class Reliability(TypedDict):
+    """How often entities are right, by confidence; `error` is the expected calibration error, None of no entities."""
+
+    bins: list[Bin]
+    error: Fraction | None
+
+
+class Analysis(TypedDict):
+    """What is wrong with the predictions of one split under one condition; `calibrated` is None without temperature."""
+
+    errors: ErrorCounts
+    confidence: Reliability
+    calibrated: Reliability | None
+
+
+class Analyses(TypedDict):
+    """metrics/analysis.json: temperatures by condition, fitted on dev, and analyses by split and condition."""
+
+    temperatures: dict[str, Annotated[float, Field(gt=0)] | None]
+    splits: dict[str, dict[str, Analysis]]
 
 
 _ADAPTERS: dict[Any, TypeAdapter[Any]] = {}

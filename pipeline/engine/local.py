@@ -15,6 +15,8 @@ from functools import partial
 from itertools import chain
 from typing import Any, NamedTuple
 
+from tqdm import tqdm
+
 from pipeline.core.errors import UserError
 from pipeline.core.kinds import KINDS
 from pipeline.core.machine import is_out_of_memory

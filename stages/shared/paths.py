@@ -14,6 +14,7 @@ VIEWS = Path("data/views")
 SOURCES = VIEWS / "sources.json"
 PREDICTIONS = Path("data/predictions")
 TAGGER = Path("models/tagger")
+ANALYSIS = Path("metrics/analysis.json")
 EVALUATION = Path("metrics/evaluation.json")
 SCORES = Path("metrics/scores")
 RUNS = Path("metrics/runs")

@@ -14,13 +14,18 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+<<<<<<< HEAD
 from ner.scoring.f1 import confusion
 from ner.scoring.surface import Known, score
+=======
+from ner.scoring.evaluation import analyse
+from ner.scoring.f1 import confusion, score
+>>>>>>> 640a96e (Tell mistakes apart, calibrate confidences on dev, list labels that out-of-fold taggers contradict)
 from ner.training import facts
 from pipeline.core import records
 from pipeline.core.files import write_json, write_jsonl
 from pipeline.core.labels import entities
-from pipeline.core.records import View, ViewSources
+from pipeline.core.records import Analyses, FoundEntity, Prediction, View, ViewSources
 from pipeline.settings import yaml
 from pipeline.settings.training import TrainParams
 from tests.conftest import ROOT
@@ -152,6 +157,7 @@ def finish(
     known = Known.of(records.read(made.folder / "data/views/train.jsonl", View, "views"))
     rng = random.Random(seed)
     metrics: dict[str, dict[str, Any]] = {}
+    analyses: Analyses = {"temperatures": {}, "splits": {}}
     types = ["PER", "LOC", "ORG", "MISC"]
     for split in ("dev", "test"):
         views = list(records.read(made.folder / f"data/views/{split}.jsonl", View, "views"))
@@ -164,9 +170,18 @@ def finish(
             if split not in scored:
                 continue
             gold, found = [row["labels"] for row in rows], [row["predicted"] for row in rows]
+<<<<<<< HEAD
             metrics.setdefault(split, {})[condition] = score(
                 [row["tokens"] for row in rows], gold, found, known, bootstrap_samples=min(200, samples)
             )
+=======
+            as_records = [
+                Prediction(**{**row, "entities": [FoundEntity(**one) for one in row["entities"]]}) for row in rows
+            ]
+            analyses["temperatures"][condition] = 2.0
+            analyses["splits"].setdefault(split, {})[condition] = analyse(as_records, 2.0)
+            metrics.setdefault(split, {})[condition] = score(gold, found, bootstrap_samples=min(200, samples))
+>>>>>>> 640a96e (Tell mistakes apart, calibrate confidences on dev, list labels that out-of-fold taggers contradict)
             path = made.folder / f"plots/confusion/{split}.{condition}.csv"
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(
@@ -174,6 +189,7 @@ def finish(
                 encoding="utf-8",
             )
     write_json(made.folder / "metrics/evaluation.json", metrics)
+    write_json(made.folder / "metrics/analysis.json", analyses)
     for name, values in {
         "train/loss": [9.0, 4.0, 2.5],
         "train/teacher": [0.9, 0.5, 0.4],

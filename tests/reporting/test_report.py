@@ -72,6 +72,18 @@ def test_scores_stand_as_the_metrics_have_them(made: Project, page: str) -> None
     assert "25 % of the tweets with another tweet" in words
 
 
+def test_mistakes_stand_by_kind_and_confidences_by_how_often_they_are_right(made: Project, page: str) -> None:
+    analyses = json.loads((made.folder / "metrics/analysis.json").read_text(encoding="utf-8"))["splits"]["test"]
+    words = text_of(page)
+    conditions = ("cross_modal", "text_only", "shuffled")
+    for kind in ("right", "missed", "type"):
+        counts = " ".join(f"{analyses[condition]['errors']['micro'][kind]:,}" for condition in conditions)
+        assert f"{kind} {counts} " in words
+    raw, scaled = (100 * analyses["cross_modal"][key]["error"] for key in ("confidence", "calibrated"))
+    assert f"cross-modal 2.00 {raw:.1f} {scaled:.1f}" in words
+    assert "Right entities by confidence, cross-modal" in words
+
+
 def test_the_run_is_described(made: Project, page: str) -> None:
     words = text_of(page)
     assert "test 6 6 20" in words, "posts, labelled, tokens"

@@ -40,6 +40,16 @@ def test_each_fold_has_its_tagger_is_trained_once_and_teaches(tmp_path: Path) ->
     assert "trains on" not in again
     assert [checkpoints.digest(tagger) for tagger in taggers] == digests
 
+    listed = made.run("python", "-m", "stages.label_errors", "checkpoints/folds", "--confidence", "0")
+    assert "of 23 posts are contradicted" in listed
+    assert "part" not in listed.splitlines()[-1]
+    doubts = made.rows("report/label_errors.jsonl")
+    assert doubts
+    assert [each["confidence"] for each in doubts] == sorted((each["confidence"] for each in doubts), reverse=True)
+    assert "no taggers of folds in it" in made.run(
+        "python", "-m", "stages.label_errors", "checkpoints/sample", expect=2
+    )
+
     names = [f"checkpoints/folds/{number}" for number in (1, 2)]
     made.edit(train={"teacher": {"taggers": names}})
     output = made.run("python", "-m", "stages.train")
