@@ -22,6 +22,14 @@ ODD = {
         "labels dropped (data.types renames their types to O)",
     ),
     "labels_not_read": ("post whose labels are not read", "posts whose labels are not read"),
+    "tasks_without_annotation": (
+        "task that nobody has labelled, left out",
+        "tasks that nobody has labelled, left out",
+    ),
+    "further_annotations": (
+        "further annotation of a task, not read",
+        "further annotations of tasks, not read",
+    ),
     "spans_snapped": (
         "span that begins or ends inside a token and takes it whole",
         "spans that begin or end inside a token and take it whole",

@@ -79,7 +79,7 @@ def test_white_space_at_the_ends_of_a_span_is_no_part_of_it(tmp_path: Path) -> N
     ("spans", "message"),
     [
         ([{"start": 0, "end": 99, "label": "LOC"}], r"0 to 99 is no part of the text, which has 8 characters"),
-        ([{"start": 3, "end": 4, "label": "LOC"}], "holds white space alone"),
+        ([{"start": 3, "end": 4, "label": "LOC"}], "holds no token"),
         ([{"start": 4, "end": 4, "label": "LOC"}], "no part of the text"),
         ([{"start": "4", "end": 8, "label": "LOC"}], r'expected \{"start": number'),
         ([{"start": 4, "end": 8}], r'expected \{"start": number'),
