@@ -24,7 +24,9 @@ class Span(NamedTuple):
 
 
 def of_row(row: Mapping[str, Any]) -> dict[str, Any]:
-    """A row of JSON Lines with its spans under `spans`: rows of doccano's exports become like our own.
+    """A row of JSON Lines with its spans under `spans`: rows of doccano's exports become like our own, MNER-MI's, too.
+
+    MNER-MI has lists of tokens and labels under `text` and `label`, and the tweet's address under `url`.
 
     doccano writes `label` (in early versions `labels`), a list of `[start, end, type]`, or where a project has
     relations `entities`, a list of objects with `start_offset`, `end_offset` and `label`; relations are left out.
@@ -32,6 +34,9 @@ def of_row(row: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         ValueError: doccano's labels are malformed.
     """
+    if isinstance(row.get("text"), list) and isinstance(row.get("label"), list):
+        others = {name: value for name, value in row.items() if name not in ("text", "label", "url")}
+        return others | {"tokens": row["text"], "labels": row["label"]}
     labels = row.get("labels")
     early = "text" in row and isinstance(labels, list) and labels and all(isinstance(each, list) for each in labels)
     if "spans" in row or not (early or row.keys() & {"label", "entities"}):

@@ -1,7 +1,8 @@
 """Tags, captions and OCR text that somebody else computed, read from a file instead of from pictures.
 
-Read here are caption files (``<id>.jpg :caption``), VinVL's TSV (labels, attributes, scores, boxes) and context records
-of our own as JSON Lines. What a picture without an entry becomes is left to the engine.
+Read here are caption files (``<id>.jpg :caption``), VinVL's TSV (labels, attributes, scores, boxes), Pascal VOC's XML
+(boxes that people drew) and context records of our own as JSON Lines. What a picture without an entry becomes is left
+to the engine.
 """
 
 import json
@@ -17,6 +18,7 @@ from pipeline.core.files import numbered_jsonl
 from pipeline.core.kinds import TEXT_KINDS
 from pipeline.core.names import FORMS, composed
 from pipeline.core.records import Caption, Item, ObjectTag, as_json
+from pipeline.extractors import _voc
 from pipeline.extractors.base import Options
 from pipeline.settings.params import ExecutionParams
 from pipeline.settings.section import Fraction
@@ -48,6 +50,11 @@ class PrecomputedObjectsOptions(PrecomputedOptions):
     """``objects.precomputed`` in params.yaml."""
 
     attribute_threshold: Fraction = 0.0
+
+    def file(self) -> Path:
+        """The file, or the folder of XML files; raises as of others."""
+        folder = Path(self.path or "").expanduser()
+        return folder if self.path and folder.is_dir() else existing(self.path)
 
 
 class _Precomputed:
@@ -115,7 +122,7 @@ class _Precomputed:
         file = self._options.file()
         entries: dict[str, tuple[int, list[Item]]] = {}
         as_written: dict[str, str] = {}
-        read = self._read_jsonl if is_jsonl(file) else self._read_other
+        read = self._read_jsonl if file.is_file() and is_jsonl(file) else self._read_other
         for line, name, items in read(file):
             key = composed(name)
             if key in entries:
@@ -172,7 +179,7 @@ class PrecomputedOcr(_Precomputed):
 
 
 class PrecomputedObjects(_Precomputed):
-    """Tags of VinVL's TSV, best first, or of JSON Lines.
+    """Tags of VinVL's TSV, best first, of a folder of Pascal VOC's XML files, or of JSON Lines.
 
     A line of the TSV is the picture's key, a tab, and JSON: ``{"objects": [{"class", "conf", "rect", "attributes",
     "attr_scores"}]}``, as scene_graph_benchmark writes predictions.tsv, or that list alone, as in Oscar's label.tsv.
@@ -183,6 +190,10 @@ class PrecomputedObjects(_Precomputed):
     Options = PrecomputedObjectsOptions
 
     def _read_other(self, file: Path) -> Iterator[Entry]:
+        if file.is_dir():
+            for _, name, tags in _voc.read(file):
+                yield 1, name, [*tags]
+            return
         for number, line in _lines(file):
             key, _, payload = line.partition("\t")
             try:

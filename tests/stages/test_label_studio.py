@@ -9,6 +9,7 @@ import pytest
 
 from ner.tagger import Tagger
 from pipeline.core import records
+from pipeline.core.errors import UserError
 from pipeline.core.records import FoundEntity, Prediction, View
 from pipeline.corpus import label_studio as format_of
 from stages import label_studio
@@ -66,5 +67,5 @@ def test_a_split_without_posts_is_named(
     (tmp_path / "data/views").mkdir(parents=True)
     records.write(tmp_path / "data/views/unlabelled.jsonl", list[View]())
     monkeypatch.setattr(sys, "argv", ["stages.label_studio", str(tagger_folder), "--output", "tasks.json"])
-    with pytest.raises(label_studio.UserError, match="--split unlabelled: it has no posts"):
+    with pytest.raises(UserError, match="--split unlabelled: it has no posts"):
         label_studio.main()

@@ -119,3 +119,10 @@ def test_spans_are_read_whatever_scheme_other_labels_are_in(tmp_path: Path) -> N
 def test_a_span_without_a_token_is_told() -> None:
     with pytest.raises(ValueError, match="holds no token"):
         on_tokens([Span(0, 1, "X")], [("b", 1)], "ab", "snap", Counter())
+
+
+def test_rows_of_mner_mi_are_read_as_they_are(tmp_path: Path) -> None:
+    row = {"id": 5302, "text": ["for", "jaebeom"], "label": ["O", "B-PER"], "images": ["5302_0.jpg", "5302_1.jpg"]}
+    [post], _ = read(tmp_path, {**row, "url": "https://example.org/1"})
+    assert (post.id, post.tokens, post.labels) == ("5302", ["for", "jaebeom"], ["O", "B-PER"])
+    assert post.images == ["5302_0.jpg", "5302_1.jpg"]

@@ -19,7 +19,11 @@ IIE4MNER = ["iie4mner-twitter2015", "iie4mner-twitter2017"]
 RPBERT = ["rpbert-snap", "rpbert-twitter2015"]
 MINILM = [f"{what}-{data}" for what in ("knowledge", "minilm") for data in ("twitter2015", "twitter2017")]
 HERE = [*MINILM, "informed-twitter2015", "unlabelled-twitter2015"]
-NAMES = sorted([*IIE4MNER, *ITA, *RPBERT, *HERE, "tweets"])
+DATA = [
+    *("btc", "gmner", "hvpnet-twitter2015", "hvpnet-twitter2017", "mner-mi"),
+    *("umt-twitter2015", "umt-twitter2017", "wnut17"),
+]
+NAMES = sorted([*IIE4MNER, *ITA, *RPBERT, *HERE, *DATA, "tweets"])
 
 
 @pytest.fixture
