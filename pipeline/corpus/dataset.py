@@ -10,7 +10,7 @@ from typing import TypeVar
 from pipeline.core.errors import UserError
 from pipeline.core.names import composed
 from pipeline.core.records import Post, RelationPost
-from pipeline.corpus import conll, csv, jsonl, label_studio
+from pipeline.corpus import conll, csv, jsonl, label_studio, parquet
 from pipeline.corpus.reading import unique_ids
 from pipeline.settings.params import DataParams, Split
 
@@ -39,6 +39,7 @@ def read_split(data: DataParams, split: Split, odd: Counter[str] | None = None) 
         "conll": partial(conll.read, label_column=data.label_column),
         "jsonl": partial(jsonl.read, spans=data.spans),
         "csv": csv.read,
+        "datasets": parquet.read,
         "label_studio": partial(label_studio.read, spans=data.spans),
     }
     odd = Counter() if odd is None else odd

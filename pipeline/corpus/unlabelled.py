@@ -5,6 +5,7 @@ have labelled posts in one format and others in another. Labels that are there a
 """
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -13,19 +14,20 @@ from pipeline.core.errors import UserError
 from pipeline.core.files import numbered_lines
 from pipeline.core.records import Post
 from pipeline.core.tokens import tokenize
-from pipeline.corpus import conll, csv, jsonl
+from pipeline.corpus import conll, csv, jsonl, parquet
 from pipeline.corpus.dataset import limited
 from pipeline.corpus.reading import unique_ids, without_mark
 from pipeline.settings.params import DataParams
 
 _LOOKED_AT = 100  # lines
+_BY_NAME: dict[str, Callable[..., list[Post]]] = {".jsonl": jsonl.read, ".csv": csv.read, ".parquet": parquet.read}
 
 
 def read_unlabelled(data: DataParams, odd: Counter[str] | None = None) -> list[Post]:
     """Read the files of `data.unlabelled`, without labels, ids made unique (`id`, `id#2`, …).
 
-    A name that ends in .jsonl is JSON Lines, one in .csv a CSV file. Any other file is CoNLL-like where a line begins
-    with ``IMGID:`` or holds a tab, else a text with a post a line, which names no picture.
+    A name that ends in .jsonl is JSON Lines, one in .csv a CSV file, one in .parquet a Parquet file. Any other file is
+    CoNLL-like where a line begins with ``IMGID:`` or holds a tab, else a text with a post a line, without pictures.
 
     Args:
         data: where the data set lies.
@@ -46,8 +48,7 @@ def read_unlabelled(data: DataParams, odd: Counter[str] | None = None) -> list[P
 
 
 def _read(path: Path, data: DataParams, odd: Counter[str]) -> list[Post]:
-    if path.suffix.lower() in (".jsonl", ".csv"):
-        read = jsonl.read if path.suffix.lower() == ".jsonl" else csv.read
+    if (read := _BY_NAME.get(path.suffix.lower())) is not None:
         return read(path, scheme=data.scheme, image_name=data.image_name, types=data.types, odd=odd)
     if any(line.lstrip("\ufeff").startswith("IMGID:") or "\t" in line.strip("\t") for line in _first_lines(path)):
         return conll.read(

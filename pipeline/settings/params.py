@@ -105,7 +105,7 @@ class DataParams(Section):
     """Where a data set lies and how it is written."""
 
     root: Path
-    format: Literal["conll", "jsonl", "csv", "label_studio"] = "conll"
+    format: Literal["conll", "jsonl", "csv", "label_studio", "datasets"] = "conll"
     label_column: Annotated[int, Field(ge=2)] = 2
     spans: SpanMode = "snap"
     scheme: Literal["iob2", "iob1", "bioes"] = "iob2"
