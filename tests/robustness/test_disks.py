@@ -64,7 +64,7 @@ def test_a_full_disk_under_the_store(project: Project, small_disk: Path) -> None
     use(project, "MeanColour", words=words)
     project.environment = {"SIGHTREAD_STORE": str(small_disk / "store")}
     output = project.run(*STAGE, expect=2)
-    assert output.startswith("error: "), output
+    assert "\nerror: " in f"\n{output}", output
     assert "the disk is full" in output
     assert "Traceback" not in output
     assert beside_output(project) == []

@@ -77,7 +77,7 @@ def test_a_killed_server_loses_nothing_that_it_answered(
     first.kill()
     output, _ = stage.communicate()
     assert stage.returncode == 2, output
-    assert output.startswith(f"error: captions.http: http://127.0.0.1:{first.port}/v1 does not answer: Connection")
+    assert f"\nerror: captions.http: http://127.0.0.1:{first.port}/v1 does not answer: Connection" in f"\n{output}"
     assert "Traceback" not in output
     assert not (served.folder / CAPTIONS).exists()
     kept = served.results_kept()
