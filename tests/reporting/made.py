@@ -14,13 +14,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-<<<<<<< HEAD
+from ner.scoring.evaluation import analyse
 from ner.scoring.f1 import confusion
 from ner.scoring.surface import Known, score
-=======
-from ner.scoring.evaluation import analyse
-from ner.scoring.f1 import confusion, score
->>>>>>> 640a96e (Tell mistakes apart, calibrate confidences on dev, list labels that out-of-fold taggers contradict)
 from ner.training import facts
 from pipeline.core import records
 from pipeline.core.files import write_json, write_jsonl
@@ -170,18 +166,14 @@ def finish(
             if split not in scored:
                 continue
             gold, found = [row["labels"] for row in rows], [row["predicted"] for row in rows]
-<<<<<<< HEAD
-            metrics.setdefault(split, {})[condition] = score(
-                [row["tokens"] for row in rows], gold, found, known, bootstrap_samples=min(200, samples)
-            )
-=======
             as_records = [
                 Prediction(**{**row, "entities": [FoundEntity(**one) for one in row["entities"]]}) for row in rows
             ]
             analyses["temperatures"][condition] = 2.0
             analyses["splits"].setdefault(split, {})[condition] = analyse(as_records, 2.0)
-            metrics.setdefault(split, {})[condition] = score(gold, found, bootstrap_samples=min(200, samples))
->>>>>>> 640a96e (Tell mistakes apart, calibrate confidences on dev, list labels that out-of-fold taggers contradict)
+            metrics.setdefault(split, {})[condition] = score(
+                [row["tokens"] for row in rows], gold, found, known, bootstrap_samples=min(200, samples)
+            )
             path = made.folder / f"plots/confusion/{split}.{condition}.csv"
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(
