@@ -118,6 +118,7 @@ class Gathered:
             views={split: {} for split in SPLITS} | {SPLIT: views},
             predictions={SPLIT: {name: Predicted(each, Counter()) for name, each in predictions.items()}},
             scores=self._scores(unique, predictions),
+            analyses={"temperatures": {}, "splits": {}},
             runs=self._runs(),
             curves={},
         )
@@ -134,7 +135,7 @@ class Gathered:
                     [found[post.id].predicted for post in posts],
                     bootstrap_samples=settings.bootstrap_samples,
                     confidence=settings.confidence,
-                    seed=settings.shuffle_seed,
+                    seed=settings.bootstrap_seed,
                 )
                 for condition, found in predictions.items()
             }
