@@ -11,7 +11,7 @@ from pipeline.core.files import atomic_write
 from pipeline.core.kinds import TEXT_KINDS
 from reporting.gallery import gallery
 from reporting.page import DATA_VARIABLE, environment, script, write_assets
-from reporting.scores import entity_types, score_splits
+from reporting.scores import entity_types, glosses, score_splits
 from reporting.sources import Results
 
 
@@ -50,6 +50,7 @@ def write(results: Results, head: Head, thumbnails: Mapping[str, str], output: P
         .render(
             head=head,
             settings=results.settings,
+            glosses=glosses(results.settings.evaluate),
             split=score_splits(results, types)[0],
             n_posts=len(data["posts"]),
             drawn=[kind for kind in TEXT_KINDS.values() if kind.drawn],
