@@ -120,7 +120,6 @@ class Gathered:
             scores=self._scores(unique, predictions),
             analyses={"temperatures": {}, "splits": {}},
             runs=self._runs(),
-            analyses={"splits": {}, "temperatures": {}},
             curves={},
         )
 

@@ -13,6 +13,7 @@ from tqdm import tqdm
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from ner.training import processes, work_folder
+from pipeline.core.errors import UserError
 from pipeline.core.progress import Progress
 
 DRAWN = (
@@ -109,9 +110,13 @@ class Curves(TrainerCallback):
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         from dvclive import Live
+        from scmrepo.exceptions import SCMError
 
         # The root dvc.yaml names plots and metrics; DVCLive must write neither a dvc.yaml nor an experiment.
-        self.live = Live(str(self.folder), dvcyaml=None, save_dvc_exp=False, report=None)
+        try:
+            self.live = Live(str(self.folder), dvcyaml=None, save_dvc_exp=False, report=None)
+        except SCMError as error:
+            raise UserError(f"train: DVCLive reads git's last commit: {error}; make a first one: git commit") from None
         losses: dict[str, float] = {}
         for logs in state.log_history:
             if "loss" in logs:
