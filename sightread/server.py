@@ -18,7 +18,7 @@ from typing import Annotated, Any
 from fastapi import FastAPI, Form, HTTPException, Request, UploadFile
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse, Response
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, Field, model_validator
 
 from pipeline.core.errors import UserError
 from pipeline.core.version import __version__
@@ -78,28 +78,30 @@ def _decoded(value: Any) -> bytes:
 Picture = Annotated[bytes, BeforeValidator(_decoded, json_schema_input_type=str)]
 
 
-class PostIn(BaseModel):
+class Asking(BaseModel):
+    """What a request holds. Only its first mistake is looked for: a list of all takes a thousand times its bytes."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _known(cls, value: Any) -> Any:
+        other = next((key for key in value if key not in cls.model_fields), None) if isinstance(value, dict) else None
+        if other is not None:
+            raise ValueError(f"{other!r:.50}: no such key; expected {', '.join(cls.model_fields)}")
+        return value
+
+
+class PostIn(Asking):
     """A post: a text or its tokens, and its pictures as base64."""
 
-    model_config = ConfigDict(extra="forbid")
-
     text: str | None = None
-    tokens: list[str] | None = None
-    images: list[Picture] = Field(default=[], description="files of pictures, base64")
+    tokens: list[str] | None = Field(default=None, fail_fast=True)
+    images: list[Picture] = Field(default=[], description="files of pictures, base64", fail_fast=True)
 
     @model_validator(mode="after")
     def _one_of_both(self) -> "PostIn":
         if (self.text is None) == (self.tokens is None):
             raise ValueError("expected either text or tokens")
         return self
-
-
-class PostsIn(BaseModel):
-    """Posts to tag."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    posts: list[PostIn]
 
 
 class PostsOut(BaseModel):
@@ -118,6 +120,16 @@ def create_app(tagger: Sightread, limits: Limits, host: str = "127.0.0.1") -> An
     """
     metrics, worker = Metrics(), ThreadPoolExecutor(1, thread_name_prefix="tag")
     app = FastAPI(title="Sightread", version=__version__, docs_url=None, redoc_url=None)  # those pages load others'
+
+    def few(posts: Any) -> Any:
+        if isinstance(posts, list) and len(posts) > limits.posts:
+            raise HTTPException(413, f"{len(posts)} posts; at most {limits.posts} in a request")
+        return posts
+
+    class PostsIn(Asking):
+        """Posts to tag."""
+
+        posts: Annotated[list[PostIn], BeforeValidator(few)] = Field(fail_fast=True)
 
     async def answer(posts: Sequence[Asked]) -> Any:
         _require_within(posts, limits)
@@ -172,8 +184,6 @@ def _content(post: PostIn) -> str | list[str]:
 
 def _require_within(posts: Sequence[Asked], limits: Limits) -> None:
     """Raises HTTPException where a request asks for more than the limits allow."""
-    if len(posts) > limits.posts:
-        raise HTTPException(413, f"{len(posts)} posts; at most {limits.posts} in a request")
     for number, (text, images) in enumerate(posts, start=1):
         length = len(text) if isinstance(text, str) else sum(len(token) + 1 for token in text)
         if length > limits.characters:

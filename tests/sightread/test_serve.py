@@ -121,7 +121,7 @@ def test_a_picture_that_is_none_says_so_in_its_row(server: Server, pictures: Pat
         ({"posts": [{"text": "a", "images": ["?"]}]}, 422, "posts.0.images.0: Value error, not base64"),
         ({"posts": [{"tokens": ["a\tb"]}]}, 422, "tab"),
         ({"posts": [{"text": "\ud83d"}]}, 422, ""),
-        ({"posts": [{"text": "a", "secret": "x"}]}, 422, "posts.0.secret"),
+        ({"posts": [{"text": "a", "secret": "x"}]}, 422, "posts.0: Value error, 'secret': no such key"),
         ({}, 422, "body.posts"),
         ([], 422, "body"),
         ({"posts": [{"text": "a", "images": ["A" * 110_000]}]}, 413, "at most 100000"),
@@ -134,6 +134,24 @@ def test_what_is_too_much_or_wrong_is_refused_and_not_echoed(
     assert found[0] == status
     assert detail in found[1]["detail"]
     assert len(found[1]["detail"]) < 2000
+
+
+@pytest.mark.parametrize(
+    ("posts", "status"),
+    [
+        ({"posts": [{"tokens": [0] * 9_000}]}, 422),
+        ({"posts": [{"text": "a", "images": [0] * 9_000}]}, 422),
+        ({"posts": [{"text": "a", **{f"k{number}": 0 for number in range(5_000)}}]}, 422),
+        ({"posts": [], **{f"k{number}": 0 for number in range(5_000)}}, 422),
+        ({"posts": [0] * 3}, 422),
+        ({"posts": [0] * 9_000}, 413),
+    ],
+    ids=["tokens", "images", "keys of a post", "keys", "posts", "too many posts"],
+)
+def test_of_many_mistakes_the_first_is_looked_for_alone(server: Server, posts: Any, status: int) -> None:
+    found = server.tag(posts)
+    assert found[0] == status
+    assert ";" not in found[1]["detail"].replace("; at most", "").replace("; expected", "")
 
 
 def test_a_body_that_states_no_length_is_cut_off_at_the_limit(server: Server) -> None:
