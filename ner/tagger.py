@@ -135,10 +135,7 @@ class Tagger:
         """
         for chunk in chunks(views, batch_size * CHUNK_BATCHES):
             adapted = [self.writing.adapt(view.tokens) if adapt else None for view in chunk]
-            read = [
-                view if each is None else replace(view, tokens=each[0], labels=None)
-                for view, each in zip(chunk, adapted, strict=True)
-            ]
+            read = list(map(_written, chunk, adapted))
             encoded = self._encoded(read, with_context=with_context)
             found = self._predict_chunk(read, encoded, batch_size, done)
             for view, each, prediction in zip(chunk, adapted, found, strict=True):
@@ -174,7 +171,7 @@ class Tagger:
     def probabilities(
         self, views: Sequence[View], spans: Sequence[Sequence[tuple[int, int]]], batch_size: int = 32
     ) -> list[list[float]]:
-        """How likely exactly the labels are that it predicts for ranges of tokens, under the CRF.
+        """How likely exactly the labels are that it predicts for ranges of tokens as they are given, under the CRF.
 
         Args:
             views: posts, in order.
@@ -200,13 +197,16 @@ class Tagger:
     def entropies(self, views: Sequence[View], batch_size: int = 32, *, with_context: bool = True) -> list[float]:
         """The entropy of each post's distribution over label sequences, in nats: 0 where the tagger is sure.
 
+        Mentions and hashtags are read as :meth:`predict` reads them.
+
         Args:
             views: posts, in order.
             batch_size: encoder windows at once.
             with_context: False reads every view by its text alone.
         """
         found = [0.0] * len(views)
-        encoded = self._encoded(views, with_context=with_context)
+        read = [_written(view, self.writing.adapt(view.tokens)) for view in views]
+        encoded = self._encoded(read, with_context=with_context)
         for indices, _, emissions, mask in decode(self.model, encoded, self.encoder.pad_id, batch_size):
             values = expectations(self.model.crf, emissions, mask).entropy.clamp_min(0.0)
             for index, value in zip(indices, values.tolist(), strict=True):
@@ -260,3 +260,8 @@ class Tagger:
             ]
             for view, weights in zip(views, found, strict=True)
         ]
+
+
+def _written(view: View, adapted: tuple[list[str], list[tuple[int, int]]] | None) -> View:
+    """A view with its tokens written as the tagger's data is, or as it is where it is so."""
+    return view if adapted is None else replace(view, tokens=adapted[0], labels=None)

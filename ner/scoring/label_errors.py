@@ -22,7 +22,7 @@ def doubts(tagger: Tagger, views: Sequence[View], batch_size: int = 32) -> Itera
     labelled = [view for view in views if view.labels is not None]
     found = [
         mistakes(view.labels or [], prediction.predicted)
-        for view, prediction in zip(labelled, tagger.predict(labelled, batch_size), strict=True)
+        for view, prediction in zip(labelled, tagger.predict(labelled, batch_size, adapt=False), strict=True)
     ]
     doubtful = [place for place, each in enumerate(found) if each]
     ranges = [[(mistake.start, mistake.end) for mistake in found[place]] for place in doubtful]

@@ -81,9 +81,8 @@ class Writing:
                 continue
             found += ((piece, (place, place + 1)) for piece, _ in self._separated([(token, 0)]))
             place += 1
-        if len(found) == len(tokens):
-            return None
-        return [token for token, _ in found], [span for _, span in found]
+        written = [token for token, _ in found]
+        return None if written == list(tokens) else (written, [span for _, span in found])
 
     def _separated(self, tokens: Iterable[tuple[str, int]]) -> Iterator[tuple[str, int]]:
         for token, start in tokens:

@@ -141,6 +141,12 @@ def test_labels_of_adapted_tokens_are_those_of_the_given_ones(apart_folder: Path
     assert as_given == as_ever
 
 
+def test_a_post_is_as_uncertain_as_the_tokens_that_are_read_for_it(apart_folder: Path) -> None:
+    tagger = Tagger.load(apart_folder, "cpu")
+    given, apart = View("1", ["love", "@Jordan"], None, ""), View("1", ["love", "@", "Jordan"], None, "")
+    assert tagger.entropies([given]) == tagger.entropies([apart])
+
+
 def to_iob2_of(prediction: Prediction) -> list[str]:
     """The labels that a prediction's entities make."""
     labels = ["O"] * len(prediction.tokens)

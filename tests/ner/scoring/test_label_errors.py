@@ -10,6 +10,7 @@ import torch
 from ner.scoring.label_errors import doubts
 from ner.tagger import Tagger
 from ner.views import collate
+from pipeline.core.marks import Writing
 from pipeline.core.records import Labelled, View
 from reporting import doubts as page
 from tests.ner.conftest import many_views
@@ -41,6 +42,14 @@ def test_a_changed_label_is_doubted_and_what_agrees_is_not(tagger: Tagger, tmp_p
     assert "no entity" in text
     assert "<b>" not in text
     assert (tmp_path / "assets/report.css").exists()
+
+
+def test_a_doubt_is_about_the_labels_of_the_tokens_as_given(tagger: Tagger) -> None:
+    other = Tagger(tagger.model, tagger.encoder)
+    other.writing = Writing({"@": {"joined": 0, "apart": 9}, "#": {"joined": 0, "apart": 9}})
+    view = View("1", ["love", "@Jordan", "in", "#Paris"], ["O"] * 4, "")
+    assert other.writing.adapt(view.tokens) is not None
+    assert list(doubts(other, [view])) == list(doubts(Tagger(tagger.model, tagger.encoder), [view]))
 
 
 def test_the_entropy_is_that_of_all_label_sequences(tagger: Tagger) -> None:

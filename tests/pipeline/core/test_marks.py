@@ -43,6 +43,11 @@ def test_tokens_are_written_as_the_data_is_each_known_by_those_it_is_made_of() -
     assert Writing(None).adapt(given) is None
 
 
+def test_as_many_tokens_as_before_may_be_others() -> None:
+    writing = Writing({"@": APART["@"], "#": JOINED["#"]})
+    assert writing.adapt(["#", "tag", "@bob"]) == (["#tag", "@", "bob"], [(0, 2), (2, 3), (2, 3)])
+
+
 def test_a_mark_that_the_data_writes_both_ways_stays_as_it_is_given() -> None:
     assert Writing(MIXED).adapt(["meet", "@", "home", "@ada", "#", "x"]) is None
 
