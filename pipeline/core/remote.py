@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote, unquote
 
 from pipeline.core.errors import UserError
 from pipeline.core.files import atomic_write
@@ -53,6 +54,8 @@ class Remote:
 
     def path(self, name: str) -> str:
         """What the file system calls a file below the place."""
+        if self.url.startswith(("http://", "https://")):  # else `?` and `#` end a path, and `%2e%2e` leads out of it
+            name = quote(name)
         whole = f"{self.url}/{name}" if name else self.url
         found: str = self.system._strip_protocol(whole)
         return found
@@ -90,7 +93,8 @@ class Remote:
         root = self.path(name)
         try:
             with self._explained(name, "listed"):
-                return sorted(path[len(root) :].lstrip("/") for path in self.system.find(root))
+                found = (path[len(root) :].lstrip("/") for path in self.system.find(root))
+                return sorted(map(unquote, found) if self.url.startswith("http") else found)
         except FileNotFoundError:
             return []
 

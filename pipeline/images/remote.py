@@ -9,6 +9,7 @@ import sys
 import tarfile
 from collections.abc import Iterator, Sequence
 from json import dumps, loads
+from pathlib import Path
 
 from pipeline.core.errors import UserError
 from pipeline.core.remote import Remote
@@ -176,9 +177,11 @@ class Tars:
                     if member.isreg():
                         yield member.name.removeprefix("./"), member.offset_data, member.size
                     tar.members = []  # which would hold all of them
+                    if member.size < 0:  # it would go back, and round in a circle
+                        raise tarfile.ReadError("a size below 0")
                     if member.offset_data + member.size > size:
                         raise tarfile.ReadError("unexpected end of data")
-        except tarfile.TarError as error:
+        except (tarfile.TarError, ValueError, LookupError, ArithmeticError, RecursionError) as error:  # of odd headers
             print(
                 f"warning: {self._remote.url}/{name}: this tar is damaged or cut short ({error}); what stands before "
                 "that is read",
@@ -187,14 +190,19 @@ class Tars:
 
 
 class _Blocks:
-    """A file that is read forward block by block, for :mod:`tarfile`: what lies between two headers is not fetched."""
+    """A file that is read forward block by block, for :mod:`tarfile`: what lies between two headers is not fetched.
+
+    No header is larger than a block.
+    """
 
     def __init__(self, remote: Remote, name: str, size: int) -> None:
         self._remote, self._name, self._size = remote, name, size
         self._at, self._start, self._block = 0, 0, b""
 
     def read(self, n: int = -1, /) -> bytes:
-        end = self._size if n < 0 else min(self._size, self._at + n)
+        if not 0 <= n <= _BLOCK:
+            raise tarfile.ReadError(f"a header of {n:,} bytes")
+        end = min(self._size, self._at + n)
         found = b""
         while self._at < end:
             if not self._start <= self._at < self._start + len(self._block):
@@ -227,6 +235,12 @@ def opened(data: DataParams, limits: ImagesParams, store: Store) -> StampedPictu
         UserError: a tar is missing, or a place cannot be reached.
     """
     elsewhere = data.images_elsewhere
+    folder = data.images_folder
     if elsewhere is not None:
-        return Tars(elsewhere, limits, store) if elsewhere.endswith(".tar") else Objects(elsewhere, limits)
-    return None if data.images_folder is None else Folder(data.images_folder, limits, data.linked_folders)
+        if elsewhere.endswith(".tar"):
+            return Tars(elsewhere, limits, store)
+        remote = Remote(elsewhere)
+        if not remote.local:
+            return Objects(elsewhere, limits)
+        folder = Path(remote.path(""))  # in which links lead nowhere else, as in any other
+    return None if folder is None else Folder(folder, limits, data.linked_folders)

@@ -4,6 +4,8 @@ import pickle
 import tarfile
 import threading
 from collections.abc import Callable, Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -139,6 +141,64 @@ def test_a_tar_that_is_cut_short_has_what_it_has(
         (bucket.folder / "0_0016.png").stat().st_size
     )
     assert all(rows[name].status == "ok" for name in bucket.names[::3] if name != "0_0003.png")
+
+
+def _header(name: str, size: int, kind: bytes = tarfile.REGTYPE, data: bytes = b"") -> bytes:
+    """A member with whatever size its header is to have, below 0 as well."""
+    made = tarfile.TarInfo(name)
+    made.size, made.type = size, kind
+    return made.tobuf(tarfile.GNU_FORMAT) + data + bytes(-len(data) % 512)
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        _header("b.png", -512),
+        _header("b.png", -1024),
+        _header("long", 2_000_000, tarfile.GNUTYPE_LONGNAME, bytes(2_000_000)),
+        _header("long", -600, tarfile.GNUTYPE_LONGNAME),
+        _header("x", 44, tarfile.XHDTYPE, b"22 GNU.sparse.major=1\n22 GNU.sparse.minor=0\n") + _header("c.png", 0),
+        b"".join(_header("x", 16, tarfile.XHDTYPE, b"16 comment=00000") for _ in range(1200)),
+    ],
+    ids=["in a circle", "back", "a name of megabytes", "a name of less than none", "sparse", "headers of headers"],
+)
+def test_a_hostile_tar_ends_where_it_is_odd(
+    odd: bytes, tmp_path: Path, store: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "a.tar").write_bytes(_header("a.png", 3, data=b"abc") + odd + bytes(1024))
+    assert Tars(str(tmp_path / "a.tar"), LIMITS, store).read("a.png") == b"abc"
+    assert "this tar is damaged or cut short" in capsys.readouterr().err
+
+
+def test_no_name_leads_out_of_the_folder_of_a_web_server_or_to_another_file(tmp_path: Path) -> None:
+    (tmp_path / "pictures").mkdir()
+    names = {"a": b"1", "a#b": b"2", "a?b": b"3", "%41": b"4"}
+    for name, data in names.items():
+        (tmp_path / "pictures" / name).write_bytes(data)
+    (tmp_path / "secret").write_bytes(b"secret")
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(SimpleHTTPRequestHandler, directory=tmp_path))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    pictures = Objects(f"http://127.0.0.1:{server.server_port}/pictures", LIMITS)
+    try:
+        assert {name: pictures.read(name) for name in names} == names
+        for name in ("%2e%2e/secret", "x/%2e%2e/%2e%2e/secret", "%2e%2e%2fsecret", "../secret"):
+            with pytest.raises(PictureError, match=r"No such object|does not stay"):
+                pictures.read(name)
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def test_links_lead_out_of_no_folder_that_is_a_url(tmp_path: Path, store: Store) -> None:
+    (tmp_path / "pictures").mkdir()
+    (tmp_path / "secret").write_bytes(b"secret")
+    (tmp_path / "pictures/a").write_bytes(b"1")
+    (tmp_path / "pictures/link").symlink_to(tmp_path / "secret")
+    pictures = opened(DataParams(root=Path("."), images=f"file://{tmp_path}/pictures"), LIMITS, store)
+    assert pictures is not None
+    assert pictures.read("a") == b"1"
+    with pytest.raises(PictureError, match="a link leads out"):
+        pictures.read("link")
 
 
 def test_a_name_in_two_tars_is_an_error(bucket: Bucket, store: Store) -> None:
