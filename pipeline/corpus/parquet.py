@@ -7,7 +7,7 @@ that posts have here. The package pyarrow is an extra (requirements-datasets.loc
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -20,6 +20,7 @@ TAGS = ("ner_tags", "tags", "labels")
 """What the column of labels may be called, the first that there is."""
 PICTURES = ("images", "image")
 _BATCH = 1000  # rows
+_LONGEST = 200  # bytes of a picture's name: 255 are a file's, and a temporary one's is longer
 
 
 def read(
@@ -78,23 +79,36 @@ def pictured_rows(path: Path) -> Iterator[tuple[dict[str, Any], dict[str, bytes]
     pictures = next((name for name in PICTURES if name in columns), None)
     names = _tag_names(path, file, tags)
     wanted = [name for name in ("id", "tokens", tags, pictures) if name in columns]
-    number = 0
-    for batch in file.iter_batches(batch_size=_BATCH, columns=wanted):
-        for values in batch.to_pylist():
-            number += 1
-            row: dict[str, Any] = {"id": values.get("id"), "tokens": values["tokens"]}
-            if row["id"] in (None, ""):
-                row["id"] = f"{path.stem}-{number}"
-            if tags is not None:
-                row["labels"] = _named(path, number, values[tags], names)
-            inside: dict[str, bytes] = {}
-            if pictures is not None:
-                found = values[pictures]
-                found = [] if found is None else found if isinstance(found, list) else [found]
-                row["images"] = [
-                    _picture(each, f"{path.stem}-{number}-{place}", inside) for place, each in enumerate(found, start=1)
-                ]
-            yield row, inside
+    for number, values in enumerate(_values(path, file, wanted), start=1):
+        row: dict[str, Any] = {"id": values.get("id"), "tokens": values["tokens"]}
+        if row["id"] in (None, ""):
+            row["id"] = f"{path.stem}-{number}"
+        if tags is not None:
+            row["labels"] = _named(path, number, values[tags], names)
+        inside: dict[str, bytes] = {}
+        if pictures is not None:
+            found = values[pictures]
+            found = [] if found is None else found if isinstance(found, list) else [found]
+            row["images"] = [
+                _picture(each, f"{path.stem}-{number}-{place}", inside) for place, each in enumerate(found, start=1)
+            ]
+        yield row, inside
+
+
+def _values(path: Path, file: Any, columns: Sequence[str | None]) -> Iterator[dict[str, Any]]:
+    """The rows of a file; raises UserError where it is damaged, which is found where its pages are read."""
+    from pyarrow import ArrowException
+
+    batches = file.iter_batches(batch_size=_BATCH, columns=columns)
+    while True:
+        try:
+            values = next(batches).to_pylist()
+        except StopIteration:
+            return
+        except (ArrowException, OSError, ValueError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise UserError(f"{path}: this file is damaged ({reason}); copy or download it again") from None
+        yield from values
 
 
 def opened(path: Path) -> Any:
@@ -132,12 +146,14 @@ def _tag_names(path: Path, file: Any, column: str | None) -> list[str] | None:
         raise UserError(
             f"{path}: what it says of its column {column} (metadata `huggingface`) cannot be read"
         ) from None
+    if names is not None and not isinstance(names, list):
+        raise UserError(f"{path}: column {column}: expected a list of tags' names, found {names!r:.80}")
     return None if names is None else [str(name) for name in names]
 
 
 def _named(path: Path, number: int, tags: Any, names: list[str] | None) -> list[str] | None:
-    if tags is None or not any(isinstance(tag, int) for tag in tags):
-        return tags
+    if not isinstance(tags, list) or not any(isinstance(tag, int) for tag in tags):
+        return tags  # what is no list is refused with the row
     if names is None:
         raise UserError(
             f"{path}: row {number}: its tags are numbers, and the file does not name them (no ClassLabel); write it "
@@ -145,8 +161,9 @@ def _named(path: Path, number: int, tags: Any, names: list[str] | None) -> list[
         )
     if set(tags) == {-1}:  # as the library writes what is not known
         return None
-    if wrong := next((tag for tag in tags if not 0 <= tag < len(names)), None):
-        raise UserError(f"{path}: row {number}: the tag {wrong} is none of the {len(names)} that the file names")
+    wrong = [tag for tag in tags if tag is None or not 0 <= tag < len(names)]
+    if wrong:
+        raise UserError(f"{path}: row {number}: the tag {wrong[0]} is none of the {len(names)} that the file names")
     return [names[tag] for tag in tags]
 
 
@@ -156,9 +173,12 @@ def _picture(value: Any, otherwise: str, inside: dict[str, bytes]) -> Any:
         return value
     content, place = value.get("bytes"), value.get("path")
     name = PurePosixPath(place).name if isinstance(place, str) else ""
-    if name in ("", "..") or not name.isprintable():  # none that could lead out of the folder
+    # none that could lead out of the folder, that a tool takes for its own, or that no file system has
+    if not name or name.startswith(".") or not name.isprintable() or len(name.encode()) > _LONGEST:
         name = otherwise
     if isinstance(content, bytes):
+        if inside.get(name, content) != content:  # another picture of the post is called so
+            name = otherwise
         inside[name] = content
         return name
     return place or name

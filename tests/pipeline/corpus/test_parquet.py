@@ -8,7 +8,7 @@ import pytest
 
 from pipeline.core.errors import UserError
 from pipeline.corpus.dataset import read_split
-from pipeline.corpus.parquet import read
+from pipeline.corpus.parquet import pictured_rows, read
 from pipeline.settings.params import DataParams
 
 pa = pytest.importorskip("pyarrow", reason="pyarrow is an extra (requirements-datasets.lock)")
@@ -71,3 +71,35 @@ def test_what_is_no_such_file_is_named(tmp_path: Path) -> None:
         read(write(tmp_path / "text.parquet", [{"text": "a"}]))
     with pytest.raises(UserError, match="no such file"):
         read(tmp_path / "gone.parquet")
+
+
+@pytest.mark.parametrize(
+    ("rows", "names", "problem"),
+    [
+        ([{"tokens": ["a"], "ner_tags": 1}], NAMES, "row 1: labels: expected null or 1 texts"),
+        ([{"tokens": ["a", "b"], "ner_tags": [1, None]}], NAMES, "row 1: the tag None is none of the 3"),
+        ([{"tokens": ["a"], "ner_tags": [1]}], 5, "column ner_tags: expected a list of tags' names, found 5"),
+    ],
+    ids=["no list", "a tag that is not there", "no names"],
+)
+def test_odd_tags_are_named(rows: list[dict[str, Any]], names: Any, problem: str, tmp_path: Path) -> None:
+    feature = {"feature": {"names": names, "_type": "ClassLabel"}, "_type": "List"}
+    with pytest.raises(UserError, match=problem):
+        read(write(tmp_path / "odd.parquet", rows, {"ner_tags": feature}))
+
+
+def test_a_page_that_is_damaged_is_named(tmp_path: Path) -> None:
+    file = write(tmp_path / "torn.parquet", [{"id": str(row), "tokens": ["word"]} for row in range(50)])
+    data = file.read_bytes()
+    file.write_bytes(data[:30] + bytes(90) + data[120:])
+    with pytest.raises(UserError, match=r"torn\.parquet: this file is damaged"):
+        read(file)
+
+
+def test_pictures_of_a_post_that_are_called_alike_are_kept_apart_and_no_name_is_a_tools(tmp_path: Path) -> None:
+    paths = ["x/i.jpg", "y/i.jpg", "z/i.jpg", ".dvcignore", "a" * 300]
+    contents = [b"1", b"2", b"1", b"4", b"5"]
+    images = [{"bytes": content, "path": path} for path, content in zip(paths, contents, strict=True)]
+    [(row, inside)] = pictured_rows(write(tmp_path / "set.parquet", [{"tokens": ["a"], "images": images}]))
+    assert row["images"] == ["i.jpg", "set-1-2", "i.jpg", "set-1-4", "set-1-5"]
+    assert [inside[name] for name in row["images"]] == contents
