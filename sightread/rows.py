@@ -148,7 +148,8 @@ def _row(place: str, number: int, value: Any, split: Split, image_name: str | No
         post = from_row(known, Labels(), image_name, Counter())
     except ValueError as error:
         why = "not UTF-8, or an unpaired surrogate" if "unpaired surrogate" in str(error) else str(error)
-        return Row(identifier, None, error=f"{place}: {why}"[:500])
+        said = f"{place}: {why}"[:500]  # a file's name may be no UTF-8, which no output takes
+        return Row(identifier, None, error=said.encode("utf-8", "backslashreplace").decode())
     if "text" not in known:
         return Row(post.id, post)
     pairs = split(known["text"])

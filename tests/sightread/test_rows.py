@@ -87,6 +87,13 @@ def test_a_tables_bad_rows_are_named_and_the_others_read(tmp_path: Path) -> None
         rows(tmp_path, "name,text\n1,a\n", "csv")
 
 
+def test_what_is_wrong_can_be_written_whatever_the_file_is_called(tmp_path: Path) -> None:
+    [row] = rows(tmp_path, "{", "jsonl", name="\udcff")
+    assert row.error is not None
+    assert "\\udcff:1: not JSON" in row.error
+    row.error.encode()
+
+
 def test_offsets_are_those_of_the_text(tmp_path: Path) -> None:
     [row] = rows(tmp_path, "\ufeffHi  there\n")
     assert (row.text, row.starts) == ("Hi  there", (0, 4))
