@@ -9,10 +9,9 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-from tqdm import tqdm
-
 from ner.scoring.f1 import score
 from pipeline.core.errors import UserError
+from pipeline.core.progress import Progress
 from sightread import rows
 from sightread.report import Gathered
 from sightread.tagging import CHUNK, Sightread, Tagged, line
@@ -74,7 +73,7 @@ def run(arguments: argparse.Namespace) -> None:
             of_lines=arguments.image_name is not None,
         )
         counts, gathered = Counts(), _gathered(arguments, tagger)
-        with tqdm(desc="tag", unit="post", disable=None) as progress:  # None: quiet if no terminal
+        with Progress("tag", "post") as progress:
             for found in tagger.stream(read, arguments.images, arguments.chunk):
                 sys.stdout.write(line(found) + "\n")
                 counts.add(found)

@@ -22,6 +22,7 @@ from ner.visual import Visuals
 from pipeline.core import records
 from pipeline.core.errors import UserError
 from pipeline.core.kinds import KINDS, POST_KINDS, TEXT_KINDS
+from pipeline.core.progress import muted
 from pipeline.core.records import Context, FoundEntity, ImageRow, Post, Prediction, View
 from pipeline.core.store import Store, batched
 from pipeline.corpus.reading import unique_ids
@@ -249,7 +250,7 @@ class Sightread:
             id(row): _Asked(row, post)
             for row, post in zip((row for row in rows if row.post is not None), unique_ids(posts), strict=True)
         }
-        with self._guard, TemporaryDirectory(prefix="sightread-") as temporary:
+        with self._guard, muted(), TemporaryDirectory(prefix="sightread-") as temporary:
             read: Read | None = None
             if self.reader is not None and posts:
                 names = {image for post in posts for image in post.images}

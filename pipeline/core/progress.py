@@ -6,12 +6,17 @@ What is counted, and what comes of it, is left to the stages and rooms that work
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from types import TracebackType
 from typing import Self
 
 from tqdm import tqdm
 
 from pipeline.core.machine import working_on
+
+_muted: ContextVar[bool] = ContextVar("_muted", default=False)
 
 EVERY = 30.0
 """Seconds between two signs of life where there is no terminal, whether anything was done meanwhile or not."""
@@ -26,13 +31,21 @@ class Progress:
         total: how many there are; None where that is not known. Of none, nothing is said.
         initial: so many were done by an earlier run.
         quiet: shows nothing, as all but one of several processes do.
+        on: what it is done on; None: on what this process works on.
     """
 
     def __init__(
-        self, what: str, unit: str, total: int | None = None, *, initial: int = 0, quiet: bool = False
+        self,
+        what: str,
+        unit: str,
+        total: int | None = None,
+        *,
+        initial: int = 0,
+        quiet: bool = False,
+        on: str | None = None,
     ) -> None:
-        self.what, self.unit, self.total, self.done = what, unit, total, initial
-        self._quiet = quiet or total == 0
+        self.what, self.unit, self.total, self.done, self._on = what, unit, total, initial, on
+        self._quiet = quiet or total == 0 or _muted.get()
         self._started = time.monotonic()
         self._begun = False
         self._ended = threading.Event()
@@ -58,11 +71,11 @@ class Progress:
         """So many more are done."""
         self.done += n
         self._bar.update(n)
-        if not self._begun and not self._quiet:
+        if n and not self._begun and not self._quiet:
             self._begun = True
             many = "" if self.total is None else f"{self.total:,} {self.unit}{'s' if self.total != 1 else ''} "
             first = "the first" if n == 1 else f"the first {n:,}"
-            self._say(f"{many}on {working_on()}; {first} took {time.monotonic() - self._started:.1f} s")
+            self._say(f"{many}on {self._on or working_on()}; {first} took {time.monotonic() - self._started:.1f} s")
 
     def _live(self) -> None:
         while not self._ended.wait(EVERY):
@@ -77,6 +90,16 @@ class Progress:
     def _say(self, line: str) -> None:
         tqdm.write(f"{self.what}: {line}", file=sys.stderr)
         sys.stderr.flush()
+
+
+@contextmanager
+def muted() -> Iterator[None]:
+    """Let no :class:`Progress` that begins within say a word: whoever works in small portions has one over all."""
+    token = _muted.set(True)
+    try:
+        yield
+    finally:
+        _muted.reset(token)
 
 
 def _duration(seconds: float) -> str:

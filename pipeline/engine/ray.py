@@ -21,12 +21,11 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
-from tqdm import tqdm
-
 from pipeline.core.errors import UserError
 from pipeline.core.kinds import KINDS
 from pipeline.core.machine import CORES, cores
 from pipeline.core.parts import Parts
+from pipeline.core.progress import Progress
 from pipeline.engine import worker
 from pipeline.engine.outcome import Outcome
 from pipeline.engine.plan import Job, Lacking, stored
@@ -124,7 +123,8 @@ class _Run:
         )
         read, plan = remote(worker.read), remote(worker.planned)
         shards = (_Task(shard) for shard in self.work.missing())
-        with tqdm(desc=self.work.kind, unit=KINDS[self.work.kind].about, disable=None) as progress:
+        total = sum(len(shard.jobs) for shard in self.work.missing())
+        with Progress(self.work.kind, KINDS[self.work.kind].about, total, on="a cluster") as progress:
             while True:
                 while len(self._flying) < self._most():
                     task = self._todo.popleft() if self._todo else next(shards, None)
@@ -137,8 +137,9 @@ class _Run:
                 done, _ = self.ray.wait(list(self._flying), timeout=_POLL_SECONDS)
                 for reference in done:
                     task = self._flying.pop(reference)
+                    before = self.outcome.count + len(self.outcome.failures)
                     self._settle(task, reference)
-                    progress.update(0 if task.plans else len(task.jobs))
+                    progress.update(self.outcome.count + len(self.outcome.failures) - before)
 
     def _most(self) -> int:
         """How many tasks are to be under way; nodes come and go."""

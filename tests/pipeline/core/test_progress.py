@@ -6,7 +6,7 @@ import time
 import pytest
 
 from pipeline.core import progress
-from pipeline.core.progress import Progress
+from pipeline.core.progress import Progress, muted
 from tests.project import wait_for
 
 
@@ -26,6 +26,16 @@ def test_nothing_is_said_of_nothing_and_where_another_process_says_it(capsys: py
     with Progress("train", "step", 10, quiet=True) as bar:
         bar.update()
     assert capsys.readouterr().err == ""
+
+
+def test_work_in_portions_is_mute(capsys: pytest.CaptureFixture[str]) -> None:
+    with muted(), Progress("captions", "picture", 3) as bar:
+        bar.update()
+    assert capsys.readouterr().err == ""
+    with Progress("captions", "picture", 3, on="a cluster") as bar:
+        bar.update(0)
+        bar.update()
+    assert capsys.readouterr().err.startswith("captions: 3 pictures on a cluster; the first took")
 
 
 def test_without_a_terminal_there_are_signs_of_life_even_while_nothing_is_done(
