@@ -34,6 +34,7 @@ from ner.training.finite import NotFinite, require_finite
 from ner.training.pieces import counted
 from ner.training.sampler import Example, MixedExamples, collate_examples, collate_mixed
 from ner.training.teachers import Teachers
+from ner.training.tracking import Tracked
 from ner.training.trainer import TaggerTrainer
 from ner.views import ViewEncoder
 from ner.visual import Visuals
@@ -95,7 +96,8 @@ def train(
 
     Raises:
         UserError: no post with labels, one of dev without, no dev posts, an unusable encoder or device; of several
-            processes, not all see `work`; a loss or weight that is not finite, of which nothing is saved.
+            processes, not all see `work`; what `report_to` names is not installed or fails; a loss or weight that is
+            not finite, of which nothing is saved.
     """
     labelled, others = examples.parted(params, train, unlabelled)
     examples.check_labelled("dev", dev)
@@ -139,12 +141,17 @@ def train(
             trainer.remove_callback(unwanted)
         if curves is not None and processes.is_first():
             trainer.add_callback(Curves(curves))
+        tracked = Tracked(params, work.name) if params.report_to != "none" and processes.is_first() else None
+        if tracked is not None:
+            trainer.add_callback(tracked)
         try:
             state = _run(trainer, work, params)
         except NotFinite as error:
             raise UserError(_explained(error, trainer, work, params)) from None
         finally:
             shown.close()
+            if tracked is not None:
+                tracked.close()
         state.log_history += counted(found.pieces)
         state.log_history += [{"relation_posts": len(found.relation)}] if found.relation else []
         state.log_history += [{"unlabelled_posts": len(others)}] if others else []
@@ -317,7 +324,7 @@ def _arguments(params: TrainParams, work: Path, device: torch.device, *, parts_d
         use_cpu=device.type == "cpu",
         ddp_find_unused_parameters=parts_differ,  # a batch without pictures gives their layers no gradient
         disable_tqdm=True,
-        report_to="none",
+        report_to="none",  # Tracked says less of the machine
     )
     if not processes.launched():  # of several processes, each takes the GPU of its rank
         arguments.take(device)

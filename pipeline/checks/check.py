@@ -13,7 +13,7 @@ from pathlib import Path
 
 from pipeline.checks.folders import findings
 from pipeline.checks.slips import slips
-from pipeline.core import checkpoints, environments, word_vectors
+from pipeline.core import checkpoints, environments, trackers, word_vectors
 from pipeline.core.errors import UserError
 from pipeline.core.folders import default_folder
 from pipeline.core.kinds import KINDS
@@ -106,6 +106,8 @@ def problems(settings: Params, source: str, lines: dict[str, int]) -> Iterator[s
     if (vectors := settings.train.word_vectors) is not None:
         for problem in _caught(partial(word_vectors.require, vectors)):
             yield at("train.iie4mner.word_vectors") + problem
+    for problem in _caught(partial(trackers.require, settings.train.report_to)):
+        yield at("train.report_to") + problem
     if settings.train.trainer == "flair":
         for problem in _caught(partial(environments.require, "flair")):
             yield at("train.trainer") + problem

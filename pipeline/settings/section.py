@@ -37,6 +37,16 @@ def changed(model: BaseModel, prefix: str = "") -> Iterator[Change]:
             yield Change(key, _shown(value), _shown(default), required)
 
 
+def settings(model: BaseModel, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """All settings of a section as JSON values by dotted key; left out and shortened as in :func:`changed`."""
+    for name, field in type(model).model_fields.items():
+        value, key = getattr(model, name), f"{prefix}{name}"
+        if isinstance(value, BaseModel):
+            yield from settings(value, f"{key}.")
+        elif not field.exclude:
+            yield key, _shown(value)
+
+
 def _shown(value: Any) -> Any:
     """A setting as JSON; of a path outside the project its name alone, for it tells of a machine."""
     plain = to_jsonable_python(value)

@@ -187,6 +187,7 @@ class TrainParams(Section):
     precision: Literal["float32", "bfloat16"] = "float32"
     seed: Annotated[int, Field(ge=0, le=MOST_SEED)] = 1
     patience: PositiveInt | None = None
+    report_to: Literal["none", "mlflow", "wandb", "tensorboard"] = "none"
     ita: ItaParams = ItaParams()
     rpbert: RpbertParams = RpbertParams()
     iie4mner: Iie4mnerParams = Iie4mnerParams()

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.checks.check import check
+from pipeline.core import trackers
 from pipeline.core.errors import UserError
 from tests.conftest import ROOT
 
@@ -62,3 +63,13 @@ def test_word_vectors_are_looked_into_where_the_system_reads_them(
         check(path)
     vectors.write_text("name 1.5\n", encoding="utf-8")
     assert check(path).train.word_vectors == vectors
+
+
+def test_what_is_to_follow_a_training_is_looked_for(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setenv("SIGHTREAD_STORE", str(tmp_path / "store"))
+    monkeypatch.setitem(trackers.PACKAGES, "wandb", ("no_such_package",))
+    text, path = (ROOT / "params.yaml").read_text(encoding="utf-8"), tmp_path / "params.yaml"
+    path.write_text(text.replace("report_to: none", "report_to: wandb", 1), encoding="utf-8")
+    with pytest.raises(UserError, match=r"params.yaml:\d+: train.report_to: wandb: the package no_such_package is not"):
+        check(path)
