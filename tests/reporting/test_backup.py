@@ -50,6 +50,26 @@ def test_what_an_experiment_left_is_taken_out(before: str) -> None:
     assert not backup.FOLDER.exists()
 
 
+def git(*arguments: str) -> str:
+    identity = ["-c", "user.name=t", "-c", "user.email=t@e.org"]
+    return subprocess.run(["git", *identity, *arguments], check=True, capture_output=True, text=True).stdout.strip()
+
+
+@pytest.mark.parametrize("killed", ["before its commit", "after its commit", "elsewhere"])
+def test_the_branch_is_checked_out_again_that_an_experiment_left(before: str, killed: str) -> None:
+    branch, commit = git("symbolic-ref", "HEAD"), git("rev-parse", "HEAD")
+    git("checkout", "--quiet", "--detach")
+    Path("params.yaml").write_text(before + "\n", encoding="utf-8")
+    if killed != "before its commit":
+        git("commit", "-aqm", "mine" if killed == "elsewhere" else "dvc: commit experiment 0a1b")
+    left = git("rev-parse", "HEAD")
+    backup.put_back()
+    assert git("rev-parse", "HEAD") == (left if killed == "elsewhere" else commit)
+    if killed != "elsewhere":
+        assert git("symbolic-ref", "HEAD") == branch
+        assert git("status", "--porcelain", "--untracked-files=no") == ""
+
+
 def test_a_killed_one_that_had_changed_nothing_yet_is_no_edit(before: str) -> None:
     backup.expect(CHANGES)
     backup.put_back()
