@@ -10,6 +10,7 @@
 #   requirements-serve.lock what `python -m stages.serve` needs on top of requirements.lock
 #   requirements-spacy.lock what the spaCy component needs on top of it
 #   requirements-datasets.lock  what data sets in Parquet need on top of it
+#   requirements-search.lock   what `python -m reporting.search` needs on top of it
 #   requirements-onnx.lock  what `python -m ner.light` needs, complete
 set -eu
 cd "$(dirname "$0")"
@@ -36,7 +37,8 @@ write() {
 # The present versions, to keep; hashes are asked for again.
 cat requirements*.lock 2>/dev/null | sed -E '/^[ #]/d; s/ *\\$//' > "$folder/all"
 compile "$@" --output-file "$folder/all" requirements.txt requirements-dev.txt requirements-ray.txt \
-    requirements-serve.txt requirements-spacy.txt requirements-datasets.txt requirements-onnx.txt
+    requirements-serve.txt requirements-spacy.txt requirements-datasets.txt requirements-search.txt \
+    requirements-onnx.txt
 cp "$folder/all" "$folder/core"
 compile --output-file "$folder/core" requirements.txt
 names "$folder/core" > "$folder/core-names"
@@ -48,7 +50,7 @@ select_entries 0 "$folder/cuda-names" "$folder/core" |
     awk -v hashes="$hashes" '{ print } /^torch==/ { print hashes }' | write requirements.lock
 select_entries 1 "$folder/cuda-names" "$folder/core" | write requirements-cuda.lock
 # What an extra and the checks both need is in both files.
-for extra in dev ray serve spacy datasets; do
+for extra in dev ray serve spacy datasets search; do
     cp "$folder/all" "$folder/$extra"
     compile --output-file "$folder/$extra" requirements.txt "requirements-$extra.txt"
     select_entries 0 "$folder/core-names" "$folder/$extra" | write "requirements-$extra.lock"

@@ -6,11 +6,7 @@ finished one, run again, trains nothing: its cells come back in seconds.
 
 import argparse
 import json
-import subprocess
-import sys
 import time
-from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 
 from ner.scoring.comparison import RunScore
@@ -20,10 +16,10 @@ from pipeline.core.errors import UserError, run_cli
 from pipeline.core.records import Prediction
 from pipeline.settings import params, yaml
 from pipeline.settings.params import EvaluateParams
-from reporting import backup, page
+from reporting import experiments, page
 from reporting.ablation_tables import OUTPUT, Runs, write
 from reporting.backup import PARAMS
-from reporting.grid import GRID, SEED, TARGET, Grid, command, read_grid, require_runnable
+from reporting.grid import GRID, SEED, Grid, read_grid, require_runnable
 from reporting.scores import NAMES
 
 PREDICTIONS = Path("data/predictions")
@@ -37,16 +33,14 @@ def run(grid: Grid, name: str) -> dict[str, Runs]:
     """
     found = {system: Runs() for system in grid.systems}
     cells = {f"{name}-{system}-s{seed}": (system, seed) for seed in grid.seeds for system in grid.systems}
-    with _params_put_back():
+    with experiments.params_put_back():
         settings = params.load(PARAMS).evaluate
         _train_teachers(grid)
-        _forget(cells)
+        experiments.forget(cells)
         for number, (experiment, (system, seed)) in enumerate(cells.items(), 1):
             begin = time.monotonic()
-            backup.put_back()  # an experiment leaves its settings there: the next must not inherit them
             changes = {**grid.changes(grid.systems[system]), SEED: seed}
-            backup.expect(changes)
-            _dvc(command(experiment, changes), f"{system}, seed {seed}")
+            experiments.run(experiment, changes, f"{system}, seed {seed}")
             n_posts = _collect(found[system], grid.split, settings)
             write(grid, n_posts, found, settings)
             strict = {condition: scores[-1].f1 for condition, scores in found[system].scores["strict"].items()}
@@ -64,15 +58,8 @@ def _train_teachers(grid: Grid) -> None:
     for folder, teacher in grid.teachers.items():
         begin = time.monotonic()
         changes = [f"{key}={json.dumps(value)}" for key, value in grid.changes(teacher).items()]
-        _run(["stages.folds", str(teacher.folds), folder, *changes], f"the teachers {folder}")
+        experiments.python(["stages.folds", str(teacher.folds), folder, *changes], f"the teachers {folder}")
         print(f"{folder}: {teacher.folds} teachers ({page.duration(time.monotonic() - begin)})", flush=True)
-
-
-def _forget(names: Collection[str]) -> None:
-    """Remove experiments of these names, whose places DVC else refuses; what they computed stays in its run cache."""
-    there = [name for name in _dvc(["exp", "list", "--name-only"], "the list of experiments").split() if name in names]
-    if there:
-        _dvc(["exp", "remove", *there], "an earlier run's experiments")
 
 
 def _collect(runs: Runs, split: str, settings: EvaluateParams) -> int:
@@ -98,55 +85,13 @@ def _collect(runs: Runs, split: str, settings: EvaluateParams) -> int:
     return n_posts
 
 
-@contextmanager
-def _params_put_back() -> Iterator[None]:
-    """Bring the pipeline up to date, and leave params.yaml and the results as they were, however this ends."""
-    _dvc(["repro", TARGET], "the pipeline, before the grid")
-    backup.take()
-    try:
-        yield
-    finally:
-        backup.put_back()
-        backup.drop()
-    _dvc(["repro", TARGET], "the results as they were")  # from the run cache
-
-
-def _dvc(arguments: Sequence[str], what: str) -> str:
-    """Run a command of DVC's; otherwise as :func:`_run`."""
-    return _run(["dvc", *arguments], what)
-
-
-def _run(command: Sequence[str], what: str) -> str:
-    """Run a module with arguments; return what it said.
-
-    Raises:
-        UserError: it failed.
-    """
-    done = subprocess.run(
-        [sys.executable, "-m", *command],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        encoding="utf-8",
-        errors="replace",
-        check=False,
-    )
-    if done.returncode:
-        raise UserError(
-            f"{what}: `python -m {' '.join(command)}` failed; its last lines:\n"
-            + "\n".join(done.stdout.splitlines()[-15:])
-        )
-    return done.stdout
-
-
 def main() -> None:
     """The command line; see ``--help``."""
     parser = argparse.ArgumentParser(prog="python -m reporting.ablation", description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("grid", type=Path, nargs="?", default=GRID, metavar="GRID", help="[%(default)s]")
     arguments = parser.parse_args()
     grid = read_grid(arguments.grid)
-    if backup.exists():
-        backup.put_back()
-        print(f"{PARAMS} put back: an ablation was killed before it could", file=sys.stderr)
+    experiments.recover()
     require_runnable(grid, arguments.grid)
     run(grid, arguments.grid.stem)
     print(", ".join(str(OUTPUT / f"ablation.{ending}") for ending in ("html", "md", "tex")))

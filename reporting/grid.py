@@ -15,6 +15,7 @@ from pipeline.core.errors import UserError
 from pipeline.settings import params, yaml
 from pipeline.settings.changes import changed
 from pipeline.settings.mistakes import describe
+from pipeline.settings.params import Condition
 from pipeline.settings.training import MOST_SEED
 from reporting.backup import PARAMS
 
@@ -126,26 +127,32 @@ def require_runnable(grid: Grid, path: Path) -> None:
         for name, row in rows.items():
             changes = grid.changes(row)
             at = {key: lines.get(f"{name}.params.{key}") or lines[f"params.{key}"] for key in changes}
-            found += [f"{each} ({name})" for each in _problems(document, changes, str(path), at, grid.taggers)]
+            found += [f"{each} ({name})" for each in problems_of(document, changes, str(path), at, grid.taggers)]
     if found:
         raise UserError("\n".join(found))
 
 
-def _problems(
-    document: yaml.Document, changes: Mapping[str, Value], source: str, at: dict[str, int], made: AbstractSet[str]
+def problems_of(
+    document: yaml.Document,
+    changes: Mapping[str, Value],
+    source: str,
+    at: dict[str, int],
+    made: AbstractSet[str] = frozenset(),
+    condition: Condition = "text_only",
 ) -> Iterator[str]:
     """What is wrong with params where settings are changed, which stand on the lines `at` of the file `source`.
 
     Args:
         made: folders of taggers that will be there.
+        condition: by whose scores experiments are compared.
     """
     try:
         settings = changed(document, changes, source, at)
     except UserError as error:
         yield from str(error).splitlines()
         return
-    if "text_only" not in settings.evaluate.conditions:
-        yield f"{source}: evaluate.conditions: lacks text_only, by which systems are compared"
+    if condition not in settings.evaluate.conditions:
+        yield f"{source}: evaluate.conditions: lacks {condition}, by which systems are compared"
     there = [name for name in settings.train.teacher.taggers if name not in made]
     teacher = settings.train.teacher.model_copy(update={"taggers": there})
     train = settings.train.model_copy(update={"teacher": teacher})

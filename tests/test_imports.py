@@ -32,6 +32,7 @@ COMMANDS = {
     *(f"pipeline.{name}" for name in ("params", "preset", "checkpoints", "environments")),
     *(f"ner.{name}" for name in ("predict", "onnx", "publish", "flair_bridge", "scoring.__main__")),
     "reporting.ablation",
+    "reporting.search",
     "stages.tag",
     "stages.serve",
 }
