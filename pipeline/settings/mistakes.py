@@ -1,8 +1,12 @@
 """What pydantic finds wrong with settings, as lines for people: file, line, key, what was found, what was expected."""
 
+import re
 from collections.abc import Iterator
 
 from pydantic import BaseModel, ValidationError
+
+_SECRET = re.compile(r"://[^/\s]*@")
+"""User and password of a URL, which no message repeats."""
 
 
 def describe(
@@ -33,7 +37,7 @@ def describe(
             yield f"{where}: missing"
         else:
             given = mistake["input"]
-            found = "" if isinstance(given, dict) else f"found {given!r}, "
+            found = "" if isinstance(given, dict) else f"found {_SECRET.sub('://…@', repr(given))}, "
             yield f"{where}: {found}{message}"
 
 

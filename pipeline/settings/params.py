@@ -60,7 +60,14 @@ def _below_root(value: str) -> str:
 
 
 def _place_of_pictures(value: str) -> str:
-    return value if _URL.match(value) else _below_root(value)
+    return _without_secret(value) if _URL.match(value) else _below_root(value)
+
+
+def _without_secret(value: str) -> str:
+    """A path or URL: what is in it goes into messages, records and reports."""
+    if "://" in value and "@" in value.split("://", 1)[1].split("/", 1)[0]:
+        raise ValueError("expected a URL without user and password; credentials are those of the environment")
+    return value
 
 
 def _names_id(value: str) -> str:
@@ -225,7 +232,7 @@ class ExecutionParams(Section):
 
     engine: Literal["local", "ray"] = "local"
     ray: RayExecution = RayExecution()
-    results: Annotated[str, Field(min_length=1)] | None = None
+    results: Annotated[str, Field(min_length=1), AfterValidator(_without_secret)] | None = None
 
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$"), BeforeValidator(_not_mps)] = "auto"
     decode_workers: PositiveInt = 2

@@ -63,6 +63,8 @@ def test_the_shipped_params_are_valid() -> None:
             r"data\.dev\.0: found '\.\./valid\.txt', expected a path below",
         ),
         ("  images: images", "  images: /etc", r"data\.images: found '/etc', expected a path below"),
+        ("  images: images", "  images: s3://me:pass@x/y", r"images: found 's3://…@x/y', expected a URL without user"),
+        ("\n  results: ", "\n  results: https://me@x/y  ", r"results: found 'https://…@x/y', expected a URL without"),
         ("{id}.jpg", "{name}.jpg", r"data\.image_name: found '\{name\}\.jpg'"),
         ("{id}.jpg", "{id}}.jpg", r"yaml:\d+: data\.image_name: found '\{id\}\}\.jpg', expected .*no other braces"),
         ("  types: {}", "  types: {OTHER: ''}", r"params\.yaml:\d+: data\.types\.OTHER: found ''"),
