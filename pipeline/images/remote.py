@@ -46,8 +46,12 @@ class Objects:
             data = self._remote.read(name, 0, self._limits.max_bytes + 1)
         except FileNotFoundError:
             raise PictureError("missing", "No such object") from None
-        except UserError:
-            if self._remote.state(name)[0]:
+        except UserError as error:
+            try:
+                empty = not self._remote.state(name)[0]
+            except FileNotFoundError:  # as a web server says, too, that cannot be reached
+                raise error from None
+            if not empty:
                 raise
             return b""  # of which there is no range
         if len(data) > self._limits.max_bytes:

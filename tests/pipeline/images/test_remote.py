@@ -189,6 +189,11 @@ def test_no_name_leads_out_of_the_folder_of_a_web_server_or_to_another_file(tmp_
         server.server_close()
 
 
+def test_a_web_server_that_is_not_there_is_an_error_and_no_picture_that_is_missing() -> None:
+    with pytest.raises(UserError, match=r"cannot be read: .*what was read so far is kept"):
+        Objects("http://127.0.0.1:1/pictures", LIMITS).read("a.png")
+
+
 def test_links_lead_out_of_no_folder_that_is_a_url(tmp_path: Path, store: Store) -> None:
     (tmp_path / "pictures").mkdir()
     (tmp_path / "secret").write_bytes(b"secret")
