@@ -177,15 +177,22 @@ def _refuse_code(path: Path, entry: Mapping[str, Any], model_type: object, name:
     trouble = f"checkpoint {name}: it needs its own code ({named}; auto_map in {path.name}), and code from a checkpoint"
     remedy = "choose another checkpoint"
     if model_type is not None:
-        from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
-
         remedy = f"choose a checkpoint whose model_type, unlike {model_type!r}, is part of transformers"
-        if model_type in CONFIG_MAPPING_NAMES:
+        if _is_of_transformers(model_type):
             remedy = (
                 f"transformers has code of its own for the type {model_type!r}: name a folder with a copy of the "
                 f"checkpoint, without auto_map in its {path.name}"
             )
     raise UserError(f"{trouble} is never run here; {remedy}")
+
+
+def _is_of_transformers(model_type: object) -> bool:
+    """Whether transformers has the type itself; not where it is not installed, as for :mod:`ner.light`."""
+    try:
+        from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+    except ModuleNotFoundError:
+        return False
+    return model_type in CONFIG_MAPPING_NAMES
 
 
 def _refuse_names(path: Path, entry: Mapping[str, Any], name: str) -> None:

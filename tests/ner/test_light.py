@@ -143,6 +143,19 @@ def test_what_is_no_exported_tagger_is_named(tagger_folder: Path, exported: Path
         LightTagger.load(other)
 
 
+def test_code_is_refused_where_transformers_is_not_there_either(
+    exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = shutil.copytree(exported, tmp_path / "code")
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    (folder / "config.json").write_text(json.dumps(config | {"auto_map": {"AutoModel": "x.y"}}), encoding="utf-8")
+    for name in [name for name in sys.modules if name.partition(".")[0] == "transformers"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    with pytest.raises(UserError, match="it needs its own code"):
+        LightTagger.load(folder)
+
+
 @pytest.mark.slow  # an export
 def test_a_graph_that_reads_more_than_text_is_refused(xlm_r_folder: Path, tmp_path: Path) -> None:
     folder = onnx.export(system_folder("rpbert", xlm_r_folder, tmp_path / "tagger"), tmp_path / "onnx")
