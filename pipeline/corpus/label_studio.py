@@ -129,7 +129,9 @@ def _labelled(each: Mapping[str, Any], odd: Counter[str]) -> list[Any] | None:
         return None
     odd["further_annotations"] += len(annotations) - 1
     last = max(enumerate(annotations), key=lambda pair: (str(pair[1].get("updated_at") or ""), pair[0]))[1]
-    found: list[Any] = last["result"]
+    found = last["result"]
+    if not isinstance(found, list):
+        raise ValueError(f"result: expected a list of regions, found {found!r:.200}")
     return found
 
 

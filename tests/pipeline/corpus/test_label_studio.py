@@ -123,6 +123,13 @@ def test_a_region_that_cannot_be_is_named_with_its_task(change: dict[str, Any], 
         read(write(tmp_path, [accepted(task(predicted(["x"], ["O"]), "", [], "", 0.0)), made]))
 
 
+def test_an_annotation_without_regions_is_no_task_that_nobody_has_labelled(tmp_path: Path) -> None:
+    made = accepted(task(predicted(["Rome"], ["B-LOC"]), "", [], "", 0.0))
+    made["annotations"][0]["result"] = None
+    with pytest.raises(UserError, match="task 1: result: expected a list of regions, found None"):
+        read(write(tmp_path, [made]))
+
+
 def test_another_export_is_told_from_one(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="expected a list of tasks with data; export in the format JSON, not JSON-MIN"):
         read(write(tmp_path, [{"id": 1, "text": "Rome", "label": []}]))
