@@ -185,7 +185,7 @@ class Sightread:
             images: its pictures, as files or their bytes. One that cannot be read is left out, and says so.
 
         Raises:
-            ValueError: the text or a token is none (:meth:`ner.tagger.Tagger.tag`).
+            ValueError: the text or a token is none (:meth:`ner.tagger.Tagger.tag`), or `images` is a single picture.
             UserError: there are pictures, and no params that say what reads them; or an extractor fails.
         """
         [found] = self.tag_many([(text, images)])
@@ -195,10 +195,20 @@ class Sightread:
         """Tag several posts, each a text or tokens and its pictures, in order; as :meth:`tag`."""
         given: dict[str, bytes | Path] = {}
         rows = []
+        for _, images in posts:
+            if isinstance(images, str | bytes | Path):
+                raise ValueError("images: expected a list of pictures, found a single one; put it in brackets")
+        files = {str(image) for _, images in posts for image in images if not isinstance(image, bytes)}
         for number, (text, images) in enumerate(posts, start=1):
             own: dict[str, bytes | Path] = {}
             for place, image in enumerate(images, start=1):
-                own |= {f"{number}.{place}": image} if isinstance(image, bytes) else {str(image): Path(image)}
+                if isinstance(image, bytes):
+                    name = f"{number}.{place}"
+                    while name in files:
+                        name += "+"
+                    own[name] = image
+                else:
+                    own[str(image)] = Path(image)
             given |= own
             rows.append(self._row(str(number), text, list(own)))
         if given and self.reader is None:

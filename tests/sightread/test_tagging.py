@@ -235,6 +235,23 @@ def test_a_pipe_of_texts_is_tagged_by_text_alone(
     assert "picture" not in said
 
 
+def test_pictures_at_hand_are_told_from_files_whatever_those_are_called(
+    loaded: Sightread, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    blue, red = ((pictures / f"{name}.jpg").read_bytes() for name in ("blue", "red"))
+    Path("2.1").write_bytes(blue)
+    found = loaded.tag_many([("Jordan", ["2.1"]), ("Jordan", [red])])
+    assert [each.context for each in found] == [loaded.tag("Jordan", [each]).context for each in (blue, red)]
+    assert found[0].context != found[1].context
+
+
+def test_a_single_picture_is_no_list_of_letters(loaded: Sightread, pictures: Path) -> None:
+    for images in (str(pictures / "red.jpg"), (pictures / "red.jpg").read_bytes(), pictures / "red.jpg"):
+        with pytest.raises(ValueError, match="images: expected a list of pictures"):
+            loaded.tag("Jordan", images)  # type: ignore[arg-type]
+
+
 def test_the_package_offers_what_it_says() -> None:
     assert sightread.Tagger is Tagger
     assert sightread.Sightread is Sightread
