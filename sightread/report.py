@@ -58,7 +58,7 @@ class Gathered:
         self._found.append(found)
 
     def write(self, output: Path, name: str, model: str, folder: Path | None) -> None:
-        """Write the page, its assets, and evaluation.json where all posts have labels.
+        """Write the page, its assets, and evaluation.json where all posts have labels; else none stays there.
 
         Args:
             output: a folder; what else is in it stays.
@@ -86,8 +86,11 @@ class Gathered:
         changed = sum(found.changed for found in self._found)
         head = tagged.Head(name, portable(model), told.get("encoder"), told.get("data"), changed)
         tagged.write(results, head, small, output)
+        scores = output / "evaluation.json"
         if results.scores:
-            records.write_one(output / "evaluation.json", results.scores, Evaluation)
+            records.write_one(scores, results.scores, Evaluation)
+        else:
+            scores.unlink(missing_ok=True)  # of other posts, for which the page was made before
 
     def results(self) -> Results:
         """All that was found, as a run's."""

@@ -113,3 +113,16 @@ def test_posts_that_the_picture_changed_can_be_chosen(page: tuple[Path, list[Tag
     assert shown.locator("article h3 .id").all_text_contents() == changed
     assert complaints == []
     shown.close()
+
+
+def test_no_scores_of_other_posts_stay_beside_a_page(
+    loaded: Sightread, pictures: Path, model: Path, tmp_path: Path
+) -> None:
+    labelled = ROWS[0]
+    assert labelled.post is not None
+    written(loaded, [labelled], pictures, model, tmp_path)
+    assert (tmp_path / "evaluation.json").exists()
+    (tmp_path / "own.txt").touch()
+    written(loaded, [replace(labelled, post=replace(labelled.post, labels=None))], pictures, model, tmp_path)
+    assert not (tmp_path / "evaluation.json").exists()
+    assert (tmp_path / "own.txt").exists(), "what else is there stays"
