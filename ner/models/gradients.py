@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 
-def gradient_taken(loss: Tensor, parameters: Iterable[nn.Parameter]) -> Tensor:
-    """The same loss, free of its graph: the backward pass hands its parameters the gradient that is computed here.
+class TakenGradient:
+    """A loss whose gradient is taken here, and handed to its parameters in the backward pass of :meth:`loss`.
 
     So it is scaled, accumulated and shared among processes as any other, once, together with that of whatever the loss
     is added to. Only the parameters get a gradient. A second backward pass is an error, as for any loss.
@@ -19,17 +19,27 @@ def gradient_taken(loss: Tensor, parameters: Iterable[nn.Parameter]) -> Tensor:
     Args:
         loss: of a graph that is not needed any more, *Shape:* ().
         parameters: what the loss may depend on.
-
-    Returns:
-        the loss, *Shape:* (); as it came where it has no gradient.
     """
-    if not loss.requires_grad:
-        return loss
-    moved = [parameter for parameter in parameters if parameter.requires_grad]
-    found = torch.autograd.grad(loss, moved, allow_unused=True)
-    reached = [parameter for parameter, gradient in zip(moved, found, strict=True) if gradient is not None]
-    gradients = [gradient for gradient in found if gradient is not None]
-    return _Taken.apply(loss.detach(), gradients, *reached)
+
+    def __init__(self, loss: Tensor, parameters: Iterable[nn.Parameter]) -> None:
+        moved = [parameter for parameter in parameters if parameter.requires_grad] if loss.requires_grad else []
+        found = torch.autograd.grad(loss, moved, allow_unused=True) if moved else ()
+        self._loss = loss.detach() if moved else loss
+        self._reached = [parameter for parameter, each in zip(moved, found, strict=True) if each is not None]
+        self._gradients = [each for each in found if each is not None]
+
+    def loss(self) -> Tensor:
+        """The loss, free of its graph, *Shape:* (); as it came where it has no gradient.
+
+        Where it is asked for after another loss was computed, their sum's backward pass begins with what was taken: the
+        other's gradients are added to it as they come, and the model's gradient is not in memory twice.
+        """
+        return _Taken.apply(self._loss, self._gradients, *self._reached) if self._reached else self._loss
+
+
+def gradient_taken(loss: Tensor, parameters: Iterable[nn.Parameter]) -> Tensor:
+    """The :meth:`~TakenGradient.loss` of a :class:`TakenGradient`, at once."""
+    return TakenGradient(loss, parameters).loss()
 
 
 class _Taken(torch.autograd.Function):

@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 from ner.crf.chain import LinearChainCRF
 from ner.models.config import TaggerConfig
 from ner.models.context_target import ContextLayers, ContextLoss, Target, inputs_of
-from ner.models.gradients import gradient_taken
+from ner.models.gradients import TakenGradient, gradient_taken
 from ner.models.lessons import Lesson
 from ner.models.objective import Objective, Scales
 from ner.models.relation import Relation
@@ -209,13 +209,13 @@ class Losses(Relation, PreTrainedModel):
         emissions = self.emissions(cross_modal, visual)
         loss, terms, target = objective.of_teacher(emissions, labels, mask, self.alignment_weights())
         loss, terms = self._with_extra(loss, terms, labels, None, cross_modal)
-        taught = gradient_taken(loss, self.parameters())
+        taught = TakenGradient(loss, self.parameters())
         with self._watched(contexts) as given:
             student = self.emissions(text_only)
         loss, of_student = objective.of_student(student, target, labels, mask)
         if contexts is not None:
             loss, of_student = contexts.added(loss, of_student, given[0], mask)
-        return self._with_extra(taught + loss, _added(terms, of_student), labels, text_only, None)
+        return self._with_extra(loss + taught.loss(), _added(terms, of_student), labels, text_only, None)
 
     def _unlabelled_loss(
         self,
