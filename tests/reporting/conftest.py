@@ -1,7 +1,5 @@
 """What the report's tests share: runs to report, and a browser to look at them with."""
 
-import os
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, get_args
@@ -11,17 +9,6 @@ import pytest
 from pipeline.settings.params import Condition
 from tests.project import Project
 from tests.reporting.made import MadePost, finish, project
-
-FLAGS = [
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 
 
 def tag(label: str, box: list[float], score: float = 0.9) -> dict[str, Any]:
@@ -76,19 +63,6 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Project:
 def page(made: Project) -> str:
     """The small run's page."""
     return (made.folder / "report/index.html").read_text(encoding="utf-8")
-
-
-@pytest.fixture(scope="session")
-def chromium() -> Iterator[Any]:
-    """Headless Chromium, through playwright's driver."""
-    program = os.environ.get("CHROMIUM") or shutil.which("chromium")
-    if program is None:
-        pytest.skip("no chromium: install Debian's package (apt-get install chromium), or name it in CHROMIUM")
-    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is in requirements-dev.lock")
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=program, args=FLAGS)
-        yield browser
-        browser.close()
 
 
 class Opened:

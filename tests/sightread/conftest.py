@@ -10,9 +10,8 @@ from pipeline.settings import yaml
 from sightread.tagging import Sightread
 from tests.conftest import ROOT
 from tests.ner.conftest import tagger_folder, xlm_r_folder
-from tests.reporting.conftest import chromium
 
-__all__ = ["chromium", "tagger_folder", "xlm_r_folder"]
+__all__ = ["tagger_folder", "xlm_r_folder"]
 
 COLOURS = {"red": (200, 0, 0), "blue": (0, 0, 200), "black": (0, 0, 0)}
 
