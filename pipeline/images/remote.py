@@ -185,6 +185,9 @@ class Tars:
                         raise tarfile.ReadError("a size below 0")
                     if member.offset_data + member.size > size:
                         raise tarfile.ReadError("unexpected end of data")
+                source.seek(tar.offset)
+                if source.read(tarfile.BLOCKSIZE).strip(b"\0"):  # where tarfile ends without a word
+                    raise tarfile.ReadError("a header that is none")
         except (tarfile.TarError, ValueError, LookupError, ArithmeticError, RecursionError) as error:  # of odd headers
             print(
                 f"warning: {self._remote.url}/{name}: this tar is damaged or cut short ({error}); what stands before "
