@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -24,6 +24,7 @@ TARGET = "evaluate"
 TRAIN = "train."
 SEED = "train.seed"
 
+M = TypeVar("M", bound=BaseModel)
 Value = str | int | float | bool | None | list[str]
 
 
@@ -94,18 +95,28 @@ class Grid(BaseModel):
 
 
 def read_grid(path: Path) -> Grid:
-    """Read and check a grid.
+    """Read and check a grid; errors as of :func:`read_checked`."""
+    return read_checked(path, Grid, f"no grid to read; see {GRID} for one")
+
+
+def read_checked(path: Path, model: type[M], missing: str) -> M:
+    """Read a YAML file of what is to run, and check it.
+
+    Args:
+        path: the file.
+        model: what its content is to fit.
+        missing: said where there is no such file.
 
     Raises:
-        UserError: there is no such file, or its content does not fit :class:`Grid`.
+        UserError: there is none, or its content does not fit.
     """
     if not path.is_file():
-        raise UserError(f"{path}: no grid to read; see {GRID} for one")
+        raise UserError(f"{path}: {missing}")
     values, lines = yaml.load(path)
     try:
-        return Grid.model_validate(values)
+        return model.model_validate(values)
     except ValidationError as error:
-        raise UserError("\n".join(describe(error, Grid, str(path), lines))) from None
+        raise UserError("\n".join(describe(error, model, str(path), lines))) from None
 
 
 def require_runnable(grid: Grid, path: Path) -> None:

@@ -5,16 +5,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from pipeline.checks.check import problems
 from pipeline.core.errors import UserError
 from pipeline.core.labels import Reading
 from pipeline.settings import params, yaml
-from pipeline.settings.mistakes import describe
 from pipeline.settings.params import Condition
 from reporting.backup import PARAMS
-from reporting.grid import Value, problems_of
+from reporting.grid import Value, problems_of, read_checked
 
 _RANGE = {"low", "high", "log", "step"}
 
@@ -87,18 +86,8 @@ def is_whole(wanted: dict[str, Any]) -> bool:
 
 
 def read_search(path: Path) -> Search:
-    """Read and check what is to be searched.
-
-    Raises:
-        UserError: there is no such file, or its content does not fit :class:`Search`.
-    """
-    if not path.is_file():
-        raise UserError(f"{path}: no search to read; docs/your-data.md has one")
-    values, lines = yaml.load(path)
-    try:
-        return Search.model_validate(values)
-    except ValidationError as error:
-        raise UserError("\n".join(describe(error, Search, str(path), lines))) from None
+    """Read and check what is to be searched; errors as of :func:`reporting.grid.read_checked`."""
+    return read_checked(path, Search, "no search to read; docs/your-data.md has one")
 
 
 def require_searchable(search: Search, path: Path) -> None:
