@@ -196,7 +196,10 @@ class LightTagger:
             session = onnxruntime.InferenceSession(str(folder / GRAPH), options, providers=["CPUExecutionProvider"])
             reads = {each.name for each in session.get_inputs()}
             if reads <= INPUTS:
-                limits = WindowLimits(config["max_length"], config["max_context"], config["stride"])
+                limits = WindowLimits(
+                    *(config[key] for key in ("max_length", "max_context", "stride")),
+                    config.get("short_addresses", False),
+                )
                 return cls(session, ViewEncoder(_Tokenizer(folder), limits), config)
         except UserError:
             raise

@@ -8,6 +8,7 @@ left to :mod:`ner.models`.
 
 from __future__ import annotations  # torch is for batches alone: ner.light has none
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, NotRequired, TypeAlias, TypedDict, TypeVar, cast
@@ -36,11 +37,13 @@ class WindowLimits:
         max_length: length of a window, special tokens and context included.
         max_context: at most so much of it is context, and at most half where the tweet needs the room.
         stride: how far the windows of a long tweet overlap (at most half a window's share of the tweet).
+        short_addresses: whether of a web address its first sub-token alone is read.
     """
 
     max_length: int
     max_context: int
     stride: int
+    short_addresses: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +114,8 @@ class ViewBatch(TypedDict):
     casing: NotRequired[Tensor]
     """how tokens are written, 0 on padding, *Shape:* (B, L, features)."""
 
+
+_ADDRESS = re.compile("https?:/", re.IGNORECASE)
 
 M = TypeVar("M", ViewBatch, "VisualBatch")
 
@@ -201,6 +206,8 @@ class ViewEncoder:
         pieces: dict[str, list[int]] = {token: [] for token in distinct}
         for word, piece in zip(encoded.word_ids(), encoded["input_ids"], strict=True):
             pieces[distinct[word]].append(self._harmless(piece))
+        if self.limits.short_addresses:
+            pieces |= {token: pieces[token][:1] for token in filter(_ADDRESS.match, pieces)}
         return {token: ids or [self._unknown] for token, ids in pieces.items()}
 
     def encode(self, views: Sequence[View], *, with_context: bool) -> list[EncodedView]:

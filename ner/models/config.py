@@ -37,6 +37,7 @@ class TaggerConfig(PreTrainedConfig):
     max_length: int = 512
     max_context: int = 256
     stride: int = 128
+    short_addresses: bool = False  # whether of a web address its first sub-token alone is read
     marks: dict[str, dict[str, int]] | None = None  # of its data (pipeline.core.marks); None: not counted
     packs: bool | None = None  # whether packed windows give what padded ones do, as was tried; None: not yet
 
@@ -86,6 +87,7 @@ class TaggerConfig(PreTrainedConfig):
             max_length=min(params.max_length, longest),
             max_context=params.max_context if reads_context else 0,
             stride=params.stride,
+            short_addresses=params.short_addresses,
         )
 
 

@@ -207,7 +207,7 @@ def load_view_encoder(folder: Path, config: TaggerConfig) -> ViewEncoder:
 
 def view_encoder(tokenizer: Any, config: TaggerConfig) -> ViewEncoder:
     """The encoder of views with the window limits a tagger was trained with."""
-    limits = WindowLimits(config.max_length, config.max_context, config.stride)
+    limits = WindowLimits(config.max_length, config.max_context, config.stride, config.short_addresses)
     words = (config.facts or {}).get("words")
     table = None if words is None else {word: row for row, word in enumerate(words, UNKNOWN_WORD + 1)}
     return ViewEncoder(tokenizer, limits, table, casing=config.casing)

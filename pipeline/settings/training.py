@@ -184,6 +184,7 @@ class TrainParams(Section):
     max_length: Annotated[int, Field(ge=16)] = 512
     max_context: NonNegativeInt = 256
     stride: NonNegativeInt = 128
+    short_addresses: bool = False
     precision: Literal["float32", "bfloat16"] = "float32"
     seed: Annotated[int, Field(ge=0, le=MOST_SEED)] = 1
     patience: PositiveInt | None = None

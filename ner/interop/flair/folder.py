@@ -45,6 +45,11 @@ class TaggerFolder:
                 f"{folder}: the tagger looks at how tokens are written (train.casing), which flair's does not; train "
                 "one without"
             )
+        if self.config.get("short_addresses"):
+            raise UserError(
+                f"{folder}: the tagger reads the first sub-token alone of web addresses (train.short_addresses), "
+                "flair's all of them; train one without"
+            )
         self.weights: dict[str, Tensor] = {}
         digest = hashlib.sha256()
         for file in sorted(folder.glob("model*.safetensors")):
