@@ -6,7 +6,7 @@ What an example is, and in which order examples are read, is :mod:`ner.training.
 import itertools
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ner.bioes import to_scheme
 from ner.models.base import TaggerModel
@@ -17,8 +17,10 @@ from ner.training.context_targets import Describe, targets
 from ner.training.pieces import in_pieces, warn_of_pieces
 from ner.training.sampler import Example
 from ner.views import EncodedView, ViewEncoder, ViewName
+from pipeline.core import marks
 from pipeline.core.errors import UserError
 from pipeline.core.labels import entities
+from pipeline.core.marks import Writing
 from pipeline.core.records import RelationPost, View
 from pipeline.settings.training import TrainParams
 
@@ -50,6 +52,9 @@ def parted(params: TrainParams, train: Sequence[View], unlabelled: Sequence[View
         train: the training split; a post without labels counts as one of `unlabelled`.
         unlabelled: posts that nobody has labelled.
 
+    Returns:
+        the labelled ones; the others, with mentions and hashtags written as the labelled ones have them.
+
     Raises:
         UserError: there is no labelled post, or one without tokens.
     """
@@ -70,7 +75,20 @@ def parted(params: TrainParams, train: Sequence[View], unlabelled: Sequence[View
                 file=sys.stderr,
             )
         return labelled, []
-    return labelled, others
+    return labelled, _written_alike(labelled, others)
+
+
+def _written_alike(labelled: Sequence[View], others: Sequence[View]) -> list[View]:
+    writing = Writing(marks.count(post.tokens for post in labelled))
+    adapted = [(post, writing.adapt(post.tokens)) for post in others]
+    n_changed = sum(found is not None for _, found in adapted)
+    if n_changed and processes.is_first():
+        print(
+            f"train: {n_changed:,} of {len(others):,} posts without labels write mentions or hashtags otherwise than the "
+            "labelled ones (@ManUtd, @ ManUtd), and are read as those write them",
+            file=sys.stderr,
+        )
+    return [post if found is None else replace(post, tokens=found[0]) for post, found in adapted]
 
 
 def make(

@@ -5,7 +5,7 @@ texts. What a post without an entry becomes is left to the engine.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ class PrecomputedKnowledgeOptions(Options):
     """``knowledge.precomputed`` in params.yaml."""
 
     path: str | list[str] | None = Field(default=None, min_length=1)
+    until: str | None = Field(default=None, min_length=1)
 
     def require(self) -> None:
         """Check that the files are there."""
@@ -103,7 +104,7 @@ class PrecomputedKnowledge:
                     f"{entry.place}: the entry {entry.name} fits two posts with different texts, in {other.split} and "
                     f'{post.split}; expected one entry for each, with its "split"'
                 )
-        return list(dict.fromkeys(note for entry in found for note in entry.notes)) if found else None
+        return list(dict.fromkeys(self._useful(note for entry in found for note in entry.notes))) if found else None
 
     def used(self) -> str:
         """How many entries are of no post."""
@@ -111,6 +112,16 @@ class PrecomputedKnowledge:
         if not left:
             return ""
         return f"{len(left):,} entr{'y fits' if len(left) == 1 else 'ies fit'} no post, such as {left[0].place}"
+
+    def _useful(self, notes: Iterable[Note]) -> Iterator[Note]:
+        """Notes as far as `until` stands in them; what says nothing before it is left out."""
+        until = self._options.until
+        if until is None:
+            yield from notes
+            return
+        for note in notes:
+            if text := note.text.partition(until)[0].strip():
+                yield replace(note, text=text)
 
     def _found(self, post: PostInput) -> Sequence[_Entry]:
         name = composed(post.id)

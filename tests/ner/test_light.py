@@ -74,6 +74,19 @@ def test_a_text_and_its_places_are_those_of_the_tagger(tagger: LightTagger, expo
     assert LightTagger.load(apart).tag(text).tokens == ["love", "@", "Jordan", "in", "#", "Paris"]
 
 
+def test_short_addresses_are_the_taggers(exported: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(exported, tmp_path / "short")
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    (folder / "config.json").write_text(json.dumps(config | {"short_addresses": True}), encoding="utf-8")
+    (folder / "checksums.json").unlink()
+    text = "love Jordan https://t.co/JordanParis in Paris"
+    one, other = LightTagger.load(folder).tag(text), Tagger.load(folder, "cpu").tag(text)
+    assert one.predicted == other.predicted
+    pieces = LightTagger.load(folder)._encoder.words(["https://t.co/JordanParis"])
+    assert [len(ids) for ids in pieces.values()] == [1]
+    assert pieces == Tagger.load(folder, "cpu").encoder.words(pieces)
+
+
 @pytest.mark.parametrize("scheme", ["bioes", "iob2"])
 @pytest.mark.parametrize("exclude_forbidden", [True, False])
 def test_the_chain_is_the_crf(scheme: str, exclude_forbidden: bool) -> None:

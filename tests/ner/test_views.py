@@ -1,5 +1,6 @@
 """Views as tensors: separators, windows, hostile text, and tokens that stay aligned whatever happens."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -102,6 +103,17 @@ def test_context_is_cut_to_its_budget_and_the_tweet_is_not(xlm_r_folder: Path) -
     [crowded] = views.encode([view(" ".join(["Jordan"] * 10), "photo of the court in desert")], with_context=True)
     assert crowded.context_used == "photo of the court in"
     assert len(crowded.windows) == 2
+
+
+def test_of_web_addresses_the_first_subtoken_alone_is_read(xlm_r_folder: Path) -> None:
+    views = encoder(xlm_r_folder, max_length=64, max_context=30)
+    views.limits = replace(views.limits, short_addresses=True)
+    tokens = ["love", "http://t.co/Jordan", "HTTPS://Paris", "https:", "httpd", "Jordan"]
+    whole = encoder(xlm_r_folder).words(tokens)
+    assert views.words(tokens) == {token: ids[:1] if ":/" in token else ids for token, ids in whole.items()}
+    [encoded] = views.encode([View("1", tokens[:2], None, "at http://t.co/Jordan")], with_context=True)
+    assert encoded.windows[0][encoded.positions[1]] == whole[tokens[1]][0]
+    assert encoded.context_used == "at http://t.co/Jordan"  # the context is read as it is
 
 
 @pytest.mark.parametrize("n_tokens", [1, 7, 8, 9, 30, 200])

@@ -64,6 +64,17 @@ def run(params: TrainParams, folder: Path, **changes: Any) -> dict[str, Any]:
     return test_systems.run(params, folder, **{"train": TRAIN, "dev": DEV, "unlabelled": OTHERS, **changes})
 
 
+def test_posts_without_labels_are_read_as_the_labelled_ones_are_written(
+    xlm_r_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    labelled = [View("1", ["@Jordan", "in", "#Paris"], ["B-PER", "O", "B-LOC"], "")] * 2
+    others = [View("2", ["@", "Oprah", "met", "#", "me", "@", "home"], None, "a dog"), View("3", ["@Jordan"], None, "")]
+    train, rest = examples.parted(system_params(xlm_r_folder, "ita"), labelled, others)
+    assert train == labelled
+    assert rest == [replace(others[0], tokens=["@Oprah", "met", "#me", "@home"]), others[1]]
+    assert "1 of 2 posts without labels write mentions or hashtags otherwise" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("ratio", [0.3, 1.0, 2.5])
 def test_every_post_without_labels_is_read_as_often_as_any_other(ratio: float) -> None:
     widths = [(7 * index) % 50 + 1 for index in range(103)]

@@ -17,9 +17,10 @@ PGIM = (
 )
 
 
-def reader(*files: Path) -> PrecomputedKnowledge:
+def reader(*files: Path, until: str | None = None) -> PrecomputedKnowledge:
     path = str(files[0]) if len(files) == 1 else [str(file) for file in files]
-    made = choose("knowledge", {"extractor": "precomputed", "precomputed": {"path": path}}).create()
+    options = {"path": path, "until": until}
+    made = choose("knowledge", {"extractor": "precomputed", "precomputed": options}).create()
     assert isinstance(made, PrecomputedKnowledge)
     return made
 
@@ -54,6 +55,16 @@ def test_entries_by_id(tmp_path: Path) -> None:
     assert notes(extractor, *posts) == [["a place"], ["one", "two"], [], ["NFD"], None, None]
     assert extractor.lookup(posts[1]) == [Note("one"), Note("two", 0.5, "a book")]
     assert extractor.used() == f"1 entry fits no post, such as {file}:5"
+
+
+def test_texts_are_read_as_far_as_until(tmp_path: Path) -> None:
+    texts = ["1. Rome (city) Reasoning: Reasoning: why", {"text": "all of it", "score": 0.5}, "Reasoning: nothing else"]
+    file = written(tmp_path / "a.jsonl", {"id": "1", "knowledge": texts}, {"id": "2", "knowledge": "Reasoning:"})
+    extractor = reader(file, until="Reasoning:")
+    assert extractor.lookup(post("1")) == [Note("1. Rome (city)"), Note("all of it", 0.5)]
+    assert extractor.lookup(post("2")) == []
+    with pytest.raises(UserError, match=r"knowledge\.precomputed\.until: found ''"):
+        reader(file, until="")
 
 
 def test_an_id_in_two_splits_with_different_texts_needs_the_split(tmp_path: Path) -> None:
