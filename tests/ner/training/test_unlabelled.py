@@ -143,7 +143,7 @@ def test_a_post_without_labels_is_aligned_and_nothing_else(
     named = [replace(each, labels=[0] * len(each.views["text_only"])) for each in made.unlabelled]
     every = model(**batch([*made.labelled, *named]))
     aligned = gradient(every["loss"])
-    assert outputs["alignment"].item() == pytest.approx(every["alignment"].item(), rel=1e-5)
+    assert outputs["alignment"].item() == pytest.approx(every["alignment"].item(), rel=1e-4)
     assert outputs["nll_text_only"].item() == pytest.approx(alone["nll_text_only"].item(), rel=1e-5)
     assert max(float(each.abs().max()) for each in aligned.values()) > 1e-4
     for name, each in found.items():
