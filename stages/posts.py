@@ -49,6 +49,9 @@ def main() -> None:
                 [f"unlabelled: {counts['posts']:,} posts, {counts['tokens']:,} tokens", *described(counts["odd"])]
             )
         )
+    for name in ("label", "text"):
+        digests = {split: report["splits"][split][f"{name}_digest"] or "none" for split in SPLITS}
+        print(f"{name} digests: " + ", ".join(f"{split} {digest}" for split, digest in digests.items()))
     if relation:
         print(f"relation: {len(relation):,} posts, {sum(post.relation for post in relation):,} whose picture adds")
 

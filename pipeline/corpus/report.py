@@ -9,6 +9,7 @@ from typing import Any
 from pipeline.core.labels import entities, orphans
 from pipeline.core.names import FORMS, composed
 from pipeline.core.records import Post
+from pipeline.corpus.digests import label_digest, text_digest
 from pipeline.settings.params import PostSplit
 
 ODD = {
@@ -71,8 +72,9 @@ def report(
     Returns:
         ``{"splits": {split: {"posts", "labelled", "tokens", "entities": {"conlleval" | "strict": {"total" | type: n}},
         "orphan_i", "invisible_tokens", "without_image", "several_images",
-        "sharing_an_image", "odd": {name of ODD: n}}}, "shared_texts": {"train/dev": n, …}}``;
-        `shared_texts` counts the texts that stand in both splits.
+        "sharing_an_image", "label_digest", "text_digest", "odd": {name of ODD: n}}},
+        "shared_texts": {"train/dev": n, …}}``; `shared_texts` counts the texts that stand in both splits, the digests
+        (:mod:`pipeline.corpus.digests`) tell versions of a data set apart.
     """
     texts = {split: {tuple(post.tokens) for post in posts} for split, posts in splits.items()}
     pairs = combinations(splits, 2)
@@ -98,6 +100,8 @@ def _split_report(posts: Sequence[Post], odd: Mapping[str, int]) -> dict[str, An
         "without_image": sum(not post.images for post in posts),
         "several_images": sum(len(post.images) > 1 for post in posts),
         "sharing_an_image": len(images) - len(set(map(composed, images))),
+        "label_digest": label_digest(posts),
+        "text_digest": text_digest(posts),
         "odd": {name: odd.get(name, 0) for name in ODD},
     }
 

@@ -223,5 +223,8 @@ def test_the_posts_stage_says_what_it_counted(tmp_path: Path) -> None:
     output = project.run("python", "-m", "stages.posts")
     counted = ", 0 orphan I-, 1 -DOCSTART- line skipped, 2 labels dropped (data.types renames their types to O)\n"
     assert f"dev: 1 posts, 2 tokens, 0 entities (0 read strictly){counted}" in output
-    odd = json.loads((project.folder / "data/posts/report.json").read_text(encoding="utf-8"))["splits"]["dev"]["odd"]
-    assert odd == dict.fromkeys(ODD, 0) | {"control_lines": 1, "dropped_labels": 2}
+    dev = json.loads((project.folder / "data/posts/report.json").read_text(encoding="utf-8"))["splits"]["dev"]
+    for name in ("label", "text"):
+        [line] = [line for line in output.splitlines() if line.startswith(f"{name} digests: train ")]
+        assert f", dev {dev[f'{name}_digest']}, test " in line
+    assert dev["odd"] == dict.fromkeys(ODD, 0) | {"control_lines": 1, "dropped_labels": 2}
