@@ -25,6 +25,7 @@ from pipeline.core.kinds import KINDS
 from pipeline.core.records import Post
 from pipeline.corpus import conll, csv, jsonl
 from pipeline.corpus.dataset import read_split
+from pipeline.corpus.digests import label_digest, text_digest
 from pipeline.corpus.report import report
 from pipeline.extractors import registry
 from pipeline.settings import params, yaml
@@ -252,6 +253,8 @@ def test_what_the_sample_is_said_to_hold() -> None:
     for split, found in report({split: read_split(data, split) for split in params.SPLITS})["splits"].items():
         entities = found["entities"]["conlleval"]["total"]
         assert f"{split}: {found['posts']:,} posts, {found['tokens']:,} tokens, {entities:,} entities" in page
+        assert f" {split} {found['label_digest']}" in page
+        assert f" {split} {found['text_digest']}" in page
 
 
 @pytest.mark.real_data
@@ -260,6 +263,14 @@ def test_the_hashes_are_those_of_the_files(real_data: Path) -> None:
     for path in (real_data / "twitter2015").glob("*.txt"):
         content = path.read_bytes()
         assert f"`{path.name}` | {len(content):,} | `{hashlib.sha256(content).hexdigest()}` |" in page
+
+
+@pytest.mark.real_data
+def test_the_digests_are_those_of_the_labels(real_data: Path) -> None:
+    page = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
+    files = [conll.read(real_data / "twitter2015" / f"{name}.txt") for name in ("train", "valid", "test")]
+    assert f"| Twitter-2015, UMT | {', '.join(f'`{label_digest(posts)}`' for posts in files)} |" in page
+    assert ", ".join(f"`{text_digest(posts)}`" for posts in files) in page
 
 
 @pytest.fixture(scope="module")
