@@ -1,6 +1,6 @@
 """What sharding, parts and a cluster cost: ``python -m benchmarks.scale [PARTS…]``.
 
-- `shards`: memory of the driver at 10,000 rows and more, all of them stored; rows a second.
+- `shards`: memory of the driver, and processor time a row, at 10,000 rows and more, all of them stored.
 - `finished`: a run that finds 10,000 shards finished, as parts.
 - `ray`: the same pictures read by the local engine and by one and two workers of a cluster of this machine: processor
   time a picture, and time in the shards. Needs ray.
@@ -63,22 +63,43 @@ class Busy:
 
 
 def write_rows(path: Path, count: int) -> Path:
-    """A manifest of `count` pictures that are nowhere."""
+    """A manifest of `count` pictures that are nowhere, one in twenty a copy of another."""
     with path.open("w", encoding="utf-8") as file:
         for number in range(count):
-            sha256 = f"{number * 0x9E3779B97F4A7C15 % 2**64:016x}" * 4
+            own = number - 7 if number % 20 == 19 else number
+            sha256 = f"{own * 0x9E3779B97F4A7C15 % 2**64:016x}" * 4
             row = {"image": f"{number:09}.jpg", "sha256": sha256, "width": 640, "height": 480, "format": "JPEG"}
             file.write(json.dumps({**row, "status": "ok", "error": None}) + "\n")
     return path
 
 
-_DRIVER = """
-import sys, time
+_FILL = """
+import sys
+from itertools import islice
 from pathlib import Path
+from pipeline.core.parts import Parts
 from pipeline.core.store import Store, digest
 from pipeline.engine import shards
 from pipeline.engine.inputs import PictureInputs
-from pipeline.engine.plan import lacking
+from pipeline.engine.plan import of_shard, save
+from pipeline.settings.params import ImagesParams
+
+rows, place, value, key = Path(sys.argv[1]), sys.argv[2], sys.argv[3].encode(), digest({"extractor": "none"})
+inputs = PictureInputs(rows, None, ImagesParams())
+results = Parts(place) if sys.argv[4] == "parts" else Store.open(place)
+for shard in islice(shards.cut(inputs.rows()), 1, None):
+    values = of_shard(results, key, shard.name)
+    values.put_many(key, {row["sha256"]: value for row in shard.rows})
+    save(values)
+"""
+_DRIVER = """
+import sys, time
+from pathlib import Path
+from pipeline.core.kinds import KINDS
+from pipeline.core.parts import Parts
+from pipeline.core.store import Store, digest
+from pipeline.engine.inputs import PictureInputs
+from pipeline.engine.plan import lacking, save
 from pipeline.engine.run import run
 from pipeline.settings.params import ImagesParams
 
@@ -88,48 +109,58 @@ class Unused:
     def extract(self, images):
         raise AssertionError
 
-rows, place, value = Path(sys.argv[1]), sys.argv[2], sys.argv[3].encode()
-inputs, key = PictureInputs(rows, None, ImagesParams()), digest(Unused().fingerprint())
-with Store.open(place) as store:
-    count, first = 0, {}
-    for shard in shards.cut(inputs.rows()):
-        values = {row["sha256"]: value for row in shard.rows}
-        first = first or values
-        if count:
-            store.put_many(key, values)
-        count += len(values)
-    started = time.monotonic()
-    shared = shards.repeated(lambda: (inputs.job(row).key for row in inputs.rows()))
-    [shard] = lacking(inputs, store, key, repeated=shared)
-    inputs.of(shard.jobs)
-    store.put_many(key, first)
-    run("captions", Unused(), inputs, Path(place + ".jsonl"), store)
-    seconds = time.monotonic() - started
+rows, place, value, key = Path(sys.argv[1]), sys.argv[2], sys.argv[3].encode(), digest({"extractor": "none"})
+inputs = PictureInputs(rows, None, ImagesParams())
+parted = sys.argv[4] == "parts"
+results = Parts(place) if parted else Store.open(place)
+started = time.process_time()
+[shard] = lacking(inputs, results, key, repeated=None if parted else inputs.repeated())
+inputs.of(shard.jobs)
+shard.results.put_many(key, {job.key: value for job in shard.jobs})
+save(shard.results)
+del shard
+run("captions", Unused(), inputs, Path(place + ".jsonl"), results)
+seconds = time.process_time() - started
 [peak] = [line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM")]
-print(int(peak) / 1000, count / seconds)
+print(int(peak) / 1000, seconds)
 """
 # What an engine goes through on the driver's side: which digests occur twice, which shards lack results, what their
 # jobs show, and the rows; without torch, which a stage that reads nothing does not load.
 
 
-def stored_pass(count: int, folder: Path) -> tuple[float, float]:
-    """A run over `count` rows of which all but one shard are stored, in a process of its own: MB, and rows a second."""
-    rows = write_rows(folder / f"{count}.jsonl", count)
-    command = [sys.executable, "-c", _DRIVER, str(rows), str(folder / f"store {count}"), VALUE.decode()]
-    done = subprocess.run(command, check=True, capture_output=True, text=True)
-    megabytes, rate = map(float, done.stdout.split())
-    return megabytes, rate
+def stored_pass(count: int, folder: Path, results: str) -> tuple[float, float]:
+    """A run over `count` rows of which all but one shard have results, in a process of its own.
+
+    Args:
+        count: how many.
+        folder: for the manifest and the results.
+        results: where those are: the store, or parts.
+
+    Returns:
+        MB at the peak, and microseconds of a core a row.
+    """
+    rows = folder / f"{count}.jsonl"
+    if not rows.exists():
+        write_rows(rows, count)
+    place = str(folder / f"{results} {count}")
+    for program in (_FILL, _DRIVER):
+        command = [sys.executable, "-c", program, str(rows), place, VALUE.decode(), results]
+        done = subprocess.run(command, check=True, capture_output=True, text=True)
+    megabytes, seconds = map(float, done.stdout.split())
+    return megabytes, seconds / count * 1e6
 
 
 def compare_shards(counts: Sequence[int], folder: Path) -> Iterator[Ratio]:
-    """Memory of the driver, which is to stay flat."""
-    first, rate = stored_pass(counts[0], folder)
-    for count in counts[1:]:
-        more, slower = stored_pass(count, folder)
-        for rows, megabytes, speed in ((counts[0], first, rate), (count, more, slower)):
-            print(f"{rows:,} rows: {megabytes:.0f} MB, {speed:,.0f} rows/s")
-        yield Ratio(f"shards: memory at {count:,} rows to that at {counts[0]:,}", more / first, 1.15, ceiling=True)
-        yield Ratio(f"shards: time a row at {count:,} rows to that at {counts[0]:,}", rate / slower, 1.15, ceiling=True)
+    """The driver's memory and what a row costs it, neither of which is to grow with the number of rows."""
+    for results in ("store", "parts") if find_spec("pyarrow") else ("store",):
+        memory, cost = {}, {}
+        for count in counts:
+            memory[count], cost[count] = stored_pass(count, folder, results)
+            print(f"{results}, {count:,} rows: {memory[count]:.1f} MB, {cost[count]:.1f} µs of a core a row")
+        few, middle, many = counts[0], counts[-2], counts[-1]
+        growth, dearer = memory[many] / memory[middle], cost[many] / cost[few]
+        yield Ratio(f"{results}: memory at {many:,} rows to that at {middle:,}", growth, 1.15, ceiling=True)
+        yield Ratio(f"{results}: a row's cost at {many:,} rows to that at {few:,}", dearer, 1.15, ceiling=True)
 
 
 def compare_finished(count: int, folder: Path) -> Iterator[Ratio]:
@@ -245,7 +276,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.scale", description="What scaling costs.")
     parser.add_argument("parts", nargs="*", choices=[*PARTS, []], default=list(PARTS))
     parser.add_argument(
-        "--rows", nargs="+", type=int, default=[10_000, 1_000_000], help="of the manifest [%(default)s]"
+        "--rows", nargs="+", type=int, default=[1000, 10_000, 1_000_000], help="of the manifest [%(default)s]"
     )
     parser.add_argument("--shards", type=int, default=10_000, help="finished ones, and tasks [%(default)s]")
     parser.add_argument("--pictures", type=int, default=240, help="read by each engine [%(default)s]")

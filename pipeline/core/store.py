@@ -29,7 +29,7 @@ SCHEMA = 1
 
 _APPLICATION = 0x53524431  # "SRD1", kept as the files' application_id
 _WAIT_SECONDS = 120.0  # for another process to end its transaction
-_LOOKUP = 500  # keys per query
+_LOOKUP = 512  # keys per query
 _KEY_BYTES = 32
 
 
@@ -48,6 +48,16 @@ def batched(items: Iterable[T], size: int) -> Iterator[list[T]]:
     source = iter(items)
     while batch := list(islice(source, size)):
         yield batch
+
+
+def lookups(keys: Iterable[T]) -> Iterator[tuple[str, list[T]]]:
+    """Keys in pieces, as many as one query looks up, each with marks for them: ``?,?,?``.
+
+    The last key fills up a piece to a power of two: so queries are few, each of which SQLite keeps prepared.
+    """
+    for some in batched(keys, _LOOKUP):
+        size = 1 << (len(some) - 1).bit_length()
+        yield ",".join("?" * size), some + some[-1:] * (size - len(some))
 
 
 class Store:
@@ -157,8 +167,7 @@ class Store:
         if not path.exists():
             return
         connection = self._connection(path)
-        for some in batched(map(_raw, keys), _LOOKUP):
-            marks = ",".join("?" * len(some))
+        for marks, some in lookups(map(_raw, keys)):
             yield from connection.execute(
                 f"SELECT {columns} FROM results WHERE key IN ({marks})",  # noqa: S608  (only names and marks)
                 some,

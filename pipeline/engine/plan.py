@@ -4,12 +4,13 @@ The order of what is read alone decides the batches, so an interrupted run goes 
 What a job is made of is left to :mod:`pipeline.engine.inputs`, reading it to an engine, :mod:`pipeline.engine.local`.
 """
 
-from collections.abc import Callable, Container, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import NamedTuple, Protocol, runtime_checkable
 
 from pipeline.core.kinds import Row
-from pipeline.engine.shards import Part, cut
+from pipeline.engine.repeated import Repeated
+from pipeline.engine.shards import Part, Shard, cut
 
 _BATCH_PIXELS = 64_000_000  # a batch is closed early at so many pixels: large pictures make small batches
 
@@ -98,7 +99,7 @@ def lacking(
     fingerprint: str,
     *,
     start: int = 0,
-    repeated: Container[str] = (),
+    repeated: Repeated | None = None,
     part: Part | None = None,
 ) -> Iterator[Lacking]:
     """The shards that lack results, from shard number `start` on.
@@ -110,22 +111,30 @@ def lacking(
         results: where to look them up.
         fingerprint: digest of the extractor's fingerprint.
         start: number of the first shard to look at.
-        repeated: keys that jobs of several shards may have.
+        repeated: the keys that several jobs have, where results do not lie apart.
         part: of the shards, only those that this one of several processes reads.
     """
-    elsewhere: set[str] = set()
-    for number, shard in enumerate(islice(cut(inputs.rows()), start, None), start):
-        own: dict[str, Job] = {}
-        for job in (inputs.job(row) for row in shard.rows if row["status"] == "ok"):
-            if job.key not in elsewhere:
-                own.setdefault(job.key, job)
-        elsewhere |= {key for key in own if key in repeated}
-        if part is not None and not part.has(number):
-            continue
-        place = of_shard(results, fingerprint, shard.name)
-        known = place.known(fingerprint, list(own)) if own else set()
-        if len(known) < len(own):
-            yield Lacking(shard.name, place, [job for key, job in own.items() if key not in known])
+    for shard in cut(inputs.rows()):
+        if shard.number >= start:
+            own = _own(inputs, shard, repeated)
+            if part is None or part.has(shard.number):
+                place = of_shard(results, fingerprint, shard.name)
+                known = place.known(fingerprint, list(own)) if own else set()
+                if len(known) < len(own):
+                    yield Lacking(shard.name, place, [job for key, job in own.items() if key not in known])
+            del own
+        del shard  # before the next one is read
+
+
+def _own(inputs: Planned, shard: Shard, repeated: Repeated | None) -> dict[str, Job]:
+    """The jobs of a shard whose keys none has before it, by key."""
+    own: dict[str, Job] = {}
+    for job in (inputs.job(row) for row in shard.rows if row["status"] == "ok"):
+        own.setdefault(job.key, job)
+    for key, number in ({} if repeated is None else repeated.first(own)).items():
+        if number < shard.first:
+            del own[key]
+    return own
 
 
 def stored(
@@ -135,6 +144,7 @@ def stored(
     for shard in islice(cut(inputs.rows()), first):
         jobs = [inputs.job(row) for row in shard.rows if row["status"] == "ok"]
         known = of_shard(results, fingerprint, shard.name).known(fingerprint, [job.key for job in jobs])
+        del shard  # before the next one is read
         yield from (job for job in jobs if job.key in known)
 
 

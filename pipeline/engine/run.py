@@ -7,11 +7,10 @@ decided in :mod:`pipeline.engine.plan`; reading it is left to an engine, such as
 import signal
 import threading
 import time
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
-from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -24,7 +23,7 @@ from pipeline.engine.inputs import Inputs, PictureInputs
 from pipeline.engine.local import Reading
 from pipeline.engine.outcome import Outcome, described, encoded
 from pipeline.engine.plan import Job, Lacking, PartedResults, Results, lacking, of_shard, stored
-from pipeline.engine.shards import Part, cut, repeated
+from pipeline.engine.shards import Part, cut
 from pipeline.extractors.base import (
     AnyExtractor,
     ExpectingExtractor,
@@ -244,9 +243,7 @@ def _read(
     start: int,
     part: Part | None = None,
 ) -> Outcome:
-    shared: Container[str] = ()
-    if not isinstance(results, PartedResults):
-        shared = repeated(lambda: (inputs.job(row).key for row in inputs.rows() if row["status"] == "ok"))
+    shared = None if isinstance(results, PartedResults) else inputs.repeated()
 
     def missing() -> Iterator[Lacking]:
         return lacking(inputs, results, key, start=start, repeated=shared, part=part)
@@ -294,24 +291,26 @@ def _write(
         The shard to go on from, or None at the end; how many rows have a result; how many have none.
     """
     n_stored = n_failed = 0
-    for number, shard in enumerate(islice(cut(inputs.rows()), start, None), start):
-        place = of_shard(results, key, shard.name)
-        rows = [(row, inputs.job(row).key if row["status"] == "ok" else "") for row in shard.rows]
-        if failures is None:
-            wanted = {each for _, each in rows if each}
-            if len(place.known(key, list(wanted))) < len(wanted):
-                return number, n_stored, n_failed
-        for window in batched(rows, KINDS[kind].WINDOW):
-            found = place.get_many(key, [each for _, each in window if each])
-            for row, each in window:
-                status, error = row["status"], row["error"]
-                result = found.get(each)
-                if result is not None:
-                    n_stored += 1
-                elif status == "ok":
-                    status, error = "failed", (failures or {})[each]
-                n_failed += status != "ok"
-                sink.add(row, status, error, result)
+    for shard in cut(inputs.rows()):
+        if shard.number >= start:
+            place = of_shard(results, key, shard.name)
+            wanted = [inputs.job(row).key if row["status"] == "ok" else "" for row in shard.rows]
+            if failures is None:
+                unlike = {each for each in wanted if each}
+                if len(place.known(key, list(unlike))) < len(unlike):
+                    return shard.number, n_stored, n_failed
+            for window in batched(zip(shard.rows, wanted, strict=True), KINDS[kind].WINDOW):
+                found = place.get_many(key, [each for _, each in window if each])
+                for row, each in window:
+                    status, error = row["status"], row["error"]
+                    result = found.get(each)
+                    if result is not None:
+                        n_stored += 1
+                    elif status == "ok":
+                        status, error = "failed", (failures or {})[each]
+                    n_failed += status != "ok"
+                    sink.add(row, status, error, result)
+        del shard  # before the next one is read
     return None, n_stored, n_failed
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.core.errors import UserError
-from pipeline.core.store import SCHEMA, Store, batched, digest
+from pipeline.core.store import SCHEMA, Store, batched, digest, lookups
 from tests.pipeline.core.processes import python
 
 KEY = digest({"extractor": "test", "version": 1})
@@ -237,3 +237,14 @@ def test_work_folders_are_kept_apart(tmp_path: Path) -> None:
 def test_batched() -> None:
     assert list(batched(range(5), 2)) == [[0, 1], [2, 3], [4]]
     assert list(batched([], 2)) == []
+
+
+def test_queries_are_few_whatever_the_number_of_keys() -> None:
+    marks = set()
+    for count in (*range(1, 700), 5000):
+        pieces = list(lookups(range(count)))
+        assert {key for _, keys in pieces for key in keys} == set(range(count))
+        assert all(mark.count("?") == len(keys) for mark, keys in pieces)
+        marks |= {mark for mark, _ in pieces}
+    assert len(marks) == 10
+    assert list(lookups([])) == []

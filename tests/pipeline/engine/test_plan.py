@@ -4,10 +4,14 @@ import pickle
 import random
 from pathlib import Path
 
+import pytest
+
 from pipeline.core.records import ImageRow
 from pipeline.core.store import Store
-from pipeline.engine.inputs import PictureInputs, twins
+from pipeline.engine import shards
+from pipeline.engine.inputs import PictureInputs
 from pipeline.engine.plan import Job, batches, lacking, stored
+from pipeline.engine.shards import Part
 from pipeline.settings.params import ImagesParams
 
 KEY = "ab" * 32
@@ -31,9 +35,23 @@ def test_a_job_is_what_can_be_read_and_has_no_result(tmp_path: Path) -> None:
     assert pickle.loads(pickle.dumps(shard.jobs)) == shard.jobs  # noqa: S301  (our own)
 
 
-def test_twins_are_the_names_of_the_same_bytes() -> None:
-    rows = [row("a", 1), row("b", 2), row("c", 1), row("d", None), row("e", None), row("f", 1)]
-    assert twins(PictureInputs(rows, None, ImagesParams()).rows) == {f"{1:064x}": ["a", "c", "f"]}
+def test_of_copies_in_several_shards_the_first_has_the_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, size in (("MEAN", 8), ("LEAST", 2), ("MOST", 20)):
+        monkeypatch.setattr(shards, name, size)
+    rng = random.Random(1)
+    rows = [row(f"{number:03}", rng.choice([None, *range(60)])) for number in range(200)]
+    inputs = PictureInputs(rows, None, ImagesParams())
+    firsts: dict[str, str] = {}
+    for each in rows:
+        if each.sha256 is not None:
+            firsts.setdefault(each.sha256, each.image)
+    with Store.open(tmp_path) as store:
+        every = list(lacking(inputs, store, KEY, repeated=inputs.repeated()))
+        assert len(every) > 5
+        assert {job.key: job.name for shard in every for job in shard.jobs} == firsts
+        assert sum(len(shard.jobs) for shard in every) == len(firsts)
+        halves = [list(lacking(inputs, store, KEY, repeated=inputs.repeated(), part=Part(n, 2))) for n in range(2)]
+        assert sorted(shard.shard for half in halves for shard in half) == sorted(shard.shard for shard in every)
 
 
 def test_batches_are_of_one_bucket_and_go_on_where_a_killed_run_stopped() -> None:

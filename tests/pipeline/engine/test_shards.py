@@ -15,7 +15,7 @@ from pipeline.core.records import Post
 from pipeline.engine import shards
 from pipeline.engine.inputs import Inputs, LabelledPictures, PictureInputs, PostInputs
 from pipeline.engine.run import extract, run_part
-from pipeline.engine.shards import Part, cut, repeated
+from pipeline.engine.shards import Part, cut
 from pipeline.extractors.base import Wants
 from pipeline.images.pictures import Folder
 from pipeline.settings.params import ImagesParams
@@ -62,14 +62,6 @@ def test_posts_are_cut_by_id_and_split() -> None:
     found = list(cut(rows))
     assert len(found) > 1
     assert [row for shard in found for row in shard.rows] == rows
-
-
-def test_what_occurs_twice_is_found_and_a_shared_head_is_no_repetition() -> None:
-    digests = [f"{number % 900:064x}"[::-1] for number in range(1000)]
-    assert repeated(lambda: iter(digests)) == set(digests[:100])
-    heads = ["ab" * 8 + "0" * 48, "ab" * 8 + "1" * 48]
-    assert repeated(lambda: iter(heads)) == set()
-    assert repeated(lambda: iter([])) == set()
 
 
 class Batches(MeanColour):
