@@ -37,12 +37,13 @@ class Parts:
 
     def __init__(self, url: str, folder: Path | None = None) -> None:
         try:
-            import pyarrow  # noqa: F401
+            import pyarrow
         except ImportError:
             raise UserError(
                 f"execution.results: {url}: parts are Parquet files, and pyarrow is not installed; run: pip install "
                 "--no-deps -r requirements-ray.lock"
             ) from None
+        pyarrow.set_memory_pool(pyarrow.system_memory_pool())  # its own keeps tens of MB of what was freed
         self.url, self.folder = url, folder
         self._remote = Remote(url)
         self._listed: dict[str, dict[str, set[str]]] = {}
@@ -163,7 +164,7 @@ class _File:
                 )
             self._group: dict[str, int] = {}
             for group in range(self._file.num_row_groups):
-                for key in self._file.read_row_group(group, columns=["key"])["key"].to_pylist():
+                for key in self._file.read_row_group(group, columns=["key"], use_threads=False)["key"].to_pylist():
                     self._group[key.hex()] = group
         self._read: tuple[int, dict[str, bytes]] = -1, {}
 
@@ -183,7 +184,7 @@ class _File:
         for group, wanted in sorted(groups.items()):
             if self._read[0] != group:
                 with _damaged(self._place):
-                    table = self._file.read_row_group(group)
+                    table = self._file.read_row_group(group, use_threads=False)
                     names = (key.hex() for key in table["key"].to_pylist())
                     self._read = group, dict(zip(names, table["value"].to_pylist(), strict=True))
             found |= {key: self._read[1][key] for key in wanted}
