@@ -18,7 +18,7 @@ from ner.scoring import f1 as scoring
 from ner.tagger import Tagger
 from ner.training import run as training
 from ner.visual import Visuals
-from pipeline.contexts.found import Found
+from pipeline.contexts.found import FoundWords
 from pipeline.core import checkpoints, records
 from pipeline.core.errors import run_cli
 from pipeline.core.files import atomic_write, write_json
@@ -43,9 +43,9 @@ Table = dict[str, dict[str, list[float]]]
 def split_views(settings: Params, left_out: str | None) -> dict[str, list[View]]:
     """The views of every split from posts and contexts, with one kind left out of the template, or none."""
     template = settings.views.model_copy(update={"kinds": [kind for kind in settings.views.kinds if kind != left_out]})
-    found = Found.read(paths.CONTEXTS, template.kinds)
+    found = FoundWords(paths.CONTEXTS, template)
     return {
-        split: list(make_views(records.read(paths.POSTS / f"{split}.jsonl", Post, "posts"), split, template, found))
+        split: list(make_views(records.read(paths.POSTS / f"{split}.jsonl", Post, "posts"), split, found))
         for split in SPLITS
     }
 

@@ -4,18 +4,22 @@ The context of a post is made of these by the template in params; a post without
 beside them records what the views were made of, for the card of a tagger that is trained on them.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Iterator
 
-from pipeline.contexts.found import Found
+from pipeline.contexts.found import FoundWords
 from pipeline.core import records
 from pipeline.core.errors import run_cli
 from pipeline.core.files import portable
 from pipeline.core.locks import stage_lock
 from pipeline.core.records import Post, View, ViewSources
+from pipeline.core.store import batched
 from pipeline.settings import params
-from pipeline.settings.params import POST_SPLITS, Params, ViewsParams
+from pipeline.settings.params import POST_SPLITS, Params
 from stages.shared import paths
 from stages.shared.record import recorded
+
+_WINDOW = 500  # posts whose contexts are looked up at a time
 
 
 def main() -> None:
@@ -23,21 +27,28 @@ def main() -> None:
     settings = params.load(paths.PARAMS)
     with stage_lock("views"), recorded("views") as record:
         record |= {"items": 0, "unit": "posts"}
-        found = Found.read(paths.CONTEXTS, settings.views.kinds)
+        found = FoundWords(paths.CONTEXTS, settings.views)
         for split in POST_SPLITS:
             posts = records.read(paths.POSTS / f"{split}.jsonl", Post, "posts")
-            views = list(make_views(posts, split, settings.views, found))
-            records.write(paths.VIEWS / f"{split}.jsonl", views)
-            record["items"] += len(views)
-            if views or split != "unlabelled":
-                print(f"{split}: {sum(bool(view.context) for view in views):,} of {len(views):,} posts have a context")
+            contexts = Counter[bool]()
+            records.write(paths.VIEWS / f"{split}.jsonl", _counted(make_views(posts, split, found), contexts))
+            record["items"] += contexts.total()
+            if contexts or split != "unlabelled":
+                print(f"{split}: {contexts[True]:,} of {contexts.total():,} posts have a context")
         records.write_one(paths.SOURCES, sources(settings))
 
 
-def make_views(posts: Iterable[Post], split: str, template: ViewsParams, found: Found) -> Iterator[View]:
+def make_views(posts: Iterable[Post], split: str, found: FoundWords) -> Iterator[View]:
     """The posts of a split with their contexts."""
-    for post in posts:
-        yield View(post.id, post.tokens, post.labels, found.words(template, post, split), post.images)
+    for some in batched(posts, _WINDOW):
+        for post, context in zip(some, found.contexts(some, split), strict=True):
+            yield View(post.id, post.tokens, post.labels, context, post.images)
+
+
+def _counted(views: Iterable[View], contexts: "Counter[bool]") -> Iterator[View]:
+    for view in views:
+        contexts[bool(view.context)] += 1
+        yield view
 
 
 def sources(settings: Params) -> ViewSources:
