@@ -1,11 +1,12 @@
 """Stage `images`: every picture that a post names → data/images.jsonl, one row each with its hash, size and status."""
 
-from collections import Counter
+from collections.abc import Iterable, Iterator
+from pathlib import Path
 
 from pipeline.core import records
 from pipeline.core.errors import UserError, run_cli
 from pipeline.core.locks import stage_lock
-from pipeline.core.records import RelationPost
+from pipeline.core.records import ImageRow, RelationPost
 from pipeline.core.store import Store
 from pipeline.images import manifest as images
 from pipeline.images.remote import opened
@@ -18,21 +19,32 @@ def main() -> None:
     """Run the stage."""
     settings = params.load(paths.PARAMS)
     with stage_lock("images"), Store.open() as store, recorded("images") as record:
-        names = {image for _, post in posts.of_all_splits() for image in post.images}
-        names |= {image for post in records.read(paths.RELATION, RelationPost, "posts") for image in post.images}
-        data = settings.data
+        data, statuses = settings.data, images.Statuses()
         place = data.images_folder if data.images_elsewhere is None else opened(data, settings.images, store)
-        rows = list(images.manifest(names, place, settings.images, store, follow=data.linked_folders))
-        if place is not None and (reason := images.nothing_readable(rows, data.images_folder or str(data.images))):
-            raise UserError(reason)
-        records.write(paths.IMAGES, rows)
-        record |= {"items": len(rows), "unit": "pictures"}
+        rows = images.manifest(_names(), place, settings.images, store, follow=data.linked_folders)
+        where = None if place is None else data.images_folder or str(data.images)
+        count = records.write(paths.IMAGES, _required(rows, statuses, where))
+        record |= {"items": count, "unit": "pictures"}
     if data.images is None:
-        print(f"no pictures in this data set (data.images: null); {len(rows):,} named by its posts")
+        print(f"no pictures in this data set (data.images: null); {count:,} named by its posts")
         return
-    statuses = Counter(row.status for row in rows)
-    summary = ", ".join(f"{count:,} {status}" for status, count in sorted(statuses.items()))
-    print(f"{statuses.total():,} pictures{': ' if summary else ''}{summary}")
+    summary = ", ".join(f"{number:,} {status}" for status, number in sorted(statuses.counts.items()))
+    print(f"{count:,} pictures{': ' if summary else ''}{summary}")
+
+
+def _names() -> Iterator[str]:
+    """The pictures that posts name, those of the relation as well; one that several name several times."""
+    for _, post in posts.of_all_splits():
+        yield from post.images
+    for relation in records.read(paths.RELATION, RelationPost, "posts"):
+        yield from relation.images
+
+
+def _required(rows: Iterable[ImageRow], statuses: images.Statuses, where: Path | str | None) -> Iterator[ImageRow]:
+    """The rows, counted; raises UserError behind them where none of the pictures can be read and there is a place."""
+    yield from statuses.noted(rows)
+    if where is not None and (reason := statuses.nothing_readable(where)):
+        raise UserError(reason)
 
 
 if __name__ == "__main__":

@@ -14,8 +14,10 @@ from pathlib import Path
 
 from pipeline.core.errors import UserError
 from pipeline.core.machine import cores
+from pipeline.core.names import has_unpaired_surrogate
 from pipeline.core.progress import Progress
 from pipeline.core.records import ImageRow
+from pipeline.core.scratch import Distinct
 from pipeline.core.store import Store, batched, digest
 from pipeline.images.decoding import DecoderEndedError, Decoders, PictureError
 from pipeline.images.pictures import Folder, StampedPictures
@@ -56,13 +58,7 @@ def manifest(
     Raises:
         UserError: `folder` does not exist, or a name cannot be written as UTF-8.
     """
-    ordered = sorted(set(names))
-    for name in ordered:
-        if not name.isascii() and any("\ud800" <= character <= "\udfff" for character in name):
-            raise UserError(
-                f"picture {name!r}: the name contains an unpaired surrogate and cannot be "
-                "written as UTF-8; fix the id in the data set"
-            )
+    ordered = Distinct(map(_writable, names))
     if folder is None:
         return (
             ImageRow(name, status="missing", error="the data set has no pictures (data.images is null)")
@@ -75,8 +71,18 @@ def manifest(
     return _manifest(ordered, folder, limits, store, workers or cores())
 
 
+def _writable(name: str) -> str:
+    """The name itself; raises UserError where it cannot be written as UTF-8."""
+    if has_unpaired_surrogate(name):
+        raise UserError(
+            f"picture {name!r}: the name contains an unpaired surrogate and cannot be "
+            "written as UTF-8; fix the id in the data set"
+        )
+    return name
+
+
 def _manifest(
-    names: list[str], place: StampedPictures, limits: ImagesParams, store: Store | None, workers: int
+    names: Distinct, place: StampedPictures, limits: ImagesParams, store: Store | None, workers: int
 ) -> Iterator[ImageRow]:
     key = digest({"rows of the manifest": VERSION, "max_pixels": limits.max_pixels, "max_bytes": limits.max_bytes})
     pending: deque[ImageRow | tuple[Future[list[_Examined]], int]] = deque()
@@ -163,21 +169,44 @@ _REMEDIES = {
 _EXAMPLES = 3
 
 
-def nothing_readable(rows: Sequence[ImageRow], folder: Path | str) -> str | None:
-    """Why not one picture can be read, and what to do; None where one can, or where there are none."""
-    if not rows or any(row.status == "ok" for row in rows):
-        return None
-    statuses = Counter(row.status for row in rows)
-    examples = [f"  {row.image}: {row.status}: {row.error}" for row in rows[:_EXAMPLES]]
-    remedies = [_REMEDIES[status] for status, _ in statuses.most_common() if status in _REMEDIES]
-    return "\n".join(
-        (
-            f"{folder}: of {len(rows):,} pictures that posts name, not one can be read "
-            f"({', '.join(f'{count:,} {status}' for status, count in statuses.most_common())}):",
-            *examples,
-            "; ".join((*remedies, "where contexts come from files alone (precomputed), set data.images to null")),
+class Statuses:
+    """What became of pictures: how many have which status, and the rows of the first few."""
+
+    def __init__(self) -> None:
+        self.counts: Counter[str] = Counter()
+        self._first: list[ImageRow] = []
+
+    def noted(self, rows: Iterable[ImageRow]) -> Iterator[ImageRow]:
+        """The rows themselves, which are counted as they are gone through."""
+        for row in rows:
+            self.counts[row.status] += 1
+            if len(self._first) < _EXAMPLES:
+                self._first.append(row)
+            yield row
+
+    def nothing_readable(self, folder: Path | str) -> str | None:
+        """Why not one picture can be read, and what to do; None where one can, or where there are none."""
+        if not self.counts or self.counts["ok"]:
+            return None
+        examples = [f"  {row.image}: {row.status}: {row.error}" for row in self._first]
+        counts = self.counts.most_common()
+        remedies = [_REMEDIES[status] for status, _ in counts if status in _REMEDIES]
+        return "\n".join(
+            (
+                f"{folder}: of {self.counts.total():,} pictures that posts name, not one can be read "
+                f"({', '.join(f'{count:,} {status}' for status, count in counts)}):",
+                *examples,
+                "; ".join((*remedies, "where contexts come from files alone (precomputed), set data.images to null")),
+            )
         )
-    )
+
+
+def nothing_readable(rows: Iterable[ImageRow], folder: Path | str) -> str | None:
+    """As :meth:`Statuses.nothing_readable`, of these rows."""
+    statuses = Statuses()
+    for _ in statuses.noted(rows):
+        pass
+    return statuses.nothing_readable(folder)
 
 
 def look(names: Iterable[str], folder: Path, limits: ImagesParams, follow: Sequence[Path] = ()) -> list[ImageRow]:
