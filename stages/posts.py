@@ -1,17 +1,18 @@
 """Stage `posts`: a data set's text files → data/posts/{train,dev,test,unlabelled,relation}.jsonl, and a report."""
 
 from collections import Counter
+from collections.abc import Iterable, Iterator
 
 from pipeline.core import records
 from pipeline.core.errors import run_cli
 from pipeline.core.files import write_json
 from pipeline.core.locks import stage_lock
-from pipeline.core.records import Post
-from pipeline.corpus.dataset import read_split
-from pipeline.corpus.relation import read_relation
-from pipeline.corpus.report import described
-from pipeline.corpus.report import report as report_on
-from pipeline.corpus.unlabelled import read_unlabelled
+from pipeline.core.records import Post, RelationPost
+from pipeline.core.scratch import Sorted
+from pipeline.corpus.dataset import each_of_split
+from pipeline.corpus.relation import each_of_relation
+from pipeline.corpus.report import Report, described
+from pipeline.corpus.unlabelled import each_unlabelled
 from pipeline.settings import params
 from pipeline.settings.params import POST_SPLITS, SPLITS, PostSplit
 from stages.shared import paths
@@ -23,15 +24,19 @@ def main() -> None:
     settings = params.load(paths.PARAMS)
     with stage_lock("posts"), recorded("posts") as record:
         odd: dict[PostSplit, Counter[str]] = {split: Counter() for split in POST_SPLITS}
-        splits: dict[PostSplit, list[Post]] = {split: read_split(settings.data, split, odd[split]) for split in SPLITS}
-        splits["unlabelled"] = read_unlabelled(settings.data, odd["unlabelled"])
-        for split, rows in splits.items():
-            records.write(paths.POSTS / f"{split}.jsonl", sorted(rows, key=lambda post: post.id))
-        relation = read_relation(settings.data)
-        records.write(paths.RELATION, sorted(relation, key=lambda post: post.id))
-        report = report_on(splits, odd)
+        given: dict[PostSplit, Iterator[Post]] = {
+            split: each_of_split(settings.data, split, odd[split]) for split in SPLITS
+        }
+        given["unlabelled"] = each_unlabelled(settings.data, odd["unlabelled"])
+        found = Report()
+        splits = {split: _sorted(found.counted(split, posts)) for split, posts in given.items()}
+        for split, lines in splits.items():
+            records.write_lines(paths.POSTS / f"{split}.jsonl", lines)
+        adds = Counter[bool]()
+        records.write_lines(paths.RELATION, _sorted(_counted(each_of_relation(settings.data), adds)))
+        report = found.found(odd)
         write_json(paths.POSTS_REPORT, report)
-        record |= {"items": sum(map(len, splits.values())), "unit": "posts"}
+        record |= {"items": sum(counts["posts"] for counts in report["splits"].values()), "unit": "posts"}
     for split, counts in report["splits"].items():
         if split == "unlabelled":
             continue
@@ -42,8 +47,7 @@ def main() -> None:
             f"{entities['conlleval']['total']:,} entities ({entities['strict']['total']:,} read strictly), "
             + ", ".join([f"{counts['orphan_i']:,} orphan I-", *described(counts["odd"])])
         )
-    if splits["unlabelled"]:
-        counts = report["splits"]["unlabelled"]
+    if (counts := report["splits"]["unlabelled"])["posts"]:
         print(
             ", ".join(
                 [f"unlabelled: {counts['posts']:,} posts, {counts['tokens']:,} tokens", *described(counts["odd"])]
@@ -52,8 +56,19 @@ def main() -> None:
     for name in ("label", "text"):
         digests = {split: report["splits"][split][f"{name}_digest"] or "none" for split in SPLITS}
         print(f"{name} digests: " + ", ".join(f"{split} {digest}" for split, digest in digests.items()))
-    if relation:
-        print(f"relation: {len(relation):,} posts, {sum(post.relation for post in relation):,} whose picture adds")
+    if adds:
+        print(f"relation: {adds.total():,} posts, {adds[True]:,} whose picture adds")
+
+
+def _sorted(posts: Iterable[Post | RelationPost]) -> Sorted:
+    """The lines of posts, by their ids."""
+    return Sorted((post.id, records.line(post)) for post in posts)
+
+
+def _counted(posts: Iterable[RelationPost], adds: "Counter[bool]") -> Iterator[RelationPost]:
+    for post in posts:
+        adds[bool(post.relation)] += 1
+        yield post
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 
 from pipeline.checks.folders import findings
@@ -18,8 +18,8 @@ from pipeline.core.errors import UserError
 from pipeline.core.folders import default_folder
 from pipeline.core.kinds import KINDS
 from pipeline.core.names import has_unpaired_surrogate
-from pipeline.corpus.dataset import read_split
-from pipeline.corpus.unlabelled import read_unlabelled
+from pipeline.corpus.dataset import each_of_split
+from pipeline.corpus.unlabelled import each_unlabelled
 from pipeline.extractors import registry
 from pipeline.images.manifest import look, nothing_readable
 from pipeline.settings import params
@@ -145,10 +145,10 @@ def _pictures(settings: Params) -> tuple[str, bool] | None:
     if data.images_folder is None:
         return None
     try:
-        posts = [*(post for split in SPLITS for post in read_split(data, split)), *read_unlabelled(data)]
+        posts = chain(*(each_of_split(data, split) for split in SPLITS), each_unlabelled(data))
+        names = dict.fromkeys(image for post in posts for image in post.images)
     except UserError:
         return None  # the stage `posts` says what is wrong with a text, and where
-    names = dict.fromkeys(image for post in posts for image in post.images)
     rows = look(islice(names, _LOOKED_AT), data.images_folder, settings.images, data.linked_folders)
     reason = nothing_readable(rows, data.images_folder)
     return None if reason is None else (reason, len(names) <= _LOOKED_AT)

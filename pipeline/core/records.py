@@ -434,10 +434,20 @@ def as_json(value: Any) -> str:
 
 def write(path: str | os.PathLike[str], records: Iterable[Any]) -> int:
     """Write records, one a line, atomically; return how many. Raises as :func:`row`."""
+    return write_lines(path, map(line, records))
+
+
+def line(record: Any) -> str:
+    """A record as it stands in a file, without the end of the line. Raises as :func:`row`."""
+    return as_json(row(record))
+
+
+def write_lines(path: str | os.PathLike[str], lines: Iterable[str]) -> int:
+    """Write what :func:`line` gave, atomically; return how many."""
     count = 0
     with atomic_write(path) as file:
-        for record in records:
-            file.write(as_json(row(record)) + "\n")
+        for text in lines:
+            file.write(text + "\n")
             count += 1
     return count
 

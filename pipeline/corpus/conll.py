@@ -14,14 +14,14 @@ from pipeline.core.errors import UserError
 from pipeline.core.files import numbered_lines
 from pipeline.core.labels import Scheme
 from pipeline.core.records import Post
-from pipeline.corpus.reading import AS_THEY_ARE, Labels, finish, images_of, without_mark
+from pipeline.corpus.reading import AS_THEY_ARE, Labels, Problems, final, images_of, listed, without_mark
 
 _IMAGE = "IMGID:"
 _CONTROL = re.compile("-DOCSTART-(?![^\t ])")
 _COMMENT = "# "
 
 
-def read(
+def each(
     path: str | Path,
     *,
     label_column: int = 2,
@@ -29,8 +29,8 @@ def read(
     image_name: str | None = "{id}.jpg",
     types: Mapping[str, str] = AS_THEY_ARE,
     odd: Counter[str] | None = None,
-) -> list[Post]:
-    """Read a CoNLL-like file.
+) -> Iterator[Post]:
+    """Read a CoNLL-like file, its posts as they come.
 
     Lines end in LF or CRLF, byte-order marks before a post are skipped, a line of nothing but tabs counts as blank.
     Several `IMGID` lines in a row name several pictures of one post, whose id is the first. A post without an `IMGID`
@@ -49,27 +49,37 @@ def read(
     """
     path, known = Path(path), Labels(scheme, types)
     odd = Counter() if odd is None else odd
-    problems: list[str] = []
-    numbered = list(
-        parse(
+    problems, without_tokens = Problems(path), Problems(path)
+
+    def posts() -> Iterator[Post]:
+        first: tuple[int, Post] | None = None
+        by_spaces = True
+        for number, post in parse(
             numbered_lines(path),
-            lambda number, problem: problems.append(f"{path}:{number}: {problem}"),
+            lambda number, problem: problems.add(f"{path}:{number}: {problem}"),
             known,
             label_column,
             image_name,
             lambda count: f"{path.stem}-{count}",
             odd,
-        )
-    )
-    if not problems and numbered and all(_is_separated_by_spaces(post, known) for _, post in numbered):
-        problems.append(_separated_by_spaces(str(path), *numbered[0]))
-    problems = problems or [
-        f"{path}:{number}: post {post.id if post.id.isprintable() else repr(post.id)} has no tokens; expected "
-        "token<TAB>label lines, or no post"
-        for number, post in numbered
-        if not post.tokens
-    ]
-    return finish(path, [post for _, post in numbered], problems, known, odd)
+        ):
+            first = first or (number, post)
+            by_spaces = by_spaces and _is_separated_by_spaces(post, known)
+            if not post.tokens:
+                shown = post.id if post.id.isprintable() else repr(post.id)
+                without_tokens.add(
+                    f"{path}:{number}: post {shown} has no tokens; expected token<TAB>label lines, or no post"
+                )
+            yield post
+        if not problems.count and first is not None and by_spaces:
+            problems.add(_separated_by_spaces(str(path), *first))
+        if not problems.count:
+            without_tokens.refuse()
+
+    return final(posts(), problems, known, odd)
+
+
+read = listed(each)
 
 
 def stream(

@@ -10,21 +10,21 @@ from typing import Any
 from pipeline.core.files import numbered_lines
 from pipeline.core.labels import Scheme
 from pipeline.core.records import Post
-from pipeline.corpus.reading import AS_THEY_ARE, KEYS, Labels, finish, from_row, without_mark
+from pipeline.corpus.reading import AS_THEY_ARE, KEYS, Labels, Problems, final, from_row, listed, without_mark
 
 _BRACKETS = re.compile(r"\[.*\]", re.DOTALL)
 _LIST = re.compile(r"""[\[(]\s*(['"]).*['"],?\s*[\])] | \[[^\s,]+(,\s?[^\s,]+)+\] | \[\]""", re.DOTALL | re.VERBOSE)
 """Of tokens: quotes or commas tell a list from a tweet in brackets, `[ Video ]`."""
 
 
-def read(
+def each(
     path: str | Path,
     *,
     scheme: Scheme = "iob2",
     image_name: str | None = "{id}.jpg",
     types: Mapping[str, str] = AS_THEY_ARE,
     odd: Counter[str] | None = None,
-) -> list[Post]:
+) -> Iterator[Post]:
     """Read posts from a CSV file: a header, then a row a post, fields with commas or line breaks in double quotes.
 
     Columns, in any order: `id`; `text`, or `tokens` separated by spaces; perhaps `labels`, separated by spaces, for
@@ -44,19 +44,26 @@ def read(
     """
     path, known = Path(path), Labels(scheme, types)
     odd = Counter() if odd is None else odd
-    posts: list[Post] = []
-    problems: list[str] = []
-    for number, row in stream(numbered_lines(path), odd):
-        try:
-            if isinstance(row, Exception):
-                raise row
-            posts.append(from_row(row, known, image_name, odd))
-        except csv.Error as error:  # the reader has lost its place
-            problems.append(f"{path}:{number}: {error}")
-            break
-        except ValueError as error:
-            problems.append(f"{path}:{number}: {error}")
-    return finish(path, posts, problems, known, odd)
+    problems = Problems(path)
+
+    def posts() -> Iterator[Post]:
+        for number, row in stream(numbered_lines(path), odd):
+            try:
+                if isinstance(row, Exception):
+                    raise row
+                post = from_row(row, known, image_name, odd)
+            except csv.Error as error:  # the reader has lost its place
+                problems.add(f"{path}:{number}: {error}")
+                return
+            except ValueError as error:
+                problems.add(f"{path}:{number}: {error}")
+                continue
+            yield post
+
+    return final(posts(), problems, known, odd)
+
+
+read = listed(each)
 
 
 def stream(

@@ -2,19 +2,15 @@
 
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
 
 from pipeline.core.errors import UserError
-from pipeline.core.names import composed
-from pipeline.core.records import Post, RelationPost
+from pipeline.core.records import Post
 from pipeline.corpus import conll, csv, jsonl, label_studio, parquet
-from pipeline.corpus.reading import unique_ids
+from pipeline.corpus.reading import P, numbered
 from pipeline.settings.params import DataParams, Split
-
-P = TypeVar("P", Post, RelationPost)
 
 _ROUNDED = re.compile(r"\d([.,]\d+)?[eE]\+?\d+")
 """A long number as a spreadsheet shows it, and saves it: 7.91E+17."""
@@ -25,6 +21,11 @@ _BY_CHANCE = 5
 
 
 def read_split(data: DataParams, split: Split, odd: Counter[str] | None = None) -> list[Post]:
+    """All that :func:`each_of_split` gives."""
+    return list(each_of_split(data, split, odd))
+
+
+def each_of_split(data: DataParams, split: Split, odd: Counter[str] | None = None) -> Iterator[Post]:
     """Read the files of one split in the data set's format, rename types, and make ids unique (`id`, `id#2`, …).
 
     Args:
@@ -35,62 +36,90 @@ def read_split(data: DataParams, split: Split, odd: Counter[str] | None = None) 
     Raises:
         UserError: a file is missing or malformed, or some posts of a split that is scored have labels and others none.
     """
-    readers: dict[str, Callable[..., list[Post]]] = {
-        "conll": partial(conll.read, label_column=data.label_column),
-        "jsonl": partial(jsonl.read, spans=data.spans),
-        "csv": csv.read,
-        "datasets": parquet.read,
-        "label_studio": partial(label_studio.read, spans=data.spans),
-    }
     odd = Counter() if odd is None else odd
-    posts: list[Post] = []
-    files: list[tuple[Path, list[Post]]] = []
-    for path in data.files(split):
-        read = readers[data.format]
-        found = read(path, scheme=data.scheme, image_name=data.image_name, types=data.types, odd=odd)
-        files.append((path, found))
-        posts += found
-    if split != "train":
-        _require_alike(split, files)
-    posts = limited(posts, data, odd)
-    unique = list(unique_ids(posts))
-    odd["rounded_ids"] += _n_rounded([post.id for post in posts])
-    firsts: dict[str, str] = {}
-    for post, given in zip(unique, posts, strict=True):
-        same_form = firsts.setdefault(composed(given.id), given.id) == given.id
-        if post.id != given.id:
+    rounded = _Rounded()
+    for post, same_form in numbered(rounded.noted(limited(_of_files(data, split, odd), data, odd))):
+        if same_form is not None:
             odd["repeated_ids" if same_form else "ids_in_other_forms"] += 1
-    return unique
+        yield post
+    odd["rounded_ids"] += rounded.count
 
 
-def limited(posts: list[P], data: DataParams, odd: Counter[str]) -> list[P]:
+def _of_files(data: DataParams, split: Split, odd: Counter[str]) -> Iterator[Post]:
+    readers: dict[str, Callable[..., Iterator[Post]]] = {
+        "conll": partial(conll.each, label_column=data.label_column),
+        "jsonl": partial(jsonl.each, spans=data.spans),
+        "csv": csv.each,
+        "datasets": parquet.each,
+        "label_studio": partial(label_studio.each, spans=data.spans),
+    }
+    read = readers[data.format]
+    alike = _Alike(split)
+    for path in data.files(split):
+        for post in read(path, scheme=data.scheme, image_name=data.image_name, types=data.types, odd=odd):
+            alike.add(path, post)
+            yield post
+    alike.require()
+
+
+def limited(posts: Iterable[P], data: DataParams, odd: Counter[str]) -> Iterator[P]:
     """The posts of a split that `data.limit` lets through; the others are counted."""
-    kept = posts[: data.limit]
-    odd["beyond_limit"] += len(posts) - len(kept)
-    return kept
+    for number, post in enumerate(posts):
+        if data.limit is None or number < data.limit:
+            yield post
+        else:
+            odd["beyond_limit"] += 1
 
 
-def _require_alike(split: Split, files: Sequence[tuple[Path, Sequence[Post]]]) -> None:
-    """See that all posts of a split have labels, or none.
+class _Alike:
+    """Whether all posts of a split have labels, or none, as is required of those that are scored."""
 
-    Raises:
-        UserError: some have; it names a post and the files.
-    """
-    lacking = [(path, post) for path, posts in files for post in posts if post.labels is None]
-    labelled = [path for path, posts in files for post in posts if post.labels is not None]
-    if lacking and labelled:
-        path, post = lacking[0]
-        raise UserError(
-            f"data.{split}: {len(lacking):,} of {len(lacking) + len(labelled):,} posts have no labels, the first of "
-            f"them {post.id} of {path}; others have, such as those of {labelled[0]}. A split is scored as a whole: "
-            "leave those without labels out, or give them a split of their own, which is then predicted only, or "
-            "name them in data.unlabelled to learn from"
-        )
+    def __init__(self, split: Split) -> None:
+        self._split = split
+        self._lacking = self._labelled = 0
+        self._first_lacking = self._first_labelled = ""
+
+    def add(self, path: Path, post: Post) -> None:
+        if post.labels is None:
+            self._first_lacking = self._first_lacking or f"{post.id} of {path}"
+            self._lacking += 1
+        else:
+            self._first_labelled = self._first_labelled or str(path)
+            self._labelled += 1
+
+    def require(self) -> None:
+        """See that they have; raises UserError, which names a post and the files."""
+        if self._split != "train" and self._lacking and self._labelled:
+            raise UserError(
+                f"data.{self._split}: {self._lacking:,} of {self._lacking + self._labelled:,} posts have no labels, "
+                f"the first of them {self._first_lacking}; others have, such as those of {self._first_labelled}. A "
+                "split is scored as a whole: leave those without labels out, or give them a split of their own, which "
+                "is then predicted only, or name them in data.unlabelled to learn from"
+            )
 
 
-def _n_rounded(ids: Sequence[str]) -> int:
+class _Rounded:
     """How many ids a spreadsheet has rounded: to 7.91E+17, or to zeros at the end of every long number there is."""
-    long = [each for each in ids if len(each) > _DIGITS and each.isascii() and each.isdigit()]
-    zeros = [len(each) - _DIGITS for each in set(long) if not each[_DIGITS:].strip("0")]
-    cut = len(long) if len(zeros) == len(set(long)) and sum(zeros) > _BY_CHANCE else 0
-    return cut + sum(_ROUNDED.fullmatch(each) is not None for each in ids)
+
+    def __init__(self) -> None:
+        self._shown_short = self._long = 0
+        self._zeros: dict[str, int] | None = {}  # of the first few long ids that differ; None: one has others
+
+    def noted(self, posts: Iterable[P]) -> Iterator[P]:
+        """The posts themselves, whose ids are looked at as they are gone through."""
+        for post in posts:
+            each = post.id
+            self._shown_short += _ROUNDED.fullmatch(each) is not None
+            if len(each) > _DIGITS and each.isascii() and each.isdigit():
+                self._long += 1
+                if each[_DIGITS:].strip("0"):
+                    self._zeros = None
+                elif self._zeros is not None and len(self._zeros) <= _BY_CHANCE:
+                    self._zeros[each] = len(each) - _DIGITS
+            yield post
+
+    @property
+    def count(self) -> int:
+        """How many, once all have been gone through."""
+        cut = self._long if self._zeros and sum(self._zeros.values()) > _BY_CHANCE else 0
+        return cut + self._shown_short

@@ -26,13 +26,33 @@ def label_digest(posts: Iterable[Post]) -> str:
     Args:
         posts: as they were read: IOB2, types renamed by `data.types`.
     """
-    labelled = ((post.tokens, post.labels) for post in posts if post.labels is not None)
-    return _digest([tokens, [_spelled(label) for label in labels]] for tokens, labels in labelled)
+    return of_all(sorted(labels for post in posts if (labels := of_labels(post)) is not None))
 
 
 def text_digest(posts: Iterable[Post]) -> str:
     """The same of the tokens alone, ``[tokens]`` of every post: whether two label versions are of the same texts."""
-    return _digest([post.tokens] for post in posts)
+    return of_all(sorted(map(of_text, posts)))
+
+
+def of_labels(post: Post) -> bytes | None:
+    """The digest of one post's tokens and labels; None where it has no labels."""
+    if post.labels is None:
+        return None
+    return _digest([post.tokens, [_spelled(label) for label in post.labels]])
+
+
+def of_text(post: Post) -> bytes:
+    """The digest of one post's tokens."""
+    return _digest([post.tokens])
+
+
+def of_all(digests: Iterable[bytes]) -> str:
+    """The digest of the sorted digests of posts; "" of none."""
+    found, empty = hashlib.sha256(), True
+    for digest in digests:
+        found.update(digest)
+        empty = False
+    return "" if empty else found.hexdigest()[:HEX_DIGITS]
 
 
 def _spelled(label: str) -> str:
@@ -41,8 +61,5 @@ def _spelled(label: str) -> str:
     return f"{prefix}{dash}{SPELLINGS.get(name, name)}"
 
 
-def _digest(contents: Iterable[Sequence[Sequence[str]]]) -> str:
-    digests = sorted(
-        hashlib.sha256(json.dumps(content, separators=(",", ":")).encode("ascii")).digest() for content in contents
-    )
-    return hashlib.sha256(b"".join(digests)).hexdigest()[:HEX_DIGITS] if digests else ""
+def _digest(content: Sequence[Sequence[str]]) -> bytes:
+    return hashlib.sha256(json.dumps(content, separators=(",", ":")).encode("ascii")).digest()

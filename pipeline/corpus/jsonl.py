@@ -2,18 +2,18 @@
 
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from pipeline.core.files import numbered_lines
 from pipeline.core.labels import Scheme
 from pipeline.core.records import Post
-from pipeline.corpus.reading import AS_THEY_ARE, Labels, finish, from_row, without_mark
+from pipeline.corpus.reading import AS_THEY_ARE, Labels, Problems, final, from_row, listed, without_mark
 from pipeline.corpus.spans import of_row
 from pipeline.settings.params import SpanMode
 
 
-def read(
+def each(
     path: str | Path,
     *,
     scheme: Scheme = "iob2",
@@ -21,8 +21,8 @@ def read(
     types: Mapping[str, str] = AS_THEY_ARE,
     odd: Counter[str] | None = None,
     spans: SpanMode = "snap",
-) -> list[Post]:
-    """Read posts from JSON Lines.
+) -> Iterator[Post]:
+    """Read posts from JSON Lines, as they come.
 
     `images` is a list of file names, `image` one; without either, `image_name` says how the id names the picture. A
     `text` is split by :func:`pipeline.core.tokens.tokenize`; its labels are `spans`, or as doccano writes them
@@ -41,13 +41,21 @@ def read(
     """
     path, known = Path(path), Labels(scheme, types)
     odd = Counter() if odd is None else odd
-    posts, problems = [], []
-    for number, line in numbered_lines(path):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(without_mark(line, odd))
-            posts.append(from_row(of_row(row) if isinstance(row, dict) else row, known, image_name, odd, spans))
-        except (ValueError, RecursionError) as error:  # a JSONDecodeError is a ValueError
-            problems.append(f"{path}:{number}: {error}")
-    return finish(path, posts, problems, known, odd)
+    problems = Problems(path)
+
+    def posts() -> Iterator[Post]:
+        for number, line in numbered_lines(path):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(without_mark(line, odd))
+                post = from_row(of_row(row) if isinstance(row, dict) else row, known, image_name, odd, spans)
+            except (ValueError, RecursionError) as error:  # a JSONDecodeError is a ValueError
+                problems.add(f"{path}:{number}: {error}")
+            else:
+                yield post
+
+    return final(posts(), problems, known, odd)
+
+
+read = listed(each)

@@ -18,7 +18,7 @@ from pipeline.core.files import contents
 from pipeline.core.labels import Scheme
 from pipeline.core.records import Post, Prediction
 from pipeline.core.tokens import tokenize
-from pipeline.corpus.reading import AS_THEY_ARE, Labels, finish, from_row
+from pipeline.corpus.reading import AS_THEY_ARE, Labels, Problems, final, from_row, listed
 from pipeline.corpus.spans import on_tokens, parse
 from pipeline.settings.params import SpanMode
 
@@ -76,7 +76,7 @@ def task(prediction: Prediction, context: str, images: Sequence[str], place: str
     }
 
 
-def read(
+def each(
     path: str | Path,
     *,
     scheme: Scheme = "iob2",
@@ -84,11 +84,11 @@ def read(
     types: Mapping[str, str] = AS_THEY_ARE,
     odd: Counter[str] | None = None,
     spans: SpanMode = "snap",
-) -> list[Post]:
+) -> Iterator[Post]:
     """Read an export in Label Studio's format JSON (not JSON-MIN): the tasks that somebody has labelled.
 
     Of several annotations of a task the one changed last is read; cancelled ones are none. Regions of other kinds than
-    labels of text are left out.
+    labels of text are left out. An export is one JSON document, and in memory as a whole.
 
     Args:
         path: the file.
@@ -109,16 +109,24 @@ def read(
         raise UserError(f"{path}: not JSON: {error}; expected an export of Label Studio in its format JSON") from None
     if not isinstance(tasks, list) or not all(isinstance(each, dict) and "data" in each for each in tasks):
         raise UserError(f"{path}: expected a list of tasks with data; export in the format JSON, not JSON-MIN")
-    posts, problems = list[Post](), list[str]()
-    for number, each in enumerate(tasks, start=1):
-        try:
-            regions = _labelled(each, odd)
-            if regions is not None:
-                posts.append(_post(each, regions, known, image_name, odd, spans))
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
-            reason = f"{type(error).__name__}: {error}" if not isinstance(error, ValueError) else str(error)
-            problems.append(f"{path}: task {number}: {reason}")
-    return finish(path, posts, problems, known, odd)
+    problems = Problems(path)
+
+    def posts() -> Iterator[Post]:
+        for number, task in enumerate(tasks, start=1):
+            try:
+                regions = _labelled(task, odd)
+                post = None if regions is None else _post(task, regions, known, image_name, odd, spans)
+            except (ValueError, TypeError, KeyError, AttributeError) as error:
+                reason = f"{type(error).__name__}: {error}" if not isinstance(error, ValueError) else str(error)
+                problems.add(f"{path}: task {number}: {reason}")
+                continue
+            if post is not None:
+                yield post
+
+    return final(posts(), problems, known, odd)
+
+
+read = listed(each)
 
 
 def _labelled(each: Mapping[str, Any], odd: Counter[str]) -> list[Any] | None:

@@ -14,7 +14,7 @@ from typing import Any
 from pipeline.core.errors import UserError
 from pipeline.core.labels import Scheme
 from pipeline.core.records import Post
-from pipeline.corpus.reading import AS_THEY_ARE, Labels, finish, from_row
+from pipeline.corpus.reading import AS_THEY_ARE, Labels, Problems, final, from_row, listed
 
 TAGS = ("ner_tags", "tags", "labels")
 """What the column of labels may be called, the first that there is."""
@@ -23,14 +23,14 @@ _BATCH = 1000  # rows
 _LONGEST = 200  # bytes of a picture's name: 255 are a file's, and a temporary one's is longer
 
 
-def read(
+def each(
     path: str | Path,
     *,
     scheme: Scheme = "iob2",
     image_name: str | None = "{id}.jpg",
     types: Mapping[str, str] = AS_THEY_ARE,
     odd: Counter[str] | None = None,
-) -> list[Post]:
+) -> Iterator[Post]:
     """Read posts from a Parquet file: `tokens`, perhaps `id`, `ner_tags` and `images` or `image`, no other columns.
 
     Tags are texts, or numbers whose names the file has (ClassLabel). A post without an id is called by the file and its
@@ -48,13 +48,21 @@ def read(
     """
     path, known = Path(path), Labels(scheme, types)
     odd = Counter() if odd is None else odd
-    posts, problems = list[Post](), list[str]()
-    for number, row in enumerate(rows(path), start=1):
-        try:
-            posts.append(from_row(row, known, image_name, odd))
-        except ValueError as error:
-            problems.append(f"{path}: row {number}: {error}")
-    return finish(path, posts, problems, known, odd)
+    problems = Problems(path)
+
+    def posts() -> Iterator[Post]:
+        for number, row in enumerate(rows(path), start=1):
+            try:
+                post = from_row(row, known, image_name, odd)
+            except ValueError as error:
+                problems.add(f"{path}: row {number}: {error}")
+            else:
+                yield post
+
+    return final(posts(), problems, known, odd)
+
+
+read = listed(each)
 
 
 def rows(path: Path) -> Iterator[dict[str, Any]]:

@@ -6,24 +6,31 @@ What is no part of a post (control lines, comments) is skipped and counted too, 
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import wraps
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 from pipeline.core.errors import UserError
 from pipeline.core.labels import Scheme, check_type, split_label, to_iob2
 from pipeline.core.names import composed, has_unpaired_surrogate
-from pipeline.core.records import Post
+from pipeline.core.records import Post, RelationPost
+from pipeline.core.scratch import Scratch, as_key
+from pipeline.core.store import batched, lookups
 from pipeline.core.tokens import tokenize
 from pipeline.corpus import spans
 from pipeline.settings.params import RESERVED_TYPES, SpanMode
+
+P = TypeVar("P", Post, RelationPost)
+Q = ParamSpec("Q")
 
 AS_THEY_ARE: Mapping[str, str] = MappingProxyType({})
 KEYS = {"id", "tokens", "text", "labels", "image", "images"}
 """Of a JSON object, and the columns of a CSV file."""
 
+_WINDOW = 500  # posts whose ids are looked at together
 _MAX_REPORTED = 5
 _MAX_MESSAGE = 400  # characters; a token may have a million
 
@@ -81,17 +88,69 @@ def rename_types(post: Post, types: Mapping[str, str]) -> Post:
     return replace(post, labels=labels)
 
 
-def unique_ids(posts: Iterable[Post]) -> Iterator[Post]:
+def unique_ids(posts: Iterable[P]) -> Iterator[P]:
     """The posts, an id that was there before, in whichever Unicode form, made `id#2`, `id#3`, …; unique ids stay."""
-    seen: set[str] = set()
-    tried: dict[str, int] = {}  # how far the numbers of an id are known to be taken
-    for post in posts:
-        name, key = post.id, composed(post.id)
-        while composed(name) in seen:
-            tried[key] = tried.get(key, 1) + 1
-            name = f"{post.id}#{tried[key]}"
-        seen.add(composed(name))
-        yield post if name == post.id else replace(post, id=name)
+    return (post for post, _ in numbered(posts))
+
+
+def numbered(posts: Iterable[P]) -> Iterator[tuple[P, bool | None]]:
+    """As :func:`unique_ids`; beside a post whose id was there before, whether it first was in the same Unicode form.
+
+    The ids are on disk, so that memory stays flat. Posts are looked at in windows: most have no id that needs a number.
+    """
+    taken = _Taken()
+    for window in batched(posts, _WINDOW):
+        if taken.take_all([post.id for post in window]):
+            yield from ((post, None) for post in window)
+            continue
+        for post in window:
+            name, same = taken.take(post.id)
+            yield (post, None) if name == post.id else (replace(post, id=name), same)
+
+
+class _Taken:
+    """Ids that are taken, in whichever Unicode form."""
+
+    def __init__(self) -> None:
+        # first: the id as a post had it; NULL as long as it is but the number of another
+        # tried: how far its numbers are known to be taken
+        self._table = Scratch("CREATE TABLE ids (id BLOB PRIMARY KEY, first BLOB, tried INTEGER) WITHOUT ROWID")
+        self._recent: dict[bytes, tuple[bytes, int]] = {}  # key → first, tried; of those that came again
+
+    def take_all(self, ids: Sequence[str]) -> bool:
+        """Take ids of which none was there, nor is there twice; otherwise leave all, and return False."""
+        given = [(as_key(composed(each)), as_key(each)) for each in ids]
+        keys = {key for key, _ in given}
+        if len(keys) < len(given):
+            return False
+        for marks, some in lookups(keys):
+            query = f"SELECT 1 FROM ids WHERE id IN ({marks}) LIMIT 1"  # noqa: S608  (only marks)
+            if next(self._table.rows(query, some), None) is not None:
+                return False
+        self._table.fill("INSERT INTO ids VALUES (?, ?, 1)", given)
+        return True
+
+    def take(self, identifier: str) -> tuple[str, bool]:
+        """The id, or its next number that is free; and whether it first was in the same form."""
+        key, given = as_key(composed(identifier)), as_key(identifier)
+        if key not in self._recent and self._add(key, given):
+            return identifier, True
+        first, tried = self._recent.get(key) or next(
+            self._table.rows("SELECT coalesce(first, ?), tried FROM ids WHERE id = ?", (given, key))
+        )
+        name = identifier
+        while name == identifier or not self._add(as_key(composed(name)), None):
+            tried += 1
+            name = f"{identifier}#{tried}"
+        self._recent[key] = first, tried
+        if len(self._recent) > _WINDOW:
+            rows = ((first, tried, key) for key, (first, tried) in self._recent.items())
+            self._table.fill("UPDATE ids SET first = ?, tried = ? WHERE id = ?", rows)
+            self._recent.clear()
+        return name, first == given
+
+    def _add(self, key: bytes, first: bytes | None) -> bool:
+        return self._table.run("INSERT OR IGNORE INTO ids VALUES (?, ?, 1)", (key, first))
 
 
 def without_mark(line: str, odd: Counter[str]) -> str:
@@ -189,20 +248,49 @@ def _is_texts(value: Any) -> bool:
     return isinstance(value, list) and all(isinstance(item, str) for item in value)
 
 
-def finish(path: Path, posts: list[Post], problems: list[str], known: Labels, odd: Counter[str]) -> list[Post]:
+class Problems:
+    """What is wrong with the lines of a file: the first few, and how many there are."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._shown: list[str] = []
+        self.count = 0
+
+    def add(self, problem: str) -> None:
+        """Note one; it begins with the file and the line."""
+        self.count += 1
+        if self.count <= _MAX_REPORTED:
+            self._shown.append(problem if len(problem) <= _MAX_MESSAGE else problem[:_MAX_MESSAGE] + " …")
+
+    def refuse(self) -> None:
+        """Raise UserError where there are any; it names the first few."""
+        if self.count:
+            rest = self.count - _MAX_REPORTED
+            raise UserError("\n".join([*self._shown, *([f"… and {rest} more in {self._path}"] if rest > 0 else [])]))
+
+
+def final(posts: Iterable[Post], problems: Problems, known: Labels, odd: Counter[str]) -> Iterator[Post]:
     """The posts of a file with their final labels; those that a type renamed to O takes along are counted.
 
     Raises:
-        UserError: there are problems, the first few of which are named.
+        UserError: behind the last of them, or of those before the first problem: there are problems.
     """
-    if problems:
-        rest = len(problems) - _MAX_REPORTED
-        more = [f"… and {rest} more in {path}"] if rest > 0 else []
-        shown = [text if len(text) <= _MAX_MESSAGE else text[:_MAX_MESSAGE] + " …" for text in problems[:_MAX_REPORTED]]
-        raise UserError("\n".join(shown + more))
-    final = [known.final(post) for post in posts]
-    odd["dropped_labels"] += sum(map(_labels_other_than_o, posts)) - sum(map(_labels_other_than_o, final))
-    return final
+    for post in posts:
+        if not problems.count:
+            last = known.final(post)
+            odd["dropped_labels"] += _labels_other_than_o(post) - _labels_other_than_o(last)
+            yield last
+    problems.refuse()
+
+
+def listed(each: Callable[Q, Iterator[Post]]) -> Callable[Q, list[Post]]:
+    """A reader that gives all posts at once, made of one that gives them as it reads them."""
+
+    @wraps(each)
+    def read(*args: Q.args, **options: Q.kwargs) -> list[Post]:
+        return list(each(*args, **options))
+
+    return read
 
 
 def _labels_other_than_o(post: Post) -> int:

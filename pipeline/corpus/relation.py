@@ -15,7 +15,7 @@ from pathlib import Path
 from pipeline.core.files import numbered_lines
 from pipeline.core.records import Post, RelationPost
 from pipeline.corpus.dataset import limited
-from pipeline.corpus.reading import Labels, finish, from_row, unique_ids, without_mark
+from pipeline.corpus.reading import Labels, Problems, from_row, unique_ids, without_mark
 from pipeline.settings.params import DataParams
 
 _COLUMNS = ("tweet_id", "tweet", "image_adds")
@@ -24,6 +24,11 @@ _LAST_LINK = re.compile(r" https?://t\.co/\w+$")
 
 
 def read_relation(data: DataParams, odd: Counter[str] | None = None) -> list[RelationPost]:
+    """All that :func:`each_of_relation` gives."""
+    return list(each_of_relation(data, odd))
+
+
+def each_of_relation(data: DataParams, odd: Counter[str] | None = None) -> Iterator[RelationPost]:
     """Read the files of `data.relation`, ids made unique (`id`, `id#2`, …).
 
     Args:
@@ -34,24 +39,21 @@ def read_relation(data: DataParams, odd: Counter[str] | None = None) -> list[Rel
         UserError: a file is missing or malformed; the first few problems are named.
     """
     odd = Counter() if odd is None else odd
-    posts: list[Post] = []
-    relations: list[int] = []
+    return limited(unique_ids(_of_files(data, odd)), data, odd)
+
+
+def _of_files(data: DataParams, odd: Counter[str]) -> Iterator[RelationPost]:
     for path in (data.root / name for name in data.relation):
         rows: Callable[[Path, DataParams, Counter[str]], Iterator[tuple[Post, int] | str]]
         rows = _csv if path.suffix.lower() == ".csv" else _jsonl
-        problems, found = [], []
+        problems = Problems(path)
         for row in rows(path, data, odd):
             if isinstance(row, str):
-                problems.append(row)
-            else:
-                found.append(row)
-        posts += finish(path, [post for post, _ in found], problems, Labels(data.scheme, data.types), odd)
-        relations += [relation for _, relation in found]
-    found_posts = [
-        RelationPost(post.id, post.tokens, post.images, 1 if relation else 0)
-        for post, relation in zip(unique_ids(posts), relations, strict=True)
-    ]
-    return limited(found_posts, data, odd)
+                problems.add(row)
+            elif not problems.count:
+                post, relation = row
+                yield RelationPost(post.id, post.tokens, post.images, 1 if relation else 0)
+        problems.refuse()
 
 
 def _jsonl(path: Path, data: DataParams, odd: Counter[str]) -> Iterator[tuple[Post, int] | str]:

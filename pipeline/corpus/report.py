@@ -2,14 +2,16 @@
 
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import combinations
 from typing import Any
 
-from pipeline.core.labels import entities, orphans
+from pipeline.core.labels import Reading, entities, orphans
 from pipeline.core.names import FORMS, composed
 from pipeline.core.records import Post
-from pipeline.corpus.digests import label_digest, text_digest
+from pipeline.core.scratch import Scratch, as_key
+from pipeline.core.store import batched
+from pipeline.corpus.digests import of_all, of_labels, of_text
 from pipeline.settings.params import PostSplit
 
 ODD = {
@@ -52,6 +54,8 @@ ODD = {
 }
 """What readers count and do not stop at, and how one and several of it are put."""
 
+_WINDOW = 500  # posts that are counted together
+
 
 def described(odd: Mapping[str, int]) -> Iterator[str]:
     """Each kind of :data:`ODD` that was found, with its number."""
@@ -61,54 +65,125 @@ def described(odd: Mapping[str, int]) -> Iterator[str]:
 
 
 def report(
-    splits: Mapping[PostSplit, list[Post]], odd: Mapping[PostSplit, Mapping[str, int]] | None = None
+    splits: Mapping[PostSplit, Iterable[Post]], odd: Mapping[PostSplit, Mapping[str, int]] | None = None
 ) -> dict[str, Any]:
-    """What the posts stage found: counts by split and type, and everything odd.
+    """As :meth:`Report.found`, of posts that are gone through for nothing else."""
+    found = Report()
+    for split, posts in splits.items():
+        for _ in found.counted(split, posts):
+            pass
+    return found.found(odd or {})
 
-    Args:
-        splits: the posts.
-        odd: what the readers counted, by split and the names of :data:`ODD`.
 
-    Returns:
-        ``{"splits": {split: {"posts", "labelled", "tokens", "entities": {"conlleval" | "strict": {"total" | type: n}},
-        "orphan_i", "invisible_tokens", "without_image", "several_images",
-        "sharing_an_image", "label_digest", "text_digest", "odd": {name of ODD: n}}},
-        "shared_texts": {"train/dev": n, …}}``; `shared_texts` counts the texts that stand in both splits, the digests
-        (:mod:`pipeline.corpus.digests`) tell versions of a data set apart.
+class Report:
+    """What the posts stage finds: counts by split and type, and everything odd.
+
+    What is compared among all posts, their texts and the names of their pictures, is on disk.
     """
-    texts = {split: {tuple(post.tokens) for post in posts} for split, posts in splits.items()}
-    pairs = combinations(splits, 2)
-    return {
-        "splits": {split: _split_report(posts, (odd or {}).get(split, {})) for split, posts in splits.items()},
-        "shared_texts": {f"{one}/{other}": len(texts[one] & texts[other]) for one, other in pairs},
-    }
+
+    def __init__(self) -> None:
+        self._splits: dict[PostSplit, _Counts] = {}
+        self._table = Scratch(
+            "CREATE TABLE texts (split INTEGER, text BLOB, labels BLOB)",
+            "CREATE TABLE images (split INTEGER, name BLOB)",
+        )
+
+    def counted(self, split: PostSplit, posts: Iterable[Post]) -> Iterator[Post]:
+        """The posts of a split themselves, which are counted as they are gone through."""
+        number = len(self._splits)
+        counts = self._splits[split] = _Counts()
+        for some in batched(posts, _WINDOW):
+            for post in some:
+                counts.add(post)
+            self._table.fill(
+                "INSERT INTO texts VALUES (?, ?, ?)", ((number, of_text(post), of_labels(post)) for post in some)
+            )
+            names = ((number, as_key(composed(image))) for post in some for image in post.images)
+            self._table.fill("INSERT INTO images VALUES (?, ?)", names)
+            yield from some
+
+    def found(self, odd: Mapping[PostSplit, Mapping[str, int]]) -> dict[str, Any]:
+        """The report.
+
+        Args:
+            odd: what the readers counted, by split and the names of :data:`ODD`.
+
+        Returns:
+            ``{"splits": {split: {"posts", "labelled", "tokens", "entities": {"conlleval" | "strict": {"total" | type:
+            n}}, "orphan_i", "invisible_tokens", "without_image", "several_images", "sharing_an_image", "label_digest",
+            "text_digest", "odd": {name of ODD: n}}}, "shared_texts": {"train/dev": n, …}}``; `shared_texts` counts the
+            texts that stand in both splits, the digests (:mod:`pipeline.corpus.digests`) tell versions of a data set
+            apart.
+        """
+        alike = "SELECT split FROM images GROUP BY split, name"
+        different = dict(self._table.rows(f"SELECT split, count(*) FROM ({alike}) GROUP BY split"))  # noqa: S608
+        return {
+            "splits": {
+                split: counts.found(different.get(number, 0), self._digests(number), odd.get(split, {}))
+                for number, (split, counts) in enumerate(self._splits.items())
+            },
+            "shared_texts": self._shared(),
+        }
+
+    def _digests(self, number: int) -> dict[str, str]:
+        return {
+            f"{name}_digest": of_all(digest for (digest,) in self._table.rows(query, [number]))
+            for name, query in (
+                ("label", "SELECT labels FROM texts WHERE split = ? AND labels IS NOT NULL ORDER BY labels"),
+                ("text", "SELECT text FROM texts WHERE split = ? ORDER BY text"),
+            )
+        }
+
+    def _shared(self) -> dict[str, int]:
+        """How many texts stand in both of two splits."""
+        bits = " + ".join(f"(max(split = {number}) << {number})" for number in range(len(self._splits))) or "0"
+        which = f"SELECT {bits} AS which FROM texts GROUP BY text"  # noqa: S608  (numbers)
+        sets = dict(self._table.rows(f"SELECT which, count(*) FROM ({which}) GROUP BY which"))  # noqa: S608
+        return {
+            f"{one}/{other}": sum(count for which, count in sets.items() if which >> first & which >> second & 1)
+            for (first, one), (second, other) in combinations(enumerate(self._splits), 2)
+        }
 
 
-def _split_report(posts: Sequence[Post], odd: Mapping[str, int]) -> dict[str, Any]:
-    labelled = [post.labels for post in posts if post.labels is not None]
-    images = [image for post in posts for image in post.images]
-    return {
-        "posts": len(posts),
-        "labelled": len(labelled),
-        "tokens": sum(len(post.tokens) for post in posts),
-        "entities": {
-            "conlleval": _count(labelled, lambda labels: (entity.type for entity in entities(labels, "conlleval"))),
-            "strict": _count(labelled, lambda labels: (entity.type for entity in entities(labels, "strict"))),
-        },
-        "orphan_i": sum(map(orphans, labelled)),
-        "invisible_tokens": sum(is_invisible(token) for post in posts for token in post.tokens),
-        "without_image": sum(not post.images for post in posts),
-        "several_images": sum(len(post.images) > 1 for post in posts),
-        "sharing_an_image": len(images) - len(set(map(composed, images))),
-        "label_digest": label_digest(posts),
-        "text_digest": text_digest(posts),
-        "odd": {name: odd.get(name, 0) for name in ODD},
-    }
+class _Counts:
+    """The counts of one split."""
 
+    def __init__(self) -> None:
+        self._counts = Counter[str]()
+        self._entities: dict[Reading, Counter[str]] = {"conlleval": Counter(), "strict": Counter()}
 
-def _count(labelled: list[list[str]], types: Callable[[list[str]], Iterable[str]]) -> dict[str, int]:
-    by_type = Counter(name for labels in labelled for name in types(labels))
-    return {"total": by_type.total(), **dict(sorted(by_type.items()))}
+    def add(self, post: Post) -> None:
+        counts = self._counts
+        counts["posts"] += 1
+        counts["tokens"] += len(post.tokens)
+        counts["invisible_tokens"] += sum(map(is_invisible, post.tokens))
+        counts["without_image"] += not post.images
+        counts["several_images"] += len(post.images) > 1
+        counts["images"] += len(post.images)
+        if post.labels is not None:
+            counts["labelled"] += 1
+            counts["orphan_i"] += orphans(post.labels)
+            for reading, types in self._entities.items():
+                types.update(entity.type for entity in entities(post.labels, reading))
+
+    def found(self, different_images: int, digests: Mapping[str, str], odd: Mapping[str, int]) -> dict[str, Any]:
+        counts = self._counts
+        return {
+            "posts": counts["posts"],
+            "labelled": counts["labelled"],
+            "tokens": counts["tokens"],
+            "entities": {
+                reading: {"total": types.total(), **dict(sorted(types.items()))}
+                for reading, types in self._entities.items()
+            },
+            "orphan_i": counts["orphan_i"],
+            "invisible_tokens": counts["invisible_tokens"],
+            "without_image": counts["without_image"],
+            "several_images": counts["several_images"],
+            "sharing_an_image": counts["images"] - different_images,
+            **digests,
+            "odd": {name: odd.get(name, 0) for name in ODD},
+        }
 
 
 def is_invisible(token: str) -> bool:

@@ -5,7 +5,7 @@ have labelled posts in one format and others in another. Labels that are there a
 """
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -16,14 +16,19 @@ from pipeline.core.records import Post
 from pipeline.core.tokens import tokenize
 from pipeline.corpus import conll, csv, jsonl, parquet
 from pipeline.corpus.dataset import limited
-from pipeline.corpus.reading import unique_ids, without_mark
+from pipeline.corpus.reading import numbered, without_mark
 from pipeline.settings.params import DataParams
 
 _LOOKED_AT = 100  # lines
-_BY_NAME: dict[str, Callable[..., list[Post]]] = {".jsonl": jsonl.read, ".csv": csv.read, ".parquet": parquet.read}
+_BY_NAME: dict[str, Callable[..., Iterator[Post]]] = {".jsonl": jsonl.each, ".csv": csv.each, ".parquet": parquet.each}
 
 
 def read_unlabelled(data: DataParams, odd: Counter[str] | None = None) -> list[Post]:
+    """All that :func:`each_unlabelled` gives."""
+    return list(each_unlabelled(data, odd))
+
+
+def each_unlabelled(data: DataParams, odd: Counter[str] | None = None) -> Iterator[Post]:
     """Read the files of `data.unlabelled`, without labels, ids made unique (`id`, `id#2`, …).
 
     A name that ends in .jsonl is JSON Lines, one in .csv a CSV file, one in .parquet a Parquet file. Any other file is
@@ -37,21 +42,23 @@ def read_unlabelled(data: DataParams, odd: Counter[str] | None = None) -> list[P
         UserError: a file is missing or malformed.
     """
     odd = Counter() if odd is None else odd
-    posts: list[Post] = []
-    for path in (data.root / name for name in data.unlabelled):
-        posts += _read(path, data, odd)
-    posts = limited(posts, data, odd)
-    unique = list(unique_ids(replace(post, labels=None) for post in posts))
-    odd["labels_not_read"] += sum(post.labels is not None for post in posts)
-    odd["repeated_ids"] += sum(post.id != given.id for post, given in zip(unique, posts, strict=True))
-    return unique
+    posts = (post for name in data.unlabelled for post in _read(data.root / name, data, odd))
+    for post, same_form in numbered(_without_labels(limited(posts, data, odd), odd)):
+        odd["repeated_ids"] += same_form is not None
+        yield post
 
 
-def _read(path: Path, data: DataParams, odd: Counter[str]) -> list[Post]:
+def _without_labels(posts: Iterable[Post], odd: Counter[str]) -> Iterator[Post]:
+    for post in posts:
+        odd["labels_not_read"] += post.labels is not None
+        yield replace(post, labels=None)
+
+
+def _read(path: Path, data: DataParams, odd: Counter[str]) -> Iterator[Post]:
     if (read := _BY_NAME.get(path.suffix.lower())) is not None:
         return read(path, scheme=data.scheme, image_name=data.image_name, types=data.types, odd=odd)
     if any(line.lstrip("\ufeff").startswith("IMGID:") or "\t" in line.strip("\t") for line in _first_lines(path)):
-        return conll.read(
+        return conll.each(
             path,
             label_column=data.label_column,
             scheme=data.scheme,
@@ -66,20 +73,20 @@ def _first_lines(path: Path) -> list[str]:
     return [line for _, line in islice(numbered_lines(path), _LOOKED_AT)]
 
 
-def _read_text(path: Path, odd: Counter[str]) -> list[Post]:
+def _read_text(path: Path, odd: Counter[str]) -> Iterator[Post]:
     """A post a line, called by the file and the line's number; blank lines are none.
 
     Raises:
         UserError: every line is one token, as in a CoNLL-like file without ``IMGID:`` lines.
     """
-    posts = [
-        Post(f"{path.stem}-{number}", [token for token, _ in tokenize(without_mark(line, odd))], None, [])
-        for number, line in numbered_lines(path)
-        if line.strip()
-    ]
-    if len(posts) > 1 and all(len(post.tokens) == 1 for post in posts):
+    count, single = 0, True
+    for number, line in numbered_lines(path):
+        if line.strip():
+            tokens = [token for token, _ in tokenize(without_mark(line, odd))]
+            count, single = count + 1, single and len(tokens) == 1
+            yield Post(f"{path.stem}-{number}", tokens, None, [])
+    if count > 1 and single:
         raise UserError(
             f"{path}: every line is one token; expected a post a line, or for a post whose tokens have a line each, "
             "IMGID:<id> in the line before them"
         )
-    return posts

@@ -356,9 +356,9 @@ def test_an_invalid_label_is_named_with_its_own_line_alone(tmp_path: Path) -> No
 
 
 def test_a_hundred_thousand_posts_of_one_id_take_seconds() -> None:
-    started = time.monotonic()
+    started = time.process_time()
     named = [post.id for post in unique_ids(Post("1", ["a"], None) for _ in range(100_000))]
-    assert time.monotonic() - started < 10
+    assert time.process_time() - started < 10
     assert named[:2] == ["1", "1#2"]
     assert len(set(named)) == 100_000
 
