@@ -7,6 +7,7 @@ their types, which changes the files' own hashes and no label. These digests cha
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 
 from pipeline.core.records import Post
 
@@ -55,6 +56,7 @@ def of_all(digests: Iterable[bytes]) -> str:
     return "" if empty else found.hexdigest()[:HEX_DIGITS]
 
 
+@lru_cache(1000)
 def _spelled(label: str) -> str:
     prefix, dash, entity_type = label.partition("-")
     name = entity_type.upper()

@@ -2,7 +2,7 @@
 
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import combinations
 from typing import Any
 
@@ -164,7 +164,8 @@ class _Counts:
             counts["labelled"] += 1
             counts["orphan_i"] += orphans(post.labels)
             for reading, types in self._entities.items():
-                types.update(entity.type for entity in entities(post.labels, reading))
+                for entity in entities(post.labels, reading):
+                    types[entity.type] += 1
 
     def found(self, different_images: int, digests: Mapping[str, str], odd: Mapping[str, int]) -> dict[str, Any]:
         counts = self._counts
@@ -188,4 +189,6 @@ class _Counts:
 
 def is_invisible(token: str) -> bool:
     """Whether a token shows nothing: only separators, control and format characters, or variation selectors."""
+    if token[:1].isalnum():  # as most do
+        return False
     return all(unicodedata.category(char)[0] in "ZC" or unicodedata.category(char) == "Mn" for char in token)
