@@ -6,6 +6,8 @@ finished one, run again, trains nothing: its cells come back in seconds.
 
 import argparse
 import json
+import shutil
+import tempfile
 import time
 from pathlib import Path
 
@@ -23,6 +25,7 @@ from reporting.grid import GRID, SEED, Grid, read_grid, require_runnable
 from reporting.scores import NAMES
 
 PREDICTIONS = Path("data/predictions")
+TAGGER = Path("models/tagger")
 
 
 def run(grid: Grid, name: str) -> dict[str, Runs]:
@@ -32,7 +35,7 @@ def run(grid: Grid, name: str) -> dict[str, Runs]:
         UserError: the pipeline or a cell fails, or the split has no labels.
     """
     found = {system: Runs() for system in grid.systems}
-    cells = {f"{name}-{system}-s{seed}": (system, seed) for seed in grid.seeds for system in grid.systems}
+    cells = {f"{name}-{system}-s{seed}": (system, seed) for system, seed in grid.cells}
     with experiments.params_put_back():
         settings = params.load(PARAMS).evaluate
         _train_teachers(grid)
@@ -41,6 +44,8 @@ def run(grid: Grid, name: str) -> dict[str, Runs]:
             begin = time.monotonic()
             changes = {**grid.changes(grid.systems[system]), SEED: seed}
             experiments.run(experiment, changes, f"{system}, seed {seed}")
+            for folder in grid.taught_by(system, seed):
+                _keep(Path(folder))
             n_posts = _collect(found[system], grid.split, settings)
             write(grid, n_posts, found, settings)
             strict = {condition: scores[-1].f1 for condition, scores in found[system].scores["strict"].items()}
@@ -54,12 +59,24 @@ def run(grid: Grid, name: str) -> dict[str, Runs]:
 
 
 def _train_teachers(grid: Grid) -> None:
-    """Train the grid's teachers on the views that are there, those that are not trained yet."""
+    """Train the grid's teachers of folds on the views that are there, those that are not trained yet."""
     for folder, teacher in grid.teachers.items():
+        if teacher.folds is None:
+            continue
         begin = time.monotonic()
         changes = [f"{key}={json.dumps(value)}" for key, value in grid.changes(teacher).items()]
         experiments.python(["stages.folds", str(teacher.folds), folder, *changes], f"the teachers {folder}")
         print(f"{folder}: {teacher.folds} teachers ({page.duration(time.monotonic() - begin)})", flush=True)
+
+
+def _keep(folder: Path) -> None:
+    """Keep the tagger in the workspace as a teacher."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as temporary:
+        copy = shutil.copytree(TAGGER, Path(temporary, folder.name))
+        if folder.exists():
+            folder.rename(Path(temporary, "before"))
+        copy.rename(folder)
 
 
 def _collect(runs: Runs, split: str, settings: EvaluateParams) -> int:

@@ -23,6 +23,7 @@ GRID = Path("ablation.yaml")
 TARGET = "evaluate"
 TRAIN = "train."
 SEED = "train.seed"
+TAGGERS = "train.teacher.taggers"
 
 M = TypeVar("M", bound=BaseModel)
 Value = str | int | float | bool | None | list[str]
@@ -37,11 +38,33 @@ class System(BaseModel):
 
 
 class Teacher(BaseModel):
-    """Out-of-fold teachers that rows name in `train.teacher.taggers`: what they change of the section `train`."""
+    """Teachers that rows name in `train.teacher.taggers`: out-of-fold ones, or the taggers of another row.
+
+    Args:
+        folds: how many are trained, each without a part of the labelled posts.
+        params: what these change of the section `train`.
+        of: the row whose taggers they are.
+        seeds: of those.
+    """
 
     model_config = ConfigDict(extra="forbid")
-    folds: Annotated[int, Field(ge=2)]
+    folds: Annotated[int, Field(ge=2)] | None = None
     params: dict[str, Value] = Field(default_factory=dict)
+    of: str | None = None
+    seeds: list[int] = Field(default_factory=list)
+
+    @model_validator(mode="after")
+    def _one_way(self) -> "Teacher":
+        if (self.folds is None) == (self.of is None) or bool(self.seeds) != (self.of is not None):
+            raise ValueError("expected folds, or of and seeds")
+        if self.of is not None and self.params:
+            raise ValueError(f"params: the taggers of {self.of} have its params; leave them out")
+        return self
+
+    @property
+    def numbers(self) -> list[int]:
+        """What their folders are called."""
+        return self.seeds if self.folds is None else list(range(1, self.folds + 1))
 
     @model_validator(mode="after")
     def _of_the_training(self) -> "Teacher":
@@ -53,7 +76,8 @@ class Teacher(BaseModel):
 class Grid(BaseModel):
     """What to run, and against which system the others are tested.
 
-    `teachers` are trained first, by folder: number n of them is the tagger `FOLDER/n`, from 1.
+    `teachers` are there before the rows that they teach, by folder: of folds, `FOLDER/1` is the first tagger; of a row,
+    `FOLDER/SEED` the tagger of a seed.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -83,6 +107,19 @@ class Grid(BaseModel):
                 raise ValueError(f"systems: {name!r}: a name is of letters, digits and hyphens: experiments bear it")
         return self
 
+    @model_validator(mode="after")
+    def _teachers_are_rows(self) -> "Grid":
+        for name, teacher in self.teachers.items():
+            if teacher.of is None:
+                continue
+            if teacher.of not in self.systems:
+                raise ValueError(f"teachers: {name}: no system {teacher.of!r}; there are: {', '.join(self.systems)}")
+            if lacking := sorted(set(teacher.seeds) - set(self.seeds)):
+                raise ValueError(f"teachers: {name}: seed {lacking[0]} is none of `seeds`")
+            if TAGGERS in self.systems[teacher.of].params:
+                raise ValueError(f"teachers: {name}: {teacher.of} is taught by others; expected a row that is not")
+        return self
+
     def changes(self, row: System | Teacher) -> dict[str, Value]:
         """What a system, or a teacher, changes of params.yaml, by dotted key, the seed left out."""
         shared = {key: each for key, each in self.params.items() if isinstance(row, System) or key.startswith(TRAIN)}
@@ -91,7 +128,17 @@ class Grid(BaseModel):
     @property
     def taggers(self) -> set[str]:
         """The folders of all teachers' taggers."""
-        return {f"{name}/{n}" for name, teacher in self.teachers.items() for n in range(1, teacher.folds + 1)}
+        return {f"{name}/{number}" for name, teacher in self.teachers.items() for number in teacher.numbers}
+
+    @property
+    def cells(self) -> list[tuple[str, int]]:
+        """Systems and seeds in the order in which they run: those first whose taggers teach others."""
+        cells = [(system, seed) for seed in self.seeds for system in self.systems]
+        return sorted(cells, key=lambda cell: not self.taught_by(*cell))
+
+    def taught_by(self, system: str, seed: int) -> list[str]:
+        """The folders in which a cell's tagger is a teacher."""
+        return [f"{name}/{seed}" for name, each in self.teachers.items() if each.of == system and seed in each.seeds]
 
 
 def read_grid(path: Path) -> Grid:

@@ -84,8 +84,8 @@ def _written_alike(labelled: Sequence[View], others: Sequence[View]) -> list[Vie
     n_changed = sum(found is not None for _, found in adapted)
     if n_changed and processes.is_first():
         print(
-            f"train: {n_changed:,} of {len(others):,} posts without labels write mentions or hashtags otherwise than the "
-            "labelled ones (@ManUtd, @ ManUtd), and are read as those write them",
+            f"train: {n_changed:,} of {len(others):,} posts without labels write mentions or hashtags otherwise than "
+            "the labelled ones (@ManUtd, @ ManUtd), and are read as those write them",
             file=sys.stderr,
         )
     return [post if found is None else replace(post, tokens=found[0]) for post, found in adapted]

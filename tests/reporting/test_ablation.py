@@ -120,6 +120,13 @@ def test_teachers_that_a_grid_trains_need_not_be_there(runnable: Path) -> None:
         ({"teachers": teachers}, None),
         ({}, "train.teacher.taggers: checkpoints/informed/1: no such folder"),
         ({"teachers": {"checkpoints/informed": {"folds": 1}}}, "teachers.checkpoints/informed.folds: found 1"),
+        ({"teachers": {"checkpoints/informed": {"of": "ocr", "seeds": [1, 2]}}}, None),
+        ({"teachers": {"x": {"of": "ocr"}}}, "expected folds, or of and seeds"),
+        ({"teachers": {"x": {"folds": 2, "of": "ocr", "seeds": [1]}}}, "expected folds, or of and seeds"),
+        ({"teachers": {"x": {"of": "ocr", "seeds": [1], "params": {"train.views": "both"}}}}, "leave them out"),
+        ({"teachers": {"x": {"of": "ocrs", "seeds": [1]}}}, "x: no system 'ocrs'; there are: text, ocr, taught"),
+        ({"teachers": {"x": {"of": "ocr", "seeds": [3]}}}, "x: seed 3 is none of `seeds`"),
+        ({"teachers": {"x": {"of": "taught", "seeds": [1]}}}, "x: taught is taught by others"),
         ({"teachers": {"x": {"folds": 2, "params": {"views.kinds": []}}}}, "views.kinds: expected keys of train"),
         (
             {"teachers": {"x": {"folds": 2, "params": {"train.view": "both"}}}},
@@ -132,6 +139,16 @@ def test_teachers_that_a_grid_trains_need_not_be_there(runnable: Path) -> None:
             continue
         with pytest.raises(UserError, match=re.escape(message)):
             require_runnable(read_grid(runnable), runnable)
+
+
+def test_rows_whose_taggers_teach_come_first_and_seeds_stay_in_order() -> None:
+    teachers = {"checkpoints/ocr": {"of": "ocr", "seeds": [1, 2]}, "checkpoints/one": {"of": "ocr", "seeds": [2]}}
+    grid = Grid.model_validate({**GRID, "seeds": [2, 1, 3], "teachers": teachers})
+    first = [("ocr", 2), ("ocr", 1)]
+    assert grid.cells == [*first, ("text", 2), ("text", 1), ("text", 3), ("ocr", 3)]
+    assert grid.taggers == {"checkpoints/ocr/1", "checkpoints/ocr/2", "checkpoints/one/2"}
+    assert grid.taught_by("ocr", 2) == ["checkpoints/ocr/2", "checkpoints/one/2"]
+    assert grid.taught_by("ocr", 3) == grid.taught_by("text", 2) == []
 
 
 def test_the_cells_of_the_shipped_grid_can_run(runnable: Path) -> None:
@@ -232,8 +249,12 @@ def test_a_grid_runs_as_experiments_and_a_killed_one_goes_on(tmp_path: Path) -> 
     for key, value in (("user.name", "t"), ("user.email", "t@example.org")):
         git = ["-c", f"import subprocess; subprocess.run(['git', 'config', {key!r}, {value!r}], check=True)"]
         project.run("python", *git)
-    taught = {**GRID["systems"]["ocr"], "params": {"views.kinds": ["ocr"], "train.teacher.taggers": list(TAGGERS)}}
-    teachers = {"checkpoints/folds": {"folds": 2, "params": {"train.views": "cross_modal"}}}
+    taggers = [*TAGGERS, "checkpoints/rows/2"]
+    taught = {**GRID["systems"]["ocr"], "params": {"views.kinds": ["ocr"], "train.teacher.taggers": taggers}}
+    teachers = {
+        "checkpoints/folds": {"folds": 2, "params": {"train.views": "cross_modal"}},
+        "checkpoints/rows": {"of": "text", "seeds": [2]},
+    }
     grid = {**GRID, "teachers": teachers, "systems": {**GRID["systems"], "ocr": taught}}
     (project.folder / "grid.yaml").write_text(yaml.dump(grid), encoding="utf-8")
     before = (project.folder / "params.yaml").read_bytes()
@@ -249,6 +270,9 @@ def test_a_grid_runs_as_experiments_and_a_killed_one_goes_on(tmp_path: Path) -> 
             json.loads((project.folder / tagger / "config.json").read_text(encoding="utf-8"))["views"] == "cross_modal"
         )
     assert "checkpoints/folds: 2 teachers (" in output
+    rows = project.folder / "checkpoints/rows"
+    assert [path.name for path in rows.iterdir()] == ["2"]
+    assert json.loads((rows / "2/config.json").read_text(encoding="utf-8"))["views"] == "text_only"
     teacher_curve = project.folder / "plots/training/plots/metrics/train/teacher.tsv"
     assert teacher_curve.read_text(encoding="utf-8") == "step\tteacher\n", "the results as they were"
     assert (project.folder / "params.yaml").read_bytes() == before
