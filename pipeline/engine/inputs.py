@@ -77,7 +77,7 @@ class Inputs(Protocol):
         ...
 
 
-class _ShownPictures:
+class ShownPictures:
     """Pictures, upright RGB; `copies` are other names of theirs by SHA-256, `labels` what to look for in them."""
 
     about: ClassVar[Subject] = "picture"
@@ -102,10 +102,14 @@ class _ShownPictures:
         Raises:
             PictureError: of the job's own picture, where no copy can be read either.
         """
-        picture = self._picture(job)
+        return self.with_labels(job, self.picture(job))
+
+    def with_labels(self, job: Job, picture: Image.Image) -> Any:
+        """What the extractor is shown of a picture that has been decoded."""
         return picture if self._labels is None else LabelledPicture(picture, self._labels.get(job.name, ()))
 
-    def _picture(self, job: Job) -> Image.Image:
+    def picture(self, job: Job) -> Image.Image:
+        """The picture alone; raises as :meth:`load`."""
         assert self._pictures is not None  # require() has seen to it
         try:
             return images.load(self._pictures, job.name, job.sha256, self._limits)
@@ -174,7 +178,7 @@ class PictureInputs:
     def _shown(self, jobs: Sequence[Job], labels: Mapping[str, tuple[str, ...]] | None) -> Shown:
         copies = self._twins.names({job.sha256 for job in jobs})
         names = [*(job.name for job in jobs), *chain.from_iterable(copies.values())]
-        return _ShownPictures(images.of(self._pictures, names), self._limits, copies, labels)
+        return ShownPictures(images.of(self._pictures, names), self._limits, copies, labels)
 
     @cached_property
     def _twins(self) -> Repeated:

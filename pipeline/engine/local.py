@@ -9,7 +9,7 @@ import traceback
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain
@@ -22,6 +22,7 @@ from pipeline.core.kinds import KINDS
 from pipeline.core.machine import is_out_of_memory
 from pipeline.core.progress import Progress
 from pipeline.engine import plan
+from pipeline.engine.ahead import Turn, decoded_ahead, threads
 from pipeline.engine.apart import Died, NotStartedError, apart
 from pipeline.engine.in_hand import InHand, without
 from pipeline.engine.inputs import Shown
@@ -38,8 +39,6 @@ from pipeline.extractors.base import (
 )
 from pipeline.images.decoding import PictureError
 
-_AHEAD = 2  # batches decoded, or being decoded, while one is with the model
-_AHEAD_PIXELS = 128_000_000  # and decoding does not run further ahead than this: 0.4 GB of RGB
 _HOPELESS = 64  # pictures or posts that fail in a row before the extractor is taken to be broken
 _DEADLY = 8  # likewise pictures that the process dies of, each of which costs loading the model
 
@@ -72,11 +71,12 @@ class Reading(Outcome):
     """Of keys of whatever data set, those that have a result already."""
     progressed: Callable[[], None] = field(default=lambda: None)
     """Called after each batch."""
+    gone: UnavailableError | None = None
+    """What the extractor reads with is; then only what it has is collected."""
     _most: int = sys.maxsize  # pictures per batch, once memory has run out
     _in_a_row: int = 0  # failures since the last success
     _lately: Sequence[Job] = ()  # of the last batch that was read
     _showed: bool = False  # whether an error of a class of the user's own was shown in full
-    _gone: UnavailableError | None = None  # what the extractor reads with; then only what it has is collected
     _writes: deque[Future[None]] = field(default_factory=deque)
 
     def run(self, missing: Callable[[], Iterator[Lacking]]) -> None:
@@ -86,9 +86,21 @@ class Reading(Outcome):
             UserError: the extractor does not load, breaks its contract or fails on one after another, or results
                 cannot be stored; UnavailableError where what it reads with is gone.
         """
+        rest = self.begin(missing)
+        if next(rest(), None) is None:
+            return
+        self.load_extractor()
+        self.read(rest(), sum(len(shard.jobs) for shard in rest()))
+
+    def begin(self, missing: Callable[[], Iterator[Lacking]]) -> Callable[[], Iterator[Lacking]]:
+        """Read in a child process what dead runs left; give what is then still to be read.
+
+        Raises:
+            UserError: as of :meth:`run`.
+        """
         first = next(missing(), None)
         if first is not None:
-            self._shown(first.jobs)
+            self.shown(first.jobs)
             self._read_left(missing)
 
         def rest() -> Iterator[Lacking]:
@@ -97,10 +109,7 @@ class Reading(Outcome):
                 if jobs:
                     yield shard._replace(jobs=jobs)
 
-        if next(rest(), None) is None:
-            return
-        self.load_extractor()
-        self.read(rest(), sum(len(shard.jobs) for shard in rest()))
+        return rest
 
     def read(self, shards: Iterable[Lacking], total: int | None = None, only: Sequence[Sequence[Job]] = ()) -> None:
         """Read shards, now that the extractor is loaded.
@@ -113,21 +122,23 @@ class Reading(Outcome):
         Raises:
             UserError: as of :meth:`run`.
         """
-        decoders = ThreadPoolExecutor(self.workers, thread_name_prefix="decode")
-        writer = ThreadPoolExecutor(1, thread_name_prefix="store")
-        finished = False
+        with (
+            self.closing(),
+            threads(self.workers) as (decoders, writer),
+            Progress(self.kind, KINDS[self.kind].about, total) as progress,
+        ):
+            for shard in shards:
+                self._read_shard(shard, only or self.batches(shard.jobs), decoders, writer, progress)
+
+    @contextmanager
+    def closing(self) -> Iterator[None]:
+        """Close the extractor where the body of a `with` fails: leave no threads behind that go on reading."""
         try:
-            with Progress(self.kind, KINDS[self.kind].about, total) as progress:
-                for shard in shards:
-                    self._read_shard(shard, only or self.batches(shard.jobs), decoders, writer, progress)
-                    if self._gone is not None:
-                        raise self._gone
-            finished = True
-        finally:
-            decoders.shutdown(wait=True, cancel_futures=True)
-            writer.shutdown(wait=True)  # what is finished is kept
-            if not finished and hasattr(self.extractor, "close"):
-                self.extractor.close()  # leave no threads behind that go on reading
+            yield
+        except BaseException:
+            if hasattr(self.extractor, "close"):
+                self.extractor.close()
+            raise
 
     def batches(self, jobs: Sequence[Job]) -> Iterator[list[Job]]:
         """The batches that the jobs of a shard make; the extractor is loaded."""
@@ -142,24 +153,42 @@ class Reading(Outcome):
         writer: ThreadPoolExecutor,
         progress: Progress,
     ) -> None:
-        shown = self._shown(shard.jobs)
+        shown = self.shown(shard.jobs)
         try:
-            for batch, pictures in self._decoded_ahead(shown, batches, decoders):
-                values = self._read(*self._loaded(batch, pictures))
-                if self.in_hand is not None:
-                    self.in_hand.end([job.key for job in batch])
-                if values:
-                    self.count += len(values)
-                    self._settle_writes(3)
-                    self._writes.append(writer.submit(shard.results.put_many, self.key, values))
-                progress.update(len(batch))
-                self.progressed()
-            self._settle_writes(0)
+            for turn in decoded_ahead((Turn(self, shard, shown, batch) for batch in batches), decoders):
+                self.take(turn, writer)
+                progress.update(len(turn.jobs))
+            self.settle()
         finally:
-            wait(self._writes)
-            plan.save(shard.results)
+            self.keep(shard)
 
-    def _shown(self, jobs: Sequence[Job]) -> Shown:
+    def take(self, turn: Turn, writer: ThreadPoolExecutor) -> None:
+        """Read a batch, and have what is found stored.
+
+        Raises:
+            UserError: the extractor breaks its contract or fails on one after another, or results cannot be stored.
+        """
+        values = self._read(*self._loaded(turn.jobs, turn.pictures))
+        if self.in_hand is not None:
+            self.in_hand.end([job.key for job in turn.jobs])
+        if values:
+            self.count += len(values)
+            self._settle_writes(3)
+            self._writes.append(writer.submit(turn.shard.results.put_many, self.key, values))
+        self.progressed()
+
+    def settle(self) -> None:
+        """Wait until all is stored, at the end of a shard; raises UserError as of :meth:`run`."""
+        self._settle_writes(0)
+        if self.gone is not None:
+            raise self.gone
+
+    def keep(self, shard: Lacking) -> None:
+        """See that what is finished of a shard is kept, however it ended."""
+        wait(self._writes)
+        plan.save(shard.results)
+
+    def shown(self, jobs: Sequence[Job]) -> Shown:
         """What jobs show; raises UserError where they cannot be read at all."""
         shown = self.of(jobs)
         try:
@@ -235,23 +264,11 @@ class Reading(Outcome):
                 f"{self.kind}: {type(self.extractor).__name__} could not be loaded: {described(error)}"
             ) from error
 
-    def _decoded_ahead(
-        self, shown: Shown, batches: Iterable[Sequence[Job]], pool: ThreadPoolExecutor
-    ) -> Iterator[tuple[Sequence[Job], list[Future[Any]]]]:
-        ahead: deque[tuple[Sequence[Job], list[Future[Any]]]] = deque()
-        pixels = 0
-        for jobs in batches:
-            if self._gone is not None:
-                break
-            if self.in_hand is not None:
-                self.in_hand.begin([job.key for job in jobs])
-            ahead.append((jobs, [pool.submit(self._load, shown, job) for job in jobs]))
-            pixels += sum(job.width * job.height for job in jobs)
-            while len(ahead) > _AHEAD or (len(ahead) > 1 and pixels > _AHEAD_PIXELS):
-                pixels -= sum(job.width * job.height for job in ahead[0][0])
-                yield ahead.popleft()
-        while ahead:
-            yield ahead.popleft()
+    def decode(self, turn: Turn, pool: ThreadPoolExecutor) -> Turn:
+        """Have the pictures of a batch decoded."""
+        if self.in_hand is not None:
+            self.in_hand.begin([job.key for job in turn.jobs])
+        return turn._replace(pictures=[pool.submit(self._load, turn.shown, job) for job in turn.jobs])
 
     def _load(self, shown: Shown, job: Job) -> Any:
         found = shown.load(job)
@@ -319,13 +336,13 @@ class Reading(Outcome):
             try:
                 failure = self._attempt(jobs, pictures, values)
             except UnavailableError as error:
-                failure, self._gone = described(error), error
+                failure, self.gone = described(error), error
             if failure is None:
                 self._in_a_row, self._lately = 0, jobs[-1:]
             elif len(jobs) > 1:
                 half = len(jobs) // 2
                 todo += [(jobs[half:], pictures[half:]), (jobs[:half], pictures[:half])]
-            elif self._gone is None:
+            elif self.gone is None:
                 self._fail(jobs[0], failure)
         return values
 

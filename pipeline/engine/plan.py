@@ -74,11 +74,12 @@ class Job(NamedTuple):
 
 
 class Lacking(NamedTuple):
-    """A shard that lacks results: its name, where they go, the jobs to read."""
+    """A shard that lacks results: its name, where they go, the jobs to read, its number in the manifest."""
 
     shard: str
     results: Results
     jobs: list[Job]
+    number: int = 0
 
 
 class Planned(Protocol):
@@ -121,7 +122,9 @@ def lacking(
                 place = of_shard(results, fingerprint, shard.name)
                 known = place.known(fingerprint, list(own)) if own else set()
                 if len(known) < len(own):
-                    yield Lacking(shard.name, place, [job for key, job in own.items() if key not in known])
+                    yield Lacking(
+                        shard.name, place, [job for key, job in own.items() if key not in known], shard.number
+                    )
             del own
         del shard  # before the next one is read
 

@@ -144,7 +144,8 @@ def run(
             done, from_results, failed = _write(sink, kind, inputs, 0, results, key, None)
             read = 0
             if done is not None:
-                outcome = _read(kind, extractor, inputs, results, key, engine or Local(batch_size, workers), done)
+                work = planned(kind, extractor, inputs, results, key, done)
+                outcome = (engine or Local(batch_size, workers)).read(work)
                 read = outcome.count
                 _, more, more_failed = _write(sink, kind, inputs, done, results, key, outcome.failures)
                 from_results, failed = from_results + more - read, failed + more_failed
@@ -164,6 +165,8 @@ def run_part(
     part: Part,
     batch_size: int = 16,
     workers: int = 2,
+    *,
+    engine: "Engine | None" = None,
 ) -> Outcome:
     """Read what one of several processes is to read, which share out the shards; no row is written.
 
@@ -176,7 +179,8 @@ def run_part(
         raise UserError(f"--part {part}: {kind} looks up the results of others, all at once; run it without --part")
     key = digest(fingerprint_of(extractor))
     with _leaving_on_sigterm():
-        outcome = _read(kind, extractor, inputs, results, key, Local(batch_size, workers), 0, part)
+        work = planned(kind, extractor, inputs, results, key, part=part)
+        outcome = (engine or Local(batch_size, workers)).read(work)
     outcome.refuse_nothing(kind)
     return outcome
 
@@ -203,6 +207,7 @@ class Work:
         key: digest of its fingerprint.
         missing: the shards that lack results, from the first one at every call.
         sound: jobs that have a result.
+        part: of the shards, those that this one of several processes reads; None: all.
     """
 
     kind: str
@@ -212,6 +217,7 @@ class Work:
     key: str
     missing: Callable[[], Iterator[Lacking]]
     sound: Callable[[], Iterator[Job]]
+    part: Part | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,32 +229,38 @@ class Local:
 
     def read(self, work: Work) -> Outcome:
         """As of :class:`Engine`."""
+        with self.reading(work) as reading:
+            reading.run(work.missing)
+        return reading
+
+    @contextmanager
+    def reading(self, work: Work) -> Iterator[Reading]:
+        """What reads, during the body of a `with`; its extractor is not loaded yet."""
         reading = Reading(
             work.kind, work.extractor, work.inputs.of, work.sound, work.key, self.batch_size, self.workers
         )
         with _in_hand(work.results, work.key) as reading.in_hand:
             if isinstance(work.results, Store):
                 reading.known = partial(work.results.known, work.key)
-            reading.run(work.missing)
-        return reading
+            yield reading
 
 
-def _read(
+def planned(
     kind: str,
     extractor: Extractor | PostExtractor,
     inputs: Inputs,
     results: Results | PartedResults,
     key: str,
-    engine: Engine,
-    start: int,
+    start: int = 0,
     part: Part | None = None,
-) -> Outcome:
+) -> Work:
+    """What there is to do for an engine, from shard number `start` on; other arguments as of :class:`Work`."""
     shared = None if isinstance(results, PartedResults) else inputs.repeated()
 
     def missing() -> Iterator[Lacking]:
         return lacking(inputs, results, key, start=start, repeated=shared, part=part)
 
-    return engine.read(Work(kind, extractor, inputs, results, key, missing, lambda: stored(inputs, results, key)))
+    return Work(kind, extractor, inputs, results, key, missing, lambda: stored(inputs, results, key), part)
 
 
 def _in_hand(results: Results | PartedResults, key: str) -> AbstractContextManager[InHand | None]:

@@ -101,6 +101,14 @@ def _known_kind(value: str) -> str:
     return value
 
 
+def _kind_of_pictures(value: str) -> str:
+    if value not in _OF_PICTURES:
+        raise ValueError(f"expected one of {', '.join(_OF_PICTURES)}")
+    return value
+
+
+_OF_PICTURES = [name for name, kind in KINDS.items() if kind.about == "picture"]
+KindOfPictures = Annotated[str, AfterValidator(_kind_of_pictures), WithJsonSchema({"enum": _OF_PICTURES})]
 KnownKind = Annotated[str, AfterValidator(_known_kind), WithJsonSchema({"enum": list(TEXT_KINDS)})]
 RelativePath = Annotated[str, AfterValidator(_below_root)]
 Share = Annotated[float, Field(gt=0, le=1)]
@@ -236,11 +244,21 @@ class ExecutionParams(Section):
 
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$"), BeforeValidator(_not_mps)] = "auto"
     decode_workers: PositiveInt = 2
+    one_pass: list[KindOfPictures] = Field(default=[])
     batch_size: BatchSizes = BatchSizes()
     ocr_threads: NonNegativeInt = 0
     http: HttpExecution = HttpExecution()
     predict_batch_size: PositiveInt = 32
     processes: PositiveInt = 1
+
+    @model_validator(mode="after")
+    def _one_pass_is_local(self) -> "ExecutionParams":
+        if self.one_pass and self.engine != "local":
+            raise ValueError(
+                f"one_pass: found {', '.join(self.one_pass)}, but engine: {self.engine} reads each kind by itself; "
+                "expected one_pass: [], or engine: local (several machines share that out by --part I/N)"
+            )
+        return self
 
 
 class Params(Section):

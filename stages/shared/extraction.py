@@ -15,12 +15,14 @@ from pipeline.core.parts import Parts
 from pipeline.core.records import ImageRow, Post
 from pipeline.core.store import Store
 from pipeline.engine.inputs import Inputs, LabelledPictures, PictureInputs
+from pipeline.engine.one_pass import Along, OnePass
 from pipeline.engine.ray import RayEngine
 from pipeline.engine.run import Engine, Local, Summary, run_part
 from pipeline.engine.run import run as run_engine
 from pipeline.engine.shards import Part
 from pipeline.extractors.base import (
     AnyExtractor,
+    Extractor,
     LabelledExtractor,
     LookupExtractor,
     TaughtExtractor,
@@ -33,7 +35,7 @@ from pipeline.images.pictures import Folder, Pictures
 from pipeline.images.remote import opened
 from pipeline.settings import params
 from pipeline.settings.params import Params
-from stages.shared import paths
+from stages.shared import paths, posts
 from stages.shared.record import recorded
 
 PostsOf: TypeAlias = Callable[[Params, Path | None], Iterable[Post]]
@@ -214,7 +216,7 @@ def extract(
         output,
         _results(settings, store),
         of_stage=of_stage,
-        engine=_engine(choice, extractor, settings),
+        engine=_engine(choice, extractor, settings, store if of_stage else None),
     )
     return summary, {
         "items": summary.read,
@@ -231,16 +233,8 @@ def read_part(
     choice: Choice, extractor: AnyExtractor, settings: Params, inputs: Inputs, store: Store, part: Part
 ) -> str:
     """Read what one of several processes is to read; return what became of it, in words."""
-    batch_size = getattr(settings.execution.batch_size, choice.kind)
-    outcome = run_part(
-        choice.kind,
-        extractor,
-        inputs,
-        _results(settings, store),
-        part,
-        batch_size=batch_size,
-        workers=settings.execution.decode_workers,
-    )
+    engine = _local(choice, settings, store)
+    outcome = run_part(choice.kind, extractor, inputs, _results(settings, store), part, engine=engine)
     return f"{choice.kind}, part {part}: {outcome.count:,} read, {len(outcome.failures):,} failed"
 
 
@@ -250,8 +244,8 @@ def _results(settings: Params, store: Store) -> Store | Parts:
     return store if where is None else Parts(where, store.folder)
 
 
-def _engine(choice: Choice, extractor: AnyExtractor, settings: Params) -> Engine:
-    """What reads.
+def _engine(choice: Choice, extractor: AnyExtractor, settings: Params, store: Store | None) -> Engine:
+    """What reads; `store` is that of a stage.
 
     Raises:
         UserError: the cluster's workers cannot run in the extractor's environment.
@@ -266,4 +260,32 @@ def _engine(choice: Choice, extractor: AnyExtractor, settings: Params) -> Engine
         if not isinstance(extractor, TaughtExtractor):
             return RayEngine(settings.extraction(choice.kind), execution)
         print(f"{choice.kind}: {choice.name} learns from the posts of this machine, and reads here", file=sys.stderr)
-    return Local(getattr(execution.batch_size, choice.kind), execution.decode_workers)
+    return _local(choice, settings, store)
+
+
+def _local(choice: Choice, settings: Params, store: Store | None) -> Engine:
+    """What reads in this process; of a stage, where params say so, with other kinds that lack results."""
+    execution, kind = settings.execution, choice.kind
+    batch_size = getattr(execution.batch_size, kind)
+    if store is None or kind not in execution.one_pass or choice.interpreter is not None:
+        return Local(batch_size, execution.decode_workers)
+    others = [other for other in KINDS if other in execution.one_pass and other != kind]
+    along = {other: partial(_along, other, settings, store) for other in others}
+    return OnePass(batch_size, execution.decode_workers, along)
+
+
+def _along(kind: str, settings: Params, store: Store) -> Along | None:
+    """Another kind to read along; None where it is off, looked up, or read in a separate environment.
+
+    Raises:
+        UserError: as :func:`create`, or its extractor looks for what posts say and there are none.
+    """
+    choice = choose(kind, settings.extraction(kind))
+    if choice.off or choice.interpreter is not None:
+        return None
+    extractor = create(choice, settings)
+    if not isinstance(extractor, Extractor):
+        return None
+    labels = labelled(extractor, lambda: (post for _, post in posts.of_all_splits()))
+    inputs = _pictures(settings, paths.IMAGES, pictures_of(settings, store), labels)
+    return Along(kind, extractor, inputs, getattr(settings.execution.batch_size, kind))

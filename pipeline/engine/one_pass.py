@@ -1,0 +1,263 @@
+"""An engine that decodes each picture once for several kinds: the own one of a stage, and others that are read along.
+
+Each kind forms the batches that it would form alone; what others find goes where results go, and their own stages find
+it there. Only the own kind's errors end a run. How a batch is read is left to :mod:`pipeline.engine.local`.
+"""
+
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+from heapq import merge
+from itertools import accumulate
+from threading import Lock
+from typing import Any, ClassVar, NamedTuple
+
+from PIL import Image
+from tqdm import tqdm
+
+from pipeline.core.errors import UserError
+from pipeline.core.kinds import Subject
+from pipeline.core.progress import Progress
+from pipeline.core.store import digest
+from pipeline.engine.ahead import Turn, decoded_ahead, threads
+from pipeline.engine.inputs import PictureInputs, ShownPictures
+from pipeline.engine.local import Reading
+from pipeline.engine.outcome import Outcome, described
+from pipeline.engine.plan import Job, Lacking
+from pipeline.engine.run import Local, Work, planned
+from pipeline.extractors.base import Extractor, MeteredExtractor, fingerprint_of
+
+_HELD_PIXELS = 128_000_000  # decoded pictures that wait for another kind's batch: 0.4 GB of RGB
+
+
+@dataclass(frozen=True, slots=True)
+class Along:
+    """Another kind to read: its extractor, what that is shown, and pictures per batch, at most."""
+
+    kind: str
+    extractor: Extractor
+    inputs: PictureInputs
+    batch_size: int
+
+
+@dataclass(frozen=True, slots=True)
+class OnePass:
+    """Reads in this process, shard after shard, with what others lack in a shard that the own kind lacks results of.
+
+    Attributes:
+        batch_size: pictures per batch of the own kind, at most.
+        workers: threads that decode.
+        along: what makes the others, by kind; it gives None where there is nothing to read along. Each is asked where
+            there is something to read.
+    """
+
+    batch_size: int
+    workers: int
+    along: Mapping[str, Callable[[], Along | None]]
+
+    def read(self, work: Work) -> Outcome:
+        """As of :class:`pipeline.engine.run.Engine`."""
+        with ExitStack() as ends:
+            own = ends.enter_context(Local(self.batch_size, self.workers).reading(work))
+            rest = own.begin(work.missing)
+            if next(rest(), None) is None:
+                return own
+            together = _Together(own)
+            for kind, make in self.along.items():  # children are forked here, before any model is loaded
+                together.attempt(kind, partial(self._begin, work, make, together, ends))
+            own.load_extractor()
+            together.read(rest, self.workers)
+        return own
+
+    def _begin(self, work: Work, make: Callable[[], Along | None], together: "_Together", ends: ExitStack) -> None:
+        """Put another kind among those that are read together, where it lacks results."""
+        along = make()
+        if along is None:
+            return
+        key = digest(fingerprint_of(along.extractor))
+        theirs = planned(along.kind, along.extractor, along.inputs, work.results, key, part=work.part)
+        reading = ends.enter_context(Local(along.batch_size, self.workers).reading(theirs))
+        rest = reading.begin(theirs.missing)
+        if next(rest(), None) is not None:
+            together.others[along.kind] = _Other(reading, rest())
+
+
+@dataclass(slots=True)
+class _Other:
+    """A kind that is read along, and the shards that it lacks results of."""
+
+    reading: Reading
+    rest: Iterator[Lacking]
+    _head: Lacking | None = None
+
+    def of(self, number: int) -> Lacking | None:
+        """What it lacks in a shard, by its number; None: nothing. Numbers are to grow from call to call."""
+        while self._head is None or self._head.number < number:
+            self._head = next(self.rest, None)
+            if self._head is None:
+                return None
+        return self._head if self._head.number == number else None
+
+
+class _Group(NamedTuple):
+    """A shard of several kinds, each with what it lacks there."""
+
+    readings: dict[str, Reading]
+    shards: dict[str, Lacking]
+
+
+class _Together:
+    """The readings of several kinds; the own one's errors are raised, another is left to its own stage with one."""
+
+    def __init__(self, own: Reading) -> None:
+        self.own = own
+        self.others: dict[str, _Other] = {}
+
+    def attempt(self, kind: str, act: Callable[[], Any]) -> None:
+        """Do what one kind needs, unless it has been left out."""
+        if kind == self.own.kind:
+            act()
+            return
+        try:
+            act()
+        except Exception as error:  # whatever it is, its own stage meets it and says so
+            self.others.pop(kind, None)
+            said = " ".join(str(error).split()) if isinstance(error, UserError) else described(error)
+            tqdm.write(f"{self.own.kind}: {kind} is not read along, but left to its own stage: {said}", sys.stderr)
+
+    def read(self, rest: Callable[[], Iterator[Lacking]], workers: int) -> None:
+        """Read the shards that the own kind lacks results of, now that its extractor is loaded.
+
+        Raises:
+            UserError: as of :meth:`pipeline.engine.local.Reading.run`, of the own kind.
+        """
+        for kind, other in list(self.others.items()):
+            self.attempt(kind, other.reading.load_extractor)
+        total = sum(len(shard.jobs) for shard in rest())
+        readings = [self.own, *(other.reading for other in self.others.values())]
+        with ExitStack() as ends:
+            for reading in readings:
+                ends.enter_context(reading.closing())
+            decoders, writer = ends.enter_context(threads(workers))
+            progress = ends.enter_context(Progress(self.own.kind, "picture", total))
+            for group in self._groups(rest()):
+                self._read_group(group, decoders, writer, progress)
+        for reading in readings[1:]:
+            print(f"{reading.kind}, along with {self.own.kind}: {_told(reading)}", file=sys.stderr)
+
+    def _groups(self, shards: Iterator[Lacking]) -> Iterator[_Group]:
+        """The own kind's shards, each with the others' of the same number."""
+
+        def join(group: _Group, other: _Other, number: int) -> None:
+            theirs = other.of(number)
+            if theirs is not None:
+                group.readings[other.reading.kind], group.shards[other.reading.kind] = other.reading, theirs
+
+        for shard in shards:
+            group = _Group({self.own.kind: self.own}, {self.own.kind: shard})
+            for kind, other in list(self.others.items()):
+                self.attempt(kind, partial(join, group, other, shard.number))
+            yield group
+
+    def _read_group(
+        self, group: _Group, decoders: ThreadPoolExecutor, writer: ThreadPoolExecutor, progress: Progress
+    ) -> None:
+        decoded = Decoded(Counter(job.sha256 for shard in group.shards.values() for job in shard.jobs))
+        plans: dict[str, list[tuple[str, int, Turn]]] = {}
+
+        def plan(kind: str) -> None:
+            plans[kind] = _closing(len(plans), group.readings[kind], group.shards[kind], decoded)
+
+        try:
+            for kind in group.readings:
+                self.attempt(kind, partial(plan, kind))
+            in_turn = (turn for _, _, turn in merge(*plans.values(), key=lambda one: one[:2]))
+            begun = (turn for turn in in_turn if self._has(turn.reading.kind) and self.own.gone is None)
+            for turn in decoded_ahead(begun, decoders, len(plans)):
+                if self._has(turn.reading.kind):
+                    kind = turn.reading.kind
+                    self.attempt(kind, partial(group.readings[kind].take, turn, writer))
+                    progress.update(len(turn.jobs) if turn.reading is self.own else 0)
+            for kind in list(filter(self._has, group.readings)):
+                self.attempt(kind, group.readings[kind].settle)
+        finally:
+            for kind in reversed(group.readings):  # the own one last, as its error ends it
+                self.attempt(kind, partial(group.readings[kind].keep, group.shards[kind]))
+
+    def _has(self, kind: str) -> bool:
+        return kind == self.own.kind or kind in self.others
+
+
+def _told(reading: Reading) -> str:
+    """What became of a kind that was read along, in words."""
+    used = reading.extractor.used() if isinstance(reading.extractor, MeteredExtractor) else ""
+    return f"{reading.count:,} read, {len(reading.failures):,} failed{used and '; '}{used}"
+
+
+def _closing(rank: int, reading: Reading, shard: Lacking, decoded: "Decoded") -> list[tuple[str, int, Turn]]:
+    """The batches of a kind, each behind the name of the picture that it is complete with, and its kind's rank."""
+    shown = reading.shown(shard.jobs)
+    assert isinstance(shown, ShownPictures)
+    batches = list(reading.batches(shard.jobs))
+    last = accumulate((max(job.name for job in batch) for batch in batches), max)
+    shared = SharedPictures(shown, decoded)
+    return [(name, rank, Turn(reading, shard, shared, batch)) for name, batch in zip(last, batches, strict=True)]
+
+
+class SharedPictures:
+    """Pictures that several kinds are shown, each a copy of its own, which it may draw on."""
+
+    about: ClassVar[Subject] = "picture"
+
+    def __init__(self, shown: ShownPictures, decoded: "Decoded") -> None:
+        self._shown, self._decoded = shown, decoded
+
+    def require(self) -> None:
+        """As of :class:`pipeline.engine.inputs.Shown`."""
+        self._shown.require()
+
+    def load(self, job: Job) -> Any:
+        """As of :class:`pipeline.engine.inputs.Shown`."""
+        return self._shown.with_labels(job, self._decoded.get(job, self._shown.picture))
+
+
+class Decoded:
+    """Pictures that are decoded once for all that want them, and held until the last of these has its own.
+
+    Where more pixels are held than memory should hold, the picture that has been waiting longest is let go; it is
+    decoded once more for who still wants it.
+
+    Args:
+        wanted: how often each will be asked for, by SHA-256.
+    """
+
+    def __init__(self, wanted: Counter[str]) -> None:
+        self._wanted = wanted
+        self._held: dict[str, tuple[Future[Image.Image], int]] = {}  # the longest untouched first
+        self._pixels = 0
+        self._guard = Lock()
+
+    def get(self, job: Job, decode: Callable[[Job], Image.Image]) -> Image.Image:
+        """The picture of a job, for one that wants it; raises what `decode` does. Called from several threads."""
+        with self._guard:
+            self._wanted[job.sha256] -= 1
+            last = self._wanted[job.sha256] <= 0
+            found, pixels = self._held.pop(job.sha256, (None, 0))
+            self._pixels -= pixels
+            picture: Future[Image.Image] = Future() if found is None else found
+            if not last:
+                self._held[job.sha256] = picture, job.width * job.height
+                self._pixels += job.width * job.height
+                while self._pixels > _HELD_PIXELS:
+                    self._pixels -= self._held.pop(next(iter(self._held)))[1]
+        if found is None:
+            try:
+                picture.set_result(decode(job))
+            except BaseException as error:
+                picture.set_exception(error)
+        decoded = picture.result()
+        return decoded if found is None and last else decoded.copy()
