@@ -1,6 +1,7 @@
 """The stages that read pictures, as they are run."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -110,3 +111,41 @@ def test_a_stage_gives_the_same_file_by_itself_in_parts_and_on_a_cluster(tmp_pat
         made.edit(execution={"engine": "ray", "results": results})
         assert f" {count} read, 0 from the store" in made.run("python", "-m", "stages.captions")
         assert output.read_bytes() == expected
+
+
+@pytest.mark.slow  # twelve stages
+def test_kinds_read_in_one_pass_give_the_files_of_separate_passes(tmp_path: Path) -> None:
+    made = Project.make(tmp_path / "run", {"train": 12, "valid": 4, "test": 4})
+    made.edit(features={"extractor": "resnet"})
+    for stage in ("posts", "images"):
+        made.run("python", "-m", f"stages.{stage}")
+    kinds = ("objects", "captions", "ocr", "features")
+
+    def outputs() -> dict[str, bytes]:
+        files = (path for place in ("contexts", "features") for path in (made.folder / "data" / place).rglob("*"))
+        return {str(path): path.read_bytes() for path in files if path.is_file()}
+
+    for kind in kinds:
+        made.run("python", "-m", f"stages.{kind}")
+    expected = outputs()
+    assert len(expected) >= 6
+    made.store = tmp_path / "another store"
+    made.edit(execution={"one_pass": ["captions", "features", "objects"]})
+    said = made.run("python", "-m", "stages.captions")
+    [count] = {int(number) for number in re.findall(r", along with captions: (\d+) read, 0 failed", said)}
+    assert f"{count} read, 0 from the store" in said
+    for kind in ("objects", "features"):
+        assert f" 0 read, {count} from the store" in made.run("python", "-m", f"stages.{kind}")
+    assert f"{count} read" in made.run("python", "-m", "stages.ocr"), "it is not among those of the one pass"
+    assert outputs() == expected
+    made.store = tmp_path / "a third store"
+    made.edit(
+        execution={"one_pass": list(kinds)},
+        captions={"extractor": "lavis"},
+        objects={"transformers": {"model": "checkpoints/none"}},
+        ocr={"extractor": "precomputed", "precomputed": {"path": "sample/data/none.jsonl"}},
+    )
+    said = made.run("python", "-m", "stages.features")
+    assert "features: objects is not read along, but left to its own stage: " in said
+    assert "captions" not in said, "what reads in a separate environment is left out"
+    assert f"{count} read" in said

@@ -89,6 +89,11 @@ def test_the_shipped_params_are_valid() -> None:
         ("  seed: 1", "  seed: -1", r"yaml:\d+: train\.seed: found -1, expected greater than or equal to 0"),
         ("  types: {}", "  types: {? [a]\n: b}", r"params\.yaml: line \d+: a list or a mapping cannot be a key"),
         ("gradient_accumulation: 1", "gradient_accumulation: 3", r"params\.yaml:\d+: train\.batch_size: 16 tweets"),
+        (
+            "  one_pass: []",
+            "  one_pass: [objects, knowledge]",
+            r"one_pass\.1: found 'knowledge', expected one of objects, ",
+        ),
         ("  processes: 1", "  processes: 3", r"16 tweets cannot be split evenly among 3 processes"),
     ],
 )
@@ -116,6 +121,16 @@ def test_what_flairs_trainer_cannot_do_is_named(edited: Edited, section: str, ol
     assert params.load(path).train.trainer == "flair"
     path.write_text(path.read_text().replace(f"  {old}", f"  {new}", 1))
     with pytest.raises(UserError, match=rf"params\.yaml:\d+: {section}\.{re.escape(message)}"):
+        params.load(path)
+
+
+def test_one_pass_is_read_in_one_process(edited: Edited) -> None:
+    path = edited("  one_pass: []", "  one_pass: [objects, captions]")
+    assert params.load(path).execution.one_pass == ["objects", "captions"]
+    path.write_text(path.read_text().replace("  engine: local", "  engine: ray", 1))
+    with pytest.raises(
+        UserError, match=r"execution.one_pass: found objects, captions, but engine: ray reads each kind"
+    ):
         params.load(path)
 
 
