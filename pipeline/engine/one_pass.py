@@ -14,7 +14,7 @@ from functools import partial
 from heapq import merge
 from itertools import accumulate
 from threading import Lock
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, TypeAlias
 
 from PIL import Image
 from tqdm import tqdm
@@ -31,6 +31,8 @@ from pipeline.engine.plan import Job, Lacking
 from pipeline.engine.run import Local, Work, planned
 from pipeline.extractors.base import Extractor, MeteredExtractor, fingerprint_of
 
+_Group: TypeAlias = dict[str, tuple[Reading, Lacking]]  # of a shard: what each kind lacks in it, and who reads that
+_Plan: TypeAlias = list[tuple[str, int, Turn]]  # batches, each behind the picture that it is complete with, and a rank
 _HELD_PIXELS = 128_000_000  # decoded pictures that wait for another kind's batch: 0.4 GB of RGB
 
 
@@ -94,20 +96,14 @@ class _Other:
     rest: Iterator[Lacking]
     _head: Lacking | None = None
 
-    def of(self, number: int) -> Lacking | None:
-        """What it lacks in a shard, by its number; None: nothing. Numbers are to grow from call to call."""
+    def join(self, group: _Group, number: int) -> None:
+        """Put what it lacks in a shard into its group; numbers of shards are to grow from call to call."""
         while self._head is None or self._head.number < number:
             self._head = next(self.rest, None)
             if self._head is None:
-                return None
-        return self._head if self._head.number == number else None
-
-
-class _Group(NamedTuple):
-    """A shard of several kinds, each with what it lacks there."""
-
-    readings: dict[str, Reading]
-    shards: dict[str, Lacking]
+                return
+        if self._head.number == number:
+            group[self.reading.kind] = self.reading, self._head
 
 
 class _Together:
@@ -144,49 +140,35 @@ class _Together:
                 ends.enter_context(reading.closing())
             decoders, writer = ends.enter_context(threads(workers))
             progress = ends.enter_context(Progress(self.own.kind, "picture", total))
-            for group in self._groups(rest()):
+            for shard in rest():
+                group: _Group = {self.own.kind: (self.own, shard)}
+                for kind, other in list(self.others.items()):
+                    self.attempt(kind, partial(other.join, group, shard.number))
                 self._read_group(group, decoders, writer, progress)
         for reading in readings[1:]:
             print(f"{reading.kind}, along with {self.own.kind}: {_told(reading)}", file=sys.stderr)
 
-    def _groups(self, shards: Iterator[Lacking]) -> Iterator[_Group]:
-        """The own kind's shards, each with the others' of the same number."""
-
-        def join(group: _Group, other: _Other, number: int) -> None:
-            theirs = other.of(number)
-            if theirs is not None:
-                group.readings[other.reading.kind], group.shards[other.reading.kind] = other.reading, theirs
-
-        for shard in shards:
-            group = _Group({self.own.kind: self.own}, {self.own.kind: shard})
-            for kind, other in list(self.others.items()):
-                self.attempt(kind, partial(join, group, other, shard.number))
-            yield group
-
     def _read_group(
         self, group: _Group, decoders: ThreadPoolExecutor, writer: ThreadPoolExecutor, progress: Progress
     ) -> None:
-        decoded = Decoded(Counter(job.sha256 for shard in group.shards.values() for job in shard.jobs))
-        plans: dict[str, list[tuple[str, int, Turn]]] = {}
-
-        def plan(kind: str) -> None:
-            plans[kind] = _closing(len(plans), group.readings[kind], group.shards[kind], decoded)
-
+        decoded = Decoded(Counter(job.sha256 for _, shard in group.values() for job in shard.jobs))
+        plans: list[_Plan] = []
         try:
-            for kind in group.readings:
-                self.attempt(kind, partial(plan, kind))
-            in_turn = (turn for _, _, turn in merge(*plans.values(), key=lambda one: one[:2]))
+            for kind, (reading, shard) in group.items():
+                self.attempt(kind, partial(_plan, plans, reading, shard, decoded))
+            in_turn = (turn for _, _, turn in merge(*plans, key=lambda one: one[:2]))
             begun = (turn for turn in in_turn if self._has(turn.reading.kind) and self.own.gone is None)
             for turn in decoded_ahead(begun, decoders, len(plans)):
-                if self._has(turn.reading.kind):
-                    kind = turn.reading.kind
-                    self.attempt(kind, partial(group.readings[kind].take, turn, writer))
-                    progress.update(len(turn.jobs) if turn.reading is self.own else 0)
-            for kind in list(filter(self._has, group.readings)):
-                self.attempt(kind, group.readings[kind].settle)
+                kind = turn.reading.kind
+                if self._has(kind):
+                    self.attempt(kind, partial(group[kind][0].take, turn, writer))
+                    progress.update(len(turn.jobs) if kind == self.own.kind else 0)
+            for kind, (reading, _) in group.items():
+                if self._has(kind):
+                    self.attempt(kind, reading.settle)
         finally:
-            for kind in reversed(group.readings):  # the own one last, as its error ends it
-                self.attempt(kind, partial(group.readings[kind].keep, group.shards[kind]))
+            for kind, (reading, shard) in reversed(group.items()):  # the own one last, as its error ends it
+                self.attempt(kind, partial(reading.keep, shard))
 
     def _has(self, kind: str) -> bool:
         return kind == self.own.kind or kind in self.others
@@ -198,14 +180,14 @@ def _told(reading: Reading) -> str:
     return f"{reading.count:,} read, {len(reading.failures):,} failed{used and '; '}{used}"
 
 
-def _closing(rank: int, reading: Reading, shard: Lacking, decoded: "Decoded") -> list[tuple[str, int, Turn]]:
-    """The batches of a kind, each behind the name of the picture that it is complete with, and its kind's rank."""
+def _plan(plans: list[_Plan], reading: Reading, shard: Lacking, decoded: "Decoded") -> None:
+    """Add the batches of a kind to those of others."""
     shown = reading.shown(shard.jobs)
     assert isinstance(shown, ShownPictures)
     batches = list(reading.batches(shard.jobs))
     last = accumulate((max(job.name for job in batch) for batch in batches), max)
-    shared = SharedPictures(shown, decoded)
-    return [(name, rank, Turn(reading, shard, shared, batch)) for name, batch in zip(last, batches, strict=True)]
+    turns = (Turn(reading, shard, SharedPictures(shown, decoded), batch) for batch in batches)
+    plans.append([(name, len(plans), turn) for name, turn in zip(last, turns, strict=True)])
 
 
 class SharedPictures:
