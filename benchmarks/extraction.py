@@ -19,6 +19,7 @@ from PIL import Image
 
 from benchmarks import Ratio, machine, median_seconds, report
 from benchmarks.extraction_http import compare_requests
+from benchmarks.extraction_one_pass import compare_one_pass
 from benchmarks.extraction_store import compare_images, compare_store
 from pipeline.core.errors import UserError, run_cli
 from pipeline.core.machine import cores
@@ -33,7 +34,7 @@ from pipeline.images.listing import list_pictures
 from pipeline.settings.params import ExecutionParams, ImagesParams
 
 MODELS = ("captions", "objects", "features")
-PARTS = (*MODELS, "ocr", "http", "store", "images")
+PARTS = (*MODELS, "ocr", "http", "one_pass", "store", "images")
 LIMITS = ImagesParams()
 BEAMS, NEW_TOKENS = 3, 20
 ENGINE = {"cpu": 0.95, "cuda": 0.90}  # of the model's own throughput
@@ -349,6 +350,8 @@ def measure(parts: Sequence[str], arguments: argparse.Namespace, scratch: Path) 
             yield from compare_ocr(pictures, arguments.rounds, arguments.workers)
     if "http" in parts:
         yield from compare_requests(arguments.rounds)
+    if "one_pass" in parts:
+        yield from compare_one_pass(5 * arguments.count)
     if "store" in parts:
         yield from compare_store(arguments.rows)
     if "images" in parts:

@@ -10,6 +10,7 @@ from PIL import Image
 
 from benchmarks.extraction import Pictures, adapter, compare_ocr, run_engine
 from benchmarks.extraction_http import compare_requests
+from benchmarks.extraction_one_pass import compare_one_pass
 from benchmarks.extraction_store import opened_below
 from pipeline.core.errors import UserError
 from tests.conftest import ROOT
@@ -43,6 +44,14 @@ def test_store_and_images_are_measured_and_written(tmp_path: Path) -> None:
 def test_ocr_on_all_cores_reads_the_same(tmp_path: Path) -> None:
     pictures = Pictures(ROOT / "sample/data/images", 3)
     assert [ratio.name.partition(":")[0] for ratio in compare_ocr(pictures, 1, 1)] == ["ocr", "ocr"]
+
+
+@pytest.mark.slow  # a benchmark
+def test_one_pass_is_measured_against_separate_passes_with_the_same_rows() -> None:
+    ratio, memory = compare_one_pass(4)
+    assert ratio.name.startswith("one pass / separate passes, processor time")
+    assert 0 < ratio.value < 1
+    assert memory.ceiling
 
 
 def test_many_requests_at_once_are_as_many_times_as_fast() -> None:
