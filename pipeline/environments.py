@@ -23,12 +23,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         help="where to install a package from that is on no index: a wheel, a source folder or a URL "
         f"({', '.join(SOURCES)}; default: {', '.join(SOURCES.values())})",
     )
+    command.add_argument("--ray", action="store_true", help="also what execution.engine: ray needs in them")
     given = parser.parse_args(arguments)
     if given.command == "status":
         print("\n".join(status()))
         return
     for name in given.names:
-        print(f"{name}: ready, {sync(name, given.source).folder}", flush=True)
+        print(f"{name}: ready, {sync(name, given.source, given.ray).folder}", flush=True)
 
 
 if __name__ == "__main__":

@@ -93,6 +93,10 @@ def problems(settings: Params, source: str, lines: dict[str, int]) -> Iterator[s
             continue
         for problem in _caught(choice.require):
             yield at(f"{kind}.{choice.name}") + problem
+        name = choice.interpreter if settings.execution.engine == "ray" else None
+        if name is not None and environments.environment(name).problem() is None:
+            for problem in _caught(partial(environments.require_ray, name)):
+                yield at("execution.engine") + problem.removeprefix("execution.engine: ")
     for problem in _caught(partial(checkpoints.require, settings.train.encoder, settings.train.revision)):
         yield at("train.encoder") + problem
     for folder in settings.train.teacher.folders:

@@ -1,7 +1,7 @@
 """Separate environments (venvs) for packages that conflict with the core's: pinned in envs/, built below .venvs/.
 
 `python -m pipeline.environments sync NAME` builds one with uv, `… status` lists them. A stage whose extractor needs one
-re-runs itself there, by :func:`enter`.
+re-runs itself there, by :func:`enter`. What a cluster's workers need in it on top is pinned in envs/ray/.
 """
 
 import hashlib
@@ -57,37 +57,61 @@ class Environment:
         source = "" if self.name not in SOURCES else " --source PATH_OR_URL"
         return f"python -m pipeline.environments sync {self.name}{source}"
 
+    @property
+    def ray_pins(self) -> Path:
+        """The file with what a cluster's workers need on top; it is not there where nothing reads in it."""
+        return self.pins.parent / "ray" / self.pins.name
+
+    @property
+    def ray_command(self) -> str:
+        """The command that builds it with Ray, or adds that."""
+        return f"{self.command} --ray"
+
     def digest(self) -> str:
         """SHA-256 of the pins; comments do not count."""
-        lines = (line.partition("#")[0].strip() for line in self.pins.read_text(encoding="utf-8").splitlines())
-        return hashlib.sha256("\n".join(filter(None, lines)).encode()).hexdigest()
+        return _digest(self.pins)
 
     def problem(self) -> str | None:
         """Why it cannot be used, or None."""
         if not self.folder.exists():
             return "is not built"
-        installed = self._installed()
+        installed = self._noted("pins")
         if installed is None or not self.python.exists():
             return "is incomplete"
         if installed != self.digest():
             return f"is out of date: {self.pins.parent.name}/{self.pins.name} has changed since it was built"
         return None
 
+    def ray_problem(self) -> str | None:
+        """Why no cluster's workers can run in it, once it can be used, or None."""
+        if not self.ray_pins.exists():
+            return f"cannot have Ray: there are no pins in {self.ray_pins}"
+        noted = self._noted("ray")
+        if noted is None:
+            return "has no Ray"
+        return None if noted == _digest(self.ray_pins) else f"has another Ray than {self.ray_pins} now names"
+
     def is_ours(self) -> bool:
         """Whether :func:`sync` made the folder, to the end or not."""
         return (self.folder / _MARKER).is_file()
 
-    def _installed(self) -> str | None:
-        """The digest of the pins that were installed, or None where the installation did not end."""
+    def _noted(self, what: str) -> str | None:
+        """The digest of the pins that were installed (pins, ray), or where the rest is from (source); None where there
+        is none, or the installation did not end."""
         try:
-            pins = json.loads((self.folder / _MARKER).read_text(encoding="utf-8"))["pins"]
+            noted = json.loads((self.folder / _MARKER).read_text(encoding="utf-8"))[what]
         except (OSError, ValueError, LookupError, TypeError):
             return None
-        return pins if isinstance(pins, str) else None
+        return noted if isinstance(noted, str) else None
 
     def is_this(self) -> bool:
         """Whether this process runs in it."""
         return Path(sys.prefix).resolve() == self.folder.resolve()
+
+
+def _digest(pins: Path) -> str:
+    lines = (line.partition("#")[0].strip() for line in pins.read_text(encoding="utf-8").splitlines())
+    return hashlib.sha256("\n".join(filter(None, lines)).encode()).hexdigest()
 
 
 def names() -> list[str]:
@@ -133,6 +157,30 @@ def require(name: str) -> None:
     wanted = environment(name)
     if not wanted.is_this() and (problem := wanted.problem()):
         raise _unusable(wanted, problem)
+
+
+def require_ray(name: str) -> None:
+    """Check that a cluster's workers can run in the environment, which is built.
+
+    Raises:
+        UserError: they cannot; the message has the command that adds what they need.
+    """
+    wanted = environment(name)
+    if problem := wanted.ray_problem():
+        raise UserError(
+            f"execution.engine: ray: {name} runs in a separate environment, {wanted.folder}, which {problem}; run, on "
+            f"every node: {wanted.ray_command}"
+        )
+
+
+def getting(package: str) -> str:
+    """What to do for a package of requirements-ray.lock to be where this process runs, as a message says it."""
+    here = next((one for one in map(environment, names()) if one.is_this()), None)
+    if here is None:
+        return "run: pip install --no-deps -r requirements-ray.lock"
+    if here.ray_pins.exists() and f"\n{package}==" in here.ray_pins.read_text(encoding="utf-8"):
+        return f"run: {here.ray_command}"
+    return f"{package} does not go with the packages of {here.name}"
 
 
 def _unusable(wanted: Environment, problem: str) -> UserError:
@@ -191,40 +239,60 @@ def packages(name: str) -> Path | None:
     return next(iter(environment(name).folder.glob("lib/python*/site-packages")), None)
 
 
-def sync(name: str, source: str | None = None) -> Environment:
+def sync(name: str, source: str | None = None, ray: bool = False) -> Environment:
     """Build the environment from its pins where it is missing, incomplete or out of date; otherwise do nothing.
 
     Args:
         name: the name of the file in envs/.
         source: where to install a package from that is on no index: a wheel, a source folder or a URL that uv
             accepts. Default: the value of the variable in :data:`SOURCES`.
+        ray: also what a cluster's workers need in it; one that has that keeps it.
 
     Raises:
-        UserError: uv is missing, a package is not available or cannot be built, the result cannot be imported, or the
-            folder holds something that was not built here.
+        UserError: uv is missing, a package is not available or cannot be built, the result cannot be imported, the
+            folder holds something that was not built here, or no cluster's workers run in it.
     """
     wanted = environment(name)
     if source is not None and name not in SOURCES:
         raise UserError(f"--source: {name} gets all its packages from the index; leave the option out")
+    if ray and not wanted.ray_pins.exists():
+        raise UserError(f"--ray: nothing in {name} reads pictures or posts on a cluster; leave the option out")
     with stage_lock(f"environment-{name}", wanted.folder.parent):
-        if wanted.problem() is None and source is None:
-            return wanted
-        if name in SOURCES and not (source := source or os.environ.get(SOURCES[name])):
-            raise UserError(
-                f"{name} is on no package index; name a wheel, a source folder or a URL that uv installs from: "
-                f"{wanted.command}, or {SOURCES[name]}. See docs/extractors.md, Separate environments"
-            )
-        uv = _uv()
-        _clear(wanted, source)
-        base = sys.executable if sys.version.startswith(f"{PYTHON}.") else PYTHON
-        _run(wanted, uv, "venv", "--quiet", "--allow-existing", "--python", base, str(wanted.folder))
-        install = (uv, "pip", "install", "--quiet", "--python", str(wanted.python))
-        _run(wanted, *install, "--requirement", str(wanted.pins))
-        if source is not None:  # its build imports the torch that is now there
-            _run(wanted, *install, "--no-build-isolation", "--no-deps", source)
-        _run(wanted, str(wanted.python), "-W", "ignore", "-c", f"import {_IMPORTED.get(name, 'sys')}")
-        _mark(wanted, {"pins": wanted.digest(), "source": source})
+        ray = ray or wanted._noted("ray") is not None
+        if wanted.problem() is not None or source is not None:
+            _build(wanted, source)
+        if ray and wanted.ray_problem() is not None:
+            _add_ray(wanted)
     return wanted
+
+
+def _build(wanted: Environment, source: str | None) -> None:
+    """Build it anew; raises UserError as of :func:`sync`."""
+    name = wanted.name
+    if name in SOURCES and not (source := source or os.environ.get(SOURCES[name])):
+        raise UserError(
+            f"{name} is on no package index; name a wheel, a source folder or a URL that uv installs from: "
+            f"{wanted.command}, or {SOURCES[name]}. See docs/extractors.md, Separate environments"
+        )
+    uv = _uv()
+    _clear(wanted, source)
+    base = sys.executable if sys.version.startswith(f"{PYTHON}.") else PYTHON
+    _run(wanted, uv, "venv", "--quiet", "--allow-existing", "--python", base, str(wanted.folder))
+    install = (uv, "pip", "install", "--quiet", "--python", str(wanted.python))
+    _run(wanted, *install, "--requirement", str(wanted.pins))
+    if source is not None:  # its build imports the torch that is now there
+        _run(wanted, *install, "--no-build-isolation", "--no-deps", source)
+    _run(wanted, str(wanted.python), "-W", "ignore", "-c", f"import {_IMPORTED.get(name, 'sys')}")
+    _mark(wanted, {"pins": wanted.digest(), "source": source})
+
+
+def _add_ray(wanted: Environment) -> None:
+    """Install what a cluster's workers need; nothing that is there is replaced by another version."""
+    noted: dict[str, str | None] = {"pins": wanted.digest(), "source": wanted._noted("source")}
+    _mark(wanted, noted)
+    install = (_uv(), "pip", "install", "--quiet", "--python", str(wanted.python), "--no-deps")
+    _run(wanted, *install, "--requirement", str(wanted.ray_pins))
+    _mark(wanted, {**noted, "ray": _digest(wanted.ray_pins)})
 
 
 def _clear(wanted: Environment, source: str | None) -> None:
@@ -285,5 +353,7 @@ def status() -> list[str]:
     for name in names():
         one = environment(name)
         problem = one.problem()
-        lines.append(f"{name:12} ready, {one.folder}" if problem is None else f"{name:12} {problem}; {one.command}")
+        ray = ", with Ray" if one.ray_problem() is None else ""
+        state = f"ready, {one.folder}{ray}" if problem is None else f"{problem}; {one.command}"
+        lines.append(f"{name:12} {state}")
     return lines

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
 
+from pipeline.core import environments
 from pipeline.core.errors import UserError
 from pipeline.core.remote import Remote
 
@@ -40,8 +41,8 @@ class Parts:
             import pyarrow
         except ImportError:
             raise UserError(
-                f"execution.results: {url}: parts are Parquet files, and pyarrow is not installed; run: pip install "
-                "--no-deps -r requirements-ray.lock"
+                f"execution.results: {url}: parts are Parquet files, and pyarrow is not installed; "
+                f"{environments.getting('pyarrow')}"
             ) from None
         pyarrow.set_memory_pool(pyarrow.system_memory_pool())  # its own keeps tens of MB of what was freed
         self.url, self.folder = url, folder

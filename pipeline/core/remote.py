@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote
 
+from pipeline.core import environments
 from pipeline.core.errors import UserError
 from pipeline.core.files import atomic_write
 
@@ -42,7 +43,7 @@ class Remote:
             try:
                 self._system = fsspec.filesystem(protocol, skip_instance_cache=True, use_listings_cache=False)
             except (ImportError, ValueError) as error:
-                package = {"s3": "; run: pip install --no-deps -r requirements-ray.lock"}.get(protocol, "")
+                package = f"; {environments.getting('s3fs')}" if protocol == "s3" else ""
                 raise UserError(f"{self.url}: no package reads {protocol}:// here ({error}){package}") from None
             self._process = os.getpid()
         return self._system

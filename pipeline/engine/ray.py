@@ -11,7 +11,6 @@ import secrets
 import shutil
 import signal
 import socket
-import sys
 import tempfile
 import threading
 from collections import deque
@@ -21,12 +20,15 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
+from pipeline.core import environments
+from pipeline.core.environments import Environment
 from pipeline.core.errors import UserError
 from pipeline.core.kinds import KINDS
 from pipeline.core.machine import CORES, cores
 from pipeline.core.parts import Parts
 from pipeline.core.progress import Progress
 from pipeline.engine import worker
+from pipeline.engine.nodes import Nodes, require
 from pipeline.engine.outcome import Outcome
 from pipeline.engine.plan import Job, Lacking, stored
 from pipeline.engine.run import Work
@@ -40,6 +42,7 @@ _DEADLY = 8  # pictures in a row that workers die of before the extractor is tak
 _POLL_SECONDS = 1.0  # between looks at what has ended; signals are answered in between
 _CONNECT_SECONDS = 10.0
 _CLUSTERS = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"  # the name is of where its default is off; Linux heeds it, too
+_ANOTHER = "Version mismatch:"  # as Ray says it, where a driver is not as its cluster
 _SAID = "failed to import on the worker"  # by Ray, where a worker has none of our modules
 
 
@@ -50,10 +53,12 @@ class RayEngine:
     Args:
         section: the section of params that names the extractor.
         execution: the section `execution`.
+        environment: the separate one that workers run in, None: as the cluster does.
     """
 
     section: Mapping[str, Any]
     execution: ExecutionParams
+    environment: Environment | None = None
 
     def read(self, work: Work) -> Outcome:
         """As of :class:`pipeline.engine.run.Engine`; a UserError also where there is no cluster, or no ray."""
@@ -68,8 +73,10 @@ class RayEngine:
         )
         if next(work.missing(), None) is None:
             return Outcome()
-        with cluster(self.execution.ray) as ray:
-            outcome = _Run(ray, order, self.execution.ray, work).to_the_end()
+        settings = self.execution.ray
+        with cluster(settings, self.environment) as ray:
+            nodes = None if self.environment is None else Nodes(ray, settings, self.environment, order.folder)
+            outcome = _Run(ray, order, settings, work, nodes).to_the_end()
         if isinstance(work.results, Parts):
             work.results.refresh()
         return outcome
@@ -104,6 +111,7 @@ class _Run:
     order: worker.Order
     settings: RayExecution
     work: Work
+    nodes: Nodes | None = None
     outcome: Outcome = field(default_factory=Outcome)
     _todo: deque[_Task] = field(default_factory=deque)
     _flying: dict[Any, _Task] = field(default_factory=dict)
@@ -118,9 +126,11 @@ class _Run:
         """
         work = self.work
         self._sound = list(islice(stored(work.inputs, work.results, work.key, first=_LOOKED_AT), 1))
-        remote = self.ray.remote(
-            num_cpus=self.settings.num_cpus, num_gpus=self.settings.num_gpus, max_retries=0, max_calls=0
-        )
+        takes: dict[str, Any] = {"num_cpus": self.settings.num_cpus, "num_gpus": self.settings.num_gpus}
+        if self.nodes is not None:
+            self.nodes.look(wait=True)
+            takes["runtime_env"] = {"py_executable": self.nodes.python}
+        remote = self.ray.remote(**takes, max_retries=0, max_calls=0)
         read, plan = remote(worker.read), remote(worker.planned)
         shards = (_Task(shard) for shard in self.work.missing())
         total = sum(len(shard.jobs) for shard in self.work.missing())
@@ -134,6 +144,8 @@ class _Run:
                     self._flying[run.remote(self.order, self._unit(task))] = task
                 if not self._flying:
                     return self.outcome
+                if self.nodes is not None:
+                    self.nodes.look()
                 done, _ = self.ray.wait(list(self._flying), timeout=_POLL_SECONDS)
                 for reference in done:
                     task = self._flying.pop(reference)
@@ -251,11 +263,15 @@ def _line(error: BaseException) -> str:
 
 
 @contextmanager
-def cluster(settings: RayExecution) -> Iterator[Any]:
+def cluster(settings: RayExecution, environment: Environment | None = None) -> Iterator[Any]:
     """Ray, connected: to the cluster that params or ``RAY_ADDRESS`` name, or to one of this machine, which ends then.
 
+    Args:
+        settings: which cluster, and what a worker takes.
+        environment: the separate one that workers run in.
+
     Raises:
-        UserError: ray is not installed, or the cluster cannot be reached.
+        UserError: ray is not installed, the cluster cannot be reached, or has another Ray or Python.
     """
     address = settings.address or os.environ.get("RAY_ADDRESS")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -266,8 +282,7 @@ def cluster(settings: RayExecution) -> Iterator[Any]:
         import ray
     except ImportError as error:
         raise UserError(
-            f"execution.engine: ray: it is not installed here ({error}); run: pip install --no-deps -r "
-            "requirements-ray.lock"
+            f"execution.engine: ray: it is not installed here ({error}); {environments.getting('ray')}"
         ) from None
     _require_reachable(address)
     folder = None if address else tempfile.mkdtemp(prefix="ray-")
@@ -277,14 +292,19 @@ def cluster(settings: RayExecution) -> Iterator[Any]:
     on_sigterm = signal.getsignal(signal.SIGTERM)
     try:
         try:
-            options["runtime_env"] = {"env_vars": _variables(settings)}
+            options["runtime_env"] = {"env_vars": _variables(settings, environment)}
             ray.init(**options, log_to_driver=False, logging_level="ERROR")
         except (ConnectionError, RuntimeError, ValueError) as error:
+            if _ANOTHER in str(error):
+                raise UserError(
+                    f"execution.ray.address: {address}: all are to have the same Ray and Python, to the patch: "
+                    f"{_line(error).partition(_ANOTHER)[2].strip()[:500]}"
+                ) from None
             which = "no cluster starts on this machine" if address is None else f"{address}: no cluster there"
             raise UserError(f"execution.ray.address: {which}: {_line(error)[:300]}") from None
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, on_sigterm)  # Ray has put one of its own there
-        _require(ray, settings, address)
+        require(ray, settings, address)
         yield ray
     finally:
         ray.shutdown()
@@ -310,32 +330,14 @@ def _require_reachable(address: str | None) -> None:
         ) from None
 
 
-def _variables(settings: RayExecution) -> dict[str, str]:
+def _variables(settings: RayExecution, environment: Environment | None) -> dict[str, str]:
     """Of the workers' environment; a secret is none of them: nodes have their own."""
+    where = {} if environment is None else {environments.VARIABLE: str(environment.folder.parent)}
     return {
+        **where,
         "PYTHONPATH": os.getcwd(),
         "MALLOC_ARENA_MAX": "2",  # else memory grows by a third
         "OMP_NUM_THREADS": str(settings.num_cpus),
         CORES: str(settings.num_cpus),
         "RAY_USAGE_STATS_ENABLED": "0",
     }
-
-
-def _require(ray: Any, settings: RayExecution, address: str | None) -> None:
-    """See that some node has what a worker takes; of a cluster that grows, a node may come that has.
-
-    Raises:
-        UserError: this machine has not.
-    """
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    wanted = {"CPU": settings.num_cpus, "GPU": settings.num_gpus}
-    if any(all(node.get(name, 0) >= amount for name, amount in wanted.items()) for node in nodes):
-        return
-    found = "; ".join(f"CPU {node.get('CPU', 0):g}, GPU {node.get('GPU', 0):g}" for node in nodes)
-    message = (
-        f"execution.ray: a worker takes CPU {settings.num_cpus}, GPU {settings.num_gpus:g} (num_cpus, num_gpus), and "
-        f"no node has that ({found})"
-    )
-    if address is None:
-        raise UserError(message)
-    print(f"{message}; waiting for one", file=sys.stderr)

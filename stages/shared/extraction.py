@@ -248,17 +248,16 @@ def _engine(choice: Choice, extractor: AnyExtractor, settings: Params, store: St
     """What reads; `store` is that of a stage.
 
     Raises:
-        UserError: the cluster's workers cannot run in the extractor's environment.
+        UserError: the extractor's environment has not what a cluster's workers need.
     """
     execution = settings.execution
     if execution.engine == "ray" and not isinstance(extractor, LookupExtractor):
-        if choice.interpreter is not None:
-            raise UserError(
-                f"execution.engine: ray: {choice.kind}.extractor: {choice.name} runs in the environment "
-                f"{choice.interpreter}, where ray is not; set engine: local, and share out its pictures by --part I/N"
-            )
         if not isinstance(extractor, TaughtExtractor):
-            return RayEngine(settings.extraction(choice.kind), execution)
+            environment = None
+            if choice.interpreter is not None:
+                environments.require_ray(choice.interpreter)
+                environment = environments.environment(choice.interpreter)
+            return RayEngine(settings.extraction(choice.kind), execution, environment)
         print(f"{choice.kind}: {choice.name} learns from the posts of this machine, and reads here", file=sys.stderr)
     return _local(choice, settings, store)
 

@@ -1,116 +1,23 @@
 """Separate environments: built to the end or not used, and a command that changes to one stays the same process."""
 
-import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
 import sysconfig
-from collections.abc import Callable, Mapping
+import zipfile
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
-from PIL import Image
 
 from pipeline.core import environments
 from pipeline.core.errors import UserError
 from pipeline.settings import yaml
 from tests.conftest import ROOT
+from tests.envs.tiny import Tiny
 from tests.project import wait_for
-
-EXTRACTOR = '''
-"""A captioner that says where it runs, and waits or refuses where it is asked to."""
-
-import os
-import sys
-import time
-from pathlib import Path
-
-from pipeline.core.records import Caption
-from pipeline.core.errors import UserError
-
-
-class Where:
-    INTERPRETER = "tiny"
-
-    def __init__(self, wait=False, refuse=False):
-        self.wait, self.refuse = wait, refuse
-
-    def fingerprint(self):
-        return {"extractor": "where", "version": 1, "prefix": sys.prefix, "refuse": self.refuse, "wait": self.wait}
-
-    def extract(self, images):
-        if self.refuse:
-            raise UserError("not today")
-        if self.wait:
-            Path("waiting").touch()
-            time.sleep(60)
-        light = "torch" not in sys.modules
-        return [[Caption(f"{sys.prefix} {os.environ.get('CARRIED')} {light} {os.getpid()}")] for _ in images]
-'''
-
-
-class Tiny:
-    """A project with an environment called `tiny`, which has the core's light packages and none of its own."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        for name in ("pipeline", "stages", "ner"):
-            shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
-        (folder / "envs").mkdir()
-        (folder / "envs" / "tiny.txt").write_text("# nothing yet\n")
-        (folder / "where.py").write_text(EXTRACTOR)
-        (folder / "pictures").mkdir()
-        Image.new("RGB", (20, 10)).save(folder / "pictures" / "a.png")
-        self.set()
-
-    @property
-    def venv(self) -> Path:
-        return self.folder / ".venvs" / "tiny"
-
-    def set(self, **options: Any) -> None:
-        """Options of the extractor, in params.yaml."""
-        params = yaml.load(ROOT / "params.yaml").values
-        params["captions"] |= {"extractor": "where:Where", "where:Where": options}
-        params["data"] |= {"root": ".", "images": "pictures"}
-        (self.folder / "params.yaml").write_text(yaml.dump(params))
-
-    def start(self, *arguments: str, **environment: str) -> "subprocess.Popen[str]":
-        settings = {**os.environ, "SIGHTREAD_STORE": str(self.folder / "store"), "UV_OFFLINE": "1", **environment}
-        return subprocess.Popen(
-            [sys.executable, *arguments],
-            cwd=self.folder,
-            env=settings,
-            start_new_session=True,
-            text=True,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-        )
-
-    def run(self, *arguments: str, expect: int = 0, **environment: str) -> str:
-        with self.start(*arguments, **environment) as process:
-            output, errors = process.communicate()
-        assert process.returncode == expect, output + errors
-        return output + errors
-
-    def environments(self, *arguments: str, expect: int = 0) -> str:
-        return self.run("-m", "pipeline.environments", *arguments, expect=expect)
-
-    def build(self) -> None:
-        self.environments("sync", "tiny")
-        # What its pins would bring; nothing is fetched in tests.
-        for packages in self.venv.glob("lib/python*/site-packages"):
-            (packages / "core.pth").write_text(sysconfig.get_path("purelib") + "\n")
-
-    def captions(self, expect: int = 0, **environment: str) -> str:
-        return self.run(
-            "-m", "stages.captions", "--images", "pictures", "--output", "out.jsonl", expect=expect, **environment
-        )
-
-    def rows(self) -> list[Mapping[str, Any]]:
-        return [json.loads(line) for line in (self.folder / "out.jsonl").read_text().splitlines()]
 
 
 @pytest.fixture(scope="module")
@@ -359,6 +266,57 @@ def test_every_environment_has_exact_pins_and_no_index() -> None:
             for line in wanted
             if line and line[0] != "#"
         } <= {pin.split("==")[0].replace(".", "-") for pin in pins}, "compiled from what stands beside it"
+
+
+def test_what_ray_needs_has_exact_pins_that_replace_none_of_the_environments() -> None:
+    locked = (ROOT / "requirements-ray.lock").read_text(encoding="utf-8")
+    [ray] = [line.split(" ")[0] for line in locked.splitlines() if line.startswith("ray==")]
+    for path in sorted((ROOT / "envs" / "ray").iterdir()):
+        wanted = environments.environment(path.stem)
+        assert wanted.ray_pins == path
+        pins = [line for line in path.read_text(encoding="utf-8").splitlines() if not line.startswith("#")]
+        assert ray in pins, "one Ray on a cluster"
+        base = [line for line in wanted.pins.read_text(encoding="utf-8").splitlines() if not line.startswith("#")]
+        assert any(pin.startswith("pyarrow==") for pin in [*pins, *base]), path
+        assert all("==" in pin and "://" not in pin for pin in pins), path
+        assert not {pin.split("==")[0] for pin in pins} & {pin.split("==")[0] for pin in base}, path
+
+
+def wheel(folder: Path) -> Path:
+    """One that has nothing in it."""
+    with zipfile.ZipFile(folder / "nothing-1-py3-none-any.whl", "w") as file:
+        file.writestr("nothing-1.dist-info/METADATA", "Metadata-Version: 2.1\nName: nothing\nVersion: 1\n")
+        file.writestr("nothing-1.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        file.writestr("nothing-1.dist-info/RECORD", "")
+        return Path(str(file.filename))
+
+
+def test_what_ray_needs_is_added_and_stays(tmp_path: Path) -> None:
+    project = Tiny(tmp_path)
+    assert "--ray: nothing in tiny reads" in project.environments("sync", "tiny", "--ray", expect=2)
+    assert not project.venv.exists()
+    pins = project.folder / "envs" / "ray" / "tiny.txt"
+    pins.parent.mkdir()
+    pins.write_text("# nothing yet\n")
+    project.build()
+    project.set({"engine": "ray"})
+    message = f"tiny runs in a separate environment, {project.venv}, which has no Ray; run, on every node: python -m "
+    assert message in project.captions(expect=2)
+    assert message in project.run("-m", "pipeline.params", "check", expect=2)
+    (project.venv / "kept").touch()
+    project.environments("sync", "tiny", "--ray")
+    assert (project.venv / "kept").exists(), "it was not built anew"
+    assert f"ready, {project.venv}, with Ray" in project.environments("status")
+    (project.folder / "envs" / "tiny.txt").write_text(f"{wheel(tmp_path)}\n")
+    project.build()
+    assert not (project.venv / "kept").exists()
+    assert f"ready, {project.venv}, with Ray" in project.environments("status"), "built anew, it has it again"
+    pins.write_text("no-such-package-as-this==1.0\n")
+    assert "with Ray" not in project.environments("status")
+    assert f"has another Ray than {pins} now names" in project.captions(expect=2)
+    assert "failed with status" in project.environments("sync", "tiny", "--ray", expect=2)
+    assert "which has no Ray" in project.captions(expect=2)
+    assert f"ready, {project.venv}" in project.environments("status"), "without Ray it can be used"
 
 
 def test_a_package_that_is_on_no_index_needs_a_source(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -45,19 +45,6 @@ def _small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Shards of some eight pictures."""
     for name, size in (("MEAN", 8), ("LEAST", 2), ("MOST", 20)):
         monkeypatch.setattr(shards, name, size)
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[Any]:
-    """Two nodes of one core each; one of them holds the cluster together."""
-    utils = pytest.importorskip("ray.cluster_utils", reason="ray is not installed (requirements-ray.lock)")
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    made = utils.Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
-    try:
-        made.add_node(num_cpus=1)
-        yield made
-    finally:
-        made.shutdown()
 
 
 class Place:

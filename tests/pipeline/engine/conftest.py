@@ -1,0 +1,20 @@
+"""A cluster of processes of this machine, for the tests of the engine `ray`."""
+
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Any]:
+    """Two nodes of one core each; one of them holds the cluster together."""
+    utils = pytest.importorskip("ray.cluster_utils", reason="ray is not installed (requirements-ray.lock)")
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    made = utils.Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    try:
+        made.add_node(num_cpus=1)
+        yield made
+    finally:
+        made.shutdown()
