@@ -11,6 +11,8 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
@@ -20,6 +22,9 @@ from pipeline.core.folders import VARIABLE
 
 if TYPE_CHECKING:
     from torch.distributed import Store  # type: ignore[attr-defined]  # exported by name
+
+TIMEOUT = 1800.0
+"""Seconds that processes wait for one of them, as torch has it."""
 
 _APPEARS_SECONDS = 15.0  # within which a file that one machine makes is seen on others
 
@@ -123,6 +128,51 @@ def _store() -> "Store":
     address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
     start = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     return PrefixStore(f"sightread {start}", TCPStore(address, port, is_master=False, wait_for_workers=False))
+
+
+def join(cpu: bool, timeout: float) -> None:
+    """Have the processes found the group in which they exchange gradients; do nothing where there is only one.
+
+    transformers' Trainer takes it as it is; of those that it founds itself, none on CPUs has a limit of ours.
+
+    Args:
+        cpu: whether they train on CPUs.
+        timeout: seconds after which one that says nothing is lost.
+    """
+    if count() > 1:
+        from accelerate import PartialState
+
+        PartialState(cpu=cpu, timeout=timedelta(seconds=timeout))
+
+
+@contextmanager
+def together(timeout: float) -> Iterator[None]:
+    """What several processes do together ends with one message where one of them is lost.
+
+    Args:
+        timeout: as of :func:`join`, for the message.
+
+    Raises:
+        UserError: another process has ended, or says nothing.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if count() == 1 or not _is_loss(error):
+            raise
+        raise UserError(
+            f"train: process {os.environ['RANK']} of {count()}, on {platform.node()}, hears nothing of another one, "
+            f"which has ended, or has said nothing for {timeout:g} s (execution.ddp_timeout): "
+            f"{str(error).splitlines()[0][:300]}. See what its machine and its launcher say; all of them started "
+            "again go on after the last whole epoch"
+        ) from None
+
+
+def _is_loss(error: RuntimeError) -> bool:
+    """Whether the network of processes says that one of them is away: torch's own errors, and those of gloo's C++."""
+    from torch import distributed
+
+    return isinstance(error, distributed.DistError) or "/gloo/" in str(error)
 
 
 def wait() -> None:

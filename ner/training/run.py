@@ -5,6 +5,7 @@ from, and which work folder belongs to which params and data, is left to the cal
 """
 
 import itertools
+import math
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
@@ -60,6 +61,7 @@ def train(
     unlabelled: Sequence[View] = (),
     teachers: Teachers | None = None,
     contexts: ContextVectors | None = None,
+    ddp_timeout: float = processes.TIMEOUT,
 ) -> dict[str, Any]:
     """Train a tagger and save that of the best epoch (by the mean of the trained views' strict dev micro-F1).
 
@@ -86,6 +88,7 @@ def train(
         unlabelled: views of which only the alignment, what fixed teachers say and what contexts say is learned.
         teachers: the saved taggers that `train.teacher` names, where it names some.
         contexts: gives contexts their vectors, where `train.context_target` has them learned.
+        ddp_timeout: seconds that several processes wait for one of them.
 
     Returns:
         ``{"epochs": trained, "best_epoch": from 1, "chosen_by": "dev_f1" or "last_epoch",
@@ -96,19 +99,20 @@ def train(
 
     Raises:
         UserError: no post with labels, one of dev without, no dev posts, an unusable encoder or device; of several
-            processes, not all see `work`; what `report_to` names is not installed or fails; a loss or weight that is
-            not finite, of which nothing is saved.
+            processes, not all see `work`, or one is lost; what `report_to` names is not installed or fails; a loss or
+            weight that is not finite, of which nothing is saved.
     """
     labelled, others = examples.parted(params, train, unlabelled)
     examples.check_labelled("dev", dev)
     _require_divisible(params)
-    processes.require_shared(work)
+    with processes.together(ddp_timeout):
+        processes.require_shared(work)
     if (state := take_finished(work, output, curves)) is not None:
         return summary(state)
     examples.warn_without_entities(dev)
     chosen = choose_device(device)
     memory.keep_few_kernels()
-    with quietly():
+    with quietly(), processes.together(ddp_timeout):
         model, tokenizer, views = set_up(
             params, encoder, [*labelled, *others], visuals, itertools.chain(_tokens(dev), words)
         )
@@ -120,7 +124,8 @@ def train(
         collate: Callable[..., dict[str, Any]] = collate_examples
         if found.unlabelled:
             collate, dataset = collate_mixed, MixedExamples([*read_first, *found.unlabelled], len(read_first))
-        arguments = _arguments(params, work, chosen, parts_differ=model.reads_visual)
+        processes.join(chosen.type == "cpu", ddp_timeout)
+        arguments = _arguments(params, work, chosen, ddp_timeout, parts_differ=model.reads_visual)
         if processes.is_first():
             work_folder.clean(work)
         processes.wait()
@@ -298,7 +303,9 @@ def _require_divisible(params: TrainParams) -> None:
         raise UserError(str(error)) from None
 
 
-def _arguments(params: TrainParams, work: Path, device: torch.device, *, parts_differ: bool) -> TrainingArguments:
+def _arguments(
+    params: TrainParams, work: Path, device: torch.device, ddp_timeout: float, *, parts_differ: bool
+) -> TrainingArguments:
     arguments = _Arguments(
         output_dir=str(work),
         num_train_epochs=params.epochs,
@@ -322,6 +329,7 @@ def _arguments(params: TrainParams, work: Path, device: torch.device, *, parts_d
         remove_unused_columns=False,
         dataloader_pin_memory=device.type == "cuda",
         use_cpu=device.type == "cpu",
+        ddp_timeout=math.ceil(ddp_timeout),
         ddp_find_unused_parameters=parts_differ,  # a batch without pictures gives their layers no gradient
         disable_tqdm=True,
         report_to="none",  # Tracked says less of the machine

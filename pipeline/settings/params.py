@@ -250,6 +250,7 @@ class ExecutionParams(Section):
     http: HttpExecution = HttpExecution()
     predict_batch_size: PositiveInt = 32
     processes: PositiveInt = 1
+    ddp_timeout: PositiveFloat = 1800.0
 
     @model_validator(mode="after")
     def _one_pass_is_local(self) -> "ExecutionParams":

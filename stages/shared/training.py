@@ -112,7 +112,7 @@ class Training:
             train = partial(train, words=words)
             hashes |= {"test words": digest({"words": words}), "word vectors": file_digest(vectors)}
         if settings.train.trainer == "transformers":
-            train = partial(train, unlabelled=views["unlabelled"])
+            train = partial(train, unlabelled=views["unlabelled"], ddp_timeout=settings.execution.ddp_timeout)
         if tagger_class(settings.train.model).reads_visual:
             train = partial(train, visuals=visuals.opened())
             hashes |= {"visuals": visuals.identity()}

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +70,12 @@ REFUSED = (
     + """
 except UserError as error:
     print(error)
+"""
+)
+LOSING = (
+    REFUSED.replace("epochs=4), folder", "epochs=400), folder, ddp_timeout=15").replace("import sys", "import os, sys")
+    + """
+    sys.exit(2)
 """
 )
 
@@ -201,6 +208,41 @@ def test_nodes_with_a_work_folder_each_are_refused_before_the_first_step(xlm_r_f
         assert "a training in several processes goes on from checkpoints that all of them see" in output, errors
         assert "set SIGHTREAD_STORE to a folder that the machines share" in output
     assert not list(tmp_path.glob("*/work/*"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+def test_a_node_that_is_lost_ends_the_training_of_the_other_with_one_message(
+    xlm_r_folder: Path, tmp_path: Path, number: int
+) -> None:
+    """A machine that is switched off, or that hangs, with its launcher."""
+    script = tmp_path / "losing.py"
+    script.write_text(LOSING, encoding="utf-8")
+    left, lost = on_two_nodes(*[[script, xlm_r_folder, tmp_path]] * 2)
+    of_it = []
+    try:
+        wait_for(lambda: list((tmp_path / "work").glob(f"checkpoint-*/{COMPLETE}")), 200)
+        of_it = [lost.pid, *(child.pid for child in psutil.Process(lost.pid).children(recursive=True))]
+        for pid in of_it:
+            os.kill(pid, number)
+        struck = time.monotonic()
+        output, errors = left.communicate(timeout=120)
+        seconds = time.monotonic() - struck
+    finally:
+        for pid in of_it:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        for node in (left, lost):
+            node.kill()
+            node.communicate()
+    assert left.returncode == 1, errors
+    [message] = output.splitlines()
+    assert (
+        "hears nothing of another one, which has ended, or has said nothing for 15 s (execution.ddp_timeout)" in message
+    )
+    assert "started again go on after the last whole epoch" in message
+    assert errors.count("Traceback (most recent call last)") <= 1, "that of torch's launcher"
+    assert seconds < 15 + 30, "the time, and what processes take to end"
 
 
 def at_work(process: psutil.Process) -> bool:
