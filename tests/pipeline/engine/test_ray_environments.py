@@ -149,7 +149,7 @@ def test_a_captioner_of_an_environment_gives_the_bytes_of_the_local_engine(
         shutil.copy(path, project.folder / "pictures")
     with (project.folder / "pipeline/engine/shards.py").open("a") as file:
         file.write("\nMEAN, LEAST, MOST = 8, 2, 20\n")
-    model = {"model": str(ROOT / "checkpoints/sample/blip")}
+    model: dict[str, Any] = {"model": str(ROOT / "checkpoints/sample/blip")}
     project.build()
     project.set(**model)
     project.captions()
@@ -158,7 +158,7 @@ def test_a_captioner_of_an_environment_gives_the_bytes_of_the_local_engine(
 
     results = str(tmp_path / "parts") if kept == "parts" else None
     project.set({"engine": "ray", "ray": {"address": cluster.address}, "results": results}, **model)
-    other = {"SIGHTREAD_STORE": str(tmp_path / "other store")}
+    other: dict[str, Any] = {"SIGHTREAD_STORE": str(tmp_path / "other store")}
     said = project.captions(expect=2, **other)
     assert "tiny runs in a separate environment" in said
     assert "which has no Ray; run, on every node: python -m pipeline.environments sync tiny --ray" in said
