@@ -9,7 +9,7 @@ from pipeline.core.locks import stage_lock
 from pipeline.core.records import ImageRow, RelationPost
 from pipeline.core.store import Store
 from pipeline.images import manifest as images
-from pipeline.images.remote import opened
+from pipeline.images.digests import held
 from pipeline.settings import params
 from stages.shared import paths, posts
 from stages.shared.record import recorded
@@ -20,7 +20,7 @@ def main() -> None:
     settings = params.load(paths.PARAMS)
     with stage_lock("images"), Store.open() as store, recorded("images") as record:
         data, statuses = settings.data, images.Statuses()
-        place = data.images_folder if data.images_elsewhere is None else opened(data, settings.images, store)
+        place = held(data, settings.images, store)
         rows = images.manifest(_names(), place, settings.images, store, follow=data.linked_folders)
         where = None if place is None else data.images_folder or str(data.images)
         count = records.write(paths.IMAGES, _required(rows, statuses, where))

@@ -139,6 +139,8 @@ def _data_problems(settings: Params) -> Iterator[tuple[str, str]]:
         for file in (data.root / name for name in getattr(data, key)):
             if not file.is_file():
                 yield f"data.{key}", f"{file}: no such file"
+    if data.listing_file is not None and not data.listing_file.is_file():
+        yield "data.listing", f"{data.listing_file}: no such file; `python -m pipeline.listing` writes it"
     if data.images_folder is not None and not data.images_folder.is_dir():
         yield "data.images", f"{data.images_folder}: no such folder; set it to null for a data set without pictures"
 

@@ -55,6 +55,14 @@ def findings(settings: Params) -> Iterator[Finding]:
                 "set's commands too; remove or rename it",
                 True,
             )
+    folder = settings.data.images_folder
+    if settings.data.listing is not None and folder is not None and folder.resolve().is_relative_to(root.resolve()):
+        yield Finding(
+            "data.listing",
+            f"{folder}: the pictures lie below data.root, so that DVC reads them all the same, not the listing alone; "
+            "move the folder out of it",
+            False,
+        )
     if links:
         yield Finding("data.root", _unseen(links), False)
     if endless:

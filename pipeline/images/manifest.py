@@ -161,7 +161,8 @@ def _examine(
 
 
 _REMEDIES = {
-    "missing": "see that data.images and data.image_name in params.yaml give the files' names",
+    "missing": "see that data.images and data.image_name in params.yaml give the files' names (and that data.listing, "
+    "where it is set, lists them)",
     "unsafe_name": "name the folder that the links lead to in data.follow, or put the files themselves there",
     "too_large": "raise images.max_bytes or images.max_pixels",
     "too_slow": "raise images.max_seconds",

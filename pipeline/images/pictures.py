@@ -21,6 +21,10 @@ from pipeline.images.decoding import PictureError, decode
 from pipeline.images.links import Links
 from pipeline.settings.params import ImagesParams
 
+_CHANGED = (
+    "the file has changed since the images stage; run dvc repro images, and before it python -m pipeline.listing where "
+    "data.listing names one"
+)
 _SETTLED_NS = 2_000_000_000  # a file younger than its file system's clock tick may change without a new time stamp
 _DRIVE = re.compile(r"^[A-Za-z]:")
 
@@ -126,7 +130,7 @@ def load(pictures: Pictures, name: str, sha256: str, limits: ImagesParams) -> Im
     """
     data = pictures.read(name)
     if hashlib.sha256(data).hexdigest() != sha256:
-        raise PictureError("unreadable", "the file has changed since the images stage; run dvc repro images")
+        raise PictureError("unreadable", _CHANGED)
     return decode(data, limits)[0]
 
 

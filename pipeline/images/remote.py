@@ -62,6 +62,17 @@ class Objects:
         """None: to ask for an object's state takes as long as to read it."""
         return None
 
+    def states(self) -> dict[str, str]:
+        """What tells the states of all objects without reading them, as digests by name; of those that can be listed.
+
+        Raises:
+            UserError: the place cannot be reached.
+        """
+        url = self._remote.url
+        return {
+            name: digest({"object": f"{url}/{name}", "state": state}) for name, state in self._remote.states().items()
+        }
+
 
 class Tars:
     """Pictures that are members of tars, by their names there, which are unique among all of them.

@@ -20,8 +20,10 @@ from pydantic import (
     PositiveFloat,
     PositiveInt,
     ValidationError,
+    ValidationInfo,
     WithJsonSchema,
     create_model,
+    field_validator,
     model_validator,
 )
 
@@ -59,8 +61,13 @@ def _below_root(value: str) -> str:
     return value
 
 
-def _place_of_pictures(value: str) -> str:
-    return _without_secret(value) if _URL.match(value) else _below_root(value)
+def _on_this_machine(value: Any) -> Any:
+    if isinstance(value, str) and _URL.match(value):
+        raise ValueError(
+            "expected a folder of this machine; `dvc import-url URL FOLDER` fetches the texts and tracks them, and the "
+            "pictures may stay behind a URL of their own (data.images)"
+        )
+    return value
 
 
 def _without_secret(value: str) -> str:
@@ -112,14 +119,13 @@ KindOfPictures = Annotated[str, AfterValidator(_kind_of_pictures), WithJsonSchem
 KnownKind = Annotated[str, AfterValidator(_known_kind), WithJsonSchema({"enum": list(TEXT_KINDS)})]
 RelativePath = Annotated[str, AfterValidator(_below_root)]
 Share = Annotated[float, Field(gt=0, le=1)]
-PicturesPlace = Annotated[str, AfterValidator(_place_of_pictures)]
 EntityType = Annotated[str, Field(min_length=1), AfterValidator(_names_type)]
 
 
 class DataParams(Section):
     """Where a data set lies and how it is written."""
 
-    root: Path
+    root: Annotated[Path, BeforeValidator(_on_this_machine)]
     format: Literal["conll", "jsonl", "csv", "label_studio", "datasets"] = "conll"
     label_column: Annotated[int, Field(ge=2)] = 2
     spans: SpanMode = "snap"
@@ -129,15 +135,39 @@ class DataParams(Section):
     test: list[RelativePath] = Field(default=[])
     unlabelled: list[RelativePath] = Field(default=[])
     relation: list[RelativePath] = Field(default=[])
-    images: PicturesPlace | None = None
+    listing: RelativePath | None = None
+    images: Annotated[str, Field(min_length=1)] | None = None
     image_name: Annotated[str, AfterValidator(_names_id)] = "{id}.jpg"
     follow: list[Annotated[str, Field(min_length=1)]] = Field(default=[])
     types: dict[str, EntityType] = Field(default={})
     limit: PositiveInt | None = None
 
+    @field_validator("images")
+    @classmethod
+    def _images_are_seen(cls, value: str | None, found: ValidationInfo) -> str | None:
+        if value is None:
+            return None
+        if _URL.match(value) or found.data.get("listing") is not None:
+            return _without_secret(value)
+        try:
+            return _below_root(value)
+        except ValueError as error:
+            raise ValueError(f"{error}; pictures may lie elsewhere where data.listing lists them") from None
+
+    @model_validator(mode="after")
+    def _listed_are_somewhere(self) -> "DataParams":
+        if self.listing is not None and self.images is None:
+            raise ValueError("listing: names a file, but data.images says of no place where the pictures lie")
+        return self
+
     def files(self, split: Split) -> list[Path]:
         """The text files of one split."""
         return [self.root / name for name in getattr(self, split)]
+
+    @property
+    def listing_file(self) -> Path | None:
+        """What lists the pictures with their digests, or None for a data set without."""
+        return None if self.listing is None else self.root / self.listing
 
     @property
     def images_folder(self) -> Path | None:

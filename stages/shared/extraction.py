@@ -94,7 +94,7 @@ def _main(kind: str, posts_of: PostsOf | None) -> None:
                 inputs = _pictures(settings, paths.IMAGES, pictures_of(settings, store), labels)
                 summary, found = extract(choice, extractor, settings, inputs, output_of(kind), store)
                 record |= found
-                if settings.data.images_folder is None and not isinstance(extractor, LookupExtractor):
+                if settings.data.images is None and not isinstance(extractor, LookupExtractor):
                     print(f"{kind}: no pictures in this data set (data.images: null)")
                 else:
                     print(summary)

@@ -128,3 +128,21 @@ def test_the_walk_is_bounded(project: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(folders, "MOST_FOLDERS", 5_000)
     monkeypatch.setattr(folders, "MOST_NAMES", 6)
     assert found() == []
+
+
+def test_a_listing_that_is_not_there_or_that_dvc_reads_the_pictures_beside(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = (project / "params.yaml").read_text(encoding="utf-8").replace("  listing:", "  listing: list")
+    (project / "params.yaml").write_text(text, encoding="utf-8")
+    with pytest.raises(UserError, match=r"data\.listing: set/list: no such file; `python -m pipeline\.listing`"):
+        check()
+    warning = "data.listing: set/images: the pictures lie below data.root, so that DVC reads them all the same"
+    assert warning in capsys.readouterr().err
+    (project / "set/list").write_text(f"{'a' * 64}  1.jpg\n", encoding="utf-8")
+    (project / "set/images").rename(project / "images")
+    for place in ("../images", str(project / "images")):
+        (project / "params.yaml").write_text(text.replace("  images: images", f"  images: {place}"), encoding="utf-8")
+        (project / "images/1.jpg").touch()
+        check()
+        assert "data.listing" not in capsys.readouterr().err

@@ -63,6 +63,17 @@ def test_the_shipped_params_are_valid() -> None:
             r"data\.dev\.0: found '\.\./valid\.txt', expected a path below",
         ),
         ("  images: images", "  images: /etc", r"data\.images: found '/etc', expected a path below"),
+        (
+            "  images: images",
+            "  images: ../x",
+            r"'\.\./x', .*; pictures may lie elsewhere where data\.listing lists",
+        ),
+        (
+            "  root: sample/data",
+            "  root: s3://x/y",
+            r"data\.root: found 's3://x/y', .*`dvc import-url URL FOLDER`",
+        ),
+        ("  listing:", "  listing: ../list", r"data\.listing: found '\.\./list', expected a path below data\.root"),
         ("  images: images", "  images: s3://me:pass@x/y", r"images: found 's3://…@x/y', expected a URL without user"),
         ("\n  results: ", "\n  results: https://me@x/y  ", r"results: found 'https://…@x/y', expected a URL without"),
         ("{id}.jpg", "{name}.jpg", r"data\.image_name: found '\{name\}\.jpg'"),
@@ -209,3 +220,23 @@ def test_no_path_of_the_machine_is_in_what_was_changed() -> None:
     """It goes into metrics/runs and the report."""
     found = {change.key: change.value for change in changed(TrainParams(encoder="/home/me/encoders/mine"))}
     assert found["encoder"] == "mine"
+
+
+@pytest.mark.parametrize(
+    "images", ["/pictures", "../pictures", "pictures", "../tars/{000..009}.tar", "s3://x/pictures"]
+)
+def test_pictures_that_are_listed_may_lie_anywhere(edited: Edited, images: str) -> None:
+    path = edited("  listing:", "  listing: list.sha256")
+    text = path.read_text(encoding="utf-8")
+    path.write_text(text.replace("  images: images", f"  images: {images}"), encoding="utf-8")
+    data = params.load(path).data
+    assert data.listing_file == Path("sample/data/list.sha256")
+    elsewhere = {"../tars/{000..009}.tar": "sample/data/../tars/{000..009}.tar", "s3://x/pictures": "s3://x/pictures"}
+    assert data.images_elsewhere == elsewhere.get(images)
+    if images == "/pictures":
+        assert data.images_folder == Path("/pictures")
+    path.write_text(text.replace("  images: images", "  images:"), encoding="utf-8")
+    with pytest.raises(
+        UserError, match=r"params\.yaml:\d+: data\.listing: names a file, but data\.images says of no place"
+    ):
+        params.load(path)
