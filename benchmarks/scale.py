@@ -6,6 +6,7 @@
 - `ray`: the same pictures read by the local engine and by one and two workers of a cluster of this machine: processor
   time a picture, and time in the shards. Needs ray.
 - `tasks`: 10,000 tasks of nothing on such a cluster. Needs ray.
+- `repro`: a second `dvc repro` with 100,000 pictures in a listing, and in a folder that DVC watches.
 
 Ratios are of one run on one machine; where it has other work, its clocks say little.
 """
@@ -27,6 +28,7 @@ import yaml
 from PIL import Image
 
 from benchmarks import Ratio, machine, report
+from benchmarks.scale_repro import compare_repro
 from pipeline.core.errors import run_cli
 from pipeline.core.parts import Parts
 from pipeline.core.records import Caption
@@ -41,7 +43,7 @@ from pipeline.settings.params import EXECUTION, ImagesParams
 
 ROOT = Path(__file__).resolve().parent.parent
 LIMITS = ImagesParams()
-PARTS = ("shards", "stages", "finished", "ray", "tasks")
+PARTS = ("shards", "stages", "finished", "ray", "tasks", "repro")
 VALUE = b'[{"text": "a dog on a beach with a red ball and two people behind it", "score": 0.5}]'
 
 
@@ -343,6 +345,7 @@ def main() -> None:
     parser.add_argument("--posts", nargs="+", type=int, default=[10_000, 1_000_000], help="of a data set [%(default)s]")
     parser.add_argument("--shards", type=int, default=10_000, help="finished ones, and tasks [%(default)s]")
     parser.add_argument("--pictures", type=int, default=240, help="read by each engine [%(default)s]")
+    parser.add_argument("--listed", type=int, default=100_000, help="pictures of `repro` [%(default)s]")
     parser.add_argument("--seconds", type=float, default=0.05, help="of a core that a picture takes [%(default)s]")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the ratios there, too")
     arguments = parser.parse_args()
@@ -356,6 +359,7 @@ def main() -> None:
             "ray": lambda: compare_ray(arguments.pictures, arguments.seconds, folder),
             "tasks": lambda: compare_tasks(arguments.shards),
             "finished": lambda: compare_finished(arguments.shards, folder),
+            "repro": lambda: compare_repro(arguments.listed, folder),
         }
         needs = {"ray": "ray", "tasks": "ray", "finished": "pyarrow"}
         missing = {name: package for name, package in needs.items() if find_spec(package) is None}

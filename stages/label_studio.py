@@ -7,6 +7,7 @@ from Label Studio as JSON and read with `data.format: label_studio`.
 
 import argparse
 import math
+import os
 from pathlib import Path
 
 from ner.tagger import Tagger
@@ -44,6 +45,7 @@ def main() -> None:
     if arguments.first is not None and arguments.first < 1:
         parser.error(f"--first: expected at least 1, found {arguments.first}")
     settings = params.load(paths.PARAMS)
+    place = arguments.pictures or label_studio.LOCAL + _below_project(settings.data.images_folder)
     views = list(records.read(paths.VIEWS / f"{arguments.split}.jsonl", View, "views"))
     if not views:
         raise UserError(f"--split {arguments.split}: it has no posts (data.{arguments.split})")
@@ -57,8 +59,6 @@ def main() -> None:
     else:
         alone = tagger.predict(views, batch_size, with_context=False)
         uncertainties = [disagreement(one, other) for one, other in zip(found, alone, strict=True)]
-    folder = settings.data.images_folder
-    place = arguments.pictures or (label_studio.LOCAL + (f"{folder.as_posix()}/" if folder else ""))
     order = sorted(range(len(views)), key=lambda index: (-uncertainties[index], views[index].id))[: arguments.first]
     write_json(
         arguments.output,
@@ -72,6 +72,22 @@ def main() -> None:
     with atomic_write(interface) as file:
         file.write(label_studio.configuration(types))
     print(f"{arguments.output}: {len(order):,} tasks, least certain first; their labelling interface: {interface}")
+
+
+def _below_project(folder: Path | None) -> str:
+    """The folder of the pictures as Label Studio's local files have it, which are those below dvc.yaml.
+
+    Raises:
+        UserError: it is not there.
+    """
+    if folder is None:
+        return ""
+    below = Path(os.path.relpath(folder)).as_posix()
+    if below.split("/")[0] == "..":
+        raise UserError(
+            f"{folder}: not below this project; say by --pictures PREFIX where Label Studio has the pictures"
+        )
+    return f"{below}/"
 
 
 def disagreement(one: Prediction, other: Prediction) -> float:

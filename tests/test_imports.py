@@ -29,7 +29,7 @@ BELOW = {
 }
 """Room → the rooms that it may import; itself, pipeline.core and (but for core) pipeline.settings go without saying."""
 COMMANDS = {
-    *(f"pipeline.{name}" for name in ("params", "preset", "checkpoints", "environments")),
+    *(f"pipeline.{name}" for name in ("params", "preset", "checkpoints", "environments", "listing")),
     *(f"ner.{name}" for name in ("predict", "onnx", "publish", "flair_bridge", "scoring.__main__")),
     "reporting.ablation",
     "reporting.search",

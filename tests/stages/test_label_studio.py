@@ -57,6 +57,15 @@ def test_views_disagree_by_what_only_one_of_them_finds() -> None:
     assert label_studio.disagreement(read(one), read(FoundEntity(0, 1, "LOC", "a", 0.25))) == 0.0
 
 
+def test_pictures_outside_of_the_project_need_a_prefix(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    text = (ROOT / "params.yaml").read_text(encoding="utf-8").replace("  listing:", "  listing: list.sha256")
+    (tmp_path / "params.yaml").write_text(text.replace("images: images", "images: /elsewhere"), encoding="utf-8")
+    monkeypatch.setattr(sys, "argv", ["stages.label_studio", "tagger", "--output", "tasks.json"])
+    with pytest.raises(UserError, match="/elsewhere: not below this project; say by --pictures PREFIX where"):
+        label_studio.main()
+
+
 def test_a_split_without_posts_is_named(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
