@@ -40,7 +40,7 @@ def test_dvc_sees_the_listing_alone_and_a_changed_one_reads_what_changed(tmp_pat
     project.edit(captions={"extractor": "blip"})
     assert project.repro("captions") == ["check", "captions"]
     statuses = {row["image"]: row["status"] for row in project.rows("data/contexts/captions.jsonl")}
-    assert statuses == {name: row["status"] for name, row in first.items()} | {changed: "unreadable"}
+    assert statuses == {name: row["status"] for name, row in first.items()} | {changed: "failed"}
     assert "before it python -m pipeline.listing where data.listing names one" in json.dumps(
         project.rows("data/contexts/captions.jsonl")
     )

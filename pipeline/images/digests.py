@@ -48,7 +48,7 @@ class Digests:
         for _, name, sha256 in _entries(path):
             rows += _key(name)
             rows += bytes.fromhex(sha256)
-        table = np.frombuffer(bytes(rows), [("name", f"S{_NAME_BYTES}"), ("sha256", f"S{_SHA256_BYTES}")])
+        table = np.frombuffer(rows, [("name", f"S{_NAME_BYTES}"), ("sha256", f"S{_SHA256_BYTES}")])
         order = np.argsort(table["name"], kind="stable")
         self._names, self._digests = table["name"][order], table["sha256"][order]
         twice = (self._names[1:] == self._names[:-1]) & (self._digests[1:] != self._digests[:-1])

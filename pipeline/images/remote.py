@@ -93,8 +93,8 @@ class Tars:
         folder, _, name = pattern.rpartition("/")
         self._remote, self._limits = Remote(folder or "."), limits
         self._names = list(self._expanded(name))
-        states = [(one, *self._state(one)) for one in self._names]
-        self._key = digest({"tars": 1, "folder": self._remote.url, "states": states})
+        self._states = [(one, *self._state(one)) for one in self._names]
+        self._key = digest({"tars": 1, "folder": self._remote.url, "states": self._states})
         self._store: Store | None = store
         self._places: dict[str, tuple[int, int, int]] = {}
         self._build(store)
@@ -126,12 +126,16 @@ class Tars:
     def stamp(self, name: str) -> str | None:
         """What tells a member's state without reading it: its tar's, and its place in it."""
         found = self._looked_up([name]).get(name)
-        return None if found is None else digest({"index": self._key, "place": list(found)})
+        if found is None:
+            return None
+        tar, offset, size = found
+        return digest({"folder": self._remote.url, "tar": self._states[tar], "offset": offset, "size": size})
 
     def of(self, names: Sequence[str]) -> "Tars":
         """The same, for these members: it can be pickled, and asks no index."""
         part = Tars.__new__(Tars)
-        part._remote, part._limits, part._names, part._key = self._remote, self._limits, self._names, self._key
+        part._remote, part._limits, part._key = self._remote, self._limits, self._key
+        part._names, part._states = self._names, self._states
         part._store, part._places = None, self._looked_up(names)
         return part
 
