@@ -1,10 +1,12 @@
 """`python -m pipeline.listing`: the SHA-256 of every picture that posts name goes to the file `data.listing`."""
 
 import argparse
+from collections.abc import Iterable
 from itertools import chain
 from pathlib import Path
 
 from pipeline.core.errors import UserError, run_cli
+from pipeline.core.records import Post, RelationPost
 from pipeline.core.store import Store
 from pipeline.corpus.dataset import read_split
 from pipeline.corpus.relation import read_relation
@@ -30,7 +32,9 @@ def main() -> None:
         raise UserError(
             f"{arguments.file}: data.listing: null; expected the file to write, below data.root: pictures.sha256, say"
         )
-    posts = chain(*(read_split(data, split) for split in SPLITS), read_unlabelled(data), read_relation(data))
+    posts: Iterable[Post | RelationPost] = chain(
+        *(read_split(data, split) for split in SPLITS), read_unlabelled(data), read_relation(data)
+    )
     names = {image for post in posts for image in post.images}
     with Store.open() as store:
         place = opened(data, settings.images, store)

@@ -55,11 +55,11 @@ def findings(settings: Params) -> Iterator[Finding]:
                 "set's commands too; remove or rename it",
                 True,
             )
-    folder = settings.data.images_folder
-    if settings.data.listing is not None and folder is not None and folder.resolve().is_relative_to(root.resolve()):
+    pictures = settings.data.images_folder
+    if settings.data.listing is not None and pictures is not None and pictures.resolve().is_relative_to(root.resolve()):
         yield Finding(
             "data.listing",
-            f"{folder}: the pictures lie below data.root, so that DVC reads them all the same, not the listing alone; "
+            f"{pictures}: the pictures lie below data.root, so that DVC reads them all the same, too; "
             "move the folder out of it",
             False,
         )
