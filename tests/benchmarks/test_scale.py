@@ -26,7 +26,7 @@ def test_memory_and_finished_shards_are_measured_and_written(tmp_path: Path) -> 
 @pytest.mark.slow  # a benchmark
 @pytest.mark.timeout(900)
 def test_a_second_repro_is_measured_with_pictures_listed_in_tars_and_in_a_folder() -> None:
-    command = [sys.executable, "-m", "benchmarks.scale", "repro", "--posts", "60"]
+    command = [sys.executable, "-m", "benchmarks.scale", "repro", "--listed", "60"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "of pictures' names 0" in done.stdout
