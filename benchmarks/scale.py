@@ -24,7 +24,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 from PIL import Image
 
 from benchmarks import Ratio, machine, report
@@ -39,6 +38,7 @@ from pipeline.engine.plan import lacking
 from pipeline.engine.run import extract
 from pipeline.images.listing import list_pictures
 from pipeline.images.manifest import manifest
+from pipeline.settings import yaml
 from pipeline.settings.params import EXECUTION, ImagesParams
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -178,11 +178,11 @@ def write_data_set(folder: Path, count: int) -> Path:
     with (folder / "set/train.txt").open("w", encoding="utf-8") as file:
         for number, each in enumerate(ids):
             file.write(f"IMGID:{each}\n" + "\n".join((*words, f"n{number % (count // 2)}\tO")) + "\n\n")
-    settings = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+    settings, _ = yaml.load(ROOT / "params.yaml")
     files = {"root": "set", "format": "conll", "train": ["train.txt"], "dev": [], "test": []}
     settings["data"] |= {**files, "unlabelled": [], "relation": [], "images": "pictures", "label_column": 2}
     settings["views"]["kinds"] = list(_SAID)
-    (folder / "params.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")
+    (folder / "params.yaml").write_text(yaml.dump(settings), encoding="utf-8")
     (folder / "data/contexts").mkdir(parents=True)
     for kind, items in _SAID.items():
         with (folder / f"data/contexts/{kind}.jsonl").open("w", encoding="utf-8") as file:
