@@ -158,6 +158,14 @@ def on_two_nodes(*arguments: Sequence[Path | str]) -> list[subprocess.Popen[str]
     return [subprocess.Popen([*command, *meeting, *one], cwd=ROOT, env=environment, **pipes) for one in arguments]
 
 
+def holds_rendezvous(node: subprocess.Popen[str]) -> bool:
+    """Whether a launcher is the one that the others find each other by: of two on one machine, the first to come."""
+    assert isinstance(node.args, list)
+    port = int(str(node.args[node.args.index("--rdzv-endpoint") + 1]).rpartition(":")[2])
+    mine = psutil.Process(node.pid).net_connections()
+    return any(one.status == psutil.CONN_LISTEN and one.laddr.port == port for one in mine)
+
+
 def ended(nodes: list[subprocess.Popen[str]], status: int = 0) -> list[tuple[str, str]]:
     """Output and errors of each launcher, once all have ended with a status."""
     said = [node.communicate(timeout=240) for node in nodes]
@@ -215,13 +223,17 @@ def test_nodes_with_a_work_folder_each_are_refused_before_the_first_step(xlm_r_f
 def test_a_node_that_is_lost_ends_the_training_of_the_other_with_one_message(
     xlm_r_folder: Path, tmp_path: Path, number: int
 ) -> None:
-    """A machine that is switched off, or that hangs, with its launcher."""
+    """A machine that is switched off, or that hangs, with its launcher.
+
+    The other holds torch's rendezvous, without which its launcher would wait.
+    """
     script = tmp_path / "losing.py"
     script.write_text(LOSING, encoding="utf-8")
     left, lost = on_two_nodes(*[[script, xlm_r_folder, tmp_path]] * 2)
-    of_it = []
+    of_it: list[int] = []
     try:
         wait_for(lambda: list((tmp_path / "work").glob(f"checkpoint-*/{COMPLETE}")), 200)
+        left, lost = (lost, left) if holds_rendezvous(lost) else (left, lost)
         of_it = [lost.pid, *(child.pid for child in psutil.Process(lost.pid).children(recursive=True))]
         for pid in of_it:
             os.kill(pid, number)
