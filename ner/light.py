@@ -197,7 +197,9 @@ class LightTagger:
             reads = {each.name for each in session.get_inputs()}
             if reads <= INPUTS:
                 limits = WindowLimits(
-                    *(config[key] for key in ("max_length", "max_context", "stride")),
+                    config["max_length"],
+                    config["max_context"],
+                    config["stride"],
                     config.get("short_addresses", False),
                 )
                 return cls(session, ViewEncoder(_Tokenizer(folder), limits), config)

@@ -123,7 +123,7 @@ def test_batches_that_no_picture_is_to_blame_for_stay_as_they_were(tmp_path: Pat
 
 
 def test_a_run_that_ends_in_order_leaves_nothing_in_hand(bench: Bench) -> None:
-    process = start(bench, "none", seconds=0.2)
+    process = start(bench, "none", seconds=1)
     wait_for(lambda: kept(bench) > 0)
     assert len(in_hand(bench)) == 1
     process.send_signal(signal.SIGTERM)

@@ -329,7 +329,7 @@ def test_a_killed_run_goes_on_and_ends_the_same(tmp_path: Path, undisturbed: byt
     bench = Bench(tmp_path, 80)
     before = 0
     for wanted in (8, 32):
-        process = start(bench, bench.output, 0.05)
+        process = start(bench, bench.output, 0.2)
         wait_for(lambda wanted=wanted: kept(bench) >= wanted)
         process.kill()
         process.communicate()
