@@ -154,7 +154,8 @@ def test_a_captioner_of_an_environment_gives_the_bytes_of_the_local_engine(
     project.set(**model)
     project.captions()
     expected = (project.folder / "out.jsonl").read_bytes()
-    assert expected.count(b'"captions": [{"text":') == len(pictures)
+    readable = len(pictures) - 1  # one of the sample's is broken
+    assert expected.count(b'"captions": [{"text":') == readable
 
     results = str(tmp_path / "parts") if kept == "parts" else None
     project.set({"engine": "ray", "ray": {"address": cluster.address}, "results": results}, **model)
@@ -163,6 +164,6 @@ def test_a_captioner_of_an_environment_gives_the_bytes_of_the_local_engine(
     assert "tiny runs in a separate environment" in said
     assert "which has no Ray; run, on every node: python -m pipeline.environments sync tiny --ray" in said
     project.environments("sync", "tiny", "--ray")
-    assert f"{len(pictures)} read, 0 from the store" in project.captions(**other)
+    assert f"{readable} read, 0 from the store" in project.captions(**other)
     assert (project.folder / "out.jsonl").read_bytes() == expected
-    assert f"0 read, {len(pictures)} from the store" in project.captions(**other)
+    assert f"0 read, {readable} from the store" in project.captions(**other)
