@@ -51,7 +51,7 @@ def answer(asked: Asked) -> str:
             env=settings,
             stdin=subprocess.DEVNULL,
             capture_output=True,
-            text=True,
+            encoding="utf-8",
             errors="replace",
             timeout=_START_SECONDS,
             check=False,
