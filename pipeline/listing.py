@@ -1,6 +1,7 @@
 """`python -m pipeline.listing`: the SHA-256 of every picture that posts name goes to the file `data.listing`."""
 
 import argparse
+import sys
 from collections.abc import Iterable
 from itertools import chain
 from pathlib import Path
@@ -36,6 +37,11 @@ def main() -> None:
         *(read_split(data, split) for split in SPLITS), read_unlabelled(data), read_relation(data)
     )
     names = {image for post in posts for image in post.images}
+    if data.limit is not None:
+        print(
+            f"listing: data.limit: {data.limit}: of the first posts of each split alone; run this again once it is null",
+            file=sys.stderr,
+        )
     with Store.open() as store:
         place = opened(data, settings.images, store)
         assert place is not None  # a listing needs data.images, as params see to

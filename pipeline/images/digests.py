@@ -135,8 +135,10 @@ def write(names: Iterable[str], pictures: StampedPictures, path: Path, store: St
         By name, what cannot be read, and so is left out.
 
     Raises:
-        UserError: not one can be read, the place cannot be reached, or the file cannot be written.
+        UserError: not one can be read, the place cannot be reached, or the file cannot be written, or is there and no
+            listing.
     """
+    _require_listing(path)
     ordered = sorted(set(names))
     states = pictures.states() if isinstance(pictures, Objects) else {}
     left_out: dict[str, PictureError] = {}
@@ -184,6 +186,15 @@ def _read(pictures: Pictures, name: str) -> str | PictureError:
 def _line(sha256: str, name: str) -> str:
     escaped = "".join(_ESCAPES.get(character, character) for character in name)
     return f"{'' if escaped == name else chr(92)}{sha256}  {escaped}\n"
+
+
+def _require_listing(path: Path) -> None:
+    """See that a file that is to be replaced begins as a listing does: it might be a text of the data set."""
+    try:
+        if path.exists():
+            next(_entries(path), None)
+    except UserError as error:
+        raise UserError(f"{error}; it is not overwritten: see what data.listing names") from None
 
 
 def _entries(path: Path) -> Iterator[tuple[int, str, str]]:

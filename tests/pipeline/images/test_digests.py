@@ -264,3 +264,15 @@ def test_nothing_is_written_where_no_picture_can_be_read(tmp_path: Path, store: 
     message = said(lambda: write(NAMES, Folder(tmp_path, LIMITS), path, store))
     assert "not written, since not one picture can be read (30 missing, such as 00.png: No such file" in message
     assert not path.exists()
+
+
+@pytest.mark.parametrize("text", ["IMGID:1\nRome\tB-LOC\n", '{"id": 1, "text": "Rome"}\n', "\n\nRome\n"])
+def test_a_file_that_is_no_listing_is_not_overwritten(folder: Path, tmp_path: Path, store: Store, text: str) -> None:
+    path = tmp_path / "train.txt"
+    path.write_text(text, encoding="utf-8")
+    message = said(lambda: write(NAMES, Folder(folder, LIMITS), path, store))
+    assert message.startswith(f"{path}:")
+    assert "it is not overwritten: see what data.listing names" in message
+    assert path.read_text(encoding="utf-8") == text
+    path.write_text("", encoding="utf-8")
+    assert write(NAMES, Folder(folder, LIMITS), path, store) == {}
