@@ -30,10 +30,11 @@ def main() -> None:
         given["unlabelled"] = each_unlabelled(settings.data, odd["unlabelled"])
         found = Report()
         splits = {split: _sorted(found.counted(split, posts)) for split, posts in given.items()}
-        for split, lines in splits.items():
-            records.write_lines(paths.POSTS / f"{split}.jsonl", lines)
         adds = Counter[bool]()
-        records.write_lines(paths.RELATION, _sorted(_counted(each_of_relation(settings.data), adds)))
+        relation = _sorted(_counted(each_of_relation(settings.data), adds))
+        for split, lines in splits.items():  # once all is read: what is refused leaves the files as they were
+            records.write_lines(paths.POSTS / f"{split}.jsonl", lines)
+        records.write_lines(paths.RELATION, relation)
         report = found.found(odd)
         write_json(paths.POSTS_REPORT, report)
         record |= {"items": sum(counts["posts"] for counts in report["splits"].values()), "unit": "posts"}

@@ -8,6 +8,7 @@ import pytest
 from transformers import ResNetConfig, ResNetModel
 
 from tests.project import Project
+from tests.robustness.conftest import light_project
 
 
 @pytest.mark.slow  # seven stages, one of them a training
@@ -60,3 +61,15 @@ def test_posts_with_a_relation_go_from_their_file_to_the_tagger(tmp_path: Path) 
     assert "data.relation: sample/data/nowhere.jsonl: no such file" in made.run(
         "python", "-m", "pipeline.params", "check", expect=2
     )
+
+
+def test_a_malformed_relation_leaves_the_posts_as_they_were(tmp_path: Path) -> None:
+    project = light_project(tmp_path / "project", 2)
+    project.run("python", "-m", "stages.posts")
+    before = {path.name: path.read_bytes() for path in (project.folder / "data/posts").iterdir()}
+    assert len(before) == 6
+    (project.folder / "set/train.txt").write_text("IMGID:new\nhello\tO\n", encoding="utf-8")
+    (project.folder / "set/relation.jsonl").write_text('{"id": 1, "text": "no"}\n', encoding="utf-8")
+    project.edit(data={"relation": ["relation.jsonl"]})
+    assert "set/relation.jsonl:1: " in project.run("python", "-m", "stages.posts", expect=2)
+    assert {path.name: path.read_bytes() for path in (project.folder / "data/posts").iterdir()} == before
