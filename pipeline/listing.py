@@ -39,7 +39,7 @@ def main() -> None:
     names = {image for post in posts for image in post.images}
     if data.limit is not None:
         print(
-            f"listing: data.limit: {data.limit}: of the first posts of each split alone; run this again once it is null",
+            f"listing: data.limit: {data.limit}: of the first posts of each split alone; once it is null, run it again",
             file=sys.stderr,
         )
     with Store.open() as store:

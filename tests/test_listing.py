@@ -15,7 +15,7 @@ def test_a_listing_of_the_first_posts_alone_says_so(tmp_path: Path) -> None:
     project = light_project(tmp_path / "project", 5)
     project.edit(data={"listing": "pictures.sha256", "limit": 2})
     said = project.run("python", "-m", "pipeline.listing")
-    assert "data.limit: 2: of the first posts of each split alone; run this again once it is null" in said
+    assert "data.limit: 2: of the first posts of each split alone; once it is null, run it again" in said
     assert "set/pictures.sha256: 2 pictures\n" in said
     project.edit(data={"limit": None})
     said = project.run("python", "-m", "pipeline.listing")
