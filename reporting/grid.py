@@ -132,9 +132,17 @@ class Grid(BaseModel):
 
     @property
     def cells(self) -> list[tuple[str, int]]:
-        """Systems and seeds in the order in which they run: those first whose taggers teach others."""
+        """Systems and seeds in the order in which they run: those first whose taggers teach others.
+
+        Of each system the seeds stay in order, by which its scores are paired with another's: what comes before a
+        tagger that teaches is early, too.
+        """
         cells = [(system, seed) for seed in self.seeds for system in self.systems]
-        return sorted(cells, key=lambda cell: not self.taught_by(*cell))
+        early = {(system, seed) for system, last in cells if self.taught_by(system, last) for seed in self._up_to(last)}
+        return sorted(cells, key=lambda cell: cell not in early)
+
+    def _up_to(self, seed: int) -> list[int]:
+        return self.seeds[: self.seeds.index(seed) + 1]
 
     def taught_by(self, system: str, seed: int) -> list[str]:
         """The folders in which a cell's tagger is a teacher."""

@@ -149,6 +149,10 @@ def test_rows_whose_taggers_teach_come_first_and_seeds_stay_in_order() -> None:
     assert grid.taggers == {"checkpoints/ocr/1", "checkpoints/ocr/2", "checkpoints/one/2"}
     assert grid.taught_by("ocr", 2) == ["checkpoints/ocr/2", "checkpoints/one/2"]
     assert grid.taught_by("ocr", 3) == grid.taught_by("text", 2) == []
+    grid = Grid.model_validate(
+        {**GRID, "seeds": [2, 1, 3], "teachers": {"checkpoints/ocr": {"of": "ocr", "seeds": [1]}}}
+    )
+    assert grid.cells == [*first, ("text", 2), ("text", 1), ("text", 3), ("ocr", 3)], "scores are paired by their order"
 
 
 def test_the_cells_of_the_shipped_grid_can_run(runnable: Path) -> None:
