@@ -5,6 +5,7 @@ import json
 import shutil
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -296,5 +297,8 @@ def test_a_tagger_that_reads_pictures_as_tensors_is_shown_them(
         sure = [[entity.confidence for entity in each.entities] for each in (red, blue, none)]
         assert sure[0] != sure[1], "it looks at the picture"
         assert none.seen == none.alone
-        assert none.alone.entities == tagger.tag(text).seen.entities
+        # Read in a batch or by itself, sums are of another order.
+        for one, other in zip(none.alone.entities, tagger.tag(text).seen.entities, strict=True):
+            assert replace(one, confidence=0.0) == replace(other, confidence=0.0)
+            assert one.confidence == pytest.approx(other.confidence, abs=1e-5)
         assert red.alone.entities == none.alone.entities
