@@ -17,6 +17,7 @@ from pipeline.core.errors import UserError
 from pipeline.core.files import atomic_write, numbered_lines
 from pipeline.core.names import other_forms
 from pipeline.core.progress import Progress
+from pipeline.core.scratch import Distinct
 from pipeline.core.store import Store, batched, digest
 from pipeline.images.decoding import PictureError
 from pipeline.images.pictures import Pictures, StampedPictures, check_name
@@ -139,7 +140,7 @@ def write(names: Iterable[str], pictures: StampedPictures, path: Path, store: St
             listing.
     """
     _require_listing(path)
-    ordered = sorted(set(names))
+    ordered = Distinct(names)
     states = pictures.states() if isinstance(pictures, Objects) else {}
     left_out: dict[str, PictureError] = {}
     with (
@@ -163,7 +164,7 @@ def write(names: Iterable[str], pictures: StampedPictures, path: Path, store: St
             store.put_many(_KEY, fresh)
             file.writelines(_line(digests[name], name) for name in window if name in digests)
             progress.update(len(window))
-        if ordered and len(left_out) == len(ordered):
+        if left_out and len(left_out) == len(ordered):
             raise UserError(f"{path}: not written, since not one picture can be read ({described(left_out)})")
     return left_out
 
