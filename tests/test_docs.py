@@ -24,7 +24,7 @@ from pipeline.core.errors import UserError
 from pipeline.core.kinds import KINDS
 from pipeline.core.records import Post
 from pipeline.corpus import conll, csv, jsonl
-from pipeline.corpus.dataset import read_split
+from pipeline.corpus.dataset import each_of_split
 from pipeline.corpus.digests import label_digest, text_digest
 from pipeline.corpus.report import report
 from pipeline.extractors import registry
@@ -250,7 +250,7 @@ def test_an_example_of_a_format_is_read(tmp_path: Path, language: str, reader: C
 def test_what_the_sample_is_said_to_hold() -> None:
     page = YOUR_DATA.read_text(encoding="utf-8")
     data = params.load(ROOT / "params.yaml").data.model_copy(update={"root": ROOT / "sample" / "data"})
-    for split, found in report({split: read_split(data, split) for split in params.SPLITS})["splits"].items():
+    for split, found in report({split: list(each_of_split(data, split)) for split in params.SPLITS})["splits"].items():
         entities = found["entities"]["conlleval"]["total"]
         assert f"{split}: {found['posts']:,} posts, {found['tokens']:,} tokens, {entities:,} entities" in page
         assert f" {split} {found['label_digest']}" in page

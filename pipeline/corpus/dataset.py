@@ -20,11 +20,6 @@ _BY_CHANCE = 5
 """Zeros behind those, in all ids together, that a data set may well have by chance."""
 
 
-def read_split(data: DataParams, split: Split, odd: Counter[str] | None = None) -> list[Post]:
-    """All that :func:`each_of_split` gives."""
-    return list(each_of_split(data, split, odd))
-
-
 def each_of_split(data: DataParams, split: Split, odd: Counter[str] | None = None) -> Iterator[Post]:
     """Read the files of one split in the data set's format, rename types, and make ids unique (`id`, `id#2`, …).
 

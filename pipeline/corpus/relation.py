@@ -23,11 +23,6 @@ _LAST_LINK = re.compile(r" https?://t\.co/\w+$")
 """That of the picture itself, which is no part of the text."""
 
 
-def read_relation(data: DataParams, odd: Counter[str] | None = None) -> list[RelationPost]:
-    """All that :func:`each_of_relation` gives."""
-    return list(each_of_relation(data, odd))
-
-
 def each_of_relation(data: DataParams, odd: Counter[str] | None = None) -> Iterator[RelationPost]:
     """Read the files of `data.relation`, ids made unique (`id`, `id#2`, …).
 

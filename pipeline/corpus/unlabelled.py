@@ -23,11 +23,6 @@ _LOOKED_AT = 100  # lines
 _BY_NAME: dict[str, Callable[..., Iterator[Post]]] = {".jsonl": jsonl.each, ".csv": csv.each, ".parquet": parquet.each}
 
 
-def read_unlabelled(data: DataParams, odd: Counter[str] | None = None) -> list[Post]:
-    """All that :func:`each_unlabelled` gives."""
-    return list(each_unlabelled(data, odd))
-
-
 def each_unlabelled(data: DataParams, odd: Counter[str] | None = None) -> Iterator[Post]:
     """Read the files of `data.unlabelled`, without labels, ids made unique (`id`, `id#2`, …).
 

@@ -17,7 +17,7 @@ from ner.scoring.comparison import compare, compare_runs, overlap_scores, sign_f
 from ner.scoring.f1 import CONFIDENCE, SAMPLES, SEED, confusion, score
 from pipeline.core.records import Prediction
 from pipeline.corpus import conll
-from pipeline.corpus.dataset import read_split
+from pipeline.corpus.dataset import each_of_split
 from pipeline.settings.params import DataParams, EvaluateParams
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -296,7 +296,7 @@ def test_command_names_the_first_differing_token_without_a_traceback(tmp_path: P
 def test_predictions_of_a_split_are_scored_by_its_raw_file(tmp_path: Path) -> None:
     gold = "IMGID:1\nParis\tB-LOC\n\nIMGID:1\nAda\tB-PER\n\n"
     (tmp_path / "test.txt").write_text(gold, encoding="utf-8")
-    posts = read_split(DataParams(root=tmp_path, test=["test.txt"]), "test")
+    posts = list(each_of_split(DataParams(root=tmp_path, test=["test.txt"]), "test"))
     predictions = [Prediction(post.id, post.tokens, post.labels, post.labels or [], [], "") for post in posts]
     done = run_scoring(tmp_path, gold, "".join(map(conll_lines, predictions)), "--json")
     assert done.returncode == 0, done.stderr

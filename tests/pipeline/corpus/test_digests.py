@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.core.records import Post
-from pipeline.corpus.dataset import read_split
+from pipeline.corpus.dataset import each_of_split
 from pipeline.corpus.digests import label_digest, text_digest
 from pipeline.corpus.report import report
 from pipeline.settings.params import DataParams
@@ -33,7 +33,7 @@ def test_a_data_set_has_one_digest_however_it_is_written(tmp_path: Path, form: s
     (tmp_path / "file").write_bytes(FILES[form].encode())
     format_name = form if form in ("jsonl", "csv") else "conll"
     data = DataParams.model_validate({"root": tmp_path, "format": format_name, "test": ["file"]})
-    found = report({"test": read_split(data, "test")})["splits"]["test"]
+    found = report({"test": list(each_of_split(data, "test"))})["splits"]["test"]
     assert (found["label_digest"], found["text_digest"]) == (label_digest(POSTS), text_digest(POSTS))
 
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from pipeline.core.errors import UserError
 from pipeline.core.labels import entities
 from pipeline.core.records import FoundEntity, Prediction
-from pipeline.corpus.dataset import read_split
+from pipeline.corpus.dataset import each_of_split
 from pipeline.corpus.label_studio import configuration, read, task
 from pipeline.settings.params import DataParams
 
@@ -95,7 +95,7 @@ def test_what_nobody_labelled_is_left_out_and_the_last_of_several_annotations_is
     write(tmp_path, [untouched, twice])
     odd: Counter[str] = Counter()
     data = DataParams(root=tmp_path, format="label_studio", train=["export.json"])
-    assert [post.labels for post in read_split(data, "train", odd)] == [["B-LOC"]]
+    assert [post.labels for post in list(each_of_split(data, "train", odd))] == [["B-LOC"]]
     assert (odd["tasks_without_annotation"], odd["further_annotations"]) == (1, 1)
 
 

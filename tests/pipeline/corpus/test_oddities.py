@@ -11,7 +11,7 @@ from pipeline.core.errors import UserError
 from pipeline.core.records import Post
 from pipeline.corpus import conll, jsonl
 from pipeline.corpus.csv import read as read_csv
-from pipeline.corpus.dataset import read_split
+from pipeline.corpus.dataset import each_of_split
 from pipeline.corpus.report import ODD, described, report
 from pipeline.settings.params import DataParams
 from tests.robustness.conftest import light_project
@@ -98,7 +98,7 @@ def test_tokens_in_brackets_are_no_list(tmp_path: Path, cell: str) -> None:
 def test_rounded_and_repeated_ids_are_counted(tmp_path: Path) -> None:
     write(tmp_path, 'id,text\n7.91E+17,a\n7.91E+17,b\n"7,92E+17",c\n8E+17,d\n790,e\n1e,f\n', "a.csv")
     odd: Counter[str] = Counter()
-    posts = read_split(DataParams(root=tmp_path, format="csv", test=["a.csv"]), "test", odd)
+    posts = list(each_of_split(DataParams(root=tmp_path, format="csv", test=["a.csv"]), "test", odd))
     assert len({post.id for post in posts}) == 6
     assert +odd == {"rounded_ids": 4, "repeated_ids": 1}
 
@@ -107,7 +107,7 @@ def test_ids_that_differ_in_unicode_form_alone_are_numbered_and_counted_apart(tm
     nfc, nfd = (unicodedata.normalize(form, "café") for form in ("NFC", "NFD"))
     write(tmp_path, f"id,text\n{nfd},a\n{nfc},b\n{nfd},c\n", "a.csv")
     odd: Counter[str] = Counter()
-    posts = read_split(DataParams(root=tmp_path, format="csv", test=["a.csv"]), "test", odd)
+    posts = list(each_of_split(DataParams(root=tmp_path, format="csv", test=["a.csv"]), "test", odd))
     assert [(post.id, post.images) for post in posts] == [
         (nfd, [f"{nfd}.jpg"]),
         (f"{nfc}#2", [f"{nfc}.jpg"]),
@@ -138,14 +138,14 @@ def test_ids_that_all_end_in_the_zeros_of_a_spreadsheet_are_counted(
     """A spreadsheet keeps 15 digits of a number."""
     write(tmp_path, "id,text\n" + "".join(f"{one},a\n" for one in ids), "a.csv")
     odd: Counter[str] = Counter()
-    read_split(DataParams(root=tmp_path, format="csv", test=["a.csv"]), "test", odd)
+    list(each_of_split(DataParams(root=tmp_path, format="csv", test=["a.csv"]), "test", odd))
     assert odd["rounded_ids"] == rounded
 
 
 def test_dropped_labels_are_counted(tmp_path: Path) -> None:
     write(tmp_path, "a\tB-LOC\nb\tB-OTHER\n\nc\tB-OTHER\nd\tI-OTHER\n", "a.txt")
     odd: Counter[str] = Counter()
-    read_split(DataParams(root=tmp_path, test=["a.txt"], types={"OTHER": "O", "LOC": "PLACE"}), "test", odd)
+    list(each_of_split(DataParams(root=tmp_path, test=["a.txt"], types={"OTHER": "O", "LOC": "PLACE"}), "test", odd))
     assert +odd == {"dropped_labels": 3}
 
 
@@ -192,7 +192,7 @@ def test_a_blank_text_stays_a_post_and_is_counted(tmp_path: Path, name: str, tex
     write(tmp_path, text, name)
     odd: Counter[str] = Counter()
     data = DataParams(root=tmp_path, format="csv" if name.endswith(".csv") else "jsonl", test=[name])
-    posts = read_split(data, "test", odd)
+    posts = list(each_of_split(data, "test", odd))
     assert [(post.id, len(post.tokens)) for post in posts][:2] == [("1", 1), ("2", 0)]
     assert len(posts) == 3
     assert odd["blank_texts"] == sum(not post.tokens for post in posts) >= 1

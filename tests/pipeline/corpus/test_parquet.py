@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from pipeline.core.errors import UserError
-from pipeline.corpus.dataset import read_split
+from pipeline.corpus.dataset import each_of_split
 from pipeline.corpus.parquet import pictured_rows, read
 from pipeline.settings.params import DataParams
 
@@ -50,7 +50,7 @@ def test_tags_have_the_names_that_the_file_gives_them(tmp_path: Path, feature: A
     ]
     assert posts[0].images == ["7.jpg"]
     data = DataParams(root=tmp_path, format="datasets", train=["part.parquet"])
-    assert len(read_split(data, "train")) == 3
+    assert len(list(each_of_split(data, "train"))) == 3
 
 
 def test_tags_may_be_texts_and_numbers_need_names(tmp_path: Path) -> None:

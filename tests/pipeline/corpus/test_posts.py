@@ -15,11 +15,11 @@ from pipeline.core.errors import UserError
 from pipeline.core.records import Post
 from pipeline.corpus import conll, jsonl
 from pipeline.corpus.csv import read as read_csv
-from pipeline.corpus.dataset import read_split
+from pipeline.corpus.dataset import each_of_split
 from pipeline.corpus.reading import unique_ids
-from pipeline.corpus.relation import read_relation
+from pipeline.corpus.relation import each_of_relation
 from pipeline.corpus.report import described, is_invisible, report
-from pipeline.corpus.unlabelled import read_unlabelled
+from pipeline.corpus.unlabelled import each_unlabelled
 from pipeline.settings.params import RESERVED_TYPES, SPLITS, DataParams
 
 TWO_POSTS = "IMGID:1\nRT\tO\nJordan\tB-PER\n\nIMGID:O_2\n\u200b\tO\nNike\tI-ORG\n"
@@ -111,9 +111,9 @@ def test_a_type_that_means_something_else_in_counts_is_refused_unless_renamed(tm
         data = DataParams.model_validate(
             {"root": tmp_path, "format": form, "train": [f"posts.{form}"], "types": {name: "OTHER"}}
         )
-        assert read_split(data, "train")[0].labels == ["O", "I-OTHER"]
+        assert next(each_of_split(data, "train")).labels == ["O", "I-OTHER"]
         with pytest.raises(UserError, match=rf"posts\.{form}:\d: 'I-{name}': .*data\.types: \{{{name}: …\}}"):
-            read_split(data.model_copy(update={"types": {}}), "train")
+            list(each_of_split(data.model_copy(update={"types": {}}), "train"))
 
 
 def test_types_are_named_in_any_script_and_one_renamed_to_o_is_dropped(tmp_path: Path) -> None:
@@ -227,14 +227,17 @@ def test_csv_names_its_mistakes(tmp_path: Path, text: str, message: str | None) 
 def test_the_format_chooses_the_reader(tmp_path: Path) -> None:
     write(tmp_path, "id,tokens,labels\n1,x,B-OTHER\n1,y,O\n", "a.csv")
     data = DataParams(root=tmp_path, format="csv", test=["a.csv"], image_name="{id}.png", types={"OTHER": "MISC"})
-    assert read_split(data, "test") == [Post("1", ["x"], ["B-MISC"], ["1.png"]), Post("1#2", ["y"], ["O"], ["1.png"])]
-    assert read_split(data, "train") == []
+    assert list(each_of_split(data, "test")) == [
+        Post("1", ["x"], ["B-MISC"], ["1.png"]),
+        Post("1#2", ["y"], ["O"], ["1.png"]),
+    ]
+    assert list(each_of_split(data, "train")) == []
 
 
 def test_a_split_renames_types_and_keeps_posts_that_share_an_id(tmp_path: Path) -> None:
     write(tmp_path, "IMGID:1\nx\tB-OTHER\n", "a.txt")
     write(tmp_path, "IMGID:1\ny\tI-OTHER\n", "b.txt")
-    posts = read_split(DataParams(root=tmp_path, train=["a.txt", "b.txt"], types={"OTHER": "MISC"}), "train")
+    posts = list(each_of_split(DataParams(root=tmp_path, train=["a.txt", "b.txt"], types={"OTHER": "MISC"}), "train"))
     assert posts == [Post("1", ["x"], ["B-MISC"], ["1.jpg"]), Post("1#2", ["y"], ["I-MISC"], ["1.jpg"])]
 
 
@@ -305,7 +308,7 @@ def test_invisible_tokens(token: str, invisible: bool) -> None:
 @pytest.mark.real_data
 def test_twitter2015_is_counted_to_the_entity(real_data: Path) -> None:
     data = DataParams(root=real_data / "twitter2015", train=["train.txt"], dev=["valid.txt"], test=["test.txt"])
-    found = report({split: read_split(data, split) for split in SPLITS})
+    found = report({split: list(each_of_split(data, split)) for split in SPLITS})
     splits = found["splits"]
     assert [splits[name]["posts"] for name in splits] == [4000, 1000, 3257]
     assert [splits[name]["tokens"] for name in splits] == [64_439, 16_178, 52_822]
@@ -371,10 +374,10 @@ def test_a_limit_takes_the_first_posts_of_each_split_and_counts_the_rest(tmp_pat
     files: dict[str, Any] = {"train": ["posts.txt"], "unlabelled": ["more.txt"], "relation": ["relation.jsonl"]}
     data = DataParams(root=tmp_path, limit=2, **files)
     odd: Counter[str] = Counter()
-    assert [post.id for post in read_split(data, "train", odd)] == ["0", "1"]
+    assert [post.id for post in list(each_of_split(data, "train", odd))] == ["0", "1"]
     assert odd["beyond_limit"] == 7
-    assert [post.id for post in read_unlabelled(data)] == ["more-1", "more-2"]
-    assert [post.relation for post in read_relation(data)] == [0, 1]
+    assert [post.id for post in list(each_unlabelled(data))] == ["more-1", "more-2"]
+    assert [post.relation for post in list(each_of_relation(data))] == [0, 1]
     assert "7 posts left out (data.limit)" in described(odd)
 
 
@@ -383,7 +386,7 @@ def test_labelled_and_unlabelled_posts_in_a_split_that_is_scored_are_named_with_
     write(tmp_path, "IMGID:3\nParis\n", "raw.txt")
     both = ["labelled.txt", "raw.txt"]
     data = DataParams(root=tmp_path, train=both, dev=both, test=["raw.txt"])
-    assert len(read_split(data, "train")) == 3, "those without labels are for the alignment"
-    assert len(read_split(data, "test")) == 1
+    assert len(list(each_of_split(data, "train"))) == 3, "those without labels are for the alignment"
+    assert len(list(each_of_split(data, "test"))) == 1
     with pytest.raises(UserError, match=r"data\.dev: 1 of 3 posts have no labels, the first of them 3 of .*raw\.txt; "):
-        read_split(data, "dev")
+        list(each_of_split(data, "dev"))

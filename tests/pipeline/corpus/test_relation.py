@@ -7,7 +7,7 @@ import pytest
 
 from pipeline.core.errors import UserError
 from pipeline.core.records import RelationPost
-from pipeline.corpus.relation import read_relation
+from pipeline.corpus.relation import each_of_relation
 from pipeline.settings.params import DataParams
 
 
@@ -15,7 +15,7 @@ def read(folder: Path, **files: str) -> list[RelationPost]:
     names = {name: name.replace("_", ".") for name in files}
     for name, text in files.items():
         (folder / names[name]).write_text(text, encoding="utf-8")
-    return read_relation(DataParams(root=folder, relation=list(names.values())))
+    return list(each_of_relation(DataParams(root=folder, relation=list(names.values()))))
 
 
 def test_json_lines_are_posts_with_a_relation(tmp_path: Path) -> None:
