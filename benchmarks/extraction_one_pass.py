@@ -22,8 +22,9 @@ from benchmarks import Ratio
 from pipeline.core.errors import run_cli
 from pipeline.core.kinds import KINDS, TEXT_KINDS
 from pipeline.core.store import Store
+from pipeline.engine.along import Along
 from pipeline.engine.inputs import PictureInputs
-from pipeline.engine.one_pass import Along, OnePass
+from pipeline.engine.one_pass import OnePass
 from pipeline.engine.run import run
 from pipeline.extractors import registry
 from pipeline.extractors.base import load

@@ -4,9 +4,8 @@ Each kind forms the batches that it would form alone; what others find goes wher
 it there. Only the own kind's errors end a run. How a batch is read is left to :mod:`pipeline.engine.local`.
 """
 
-import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -17,33 +16,22 @@ from threading import Lock
 from typing import Any, ClassVar, TypeAlias
 
 from PIL import Image
-from tqdm import tqdm
 
-from pipeline.core.errors import UserError
 from pipeline.core.kinds import Subject
 from pipeline.core.progress import Progress
-from pipeline.core.store import digest
 from pipeline.engine.ahead import Turn, decoded_ahead, threads
-from pipeline.engine.inputs import PictureInputs, ShownPictures
+from pipeline.engine.along import Along, WithOthers
+from pipeline.engine.inputs import ShownPictures
 from pipeline.engine.local import Reading
-from pipeline.engine.outcome import Outcome, described
+from pipeline.engine.outcome import Outcome
 from pipeline.engine.plan import Job, Lacking
-from pipeline.engine.run import Local, Work, planned
-from pipeline.extractors.base import Extractor, MeteredExtractor, fingerprint_of
+from pipeline.engine.run import Local, Work
+from pipeline.extractors.base import MeteredExtractor
 
-_Group: TypeAlias = dict[str, tuple[Reading, Lacking]]  # of a shard: what each kind lacks in it, and who reads that
+Group: TypeAlias = dict[str, tuple[Reading, Lacking]]
+"""Of a shard: what each kind lacks in it, and who reads that."""
 _Plan: TypeAlias = list[tuple[str, int, Turn]]  # batches, each behind the picture that it is complete with, and a rank
 _HELD_PIXELS = 128_000_000  # decoded pictures that wait for another kind's batch: 0.4 GB of RGB
-
-
-@dataclass(frozen=True, slots=True)
-class Along:
-    """Another kind to read: its extractor, what that is shown, and pictures per batch, at most."""
-
-    kind: str
-    extractor: Extractor
-    inputs: PictureInputs
-    batch_size: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,88 +56,68 @@ class OnePass:
             rest = own.begin(work.missing)
             if next(rest(), None) is None:
                 return own
-            together = _Together(own)
+            together = Together(own)
             for kind, make in self.along.items():  # children are forked here, before any model is loaded
                 together.attempt(kind, partial(self._begin, work, make, together, ends))
             own.load_extractor()
-            together.read(rest, self.workers)
+            for kind, other in list(together.others.items()):
+                together.attempt(kind, other.load_extractor)
+            others = dict(together.others)
+            total = sum(len(shard.jobs) for shard in rest())
+            together.read(_groups(together, rest()), self.workers, total)
+        for kind, other in others.items():
+            together.tell(kind, other, other.extractor.used() if isinstance(other.extractor, MeteredExtractor) else "")
         return own
 
-    def _begin(self, work: Work, make: Callable[[], Along | None], together: "_Together", ends: ExitStack) -> None:
+    def _begin(self, work: Work, make: Callable[[], Along | None], together: "Together", ends: ExitStack) -> None:
         """Put another kind among those that are read together, where it lacks results."""
         along = make()
         if along is None:
             return
-        key = digest(fingerprint_of(along.extractor))
-        theirs = planned(along.kind, along.extractor, along.inputs, work.results, key, part=work.part)
+        theirs = along.work(work)
         reading = ends.enter_context(Local(along.batch_size, self.workers).reading(theirs))
         rest = reading.begin(theirs.missing)
         if next(rest(), None) is not None:
-            together.others[along.kind] = _Other(reading, rest())
+            together.add(along.kind, reading, rest())
 
 
-@dataclass(slots=True)
-class _Other:
-    """A kind that is read along, and the shards that it lacks results of."""
-
-    reading: Reading
-    rest: Iterator[Lacking]
-    _head: Lacking | None = None
-
-    def join(self, group: _Group, number: int) -> None:
-        """Put what it lacks in a shard into its group; numbers of shards are to grow from call to call."""
-        while self._head is None or self._head.number < number:
-            self._head = next(self.rest, None)
-            if self._head is None:
-                return
-        if self._head.number == number:
-            group[self.reading.kind] = self.reading, self._head
+def _groups(together: "Together", rest: Iterable[Lacking]) -> Iterator[Group]:
+    """The shards that the own kind lacks results of, with what the others lack in each."""
+    for shard in rest:
+        group = {together.kind: (together.own, shard)}
+        for kind, lacks in together.lacking(shard.number).items():
+            group[kind] = together.others[kind], lacks
+        yield group
 
 
-class _Together:
-    """The readings of several kinds; the own one's errors are raised, another is left to its own stage with one."""
+class Together(WithOthers[Reading]):
+    """The readings of several kinds, each with its extractor loaded when they read."""
 
-    def __init__(self, own: Reading) -> None:
+    def __init__(self, own: Reading, left: Callable[[str, str], object] | None = None) -> None:
+        super().__init__(own.kind, left)
         self.own = own
-        self.others: dict[str, _Other] = {}
 
-    def attempt(self, kind: str, act: Callable[[], Any]) -> None:
-        """Do what one kind needs, unless it has been left out."""
-        if kind == self.own.kind:
-            act()
-            return
-        try:
-            act()
-        except Exception as error:  # whatever it is, its own stage meets it and says so
-            self.others.pop(kind, None)
-            said = " ".join(str(error).split()) if isinstance(error, UserError) else described(error)
-            tqdm.write(f"{self.own.kind}: {kind} is not read along, but left to its own stage: {said}", sys.stderr)
+    def read(self, groups: Iterable[Group], workers: int, total: int | None = None) -> None:
+        """Read what several kinds lack in shards.
 
-    def read(self, rest: Callable[[], Iterator[Lacking]], workers: int) -> None:
-        """Read the shards that the own kind lacks results of, now that its extractor is loaded.
+        Args:
+            groups: of each shard, with the own kind in each.
+            workers: threads that decode.
+            total: how many jobs of the own kind there are, for who looks on.
 
         Raises:
             UserError: as of :meth:`pipeline.engine.local.Reading.run`, of the own kind.
         """
-        for kind, other in list(self.others.items()):
-            self.attempt(kind, other.reading.load_extractor)
-        total = sum(len(shard.jobs) for shard in rest())
-        readings = [self.own, *(other.reading for other in self.others.values())]
         with ExitStack() as ends:
-            for reading in readings:
+            for reading in (self.own, *self.others.values()):
                 ends.enter_context(reading.closing())
             decoders, writer = ends.enter_context(threads(workers))
-            progress = ends.enter_context(Progress(self.own.kind, "picture", total))
-            for shard in rest():
-                group: _Group = {self.own.kind: (self.own, shard)}
-                for kind, other in list(self.others.items()):
-                    self.attempt(kind, partial(other.join, group, shard.number))
+            progress = ends.enter_context(Progress(self.kind, "picture", total))
+            for group in groups:
                 self._read_group(group, decoders, writer, progress)
-        for reading in readings[1:]:
-            print(f"{reading.kind}, along with {self.own.kind}: {_told(reading)}", file=sys.stderr)
 
     def _read_group(
-        self, group: _Group, decoders: ThreadPoolExecutor, writer: ThreadPoolExecutor, progress: Progress
+        self, group: Group, decoders: ThreadPoolExecutor, writer: ThreadPoolExecutor, progress: Progress
     ) -> None:
         decoded = Decoded(Counter(job.sha256 for _, shard in group.values() for job in shard.jobs))
         plans: list[_Plan] = []
@@ -162,7 +130,7 @@ class _Together:
                 kind = turn.reading.kind
                 if self._has(kind):
                     self.attempt(kind, partial(group[kind][0].take, turn, writer))
-                    progress.update(len(turn.jobs) if kind == self.own.kind else 0)
+                    progress.update(len(turn.jobs) if kind == self.kind else 0)
             for kind, (reading, _) in group.items():
                 if self._has(kind):
                     self.attempt(kind, reading.settle)
@@ -171,13 +139,7 @@ class _Together:
                 self.attempt(kind, partial(reading.keep, shard))
 
     def _has(self, kind: str) -> bool:
-        return kind == self.own.kind or kind in self.others
-
-
-def _told(reading: Reading) -> str:
-    """What became of a kind that was read along, in words."""
-    used = reading.extractor.used() if isinstance(reading.extractor, MeteredExtractor) else ""
-    return f"{reading.count:,} read, {len(reading.failures):,} failed{used and '; '}{used}"
+        return kind == self.kind or kind in self.others
 
 
 def _plan(plans: list[_Plan], reading: Reading, shard: Lacking, decoded: "Decoded") -> None:

@@ -14,8 +14,9 @@ from pipeline.core.locks import stage_lock
 from pipeline.core.parts import Parts
 from pipeline.core.records import ImageRow, Post
 from pipeline.core.store import Store
+from pipeline.engine.along import Along
 from pipeline.engine.inputs import Inputs, LabelledPictures, PictureInputs
-from pipeline.engine.one_pass import Along, OnePass
+from pipeline.engine.one_pass import OnePass
 from pipeline.engine.ray import RayEngine
 from pipeline.engine.run import Engine, Local, Summary, run_part
 from pipeline.engine.run import run as run_engine
