@@ -70,7 +70,7 @@ class Reading(Outcome):
     known: Callable[[Sequence[str]], set[str]] = field(default=lambda _keys: set())
     """Of keys of whatever data set, those that have a result already."""
     progressed: Callable[[], None] = field(default=lambda: None)
-    """Called after each batch."""
+    """Called after each batch, and once a shard is stored."""
     gone: UnavailableError | None = None
     """What the extractor reads with is; then only what it has is collected."""
     _most: int = sys.maxsize  # pictures per batch, once memory has run out
@@ -187,6 +187,7 @@ class Reading(Outcome):
         """See that what is finished of a shard is kept, however it ended."""
         wait(self._writes)
         plan.save(shard.results)
+        self.progressed()
 
     def shown(self, jobs: Sequence[Job]) -> Shown:
         """What jobs show; raises UserError where they cannot be read at all."""

@@ -3,7 +3,8 @@
 Ray places tasks, starts workers and says which of them died; what a worker does is in :mod:`pipeline.engine.worker`.
 Here is what a cluster adds: which shards are under way, and what becomes of one whose worker died. It is read again;
 where its workers die again, its halves are, down to the picture that they die of, which is a row that says so. Halves
-are of whole batches, so that all other rows are those of an undisturbed run.
+are of whole batches, so that all other rows are those of an undisturbed run. Other kinds are read along with a shard
+once; whatever is read again is read without them.
 """
 
 import os
@@ -14,10 +15,9 @@ import socket
 import tempfile
 import threading
 from collections import deque
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
-from itertools import islice
 from typing import Any
 
 from pipeline.core import environments
@@ -28,16 +28,16 @@ from pipeline.core.machine import CORES, cores
 from pipeline.core.parts import Parts
 from pipeline.core.progress import Progress
 from pipeline.engine import worker
+from pipeline.engine.along import Along
+from pipeline.engine.asked import Asked, AskedAlong
 from pipeline.engine.nodes import Nodes, require
 from pipeline.engine.outcome import Outcome
-from pipeline.engine.plan import Job, Lacking, stored
+from pipeline.engine.plan import Job, Lacking
 from pipeline.engine.run import Work
-from pipeline.extractors.base import UnavailableError, fingerprint_of
 from pipeline.settings.params import ExecutionParams, RayExecution
 
 _AHEAD = 2  # tasks under way or waiting, for each that can run at once
 _LOST = 50  # nodes that may be lost under one unit before the cluster is taken to be none
-_LOOKED_AT = 8  # shards at the beginning, for a job that has been read before
 _DEADLY = 8  # pictures in a row that workers die of before the extractor is taken to be broken
 _POLL_SECONDS = 1.0  # between looks at what has ended; signals are answered in between
 _CONNECT_SECONDS = 10.0
@@ -54,32 +54,32 @@ class RayEngine:
         section: the section of params that names the extractor.
         execution: the section `execution`.
         environment: the separate one that workers run in, None: as the cluster does.
+        along: what makes other kinds that are read along, as of :class:`pipeline.engine.one_pass.OnePass`.
     """
 
     section: Mapping[str, Any]
     execution: ExecutionParams
     environment: Environment | None = None
+    along: Mapping[str, Callable[[], Along | None]] = field(default_factory=dict)
 
     def read(self, work: Work) -> Outcome:
         """As of :class:`pipeline.engine.run.Engine`; a UserError also where there is no cluster, or no ray."""
-        order = worker.Order(
-            work.kind,
-            dict(self.section),
-            self.execution.model_dump(mode="json"),
-            os.getcwd(),
-            fingerprint_of(work.extractor),
-            work.results.url if isinstance(work.results, Parts) else None,
-            self.execution.ray.max_seconds,
-        )
+        own = Asked.of(work, self.section, self.execution)
         if next(work.missing(), None) is None:
             return Outcome()
         settings = self.execution.ray
-        with cluster(settings, self.environment) as ray:
-            nodes = None if self.environment is None else Nodes(ray, settings, self.environment, order.folder)
-            outcome = _Run(ray, order, settings, work, nodes).to_the_end()
+        along = AskedAlong(work, self.execution, self.along)
+        with self.cluster() as ray:
+            nodes = None if self.environment is None else Nodes(ray, settings, self.environment, own.order.folder)
+            outcome = _Run(ray, settings, own, along, nodes).to_the_end()
+        along.tell_all()
         if isinstance(work.results, Parts):
             work.results.refresh()
         return outcome
+
+    def cluster(self) -> AbstractContextManager[Any]:
+        """Ray, connected; a UserError as of :func:`cluster`."""
+        return cluster(self.execution.ray, self.environment)
 
 
 @dataclass(slots=True, eq=False)
@@ -89,10 +89,12 @@ class _Task:
     Attributes:
         batches: those to read; None while all that the jobs make are, whatever they are.
         plans: whether it is to say which batches the jobs make.
+        along: what other kinds lack in the shard, as long as it is to be read with that.
         deaths: of workers that read it, lost: of nodes.
     """
 
     shard: Lacking
+    along: dict[str, Lacking] = field(default_factory=dict)
     batches: list[list[Job]] | None = None
     plans: bool = False
     deaths: int = 0
@@ -108,14 +110,12 @@ class _Run:
     """One reading on a cluster."""
 
     ray: Any
-    order: worker.Order
     settings: RayExecution
-    work: Work
+    own: Asked
+    along: AskedAlong
     nodes: Nodes | None = None
-    outcome: Outcome = field(default_factory=Outcome)
     _todo: deque[_Task] = field(default_factory=deque)
     _flying: dict[Any, _Task] = field(default_factory=dict)
-    _sound: list[Job] = field(default_factory=list)
     _dead_in_a_row: int = 0
 
     def to_the_end(self) -> Outcome:
@@ -124,34 +124,34 @@ class _Run:
         Raises:
             UserError: as of :meth:`RayEngine.read`.
         """
-        work = self.work
-        self._sound = list(islice(stored(work.inputs, work.results, work.key, first=_LOOKED_AT), 1))
+        work, outcome = self.own.work, self.own.outcome
         takes: dict[str, Any] = {"num_cpus": self.settings.num_cpus, "num_gpus": self.settings.num_gpus}
         if self.nodes is not None:
             self.nodes.look(wait=True)
             takes["runtime_env"] = {"py_executable": self.nodes.python}
         remote = self.ray.remote(**takes, max_retries=0, max_calls=0)
         read, plan = remote(worker.read), remote(worker.planned)
-        shards = (_Task(shard) for shard in self.work.missing())
-        total = sum(len(shard.jobs) for shard in self.work.missing())
-        with Progress(self.work.kind, KINDS[self.work.kind].about, total, on="a cluster") as progress:
+        shards = (_Task(shard, self.along.lacking(shard.number)) for shard in work.missing())
+        total = sum(len(shard.jobs) for shard in work.missing())
+        with Progress(work.kind, KINDS[work.kind].about, total, on="a cluster") as progress:
             while True:
                 while len(self._flying) < self._most():
                     task = self._todo.popleft() if self._todo else next(shards, None)
                     if task is None:
                         break
                     run = plan if task.plans else read
-                    self._flying[run.remote(self.order, self._unit(task))] = task
+                    unit = self.own.unit(task.shard.shard, task.jobs, task.batches)
+                    self._flying[run.remote(self.own.order, unit, *self.along.units(task.along))] = task
                 if not self._flying:
-                    return self.outcome
+                    return outcome
                 if self.nodes is not None:
                     self.nodes.look()
                 done, _ = self.ray.wait(list(self._flying), timeout=_POLL_SECONDS)
                 for reference in done:
                     task = self._flying.pop(reference)
-                    before = self.outcome.count + len(self.outcome.failures)
+                    before = outcome.count + len(outcome.failures)
                     self._settle(task, reference)
-                    progress.update(self.outcome.count + len(self.outcome.failures) - before)
+                    progress.update(outcome.count + len(outcome.failures) - before)
 
     def _most(self) -> int:
         """How many tasks are to be under way; nodes come and go."""
@@ -161,10 +161,6 @@ class _Run:
             slots = min(slots, found.get("GPU", 0) // self.settings.num_gpus)
         return max(1, int(slots)) * _AHEAD
 
-    def _unit(self, task: _Task) -> worker.Unit:
-        shown = self.work.inputs.of([*task.jobs, *self._sound])
-        return worker.Unit(task.shard.shard, task.jobs, shown, self._sound, task.batches or [])
-
     def _settle(self, task: _Task, reference: Any) -> None:
         """Store what a task gave, or see to it that its jobs are read by others.
 
@@ -173,25 +169,26 @@ class _Run:
         """
         from ray import exceptions
 
+        kind = self.own.work.kind
         lost = (exceptions.NodeDiedError, exceptions.LocalRayletDiedError, exceptions.ObjectLostError)
         try:
             answer = self.ray.get(reference)
         except lost as error:
-            task.lost += 1
+            task.lost, task.along = task.lost + 1, {}
             if task.lost > _LOST:
-                raise UserError(f"{self.work.kind}: {task.lost} nodes were lost under one shard: {error}") from None
+                raise UserError(f"{kind}: {task.lost} nodes were lost under one shard: {error}") from None
             self._todo.append(task)
         except (exceptions.WorkerCrashedError, exceptions.OutOfMemoryError) as error:
             self._died(task, _reason(error))
         except (exceptions.RuntimeEnvSetupError, exceptions.TaskUnschedulableError) as error:
-            raise UserError(f"{self.work.kind}: the cluster cannot run a worker: {_line(error)}") from None
+            raise UserError(f"{kind}: the cluster cannot run a worker: {_line(error)}") from None
         except exceptions.RayTaskError as error:
             if isinstance(error, UserError):
                 raise UserError(str(getattr(error, "cause", error))) from None
             if _SAID in str(error):
                 raise UserError(
-                    f"{self.work.kind}: a worker has none of Sightread's modules: {_line(error)[-300:]}. Put the "
-                    f"project in {self.order.folder} on every node, with the packages of requirements.lock"
+                    f"{kind}: a worker has none of Sightread's modules: {_line(error)[-300:]}. Put the "
+                    f"project in {self.own.order.folder} on every node, with the packages of requirements.lock"
                 ) from None
             raise
         else:
@@ -201,13 +198,10 @@ class _Run:
                 self._keep(task, answer)
 
     def _keep(self, task: _Task, answer: worker.Answer) -> None:
-        task.shard.results.put_many(self.work.key, answer.values)
-        self.outcome.add(answer.outcome)
-        if answer.error:
-            raise UnavailableError(answer.error) if answer.unavailable else UserError(answer.error)
+        self.along.keep(task.along, answer.along)
+        self.own.keep(task.shard, task.jobs, answer)
         if answer.outcome.count:
             self._dead_in_a_row = 0
-            self._sound = [job for job in task.jobs if job.key not in answer.outcome.failures][:1]
 
     def _died(self, task: _Task, how: str) -> None:
         """See to it that what a worker died of is read again, or found.
@@ -215,40 +209,45 @@ class _Run:
         Raises:
             UserError: workers die whatever they read.
         """
+        if task.along:  # who knows which kind it was
+            self.along.died(task.along, how)
+            task.along = {}
+            self._todo.append(task)
+            return
         task.deaths += 1
         count = 1 if task.batches is None else len(task.batches)
         if count > 1:
             assert task.batches is not None
             half = count // 2
-            self._todo += [_Task(task.shard, task.batches[:half]), _Task(task.shard, task.batches[half:])]
+            self._todo += [_Task(task.shard, batches=some) for some in (task.batches[:half], task.batches[half:])]
         elif task.deaths <= self.settings.retries:
             self._todo.append(task)
         elif task.plans:
             raise UserError(
-                f"{self.work.kind}: a worker dies as it loads the extractor ({how}), {task.deaths} times of "
+                f"{self.own.work.kind}: a worker dies as it loads the extractor ({how}), {task.deaths} times of "
                 f"{task.deaths}; see that a node has memory enough, and that execution.ray.max_seconds is"
             )
         elif task.batches is None:
             self._todo.append(_Task(task.shard, plans=True))
         elif len(task.jobs) > 1:
-            self._todo.append(_Task(task.shard, [[job] for job in task.jobs]))
+            self._todo.append(_Task(task.shard, batches=[[job] for job in task.jobs]))
         else:
             self._give_up(task.jobs[0], how)
 
     def _split(self, task: _Task, batches: list[list[Job]]) -> None:
         """Read the batches that a shard makes in halves."""
         half = -(-len(batches) // 2)
-        self._todo += [_Task(task.shard, some) for some in (batches[:half], batches[half:]) if some]
+        self._todo += [_Task(task.shard, batches=some) for some in (batches[:half], batches[half:]) if some]
 
     def _give_up(self, job: Job, how: str) -> None:
         failure = f"the process that read it {how}"
-        self.outcome.add(Outcome(failures={job.key: failure}, broken=1, last=f"{job.name}: {failure}"))
+        self.own.outcome.add(Outcome(failures={job.key: failure}, broken=1, last=f"{job.name}: {failure}"))
         self._dead_in_a_row += 1
         if self._dead_in_a_row >= _DEADLY:
             raise UserError(
-                f"{self.work.kind}: workers die of one {KINDS[self.work.kind].about} after another, lastly of "
-                f"{self.outcome.last}. What was read before is kept; choose another extractor, or see that a node has "
-                "memory enough"
+                f"{self.own.work.kind}: workers die of one {KINDS[self.own.work.kind].about} after another, lastly of "
+                f"{self.own.outcome.last}. What was read before is kept; choose another extractor, or see that a node "
+                "has memory enough"
             )
 
 

@@ -1,7 +1,7 @@
 """What a worker of a cluster does: make its own extractor, see that it is the driver's, read a shard or some batches.
 
-It knows nothing of the cluster. A worker that dies says nothing; what is made of that is left to
-:mod:`pipeline.engine.ray`.
+Where several kinds are to be read, it does so for each, and decodes a picture once for all. It knows nothing of the
+cluster. A worker that dies says nothing; what is made of that is left to :mod:`pipeline.engine.ray`.
 """
 
 import os
@@ -10,6 +10,7 @@ import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import Any
 
 from pipeline.core.errors import UserError
@@ -17,6 +18,7 @@ from pipeline.core.parts import Parts
 from pipeline.core.store import digest
 from pipeline.engine.inputs import Shown
 from pipeline.engine.local import Reading
+from pipeline.engine.one_pass import Together
 from pipeline.engine.outcome import Outcome
 from pipeline.engine.plan import Job, Lacking, Results
 from pipeline.extractors.base import Extractor, LookupExtractor, PostExtractor, UnavailableError, fingerprint_of
@@ -68,12 +70,16 @@ class Unit:
 
 @dataclass(slots=True)
 class Answer:
-    """What became of a unit; `error` and `unavailable` where that was the end of it, as a UserError says it."""
+    """What became of a unit; `error` and `unavailable` where that was the end of it, as a UserError says it.
 
-    outcome: Outcome
+    `along` has what became of units of other kinds.
+    """
+
+    outcome: Outcome = field(default_factory=Outcome)
     values: dict[str, bytes] = field(default_factory=dict)
     error: str = ""
     unavailable: bool = False
+    along: dict[str, "Answer"] = field(default_factory=dict)
 
 
 class _Kept:
@@ -95,21 +101,69 @@ class _Kept:
 _ready: dict[str, Extractor | PostExtractor] = {}  # by what makes them: loaded once in a worker's life
 
 
-def read(order: Order, unit: Unit) -> Answer:
-    """Read a unit. What was read before an error is in the answer, too."""
-    kept = _Kept()
-    outcome = Outcome()
+@dataclass(slots=True)
+class _Begun:
+    """What reads a unit, where that goes, and what it has put there where that is to be given back."""
+
+    reading: Reading
+    lacking: Lacking
+    kept: _Kept
+
+
+def read(order: Order, unit: Unit, *along: tuple[Order, Unit]) -> Answer:
+    """Read a unit, and units of other kinds and the same shard along with it.
+
+    What was read before an error is in the answer, too; another kind's error is in its own, and ends nothing else.
+    """
+    begun: dict[str, _Begun] = {}
+    errors: dict[str, str] = {}
+    ended = None
     with _timed(order.max_seconds) as progressed:
         try:
-            reading = _reading(order, unit, progressed)
-            outcome = reading
-            results: Results = kept
-            if order.parts is not None:
-                results = Parts(order.parts).part(reading.key, unit.shard)
-            reading.read([Lacking(unit.shard, results, unit.jobs)], only=unit.only)
+            own = begun[order.kind] = _begun(order, unit, progressed)
+            if along:
+                _read_along(own, along, progressed, begun, errors)
+            else:
+                own.reading.read([own.lacking], only=unit.only)
         except UserError as error:
-            return Answer(_counts(outcome), kept.values, str(error), isinstance(error, UnavailableError))
-    return Answer(_counts(outcome), kept.values)
+            ended = error
+    answers = {one.kind: Answer() for one in (order, *(theirs for theirs, _ in along))}
+    for kind, one in begun.items():
+        answers[kind] = Answer(_counts(one.reading), one.kept.values)
+    for kind, why in errors.items():
+        answers[kind].error = why
+    answer = answers.pop(order.kind)
+    answer.along = answers
+    if ended is not None:
+        answer.error, answer.unavailable = str(ended), isinstance(ended, UnavailableError)
+    return answer
+
+
+def _read_along(
+    own: _Begun,
+    along: Sequence[tuple[Order, Unit]],
+    progressed: Callable[[], None],
+    begun: dict[str, _Begun],
+    errors: dict[str, str],
+) -> None:
+    """Read units of other kinds along with the own one's; what is begun of each, and their errors, are put there.
+
+    Raises:
+        UserError: of the own kind.
+    """
+    together = Together(own.reading, errors.setdefault)
+    for order, unit in along:
+        theirs = together.attempt(order.kind, partial(_begun, order, unit, progressed))
+        if theirs is not None:
+            begun[order.kind], together.others[order.kind] = theirs, theirs.reading
+    together.read([{kind: (one.reading, one.lacking) for kind, one in begun.items()}], own.reading.workers)
+
+
+def _begun(order: Order, unit: Unit, progressed: Callable[[], None]) -> _Begun:
+    """What reads a unit; raises UserError as of :func:`planned`."""
+    reading, kept = _reading(order, unit, progressed), _Kept()
+    results: Results = kept if order.parts is None else Parts(order.parts).part(reading.key, unit.shard)
+    return _Begun(reading, Lacking(unit.shard, results, unit.jobs), kept)
 
 
 def planned(order: Order, unit: Unit) -> list[list[Job]]:

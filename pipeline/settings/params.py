@@ -282,15 +282,6 @@ class ExecutionParams(Section):
     processes: PositiveInt = 1
     ddp_timeout: PositiveFloat = 1800.0
 
-    @model_validator(mode="after")
-    def _one_pass_is_local(self) -> "ExecutionParams":
-        if self.one_pass and self.engine != "local":
-            raise ValueError(
-                f"one_pass: found {', '.join(self.one_pass)}, but engine: {self.engine} reads each kind by itself; "
-                "expected one_pass: [], or engine: local (several machines share that out by --part I/N)"
-            )
-        return self
-
 
 class Params(Section):
     """The whole of params.yaml; each kind of results has a section of its own (:meth:`extraction`)."""

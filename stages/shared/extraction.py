@@ -258,20 +258,28 @@ def _engine(choice: Choice, extractor: AnyExtractor, settings: Params, store: St
             if choice.interpreter is not None:
                 environments.require_ray(choice.interpreter)
                 environment = environments.environment(choice.interpreter)
-            return RayEngine(settings.extraction(choice.kind), execution, environment)
+            along = _others(choice, settings, store)
+            return RayEngine(settings.extraction(choice.kind), execution, environment, along)
         print(f"{choice.kind}: {choice.name} learns from the posts of this machine, and reads here", file=sys.stderr)
     return _local(choice, settings, store)
 
 
 def _local(choice: Choice, settings: Params, store: Store | None) -> Engine:
     """What reads in this process; of a stage, where params say so, with other kinds that lack results."""
-    execution, kind = settings.execution, choice.kind
-    batch_size = getattr(execution.batch_size, kind)
-    if store is None or kind not in execution.one_pass or choice.interpreter is not None:
+    execution = settings.execution
+    batch_size, along = getattr(execution.batch_size, choice.kind), _others(choice, settings, store)
+    if not along:
         return Local(batch_size, execution.decode_workers)
-    others = [other for other in KINDS if other in execution.one_pass and other != kind]
-    along = {other: partial(_along, other, settings, store) for other in others}
     return OnePass(batch_size, execution.decode_workers, along)
+
+
+def _others(choice: Choice, settings: Params, store: Store | None) -> dict[str, Callable[[], Along | None]]:
+    """What makes the other kinds that a stage reads along."""
+    kinds = settings.execution.one_pass
+    if store is None or choice.kind not in kinds or choice.interpreter is not None:
+        return {}
+    others = [other for other in KINDS if other in kinds and other != choice.kind]
+    return {other: partial(_along, other, settings, store) for other in others}
 
 
 def _along(kind: str, settings: Params, store: Store) -> Along | None:
@@ -280,7 +288,8 @@ def _along(kind: str, settings: Params, store: Store) -> Along | None:
     Raises:
         UserError: as :func:`create`, or its extractor looks for what posts say and there are none.
     """
-    choice = choose(kind, settings.extraction(kind))
+    section = settings.extraction(kind)
+    choice = choose(kind, section)
     if choice.off or choice.interpreter is not None:
         return None
     extractor = create(choice, settings)
@@ -288,4 +297,4 @@ def _along(kind: str, settings: Params, store: Store) -> Along | None:
         return None
     labels = labelled(extractor, lambda: (post for _, post in posts.of_all_splits()))
     inputs = _pictures(settings, paths.IMAGES, pictures_of(settings, store), labels)
-    return Along(kind, extractor, inputs, getattr(settings.execution.batch_size, kind))
+    return Along(kind, extractor, inputs, getattr(settings.execution.batch_size, kind), section)

@@ -95,10 +95,10 @@ def test_a_stage_gives_the_same_file_by_itself_in_parts_and_on_a_cluster(tmp_pat
     for package in ("ray", "pyarrow"):
         pytest.importorskip(package, reason=f"{package} is not installed (requirements-ray.lock)")
     made = Project.make(tmp_path / "run", {"train": 12, "valid": 4, "test": 4})
-    for stage in ("posts", "images", "captions"):
+    for stage in ("posts", "images", "captions", "objects"):
         made.run("python", "-m", f"stages.{stage}")
-    output = made.folder / "data/contexts/captions.jsonl"
-    expected = output.read_bytes()
+    output, objects = (made.folder / f"data/contexts/{kind}.jsonl" for kind in ("captions", "objects"))
+    expected, expected_objects = output.read_bytes(), objects.read_bytes()
     count = expected.count(b'"status": "ok"')
     made.edit(execution={"results": str(tmp_path / "parts")})
     read = [made.run("python", "-m", "stages.captions", "--part", f"{number}/2") for number in range(2)]
@@ -108,9 +108,13 @@ def test_a_stage_gives_the_same_file_by_itself_in_parts_and_on_a_cluster(tmp_pat
     for results in (None, str(tmp_path / "parts of the cluster")):
         made.store = tmp_path / f"store {results is None}"
         output.unlink()
-        made.edit(execution={"engine": "ray", "results": results})
-        assert f" {count} read, 0 from the store" in made.run("python", "-m", "stages.captions")
+        made.edit(execution={"engine": "ray", "results": results, "one_pass": ["captions", "objects"]})
+        said = made.run("python", "-m", "stages.captions")
+        assert f" {count} read, 0 from the store" in said
+        assert f"objects, along with captions: {count} read, 0 failed\n" in said
         assert output.read_bytes() == expected
+        assert f" 0 read, {count} from the store" in made.run("python", "-m", "stages.objects")
+        assert objects.read_bytes() == expected_objects
 
 
 @pytest.mark.slow  # twelve stages

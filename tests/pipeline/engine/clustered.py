@@ -5,7 +5,9 @@ import json
 import os
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ from pipeline.core.machine import cores
 from pipeline.core.parts import Parts
 from pipeline.core.records import Caption
 from pipeline.core.store import Store
-from pipeline.engine import shards
+from pipeline.engine import shards, worker
 from pipeline.engine.ray import RayEngine
 from pipeline.engine.run import Summary, extract
 from pipeline.extractors.registry import choose
@@ -74,6 +76,59 @@ def run(folder: Path, output: Path, results: Any, options: Mapping[str, Any], se
     choice = choose("captions", section(**options), "params.yaml")
     engine = None if settings is None else RayEngine(section(**options), settings)
     return extract("captions", choice.create(), rows_of(folder), folder, output, results, 4, engine=engine)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Reference:
+    call: tuple[Any, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Remote:
+    function: Any
+
+    def remote(self, *arguments: Any) -> _Reference:
+        return _Reference((self.function, *arguments))
+
+
+class InTurn:
+    """What the engine asks of ray, answered in this process, one task after another: its books, without a cluster.
+
+    Args:
+        fate: the error that the cluster has in the place of an answer, of a unit and those along with it.
+    """
+
+    def __init__(self, fate: Callable[..., BaseException | None]) -> None:
+        self.fate = fate
+        self.units: list[worker.Unit] = []
+
+    def remote(self, **_: Any) -> type[_Remote]:
+        return _Remote
+
+    def cluster_resources(self) -> dict[str, float]:
+        return {"CPU": 1.0}
+
+    def wait(self, references: list[Any], timeout: float) -> tuple[list[Any], list[Any]]:
+        return references[:1], references[1:]
+
+    def get(self, reference: _Reference) -> Any:
+        done, order, unit, *along = reference.call
+        if done is worker.read:
+            self.units.append(unit)
+        error = self.fate(unit, *along)
+        if error is not None:
+            raise error
+        return done(order, unit, *along)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Booked(RayEngine):
+    """The engine on what answers in turn."""
+
+    in_turn: InTurn
+
+    def cluster(self) -> AbstractContextManager[Any]:
+        return nullcontext(self.in_turn)
 
 
 def small() -> None:

@@ -10,7 +10,6 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,6 @@ from PIL import Image
 from pipeline.core.errors import UserError
 from pipeline.core.parts import Parts
 from pipeline.core.store import Store
-from pipeline.engine import ray as engine
 from pipeline.engine import shards, worker
 from pipeline.engine.ray import RayEngine
 from pipeline.engine.run import extract
@@ -31,7 +29,7 @@ from pipeline.settings.params import EXECUTION
 from tests.conftest import ROOT
 from tests.pipeline.engine import clustered
 from tests.pipeline.engine.bench import Bench, figures, make_pictures, rows_of
-from tests.pipeline.engine.clustered import execution, run
+from tests.pipeline.engine.clustered import Booked, InTurn, execution, run
 from tests.project import wait_for
 
 NEEDED = pytest.mark.skipif(
@@ -96,45 +94,11 @@ def test_what_is_stored_needs_no_cluster(place: Place, monkeypatch: pytest.Monke
     assert place.same
 
 
-class InTurn:
-    """What the engine asks of ray, answered in this process, one task after another: its books, without a cluster."""
-
-    def __init__(self, fate: Callable[[worker.Unit], BaseException | None]) -> None:
-        self.fate = fate
-        self.units: list[worker.Unit] = []
-
-    def cluster_resources(self) -> dict[str, float]:
-        return {"CPU": 1.0}
-
-    def wait(self, references: list[Any], timeout: float) -> tuple[list[Any], list[Any]]:
-        return references[:1], references[1:]
-
-    def get(self, reference: Any) -> Any:
-        done, order, unit = reference.call
-        if done is worker.read:
-            self.units.append(unit)
-        error = self.fate(unit)
-        if error is not None:
-            raise error
-        return done(order, unit)
-
-
 @NEEDED
 @pytest.mark.parametrize("deadly", ["0_0007.png", "0_0031.png"])
 def test_tries_are_bounded_and_the_rest_is_read_in_the_batches_of_an_undisturbed_run(place: Place, deadly: str) -> None:
     """Of the books alone; processes that die in truth are below."""
     from ray.exceptions import WorkerCrashedError
-
-    class Reference:
-        def __init__(self, *call: Any) -> None:
-            self.call = call
-
-    class Remote:
-        def __init__(self, function: Any) -> None:
-            self.function = function
-
-        def remote(self, order: Any, unit: Any) -> Reference:
-            return Reference(self.function, order, unit)
 
     def fate(unit: worker.Unit) -> BaseException | None:
         read = [job for batch in unit.only for job in batch] or unit.jobs
@@ -145,20 +109,12 @@ def test_tries_are_bounded_and_the_rest_is_read_in_the_batches_of_an_undisturbed
     asked: list[str] = []
     settings = execution().ray
     in_turn = InTurn(fate)
-    in_turn.remote = lambda **_: Remote  # type: ignore[attr-defined]
     results = Store.open(place.place / "other store")
     choice = choose("captions", clustered.section(), "params.yaml")
 
-    class Booked(RayEngine):
-        def read(self, work: Any) -> Any:
-            fingerprint = dict(work.extractor.fingerprint())
-            executed = self.execution.model_dump(mode="json")
-            order = worker.Order("captions", dict(self.section), executed, os.getcwd(), fingerprint, None, 60.0)
-            return engine._Run(in_turn, order, settings, work).to_the_end()
-
     found = extract(
         *("captions", choice.create(), rows_of(place.bench.folder), place.bench.folder, place.bench.output, results, 4),
-        engine=Booked(clustered.section(), execution()),
+        engine=Booked(clustered.section(), execution(), in_turn=in_turn),
     )
     assert figures(found) == (COUNT - 1, 0, 1)
     rows, expected = place.rows(), {row["image"]: row for row in map(json.loads, place.expected.splitlines())}

@@ -6,6 +6,7 @@ Run as a program, it reads in one pass and is killed by its own extractor on a r
 import os
 import signal
 import sys
+import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -22,7 +23,7 @@ from pipeline.engine.inputs import PictureInputs
 from pipeline.engine.one_pass import OnePass
 from pipeline.engine.outcome import Outcome
 from pipeline.engine.plan import PartedResults, Results
-from pipeline.engine.run import Local, Summary, run, run_part
+from pipeline.engine.run import Engine, Local, Summary, run, run_part
 from pipeline.engine.shards import Part
 from pipeline.images.pictures import Folder
 from pipeline.settings.params import ImagesParams
@@ -87,6 +88,21 @@ class Deadly(Batched):
         return super().extract(images)
 
 
+class Slow(Batched):
+    """Takes its time for each batch."""
+
+    def extract(self, images: Sequence[Image.Image]) -> list[list[Any]]:
+        time.sleep(0.8)
+        return super().extract(images)
+
+
+class Elsewhere(Batched):
+    """Is another extractor where the environment says so."""
+
+    def fingerprint(self) -> Mapping[str, Any]:
+        return {**super().fingerprint(), "host": os.environ.get("ONLY_OF_THE_DRIVER")}
+
+
 class Broken(Batched):
     """Breaks its contract from its third batch on."""
 
@@ -107,6 +123,24 @@ class Counted(Folder):
         return data
 
 
+class Noted(Folder):
+    """A folder that notes in a file which pictures are read, by whatever process."""
+
+    def __init__(self, folder: Path, log: Path) -> None:
+        super().__init__(folder, ImagesParams())
+        self.log = log
+
+    def read(self, name: str) -> bytes:
+        data = super().read(name)
+        with open(self.log, "a", encoding="utf-8") as file:
+            file.write(f"{name}\n")
+        return data
+
+    @property
+    def reads(self) -> Counter[str]:
+        return Counter(self.log.read_text(encoding="utf-8").splitlines() if self.log.exists() else [])
+
+
 class Passes:
     """A folder of pictures, read by several kinds in one pass or by each apart, with results in one place.
 
@@ -119,16 +153,14 @@ class Passes:
         self, folder: Path, output: Path, results: Results | PartedResults, extractors: Mapping[str, Any]
     ) -> None:
         self.folder, self.output, self.results, self.extractors = folder, output, results, extractors
-        self.pictures = Counted(folder)
+        self.pictures: Counted | Noted = Counted(folder)
         self.manifest: list[ImageRow] = rows_of(folder)
 
     def read(self, own: str, part: Part | None = None, *, along: bool = True) -> Summary | Outcome:
         """Read one kind, as a stage or a part of it does, with the others along or by itself."""
         inputs = self.inputs()
-        engine: Any = Local(SIZES[own], 2)
-        if along:
-            others = [kind for kind in self.extractors if kind != own]
-            engine = OnePass(SIZES[own], 2, {kind: partial(self._along, kind) for kind in others})
+        others = [kind for kind in self.extractors if along and kind != own]
+        engine = self.engine(own, {kind: partial(self.along, kind) for kind in others})
         extractor = self.extractors[own]
         if part is not None:
             return run_part(own, extractor, inputs, self.results, part, engine=engine)
@@ -141,7 +173,12 @@ class Passes:
     def inputs(self) -> PictureInputs:
         return PictureInputs(self.manifest, self.pictures, ImagesParams())
 
-    def _along(self, kind: str) -> Along | None:
+    def engine(self, own: str, along: Mapping[str, Callable[[], Along | None]]) -> Engine:
+        """What reads a kind, with others along."""
+        return OnePass(SIZES[own], 2, along) if along else Local(SIZES[own], 2)
+
+    def along(self, kind: str) -> Along | None:
+        """A kind that others have along."""
         return Along(kind, self.extractors[kind], self.inputs(), SIZES[kind])
 
 

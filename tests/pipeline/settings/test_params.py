@@ -135,16 +135,6 @@ def test_what_flairs_trainer_cannot_do_is_named(edited: Edited, section: str, ol
         params.load(path)
 
 
-def test_one_pass_is_read_in_one_process(edited: Edited) -> None:
-    path = edited("  one_pass: []", "  one_pass: [objects, captions]")
-    assert params.load(path).execution.one_pass == ["objects", "captions"]
-    path.write_text(path.read_text().replace("  engine: local", "  engine: ray", 1))
-    with pytest.raises(
-        UserError, match=r"execution.one_pass: found objects, captions, but engine: ray reads each kind"
-    ):
-        params.load(path)
-
-
 def test_brackets_without_end_are_one_message(edited: Edited) -> None:
     with pytest.raises(UserError, match=r"params\.yaml: nested too deeply"):
         params.load(edited("  types: {}", f"  types: {'[' * 3000}{']' * 3000}"))
