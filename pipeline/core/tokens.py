@@ -32,8 +32,8 @@ _LETTER = rf"[[\p{{L}}\p{{N}}_]--[{_PREFIX}\p{{Extended_Pictographic}}]]"
 
 
 def _marked(letter: str) -> str:
-    """A letter with what belongs to it; not a digit that is a keycap, nor a letter that is an emoji."""
-    return rf"(?:{_PREFIX}*+{letter}(?![\ufe0f\u20e3]){_MARK}*+)"
+    """A letter with what belongs to it; not a digit that is a keycap."""
+    return rf"(?:{_PREFIX}*+{letter}(?!(?<=[0-9])[\ufe0f\u20e3]){_MARK}*+)"
 
 
 _CLUSTERS = regex.compile(

@@ -26,6 +26,7 @@ CLUSTER = regex.compile(r"\X")
         ("ℹ\ufe0fnow", ["ℹ\ufe0f", "now"]),
         ("!!!\u0301 :D\u0301 <3\u0301", ["!!", "!\u0301", ":", "D\u0301", "<", "3\u0301"]),
         ("각하 \u1112\u1161\u11ab", ["각하", "\u1112\u1161\u11ab"]),
+        ("\u1112\u1112\ufe0f नन\ufe0f", ["\u1112\u1112\ufe0f", "नन\ufe0f"]),
         ("#东京 我爱北京。", ["#东京", "我", "爱", "北", "京", "。"]),
         ("ジョーダンとNBA 2016年", ["ジ", "ョ", "ー", "ダ", "ン", "と", "NBA", "2016", "年"]),
         ("ที่นี่ ๒๕๕๙", ["ที่", "นี่", "๒๕๕๙"]),
@@ -47,6 +48,7 @@ PIECES = st.lists(
 @settings(max_examples=500, deadline=None)
 @given(PIECES)
 @example("a\u0301")
+@example("\u1112\u1112\ufe0f")
 def test_no_text_is_split_within_a_character_or_loses_one(text: str) -> None:
     found = tokenize(text)
     assert all(text[start : start + len(token)] == token for token, start in found)
