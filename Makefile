@@ -20,7 +20,7 @@ ablation: $(VENV)/.installed  ## which context helps, with and without the KL te
 	python -m reporting.ablation
 
 test: $(VENV)/.installed-dev lint types  ## lint, types and tests, in minutes
-	pytest -m "not slow" -rs
+	pytest -m "not slow" -rs -n auto --maxprocesses 4 --dist loadfile
 
 test-slow: $(VENV)/.installed-dev  ## the slow tests
 	pytest -m slow

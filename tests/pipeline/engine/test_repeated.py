@@ -37,4 +37,4 @@ def test_memory_stays_flat(share: float) -> None:
         assert (len(repeated.first(f"{number:064x}" for number in range(500))) > 50) == bool(share)
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
-    assert peaks[1] < 1.5 * peaks[0]
+    assert peaks[1] < 1.5 * peaks[0] + 50_000  # bytes; keys that are kept would be a million more
