@@ -4,21 +4,20 @@ It knows nothing of the cluster. A worker that dies says nothing; what is made o
 :mod:`pipeline.engine.ray`.
 """
 
-import os
 import platform
-import signal
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from pipeline.core.errors import UserError
 from pipeline.core.parts import Parts
+from pipeline.core.results import Kept, Results
 from pipeline.core.store import digest
+from pipeline.engine.cluster import enter, timed
 from pipeline.engine.inputs import Shown
 from pipeline.engine.local import Reading
 from pipeline.engine.outcome import Outcome
-from pipeline.engine.plan import Job, Lacking, Results
+from pipeline.engine.plan import Job, Lacking
 from pipeline.extractors.base import Extractor, LookupExtractor, PostExtractor, UnavailableError, fingerprint_of
 from pipeline.extractors.registry import choose
 from pipeline.settings.params import EXECUTION
@@ -76,36 +75,20 @@ class Answer:
     unavailable: bool = False
 
 
-class _Kept:
-    """Results that are given back: of one shard, in memory."""
-
-    def __init__(self) -> None:
-        self.values: dict[str, bytes] = {}
-
-    def get_many(self, _fingerprint: str, keys: Sequence[str]) -> dict[str, bytes]:
-        return {key: self.values[key] for key in keys if key in self.values}
-
-    def known(self, _fingerprint: str, keys: Sequence[str]) -> set[str]:
-        return {key for key in keys if key in self.values}
-
-    def put_many(self, _fingerprint: str, values: Mapping[str, bytes]) -> None:
-        self.values |= values
-
-
 _ready: dict[str, Extractor | PostExtractor] = {}  # by what makes them: loaded once in a worker's life
 
 
 def read(order: Order, unit: Unit) -> Answer:
     """Read a unit. What was read before an error is in the answer, too."""
-    kept = _Kept()
+    kept = Kept()
     outcome = Outcome()
-    with _timed(order.max_seconds) as progressed:
+    with timed(order.max_seconds) as progressed:
         try:
             reading = _reading(order, unit, progressed)
             outcome = reading
             results: Results = kept
             if order.parts is not None:
-                results = Parts(order.parts).part(reading.key, unit.shard)
+                results = Parts(order.parts).one(reading.key, unit.shard)
             reading.read([Lacking(unit.shard, results, unit.jobs)], only=unit.only)
         except UserError as error:
             return Answer(_counts(outcome), kept.values, str(error), isinstance(error, UnavailableError))
@@ -118,7 +101,7 @@ def planned(order: Order, unit: Unit) -> list[list[Job]]:
     Raises:
         UserError: the extractor cannot be made or loaded, or is not the driver's.
     """
-    with _timed(order.max_seconds) as progressed:
+    with timed(order.max_seconds) as progressed:
         return list(_reading(order, unit, progressed).batches(unit.jobs))
 
 
@@ -159,13 +142,7 @@ def _made(order: Order) -> Extractor | PostExtractor:
         UserError: it cannot be made here, or another checkpoint, program or package makes it another one.
     """
     here = platform.node()
-    try:
-        os.chdir(order.folder)
-    except OSError as error:
-        raise UserError(
-            f"node {here} has no folder {order.folder} ({error.strerror}); put the project there on every node: on a "
-            "file system that they share, or in the image that they run"
-        ) from None
+    enter(order.folder)
     choice = choose(order.kind, order.section, "params.yaml")
     try:
         choice.require()
@@ -188,19 +165,3 @@ def _made(order: Order) -> Extractor | PostExtractor:
 
 def _text(value: Any) -> str:
     return digest({"": value})[:12] if isinstance(value, (dict, list)) else repr(value)
-
-
-@contextmanager
-def _timed(seconds: float) -> Iterator[Callable[[], None]]:
-    """Have the system end this process where it makes no progress for so long, whatever it does; it is killed as by a
-    crash, as a library that hangs lets no Python run. What is given is to be called at each progress."""
-    signal.signal(signal.SIGALRM, signal.SIG_DFL)
-
-    def start() -> None:
-        signal.setitimer(signal.ITIMER_REAL, seconds)
-
-    start()
-    try:
-        yield start
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
