@@ -14,7 +14,7 @@ from pipeline.core.parts import Parts
 from pipeline.core.store import Store
 from pipeline.engine import images, shards
 from pipeline.images.digests import Digests, Listed, write
-from pipeline.images.remote import Tars
+from pipeline.images.remote import Objects, Tars
 from pipeline.settings.params import RayExecution
 from tests.pipeline.engine.album import LIMITS, MISSING, Album, expected, make, rows, written
 from tests.project import wait_for
@@ -153,7 +153,7 @@ def test_a_network_that_fails_there_ends_it_with_its_message(place: Place, clust
 
 @NEEDED
 @pytest.mark.slow
-def test_pictures_of_tars_and_of_a_listing_are_examined_there(place: Place, cluster: Any) -> None:
+def test_pictures_of_tars_of_a_url_and_of_a_listing_are_examined_there(place: Place, cluster: Any) -> None:
     sound = sorted(path.name for path in place.folder.iterdir())
     with tarfile.open(place.place / "0.tar", "w") as tar:
         for name in sound:
@@ -162,7 +162,9 @@ def test_pictures_of_tars_and_of_a_listing_are_examined_there(place: Place, clus
     tars = Tars(str(place.place / "0.tar"), LIMITS, results)
     listing = place.place / "pictures.sha256"
     write(sound, place.album, listing, results)
-    for number, pictures in enumerate((tars, Listed(place.album, Digests(listing)), Listed(tars, Digests(listing)))):
+    objects = Objects(f"file://{place.folder}", LIMITS)
+    listed = [Listed(pictures, Digests(listing)) for pictures in (place.album, tars, objects)]
+    for number, pictures in enumerate([tars, objects, *listed]):
         local, there = (Store.open(place.place / f"{name} {number}") for name in ("local", "there"))
         wanted = written(images.manifest(names, pictures, LIMITS, local))
         assert [json.loads(row)["status"] for row in wanted.splitlines()].count("ok") > 50
