@@ -34,8 +34,8 @@ def test_a_stage_finds_what_parts_have_found(tmp_path: Path) -> None:
     expected = (run.folder / "data/images.jsonl").read_bytes()
     (run.folder / "data/images.jsonl").unlink()
     run.store = tmp_path / "another store"
-    said = [run.run("python", "-m", "stages.images", "--part", f"{number}/2").splitlines()[-1] for number in range(2)]
-    assert said == [
+    parts = [run.run("python", "-m", "stages.images", "--part", f"{number}/2").splitlines()[-1] for number in range(2)]
+    assert parts == [
         "images, part 0/2: 5 pictures: 1 missing, 3 ok, 1 unreadable",
         "images, part 1/2: 0 pictures",
     ], "so few are one shard"

@@ -14,6 +14,7 @@ from pipeline.core.parts import Parts
 from pipeline.core.store import Store
 from pipeline.engine import images, shards
 from pipeline.images.digests import Digests, Listed, write
+from pipeline.images.pictures import StampedPictures
 from pipeline.images.remote import Objects, Tars
 from pipeline.settings.params import RayExecution
 from tests.pipeline.engine.album import LIMITS, MISSING, Album, expected, make, rows, written
@@ -59,7 +60,7 @@ def place(tmp_path: Path) -> Place:
 def test_without_ray_there_is_one_message(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(UserError, match=r"ray: it is not installed here .*requirements-ray\.lock"):
-        rows(place.names, place.album, place.results(), num_cpus=1)
+        rows(place.names, place.album, place.results(), address="127.0.0.1:1")
 
 
 def test_what_is_known_needs_no_cluster(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -163,8 +164,8 @@ def test_pictures_of_tars_of_a_url_and_of_a_listing_are_examined_there(place: Pl
     listing = place.place / "pictures.sha256"
     write(sound, place.album, listing, results)
     objects = Objects(f"file://{place.folder}", LIMITS)
-    listed = [Listed(pictures, Digests(listing)) for pictures in (place.album, tars, objects)]
-    for number, pictures in enumerate([tars, objects, *listed]):
+    unlisted: list[StampedPictures] = [tars, objects, place.album]
+    for number, pictures in enumerate([*unlisted[:2], *(Listed(one, Digests(listing)) for one in unlisted)]):
         local, there = (Store.open(place.place / f"{name} {number}") for name in ("local", "there"))
         wanted = written(images.manifest(names, pictures, LIMITS, local))
         assert [json.loads(row)["status"] for row in wanted.splitlines()].count("ok") > 50
