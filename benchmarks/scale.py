@@ -83,10 +83,10 @@ import sys
 from itertools import islice
 from pathlib import Path
 from pipeline.core.parts import Parts
+from pipeline.core.results import of_shard, save
 from pipeline.core.store import Store, digest
 from pipeline.engine import shards
 from pipeline.engine.inputs import PictureInputs
-from pipeline.engine.plan import of_shard, save
 from pipeline.settings.params import ImagesParams
 
 rows, place, value, key = Path(sys.argv[1]), sys.argv[2], sys.argv[3].encode(), digest({"extractor": "none"})
@@ -102,9 +102,10 @@ import sys, time
 from pathlib import Path
 from pipeline.core.kinds import KINDS
 from pipeline.core.parts import Parts
+from pipeline.core.results import save
 from pipeline.core.store import Store, digest
 from pipeline.engine.inputs import PictureInputs
-from pipeline.engine.plan import lacking, save
+from pipeline.engine.plan import lacking
 from pipeline.engine.run import run
 from pipeline.settings.params import ImagesParams
 
@@ -312,9 +313,9 @@ def compare_ray(count: int, seconds: float, folder: Path) -> Iterator[Ratio]:
 
 def compare_tasks(count: int) -> Iterator[Ratio]:
     """Tasks of nothing on a cluster of this machine, one a shard."""
-    from pipeline.engine import ray as engine
+    from pipeline.engine.cluster import cluster
 
-    with engine.cluster(EXECUTION.model_validate({"ray": {}}).ray) as ray:
+    with cluster(EXECUTION.model_validate({"ray": {}}).ray) as ray:
         nothing = ray.remote(num_cpus=1, max_retries=0, max_calls=0)(_nothing)
         ray.get(nothing.remote())
         started = time.monotonic()

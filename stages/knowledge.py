@@ -27,6 +27,7 @@ from pipeline.settings import params
 from pipeline.settings.params import Params
 from stages.shared import extraction, paths, posts
 from stages.shared.record import recorded
+from stages.shared.sharing import add_part
 
 KIND = "knowledge"
 
@@ -69,7 +70,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument(
         "--contexts", type=Path, metavar="DIR", help="the folder of captions.jsonl, ocr.jsonl, … of them"
     )
-    extraction.add_part(parser)
+    add_part(parser)
     parser.add_argument("--params", type=Path, default=paths.PARAMS, metavar="FILE", help="default: %(default)s")
     arguments = parser.parse_args()
     if (arguments.posts is None) != (arguments.output is None):

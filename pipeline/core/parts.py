@@ -62,6 +62,11 @@ class Parts:
         names = self._listing(fingerprint).setdefault(shard, set())
         return Part(self._remote, fingerprint, shard, names)
 
+    def one(self, fingerprint: str, shard: str) -> "Part":
+        """As :meth:`part`; that shard alone is listed, for a process that takes up few of them."""
+        found = self._remote.find(f"{fingerprint[:32]}/{shard}")
+        return Part(self._remote, fingerprint, shard, {name for name in found if name.endswith(".parquet")})
+
     def refresh(self) -> None:
         """Look again for what others have written since."""
         self._listed.clear()

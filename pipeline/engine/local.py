@@ -21,6 +21,7 @@ from pipeline.core.errors import UserError
 from pipeline.core.kinds import KINDS
 from pipeline.core.machine import is_out_of_memory
 from pipeline.core.progress import Progress
+from pipeline.core.results import save
 from pipeline.engine import plan
 from pipeline.engine.ahead import Turn, decoded_ahead, threads
 from pipeline.engine.apart import Died, NotStartedError, apart
@@ -186,7 +187,7 @@ class Reading(Outcome):
     def keep(self, shard: Lacking) -> None:
         """See that what is finished of a shard is kept, however it ended."""
         wait(self._writes)
-        plan.save(shard.results)
+        save(shard.results)
         self.progressed()
 
     def shown(self, jobs: Sequence[Job]) -> Shown:
@@ -225,7 +226,7 @@ class Reading(Outcome):
                 deaths = 0
                 place = places[batch[0].key]
                 place.put_many(self.key, answer.values)
-                plan.save(place)
+                save(place)
                 self.add(answer.outcome)
                 hand.leave(without(hand.left, {job.key for job in batch}))
 

@@ -4,60 +4,16 @@ The order of what is read alone decides the batches, so an interrupted run goes 
 What a job is made of is left to :mod:`pipeline.engine.inputs`, reading it to an engine, :mod:`pipeline.engine.local`.
 """
 
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from itertools import islice
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import NamedTuple, Protocol
 
 from pipeline.core.kinds import Row
+from pipeline.core.results import PartedResults, Results, of_shard
 from pipeline.engine.repeated import Repeated
 from pipeline.engine.shards import Part, Shard, cut
 
 _BATCH_PIXELS = 64_000_000  # a batch is closed early at so many pixels: large pictures make small batches
-
-
-class Results(Protocol):
-    """Where results go: bytes by (digest of a fingerprint, digest of an input), as :class:`pipeline.core.store.Store`.
-
-    Called from several threads at once.
-    """
-
-    def get_many(self, fingerprint: str, keys: Sequence[str]) -> dict[str, bytes]:
-        """The values that are stored, by key; raises UserError where they cannot be read."""
-        ...
-
-    def known(self, fingerprint: str, keys: Sequence[str]) -> set[str]:
-        """The keys that have a value, which is not read; raises UserError as :meth:`get_many`."""
-        ...
-
-    def put_many(self, fingerprint: str, values: Mapping[str, bytes]) -> None:
-        """Store `values` by key, all or none; raises UserError where they cannot be written."""
-        ...
-
-
-@runtime_checkable
-class PartedResults(Protocol):
-    """Results that lie apart by shard, such as :class:`pipeline.core.parts.Parts`: a shard's are whole in themselves,
-    those of pictures that another shard has as well included."""
-
-    def part(self, fingerprint: str, shard: str) -> Results:
-        """The results of one shard, by its name. What is put there is kept once they are saved: :func:`save`."""
-        ...
-
-
-@runtime_checkable
-class _Saved(Protocol):
-    def save(self) -> None: ...
-
-
-def of_shard(results: Results | PartedResults, fingerprint: str, shard: str) -> Results:
-    """Where the results of a shard go."""
-    return results.part(fingerprint, shard) if isinstance(results, PartedResults) else results
-
-
-def save(results: Results) -> None:
-    """See that what was put there is kept; raises UserError where that cannot be written."""
-    if isinstance(results, _Saved):
-        results.save()
 
 
 class Job(NamedTuple):

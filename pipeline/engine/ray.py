@@ -1,49 +1,35 @@
 """The engine `ray`: one task a shard, on a cluster that is there or one of this machine alone.
 
-Ray places tasks, starts workers and says which of them died; what a worker does is in :mod:`pipeline.engine.worker`.
-Here is what a cluster adds: which shards are under way, and what becomes of one whose worker died. It is read again;
-where its workers die again, its halves are, down to the picture that they die of, which is a row that says so. Halves
-are of whole batches, so that all other rows are those of an undisturbed run. Other kinds are read along with a shard
-once; whatever is read again is read without them.
+Ray places tasks, starts workers and says which of them died (:mod:`pipeline.engine.cluster`); what a worker does is in
+:mod:`pipeline.engine.worker`. Here is which shards are under way, and what becomes of one whose worker died. It is read
+again; where its workers die again, its halves are, down to the picture that they die of, which is a row that says so.
+Halves are of whole batches, so that all other rows are those of an undisturbed run. Other kinds are read along with a
+shard once; whatever is read again is read without them.
 """
 
-import os
-import secrets
-import shutil
-import signal
-import socket
-import tempfile
-import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
 
-from pipeline.core import environments
 from pipeline.core.environments import Environment
 from pipeline.core.errors import UserError
 from pipeline.core.kinds import KINDS
-from pipeline.core.machine import CORES, cores
 from pipeline.core.parts import Parts
 from pipeline.core.progress import Progress
 from pipeline.engine import worker
 from pipeline.engine.along import Along
 from pipeline.engine.asked import Asked, AskedAlong
-from pipeline.engine.nodes import Nodes, require
+from pipeline.engine.cluster import POLL_SECONDS, Lost, answer_of, cluster, most_tasks
+from pipeline.engine.nodes import Nodes
 from pipeline.engine.outcome import Outcome
 from pipeline.engine.plan import Job, Lacking
 from pipeline.engine.run import Work
 from pipeline.settings.params import ExecutionParams, RayExecution
 
-_AHEAD = 2  # tasks under way or waiting, for each that can run at once
 _LOST = 50  # nodes that may be lost under one unit before the cluster is taken to be none
 _DEADLY = 8  # pictures in a row that workers die of before the extractor is taken to be broken
-_POLL_SECONDS = 1.0  # between looks at what has ended; signals are answered in between
-_CONNECT_SECONDS = 10.0
-_CLUSTERS = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"  # the name is of where its default is off; Linux heeds it, too
-_ANOTHER = "Version mismatch:"  # as Ray says it, where a driver is not as its cluster
-_SAID = "failed to import on the worker"  # by Ray, where a worker has none of our modules
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +121,7 @@ class _Run:
         total = sum(len(shard.jobs) for shard in work.missing())
         with Progress(work.kind, KINDS[work.kind].about, total, on="a cluster") as progress:
             while True:
-                while len(self._flying) < self._most():
+                while len(self._flying) < most_tasks(self.ray, self.settings):
                     task = self._todo.popleft() if self._todo else next(shards, None)
                     if task is None:
                         break
@@ -146,20 +132,12 @@ class _Run:
                     return outcome
                 if self.nodes is not None:
                     self.nodes.look()
-                done, _ = self.ray.wait(list(self._flying), timeout=_POLL_SECONDS)
+                done, _ = self.ray.wait(list(self._flying), timeout=POLL_SECONDS)
                 for reference in done:
                     task = self._flying.pop(reference)
                     before = outcome.count + len(outcome.failures)
                     self._settle(task, reference)
                     progress.update(outcome.count + len(outcome.failures) - before)
-
-    def _most(self) -> int:
-        """How many tasks are to be under way; nodes come and go."""
-        found = self.ray.cluster_resources()
-        slots = found.get("CPU", 0) // self.settings.num_cpus
-        if self.settings.num_gpus:
-            slots = min(slots, found.get("GPU", 0) // self.settings.num_gpus)
-        return max(1, int(slots)) * _AHEAD
 
     def _settle(self, task: _Task, reference: Any) -> None:
         """Store what a task gave, or see to it that its jobs are read by others.
@@ -167,35 +145,20 @@ class _Run:
         Raises:
             UserError: as the task has it; the cluster cannot run it.
         """
-        from ray import exceptions
-
         kind = self.own.work.kind
-        lost = (exceptions.NodeDiedError, exceptions.LocalRayletDiedError, exceptions.ObjectLostError)
-        try:
-            answer = self.ray.get(reference)
-        except lost as error:
-            task.lost, task.along = task.lost + 1, {}
-            if task.lost > _LOST:
-                raise UserError(f"{kind}: {task.lost} nodes were lost under one shard: {error}") from None
-            self._todo.append(task)
-        except (exceptions.WorkerCrashedError, exceptions.OutOfMemoryError) as error:
-            self._died(task, _reason(error))
-        except (exceptions.RuntimeEnvSetupError, exceptions.TaskUnschedulableError) as error:
-            raise UserError(f"{kind}: the cluster cannot run a worker: {_line(error)}") from None
-        except exceptions.RayTaskError as error:
-            if isinstance(error, UserError):
-                raise UserError(str(getattr(error, "cause", error))) from None
-            if _SAID in str(error):
-                raise UserError(
-                    f"{kind}: a worker has none of Sightread's modules: {_line(error)[-300:]}. Put the "
-                    f"project in {self.own.order.folder} on every node, with the packages of requirements.lock"
-                ) from None
-            raise
-        else:
+        answer = answer_of(self.ray, reference, kind, self.own.order.folder)
+        if not isinstance(answer, Lost):
             if task.plans:
                 self._split(task, answer)
             else:
                 self._keep(task, answer)
+        elif answer.node:
+            task.lost, task.along = task.lost + 1, {}
+            if task.lost > _LOST:
+                raise UserError(f"{kind}: {task.lost} nodes were lost under one shard: {answer.how}")
+            self._todo.append(task)
+        else:
+            self._died(task, answer.how)
 
     def _keep(self, task: _Task, answer: worker.Answer) -> None:
         self.along.keep(task.along, answer.along)
@@ -249,94 +212,3 @@ class _Run:
                 f"{self.own.outcome.last}. What was read before is kept; choose another extractor, or see that a node "
                 "has memory enough"
             )
-
-
-def _reason(error: BaseException) -> str:
-    if type(error).__name__ == "OutOfMemoryError":
-        return "was ended, as its node was out of memory"
-    return "has ended without a word, or made no progress for execution.ray.max_seconds"
-
-
-def _line(error: BaseException) -> str:
-    return " ".join(str(error).split())
-
-
-@contextmanager
-def cluster(settings: RayExecution, environment: Environment | None = None) -> Iterator[Any]:
-    """Ray, connected: to the cluster that params or ``RAY_ADDRESS`` name, or to one of this machine, which ends then.
-
-    Args:
-        settings: which cluster, and what a worker takes.
-        environment: the separate one that workers run in.
-
-    Raises:
-        UserError: ray is not installed, the cluster cannot be reached, or has another Ray or Python.
-    """
-    address = settings.address or os.environ.get("RAY_ADDRESS")
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    if not address:  # what Ray is told before it is imported: to listen on loopback alone, and to whom
-        os.environ |= {_CLUSTERS: "0", "RAY_AUTH_MODE": "token"}
-        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))  # Ray takes up but one in a process' life
-    try:
-        import ray
-    except ImportError as error:
-        raise UserError(
-            f"execution.engine: ray: it is not installed here ({error}); {environments.getting('ray')}"
-        ) from None
-    _require_reachable(address)
-    folder = None if address else tempfile.mkdtemp(prefix="ray-")
-    options: dict[str, Any] = {"address": address or "local"}
-    if not address:
-        options |= {"num_cpus": cores(), "include_dashboard": False, "_temp_dir": folder}
-    on_sigterm = signal.getsignal(signal.SIGTERM)
-    try:
-        try:
-            options["runtime_env"] = {"env_vars": _variables(settings, environment)}
-            ray.init(**options, log_to_driver=False, logging_level="ERROR")
-        except (ConnectionError, RuntimeError, ValueError) as error:
-            if _ANOTHER in str(error):
-                raise UserError(
-                    f"execution.ray.address: {address}: all are to have the same Ray and Python, to the patch: "
-                    f"{_line(error).partition(_ANOTHER)[2].strip()[:500]}"
-                ) from None
-            which = "no cluster starts on this machine" if address is None else f"{address}: no cluster there"
-            raise UserError(f"execution.ray.address: {which}: {_line(error)[:300]}") from None
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, on_sigterm)  # Ray has put one of its own there
-        require(ray, settings, address)
-        yield ray
-    finally:
-        ray.shutdown()
-        if folder is not None:
-            shutil.rmtree(folder, ignore_errors=True)
-
-
-def _require_reachable(address: str | None) -> None:
-    """See that something listens at the address of a cluster, before Ray tries to reach it for minutes.
-
-    Raises:
-        UserError: nothing does.
-    """
-    host, _, port = (address or "").rpartition(":")
-    if not host or "/" in host or not port.isdecimal():
-        return
-    try:
-        socket.create_connection((host, int(port)), timeout=_CONNECT_SECONDS).close()
-    except OSError as error:
-        raise UserError(
-            f"execution.ray.address: {address}: no cluster there ({error}); expected HOST:PORT of its head, or null "
-            "for one of this machine"
-        ) from None
-
-
-def _variables(settings: RayExecution, environment: Environment | None) -> dict[str, str]:
-    """Of the workers' environment; a secret is none of them: nodes have their own."""
-    where = {} if environment is None else {environments.VARIABLE: str(environment.folder.parent)}
-    return {
-        **where,
-        "PYTHONPATH": os.getcwd(),
-        "MALLOC_ARENA_MAX": "2",  # else memory grows by a third
-        "OMP_NUM_THREADS": str(settings.num_cpus),
-        CORES: str(settings.num_cpus),
-        "RAY_USAGE_STATS_ENABLED": "0",
-    }

@@ -17,12 +17,13 @@ from typing import Any, Protocol
 from pipeline.core.errors import UserError
 from pipeline.core.kinds import KINDS, Sink, Subject
 from pipeline.core.records import ImageRow
+from pipeline.core.results import PartedResults, Results, of_shard
 from pipeline.core.store import Store, batched, digest
 from pipeline.engine.in_hand import InHand, taken
 from pipeline.engine.inputs import Inputs, PictureInputs
 from pipeline.engine.local import Reading
 from pipeline.engine.outcome import Outcome, described, encoded
-from pipeline.engine.plan import Job, Lacking, PartedResults, Results, lacking, of_shard, stored
+from pipeline.engine.plan import Job, Lacking, lacking, stored
 from pipeline.engine.shards import Part, cut
 from pipeline.extractors.base import (
     AnyExtractor,

@@ -4,23 +4,22 @@ Where several kinds are to be read, it does so for each, and decodes a picture o
 cluster. A worker that dies says nothing; what is made of that is left to :mod:`pipeline.engine.ray`.
 """
 
-import os
 import platform
-import signal
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import Any
 
 from pipeline.core.errors import UserError
 from pipeline.core.parts import Parts
+from pipeline.core.results import Kept, Results
 from pipeline.core.store import digest
+from pipeline.engine.cluster import enter, timed
 from pipeline.engine.inputs import Shown
 from pipeline.engine.local import Reading
 from pipeline.engine.one_pass import Together
 from pipeline.engine.outcome import Outcome
-from pipeline.engine.plan import Job, Lacking, Results
+from pipeline.engine.plan import Job, Lacking
 from pipeline.extractors.base import Extractor, LookupExtractor, PostExtractor, UnavailableError, fingerprint_of
 from pipeline.extractors.registry import choose
 from pipeline.settings.params import EXECUTION
@@ -82,22 +81,6 @@ class Answer:
     along: dict[str, "Answer"] = field(default_factory=dict)
 
 
-class _Kept:
-    """Results that are given back: of one shard, in memory."""
-
-    def __init__(self) -> None:
-        self.values: dict[str, bytes] = {}
-
-    def get_many(self, _fingerprint: str, keys: Sequence[str]) -> dict[str, bytes]:
-        return {key: self.values[key] for key in keys if key in self.values}
-
-    def known(self, _fingerprint: str, keys: Sequence[str]) -> set[str]:
-        return {key for key in keys if key in self.values}
-
-    def put_many(self, _fingerprint: str, values: Mapping[str, bytes]) -> None:
-        self.values |= values
-
-
 _ready: dict[str, Extractor | PostExtractor] = {}  # by what makes them: loaded once in a worker's life
 
 
@@ -107,7 +90,7 @@ class _Begun:
 
     reading: Reading
     lacking: Lacking
-    kept: _Kept
+    kept: Kept
 
 
 def read(order: Order, unit: Unit, *along: tuple[Order, Unit]) -> Answer:
@@ -118,7 +101,7 @@ def read(order: Order, unit: Unit, *along: tuple[Order, Unit]) -> Answer:
     begun: dict[str, _Begun] = {}
     errors: dict[str, str] = {}
     ended = None
-    with _timed(order.max_seconds) as progressed:
+    with timed(order.max_seconds) as progressed:
         try:
             own = begun[order.kind] = _begun(order, unit, progressed)
             if along:
@@ -161,8 +144,8 @@ def _read_along(
 
 def _begun(order: Order, unit: Unit, progressed: Callable[[], None]) -> _Begun:
     """What reads a unit; raises UserError as of :func:`planned`."""
-    reading, kept = _reading(order, unit, progressed), _Kept()
-    results: Results = kept if order.parts is None else Parts(order.parts).part(reading.key, unit.shard)
+    reading, kept = _reading(order, unit, progressed), Kept()
+    results: Results = kept if order.parts is None else Parts(order.parts).one(reading.key, unit.shard)
     return _Begun(reading, Lacking(unit.shard, results, unit.jobs), kept)
 
 
@@ -172,7 +155,7 @@ def planned(order: Order, unit: Unit) -> list[list[Job]]:
     Raises:
         UserError: the extractor cannot be made or loaded, or is not the driver's.
     """
-    with _timed(order.max_seconds) as progressed:
+    with timed(order.max_seconds) as progressed:
         return list(_reading(order, unit, progressed).batches(unit.jobs))
 
 
@@ -213,13 +196,7 @@ def _made(order: Order) -> Extractor | PostExtractor:
         UserError: it cannot be made here, or another checkpoint, program or package makes it another one.
     """
     here = platform.node()
-    try:
-        os.chdir(order.folder)
-    except OSError as error:
-        raise UserError(
-            f"node {here} has no folder {order.folder} ({error.strerror}); put the project there on every node: on a "
-            "file system that they share, or in the image that they run"
-        ) from None
+    enter(order.folder)
     choice = choose(order.kind, order.section, "params.yaml")
     try:
         choice.require()
@@ -242,19 +219,3 @@ def _made(order: Order) -> Extractor | PostExtractor:
 
 def _text(value: Any) -> str:
     return digest({"": value})[:12] if isinstance(value, (dict, list)) else repr(value)
-
-
-@contextmanager
-def _timed(seconds: float) -> Iterator[Callable[[], None]]:
-    """Have the system end this process where it makes no progress for so long, whatever it does; it is killed as by a
-    crash, as a library that hangs lets no Python run. What is given is to be called at each progress."""
-    signal.signal(signal.SIGALRM, signal.SIG_DFL)
-
-    def start() -> None:
-        signal.setitimer(signal.ITIMER_REAL, seconds)
-
-    start()
-    try:
-        yield start
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)

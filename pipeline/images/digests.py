@@ -7,9 +7,10 @@ is known by its digest, and other bytes under its name are not it.
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -20,7 +21,7 @@ from pipeline.core.progress import Progress
 from pipeline.core.scratch import Distinct
 from pipeline.core.store import Store, batched, digest
 from pipeline.images.decoding import PictureError
-from pipeline.images.pictures import Pictures, StampedPictures, check_name
+from pipeline.images.pictures import Pictures, StampedPictures, check_name, of
 from pipeline.images.remote import Objects, opened
 from pipeline.settings.params import DataParams, ImagesParams
 
@@ -69,6 +70,17 @@ class Digests:
         return None
 
 
+class Some(NamedTuple):
+    """The same of a few names, to be pickled."""
+
+    file: str
+    found: Mapping[str, str | None]
+
+    def get(self, name: str) -> str | None:
+        """As of :class:`Digests`, for one of the names."""
+        return self.found[name]
+
+
 class Listed:
     """Pictures that are what a listing says: another picture under a name of its is none.
 
@@ -77,7 +89,7 @@ class Listed:
         digests: the listing.
     """
 
-    def __init__(self, pictures: Pictures, digests: Digests) -> None:
+    def __init__(self, pictures: Pictures, digests: Digests | Some) -> None:
         self._pictures, self._digests = pictures, digests
 
     def read(self, name: str) -> bytes:
@@ -105,6 +117,11 @@ class Listed:
         except PictureError:
             return None
         return self._digests.get(name)
+
+    def of(self, names: Sequence[str]) -> "Listed":
+        """The same, for these pictures: it can be pickled, and holds no others' digests."""
+        digests = Some(self._digests.file, {name: self._digests.get(name) for name in names})
+        return Listed(of(self._pictures, names), digests)
 
 
 def held(data: DataParams, limits: ImagesParams, store: Store) -> Path | StampedPictures | None:

@@ -6,17 +6,19 @@ a picture's file is left to :mod:`pipeline.images.pictures`, decoding to :mod:`p
 
 import hashlib
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict
 from json import dumps, loads
 from pathlib import Path
+from typing import NamedTuple
 
 from pipeline.core.errors import UserError
 from pipeline.core.machine import cores
 from pipeline.core.names import has_unpaired_surrogate
 from pipeline.core.progress import Progress
 from pipeline.core.records import ImageRow
+from pipeline.core.results import Results, save
 from pipeline.core.scratch import Distinct
 from pipeline.core.store import Store, batched, digest
 from pipeline.images.decoding import DecoderEndedError, Decoders, PictureError
@@ -26,11 +28,22 @@ from pipeline.settings.params import ImagesParams
 VERSION = 1
 """Raised when the same bytes would give another row, so that rows kept from earlier runs are not used."""
 
+BATCH = 16
+"""Pictures given to a decoding process at a time, or fewer where they are large."""
+
 _WINDOW = 2048  # names looked up at a time
-_BATCH = 16  # pictures given to a decoding process at a time,
-_BATCH_BYTES = 4_000_000  # or fewer where they are large
+_PUT = 256  # rows kept at a time
+_BATCH_BYTES = 4_000_000
 
 _Examined = tuple[ImageRow, str | None]
+_Row = ImageRow | tuple[Future[list[_Examined]], int]
+
+
+class Window(NamedTuple):
+    """Names that are looked up together, and where their rows are kept; None: nowhere."""
+
+    names: Sequence[str]
+    results: Results | None
 
 
 def manifest(
@@ -58,17 +71,41 @@ def manifest(
     Raises:
         UserError: `folder` does not exist, or a name cannot be written as UTF-8.
     """
-    ordered = Distinct(map(_writable, names))
-    if folder is None:
-        return (
-            ImageRow(name, status="missing", error="the data set has no pictures (data.images is null)")
-            for name in ordered
-        )
-    if isinstance(folder, Path):
-        if not folder.is_dir():
-            raise UserError(f"{folder}: no such folder of pictures (data.root and data.images in params.yaml)")
-        folder = Folder(folder, limits, follow)
-    return _manifest(ordered, folder, limits, store, workers or cores())
+    ordered, place = distinct(names), place_of(folder, limits, follow)
+    if place is None:
+        return without_pictures(ordered)
+    windows = (Window(window, store) for window in batched(ordered, _WINDOW))
+    return counted(examined(windows, place, limits, workers), len(ordered))
+
+
+def distinct(names: Iterable[str]) -> Distinct:
+    """Names in order, each once; raises UserError where one cannot be written as UTF-8."""
+    return Distinct(map(_writable, names))
+
+
+def place_of(
+    folder: Path | StampedPictures | None, limits: ImagesParams, follow: Sequence[Path] = ()
+) -> StampedPictures | None:
+    """Where pictures lie, arguments as of :func:`manifest`; raises UserError where there is no such folder."""
+    if not isinstance(folder, Path):
+        return folder
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder of pictures (data.root and data.images in params.yaml)")
+    return Folder(folder, limits, follow)
+
+
+def without_pictures(names: Iterable[str]) -> Iterator[ImageRow]:
+    """The rows of a data set that has no pictures."""
+    error = "the data set has no pictures (data.images is null)"
+    return (ImageRow(name, status="missing", error=error) for name in names)
+
+
+def counted(rows: Iterable[ImageRow], total: int | None, on: str | None = None) -> Iterator[ImageRow]:
+    """The rows themselves, with word of how far they are; arguments as of :class:`pipeline.core.progress.Progress`."""
+    with Progress("images", "picture", total, on=on) as progress:
+        for row in rows:
+            yield row
+            progress.update()
 
 
 def _writable(name: str) -> str:
@@ -81,53 +118,75 @@ def _writable(name: str) -> str:
     return name
 
 
-def _manifest(
-    names: Distinct, place: StampedPictures, limits: ImagesParams, store: Store | None, workers: int
+def key_of(limits: ImagesParams) -> str:
+    """What rows are kept under, as a digest, beside the stamp of each."""
+    return digest({"rows of the manifest": VERSION, "max_pixels": limits.max_pixels, "max_bytes": limits.max_bytes})
+
+
+def known(window: Window, stamps: Mapping[str, str], key: str) -> dict[str, ImageRow]:
+    """The rows that are kept, by name; of :func:`stamped`, and of :func:`key_of`."""
+    found = window.results.get_many(key, list(stamps.values())) if window.results is not None and stamps else {}
+    return {name: ImageRow(name, **loads(found[stamp])) for name, stamp in stamps.items() if stamp in found}
+
+
+def stamped(names: Iterable[str], place: StampedPictures) -> dict[str, str]:
+    """The stamps of pictures by name, of those whose state can be told."""
+    return {name: stamp for name in names if (stamp := place.stamp(name))}
+
+
+def examined(
+    windows: Iterable[Window], place: StampedPictures, limits: ImagesParams, workers: int | None = None
 ) -> Iterator[ImageRow]:
-    key = digest({"rows of the manifest": VERSION, "max_pixels": limits.max_pixels, "max_bytes": limits.max_bytes})
-    pending: deque[ImageRow | tuple[Future[list[_Examined]], int]] = deque()
-    fresh: dict[str, bytes] = {}
+    """Yield the rows of names in the order of `windows`; those that are not known are kept where their window says.
 
-    def settle(row: "ImageRow | tuple[Future[list[_Examined]], int]") -> ImageRow:
-        if isinstance(row, ImageRow):
-            return row
-        done, stamp = row[0].result()[row[1]]
-        if stamp is not None:
-            values = asdict(done)
-            del values["image"]
-            fresh[stamp] = dumps(values, ensure_ascii=False).encode()
-            if store and len(fresh) >= 256:
-                store.put_many(key, fresh)
-                fresh.clear()
-        return done
-
+    Args:
+        windows: sorted, each name once.
+        place: where the pictures lie.
+        limits: on each picture.
+        workers: as of :func:`manifest`.
+    """
+    key, workers = key_of(limits), workers or cores()
+    pending: deque[tuple[Window, dict[str, _Row]]] = deque()
     pool, decoders = ThreadPoolExecutor(workers, thread_name_prefix="images"), Decoders(limits)
     try:
-        with Progress("images", "picture", len(names)) as progress:
-            for window in batched(names, _WINDOW):
-                stamps = {name: stamp for name in window if (stamp := place.stamp(name))}
-                known = store.get_many(key, list(stamps.values())) if store and stamps else {}
-                rows: dict[str, ImageRow | tuple[Future[list[_Examined]], int]] = {
-                    name: ImageRow(name, **loads(known[stamp])) for name, stamp in stamps.items() if stamp in known
-                }
-                for batch in batched((name for name in window if name not in rows), _BATCH):
-                    future = pool.submit(
-                        _examine, place, [(name, stamps.get(name)) for name in batch], limits, decoders
-                    )
-                    rows |= {name: (future, place) for place, name in enumerate(batch)}
-                pending += [rows[name] for name in window]
-                while len(pending) > _WINDOW:
-                    yield settle(pending.popleft())
-                    progress.update()
-            while pending:
-                yield settle(pending.popleft())
-                progress.update()
+        for window in windows:
+            stamps = stamped(window.names, place)
+            rows: dict[str, _Row] = {**known(window, stamps, key)}
+            for batch in batched((name for name in window.names if name not in rows), BATCH):
+                future = pool.submit(_examine, place, [(name, stamps.get(name)) for name in batch], limits, decoders)
+                rows |= {name: (future, number) for number, name in enumerate(batch)}
+            pending.append((window, rows))
+            if len(pending) > 1:  # what is read while the rows of one are written
+                yield from _settled(*pending.popleft(), key)
+        while pending:
+            yield from _settled(*pending.popleft(), key)
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
         decoders.close()
         pool.shutdown(wait=True)
-        if store and fresh:
-            store.put_many(key, fresh)
+
+
+def _settled(window: Window, rows: Mapping[str, _Row], key: str) -> Iterator[ImageRow]:
+    """The rows of a window in order, once they are there; what is new is kept, also where this ends early."""
+    fresh: dict[str, bytes] = {}
+    try:
+        for name in window.names:
+            row, stamp = rows[name], None
+            if not isinstance(row, ImageRow):
+                row, stamp = row[0].result()[row[1]]
+            if stamp is not None and window.results is not None:
+                values = asdict(row)
+                del values["image"]
+                fresh[stamp] = dumps(values, ensure_ascii=False).encode()
+                if len(fresh) >= _PUT:
+                    window.results.put_many(key, fresh)
+                    fresh.clear()
+            yield row
+    finally:
+        if window.results is not None:
+            if fresh:
+                window.results.put_many(key, fresh)
+            save(window.results)
 
 
 def _examine(

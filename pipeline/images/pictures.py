@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Protocol, Self, TypeVar, runtime_checkable
 
 from PIL import Image
 
@@ -27,6 +27,8 @@ _CHANGED = (
 )
 _SETTLED_NS = 2_000_000_000  # a file younger than its file system's clock tick may change without a new time stamp
 _DRIVE = re.compile(r"^[A-Za-z]:")
+
+P = TypeVar("P")
 
 
 class Pictures(Protocol):
@@ -54,12 +56,12 @@ class StampedPictures(Pictures, Protocol):
 class IndexedPictures(Protocol):
     """Where pictures lie that an index of this machine finds."""
 
-    def of(self, names: Sequence[str]) -> Pictures:
+    def of(self, names: Sequence[str]) -> Self:
         """The same for some pictures, without the index: it can be pickled, for other machines."""
         ...
 
 
-def of(pictures: Pictures | None, names: Sequence[str]) -> Pictures | None:
+def of(pictures: P, names: Sequence[str]) -> P:
     """Where some pictures lie, to be pickled."""
     return pictures.of(names) if isinstance(pictures, IndexedPictures) else pictures
 

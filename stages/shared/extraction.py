@@ -11,7 +11,6 @@ from pipeline.core import environments
 from pipeline.core.errors import UserError, run_cli
 from pipeline.core.kinds import KINDS, TEXT_KINDS
 from pipeline.core.locks import stage_lock
-from pipeline.core.parts import Parts
 from pipeline.core.records import ImageRow, Post
 from pipeline.core.store import Store
 from pipeline.engine.along import Along
@@ -38,6 +37,7 @@ from pipeline.settings import params
 from pipeline.settings.params import Params
 from stages.shared import paths, posts
 from stages.shared.record import recorded
+from stages.shared.sharing import add_part, results_of
 
 PostsOf: TypeAlias = Callable[[Params, Path | None], Iterable[Post]]
 """The posts of a file, or with None those of the pipeline."""
@@ -109,23 +109,6 @@ def _main(kind: str, posts_of: PostsOf | None) -> None:
             inputs = _pictures(settings, rows, folder_of(settings, arguments.images), labels)
             summary, _ = extract(choice, extractor, settings, inputs, arguments.output, store, of_stage=False)
             print(f"{summary}; left out: {left_out}" if left_out else summary)
-
-
-def add_part(parser: argparse.ArgumentParser) -> None:
-    """Add the option that lets several processes share out what a stage reads."""
-    parser.add_argument(
-        "--part",
-        type=_part,
-        metavar="I/N",
-        help="read what process I of N (from 0) is to read, and write nothing: for job arrays, before the stage",
-    )
-
-
-def _part(text: str) -> Part:
-    number, _, of = text.partition("/")
-    if not (number.isdecimal() and of.isdecimal() and int(number) < int(of)):
-        raise UserError(f"--part {text}: expected I/N with I from 0 to N - 1, as in --part 3/64")
-    return Part(int(number), int(of))
 
 
 def output_of(kind: str) -> Path:
@@ -215,7 +198,7 @@ def extract(
         extractor,
         inputs,
         output,
-        _results(settings, store),
+        results_of(settings, store),
         of_stage=of_stage,
         engine=_engine(choice, extractor, settings, store if of_stage else None),
     )
@@ -235,14 +218,8 @@ def read_part(
 ) -> str:
     """Read what one of several processes is to read; return what became of it, in words."""
     engine = _local(choice, settings, store)
-    outcome = run_part(choice.kind, extractor, inputs, _results(settings, store), part, engine=engine)
+    outcome = run_part(choice.kind, extractor, inputs, results_of(settings, store), part, engine=engine)
     return f"{choice.kind}, part {part}: {outcome.count:,} read, {len(outcome.failures):,} failed"
-
-
-def _results(settings: Params, store: Store) -> Store | Parts:
-    """Where results go."""
-    where = settings.execution.results
-    return store if where is None else Parts(where, store.folder)
 
 
 def _engine(choice: Choice, extractor: AnyExtractor, settings: Params, store: Store | None) -> Engine:

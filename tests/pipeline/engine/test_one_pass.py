@@ -13,13 +13,13 @@ from PIL import Image
 from pipeline.core.errors import UserError
 from pipeline.core.parts import Parts
 from pipeline.core.records import ObjectTag
+from pipeline.core.results import PartedResults, Results
 from pipeline.core.store import Store, digest
 from pipeline.engine import one_pass, shards
 from pipeline.engine.along import Along
 from pipeline.engine.inputs import LabelledPictures
 from pipeline.engine.one_pass import OnePass
 from pipeline.engine.outcome import Outcome
-from pipeline.engine.plan import PartedResults, Results
 from pipeline.engine.run import run
 from pipeline.engine.shards import Part
 from pipeline.extractors.base import fingerprint_of

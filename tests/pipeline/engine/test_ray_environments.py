@@ -116,9 +116,9 @@ def test_a_node_that_comes_later_without_the_environment_is_named(
     """Nodes of this machine see one file system: what the later one misses is taken away in between."""
     pytest.importorskip("ray")
     environment = made(tmp_path)
-    from pipeline.engine import ray as engine
+    from pipeline.engine.cluster import cluster as connected
 
-    with engine.cluster(execution(cluster.address).ray, environment) as ray:
+    with connected(execution(cluster.address).ray, environment) as ray:
         asked = nodes.Nodes(ray, execution().ray, environment, str(ROOT))
         asked.look(wait=True)
         environment.folder.rename(tmp_path / "gone")

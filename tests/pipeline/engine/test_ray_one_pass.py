@@ -11,11 +11,11 @@ from PIL import Image
 
 from pipeline.core.errors import UserError
 from pipeline.core.parts import Parts
+from pipeline.core.results import PartedResults, Results
 from pipeline.core.store import Store, digest
 from pipeline.engine import shards, worker
 from pipeline.engine.along import Along
 from pipeline.engine.asked import Asked
-from pipeline.engine.plan import PartedResults, Results
 from pipeline.engine.ray import RayEngine
 from pipeline.engine.run import Engine, planned
 from pipeline.extractors.base import fingerprint_of

@@ -16,13 +16,13 @@ from typing import Any
 from PIL import Image
 
 from pipeline.core.records import Caption, ImageRow, ObjectTag, TextLine
+from pipeline.core.results import PartedResults, Results
 from pipeline.core.store import Store
 from pipeline.engine import shards
 from pipeline.engine.along import Along
 from pipeline.engine.inputs import PictureInputs
 from pipeline.engine.one_pass import OnePass
 from pipeline.engine.outcome import Outcome
-from pipeline.engine.plan import PartedResults, Results
 from pipeline.engine.run import Engine, Local, Summary, run, run_part
 from pipeline.engine.shards import Part
 from pipeline.images.pictures import Folder

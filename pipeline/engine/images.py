@@ -1,0 +1,187 @@
+"""The manifest over shards: examined by this process, by one of several, or by workers of a cluster, to the same rows.
+
+How a picture is examined is :mod:`pipeline.images.manifest`'s. Here is who does it, and where what is known is kept: in
+the store, or as a part of each shard, which several machines share.
+"""
+
+import os
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from pipeline.core.errors import UserError
+from pipeline.core.parts import Parts
+from pipeline.core.records import ImageRow
+from pipeline.core.results import Kept, Results, of_shard, save
+from pipeline.core.store import Store
+from pipeline.engine.cluster import POLL_SECONDS, Lost, answer_of, cluster, enter, most_tasks, timed
+from pipeline.engine.shards import Part, cut
+from pipeline.images import manifest as images
+from pipeline.images.manifest import Window
+from pipeline.images.pictures import StampedPictures, of
+from pipeline.images.remote import Objects
+from pipeline.settings.params import ImagesParams, RayExecution
+
+
+def manifest(
+    names: Iterable[str],
+    place: StampedPictures | None,
+    limits: ImagesParams,
+    results: Store | Parts,
+    *,
+    part: Part | None = None,
+    ray: RayExecution | None = None,
+) -> Iterator[ImageRow]:
+    """Yield the rows of :func:`pipeline.images.manifest.manifest`, examined shard by shard.
+
+    Args:
+        names: of the pictures.
+        place: where they lie; None for a data set without.
+        limits: on each picture.
+        results: where what is known of pictures is kept.
+        part: of the shards, only those that this one of several processes examines.
+        ray: the cluster whose workers examine them; None: this process does.
+
+    Raises:
+        UserError: a name cannot be written as UTF-8, there is no cluster, its workers are lost more often than `ray`
+            has it, or nothing that `part` finds could be kept.
+    """
+    if part is not None and isinstance(place, Objects):
+        raise UserError(
+            f"--part {part}: nothing tells the state of single objects behind a URL, so what is found could not be "
+            "kept for the stage; name their digests in data.listing (python -m pipeline.listing), or pack them in tars"
+        )
+    ordered, key = images.distinct(names), images.key_of(limits)
+    if place is None:
+        return images.without_pictures(ordered)
+    shards = (
+        _Shard(shard.name, Window([row["image"] for row in shard.rows], of_shard(results, key, shard.name)))
+        for shard in cut({"image": name} for name in ordered)
+        if part is None or part.has(shard.number)
+    )
+    if ray is not None:
+        order = Order(os.getcwd(), limits, results.url if isinstance(results, Parts) else None, ray.max_seconds)
+        return images.counted(_on_cluster(shards, place, order, ray), len(ordered), on="a cluster")
+    rows = images.examined((shard.window for shard in shards), place, limits)
+    return images.counted(rows, len(ordered) if part is None else None)
+
+
+class Order(NamedTuple):
+    """What a worker is to know; it can be pickled, and holds no secret.
+
+    Attributes:
+        folder: the project's on every node.
+        limits: on each picture.
+        parts: where what is known goes, or None: it is given back.
+        max_seconds: without progress, after which the worker is killed.
+    """
+
+    folder: str
+    limits: ImagesParams
+    parts: str | None
+    max_seconds: float
+
+
+class Answer(NamedTuple):
+    """What a worker found: rows, what is to be kept of them, and the error that was the end of it."""
+
+    rows: list[ImageRow]
+    values: dict[str, bytes]
+    error: str = ""
+
+
+def examine(order: Order, shard: str, names: Sequence[str], place: StampedPictures) -> Answer:
+    """Examine pictures of a shard, on a worker, which has as many decoding processes as cores are its own."""
+    kept, rows, slowest = Kept(), list[ImageRow](), 2 * images.BATCH * order.limits.max_seconds
+    with timed(max(order.max_seconds, slowest)) as progressed:
+        try:
+            enter(order.folder)
+            key = images.key_of(order.limits)
+            results: Results = kept if order.parts is None else Parts(order.parts).one(key, shard)
+            for row in images.examined([Window(names, results)], place, order.limits):
+                rows.append(row)
+                progressed()
+        except UserError as error:
+            return Answer([], kept.values, str(error))
+    return Answer(rows, kept.values)
+
+
+@dataclass(slots=True, eq=False)
+class _Shard:
+    """A shard that is under way.
+
+    Attributes:
+        known: its rows that were kept, by name; `lacking`: the other names.
+        task: that examines these; `lost`: how many such were.
+    """
+
+    name: str
+    window: Window
+    known: dict[str, ImageRow] = field(default_factory=dict)
+    lacking: list[str] = field(default_factory=list)
+    task: Any = None
+    lost: int = 0
+
+
+def _on_cluster(
+    shards: Iterable[_Shard], place: StampedPictures, order: Order, settings: RayExecution
+) -> Iterator[ImageRow]:
+    """The rows in order; the cluster is there from the first shard on that lacks some."""
+    settings, key = settings.model_copy(update={"num_gpus": 0.0}), images.key_of(order.limits)
+    waiting: deque[_Shard] = deque()
+    ray: Any = None
+    with ExitStack() as stack:
+
+        def start(shard: _Shard) -> None:
+            task = ray.remote(num_cpus=settings.num_cpus, max_retries=0)(examine)
+            shard.task = task.remote(order, shard.name, shard.lacking, of(place, shard.lacking))
+
+        def settled() -> Iterator[ImageRow]:
+            shard = waiting.popleft()
+            while shard.task is not None:
+                while not ray.wait([shard.task], timeout=POLL_SECONDS)[0]:
+                    pass
+                answer = answer_of(ray, shard.task, "images", order.folder)
+                if isinstance(answer, Lost):
+                    shard.lost += 1
+                    if shard.lost > settings.retries:
+                        raise UserError(_given_up(shard, answer))
+                    start(shard)
+                    continue
+                _keep(shard, answer, key)
+            yield from (shard.known[name] for name in shard.window.names)
+
+        for shard in shards:
+            shard.known = images.known(shard.window, images.stamped(shard.window.names, place), key)
+            shard.lacking = [name for name in shard.window.names if name not in shard.known]
+            if shard.lacking:
+                ray = ray or stack.enter_context(cluster(settings))
+                start(shard)
+            waiting.append(shard)
+            while waiting and (waiting[0].task is None or len(waiting) >= most_tasks(ray, settings)):
+                yield from settled()
+        while waiting:
+            yield from settled()
+
+
+def _keep(shard: _Shard, answer: Answer, key: str) -> None:
+    """Take up what a worker found; raises UserError where that was the end of it."""
+    results = shard.window.results
+    assert results is not None
+    results.put_many(key, answer.values)
+    save(results)
+    if answer.error:
+        raise UserError(answer.error)
+    shard.known |= {row.image: row for row in answer.rows}
+    shard.task = None
+
+
+def _given_up(shard: _Shard, lost: Lost) -> str:
+    how = f"went with its node ({lost.how[:200]})" if lost.node else lost.how
+    return (
+        f"images: {shard.lost} of {shard.lost} workers were lost under one shard, of {len(shard.lacking):,} pictures "
+        f"from {shard.lacking[0]} on; the last {how}. What was found before is kept; see that a node has memory "
+        "enough, that execution.ray.max_seconds is, or raise execution.ray.retries"
+    )
