@@ -201,7 +201,7 @@ _SAID: dict[str, list[dict[str, Any]]] = {
 _STAGE = """
 import importlib, sys, time
 started = time.process_time()
-importlib.import_module("stages." + sys.argv[1]).main()
+importlib.import_module("stages." + sys.argv.pop()).main()
 seconds = time.process_time() - started
 [peak] = [line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM")]
 print(int(peak) / 1000, seconds)

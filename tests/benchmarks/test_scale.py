@@ -19,7 +19,7 @@ def test_memory_and_finished_shards_are_measured_and_written(tmp_path: Path) -> 
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     ratios = json.loads((tmp_path / "out.json").read_text(encoding="utf-8"))["ratios"]
-    assert [name.partition(":")[0] for name in ratios] == ["shards", "shards", "finished"]
+    assert [name.partition(":")[0] for name in ratios] == ["store", "store", "parts", "parts", "finished"]
     assert all(ratio["value"] > 0 and ratio["target"] for ratio in ratios.values())
 
 
