@@ -98,7 +98,8 @@ class Project:
 
     def run(self, *command: str) -> tuple[float, float, str]:
         """Run a module of Python in the project: seconds of the clock, of processors, and what it printed."""
-        environment = {**os.environ, "SIGHTREAD_STORE": str(self._store), "PYTHONPATH": ""}
+        path = os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", "")))  # of dvc's `python`
+        environment = {**os.environ, "SIGHTREAD_STORE": str(self._store), "PYTHONPATH": "", "PATH": path}
         started, used = time.monotonic(), _used()
         done = subprocess.run(
             [sys.executable, "-m", *command],
