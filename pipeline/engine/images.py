@@ -5,8 +5,9 @@ the store, or as a part of each shard, which several machines share.
 """
 
 import os
+import platform
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence, Set
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -19,6 +20,7 @@ from pipeline.core.store import Store
 from pipeline.engine.cluster import POLL_SECONDS, Lost, answer_of, cluster, enter, most_tasks, timed
 from pipeline.engine.shards import Part, cut
 from pipeline.images import manifest as images
+from pipeline.images.decoding import PictureError
 from pipeline.images.manifest import Window
 from pipeline.images.pictures import StampedPictures, of
 from pipeline.images.remote import Objects
@@ -46,7 +48,7 @@ def manifest(
 
     Raises:
         UserError: a name cannot be written as UTF-8, there is no cluster, its workers are lost more often than `ray`
-            has it, or nothing that `part` finds could be kept.
+            has it or do not see the pictures that this machine does, or nothing that `part` finds could be kept.
     """
     if part is not None and isinstance(place, Objects):
         raise UserError(
@@ -85,11 +87,12 @@ class Order(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """What a worker found: rows, what is to be kept of them, and the error that was the end of it."""
+    """What a worker found: rows, what is to be kept of them, the error that was the end of it, and on which node."""
 
     rows: list[ImageRow]
     values: dict[str, bytes]
     error: str = ""
+    node: str = ""
 
 
 def examine(order: Order, shard: str, names: Sequence[str], place: StampedPictures) -> Answer:
@@ -105,7 +108,7 @@ def examine(order: Order, shard: str, names: Sequence[str], place: StampedPictur
                 progressed()
         except UserError as error:
             return Answer([], kept.values, str(error))
-    return Answer(rows, kept.values)
+    return Answer(rows, kept.values, node=platform.node())
 
 
 @dataclass(slots=True, eq=False)
@@ -113,7 +116,8 @@ class _Shard:
     """A shard that is under way.
 
     Attributes:
-        known: its rows that were kept, by name; `lacking`: the other names.
+        known: its rows that were kept, by name; `lacking`: the other names, `seen`: those whose state this machine
+            tells.
         task: that examines these; `lost`: how many such were.
     """
 
@@ -121,6 +125,7 @@ class _Shard:
     window: Window
     known: dict[str, ImageRow] = field(default_factory=dict)
     lacking: list[str] = field(default_factory=list)
+    seen: Set[str] = frozenset()
     task: Any = None
     lost: int = 0
 
@@ -150,12 +155,14 @@ def _on_cluster(
                         raise UserError(_given_up(shard, answer))
                     start(shard)
                     continue
-                _keep(shard, answer, key)
+                _keep(shard, answer, key, place)
             yield from (shard.known[name] for name in shard.window.names)
 
         for shard in shards:
-            shard.known = images.known(shard.window, images.stamped(shard.window.names, place), key)
+            stamps = images.stamped(shard.window.names, place)
+            shard.known = images.known(shard.window, stamps, key)
             shard.lacking = [name for name in shard.window.names if name not in shard.known]
+            shard.seen = stamps.keys() - shard.known.keys()
             if shard.lacking:
                 ray = ray or stack.enter_context(cluster(settings))
                 start(shard)
@@ -166,16 +173,31 @@ def _on_cluster(
             yield from settled()
 
 
-def _keep(shard: _Shard, answer: Answer, key: str) -> None:
-    """Take up what a worker found; raises UserError where that was the end of it."""
+def _keep(shard: _Shard, answer: Answer, key: str, place: StampedPictures) -> None:
+    """Take up what a worker found; raises UserError where that was the end of it, or its node does not see pictures."""
     results = shard.window.results
     assert results is not None
     results.put_many(key, answer.values)
     save(results)
     if answer.error:
         raise UserError(answer.error)
+    for row in answer.rows:
+        if row.sha256 is None and row.image in shard.seen:
+            _require_unreadable(row, answer.node, place)
     shard.known |= {row.image: row for row in answer.rows}
     shard.task = None
+
+
+def _require_unreadable(row: ImageRow, node: str, place: StampedPictures) -> None:
+    """See that this machine cannot read either what a worker could not; raises UserError where it can."""
+    try:
+        place.read(row.image)
+    except PictureError:
+        return
+    raise UserError(
+        f"images: node {node} cannot read {row.image} ({row.status}: {row.error}), and this machine can; see that each "
+        "node has the pictures (data.images) under the same path, and may read them. What was found before is kept"
+    )
 
 
 def _given_up(shard: _Shard, lost: Lost) -> str:

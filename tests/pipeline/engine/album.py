@@ -14,6 +14,7 @@ from pipeline.core.records import ImageRow
 from pipeline.core.store import Store
 from pipeline.engine import images
 from pipeline.engine.shards import Part
+from pipeline.images.decoding import PictureError
 from pipeline.images.pictures import Folder
 from pipeline.settings.params import ImagesParams, RayExecution
 from tests.pipeline.engine.bench import make_pictures
@@ -40,12 +41,22 @@ class Album(Folder):
         deadly: a name whose reader is killed, the first `deaths` times.
         broken: a name that the network fails at.
         seconds: that a read takes.
+        sighted: the one process that finds pictures there, as where other machines have no such folder; None: all.
     """
 
     def __init__(
-        self, folder: Path, log: Path, *, deadly: str = "", deaths: int = 0, broken: str = "", seconds: float = 0.0
+        self,
+        folder: Path,
+        log: Path,
+        *,
+        deadly: str = "",
+        deaths: int = 0,
+        broken: str = "",
+        seconds: float = 0.0,
+        sighted: int | None = None,
     ) -> None:
         super().__init__(folder, LIMITS)
+        self.sighted = sighted
         self.log, self.deadly, self.deaths, self.broken, self.seconds = log, deadly, deaths, broken, seconds
 
     def read(self, name: str) -> bytes:
@@ -57,6 +68,8 @@ class Album(Folder):
             os.kill(os.getpid(), signal.SIGKILL)
         if name == self.broken:
             raise UserError(f"{name}: the network is down")
+        if self.sighted not in (None, os.getpid()):
+            raise PictureError("missing", "No such file or directory")
         return super().read(name)
 
     def _lines(self) -> Iterator[Sequence[str]]:

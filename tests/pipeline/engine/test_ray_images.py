@@ -1,6 +1,8 @@
 """The manifest on a cluster: the bytes of the local engine, whatever is lost, and no more tries than params have."""
 
 import json
+import os
+import platform
 import sys
 import tarfile
 import threading
@@ -138,6 +140,16 @@ def test_a_node_that_is_lost_costs_no_row(place: Place, cluster: Any) -> None:
         assert rows(place.names, album, place.results(), address=cluster.address, retries=2) == place.expected
     finally:
         lost.join()
+
+
+@NEEDED
+@pytest.mark.slow
+def test_a_node_that_does_not_see_the_pictures_makes_no_row_of_it(place: Place, cluster: Any) -> None:
+    blind, results = place.albums(sighted=os.getpid()), place.results()
+    message = rf"^images: node {platform.node()} cannot read 0_0000\.png \(missing: No such .*data\.images"
+    with pytest.raises(UserError, match=message):
+        rows(place.names, blind, results, address=cluster.address)
+    assert rows(place.names, place.album, results, address=cluster.address) == place.expected
 
 
 @NEEDED
