@@ -92,9 +92,10 @@ class Remote:
             UserError: it cannot be listed.
         """
         root = self.path(name)
+        heard = {"on_error": _refused} if self.local else {}  # else what cannot be listed is as good as empty
         try:
             with self._explained(name, "listed"):
-                found = (path[len(root) :].lstrip("/") for path in self.system.find(root))
+                found = (path[len(root) :].lstrip("/") for path in self.system.find(root, **heard))
                 return sorted(map(unquote, found) if self.url.startswith("http") else found)
         except FileNotFoundError:
             return []
@@ -150,6 +151,12 @@ class Remote:
                 f"{self.url}/{name}: cannot be {doing}: {reason[:300]}; see that it can be reached from this machine, "
                 "with its credentials, and run again: what was read so far is kept"
             ) from error
+
+
+def _refused(error: OSError) -> None:
+    """Raise an error of a folder that is to be listed; one that is not there, or is gone by now, holds nothing."""
+    if not isinstance(error, FileNotFoundError):
+        raise error
 
 
 def _tag(found: Mapping[str, Any]) -> str:

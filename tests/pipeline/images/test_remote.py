@@ -24,6 +24,7 @@ from pipeline.images.manifest import manifest
 from pipeline.images.pictures import StampedPictures
 from pipeline.images.remote import Objects, Tars, opened
 from pipeline.settings.params import DataParams, ImagesParams
+from tests.pipeline.core.processes import python
 from tests.pipeline.engine.bench import MeanColour, make_pictures
 
 LIMITS = ImagesParams()
@@ -240,6 +241,31 @@ def test_limits_hold_for_what_is_fetched(bucket: Bucket, store: Store) -> None:
 
 def test_a_protocol_that_nothing_here_speaks_is_an_error() -> None:
     assert "no package reads nowhere:// here" in said(lambda: Objects("nowhere://bucket", LIMITS))
+
+
+LISTED = """
+import os, sys
+from pipeline.core.errors import run_cli
+from pipeline.core.remote import Remote
+remote = Remote(sys.argv[1])
+if os.geteuid() == 0:
+    os.setuid(54321)  # who may not read what root may
+run_cli(lambda: print(remote.find()))
+"""
+
+
+def test_a_folder_that_cannot_be_listed_is_an_error_and_not_empty(tmp_path: Path) -> None:
+    below = tmp_path / "parts" / "first"
+    below.mkdir(parents=True)
+    (below / "one.parquet").write_bytes(b"")
+    assert Remote(str(tmp_path / "parts")).find() == ["first/one.parquet"]
+    assert Remote(str(tmp_path / "none")).find() == []
+    below.chmod(0)
+    try:
+        listed, errors = python(LISTED, str(tmp_path / "parts")).communicate()
+    finally:
+        below.chmod(0o755)
+    assert "parts/: cannot be listed: [Errno 13] Permission denied" in errors, listed
 
 
 class Faulty:
