@@ -137,10 +137,10 @@ def _on_cluster(
     settings, key = settings.model_copy(update={"num_gpus": 0.0}), images.key_of(order.limits)
     waiting: deque[_Shard] = deque()
     ray: Any = None
+    task: Any = None  # one for all shards, as the cluster's head keeps each that is made
     with ExitStack() as stack:
 
         def start(shard: _Shard) -> None:
-            task = ray.remote(num_cpus=settings.num_cpus, max_retries=0)(examine)
             shard.task = task.remote(order, shard.name, shard.lacking, of(place, shard.lacking))
 
         def settled() -> Iterator[ImageRow]:
@@ -164,7 +164,9 @@ def _on_cluster(
             shard.lacking = [name for name in shard.window.names if name not in shard.known]
             shard.seen = stamps.keys() - shard.known.keys()
             if shard.lacking:
-                ray = ray or stack.enter_context(cluster(settings))
+                if ray is None:
+                    ray = stack.enter_context(cluster(settings))
+                    task = ray.remote(num_cpus=settings.num_cpus, max_retries=0)(examine)
                 start(shard)
             waiting.append(shard)
             while waiting and (waiting[0].task is None or len(waiting) >= most_tasks(ray, settings)):

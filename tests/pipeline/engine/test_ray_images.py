@@ -84,9 +84,21 @@ def test_a_worker_without_the_project_says_so(place: Place) -> None:
 @NEEDED
 @pytest.mark.slow
 @pytest.mark.parametrize("kept", ["store", "parts"])
-def test_two_nodes_give_the_bytes_of_the_local_engine(place: Place, cluster: Any, kept: str) -> None:
-    slow = place.albums(seconds=0.02)
+def test_two_nodes_give_the_bytes_of_the_local_engine(
+    place: Place, cluster: Any, kept: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import ray
+
+    slow, made, make_remote = place.albums(seconds=0.02), list[Any](), ray.remote
+
+    def remote(*functions: Any, **options: Any) -> Any:
+        made.append(options)
+        return make_remote(*functions, **options)
+
+    monkeypatch.setattr(ray, "remote", remote)
     assert rows(place.names, slow, place.results(kept), address=cluster.address) == place.expected
+    ours = [options for options in made if "max_retries" in options]  # Ray has some of its own
+    assert len(ours) == 1, "the head keeps each remote function, so one serves all shards"
     assert sorted(slow.read_names()) == sorted(set(place.names))
     assert len(slow.readers()) == 2
     place.log.unlink()
