@@ -70,9 +70,12 @@ def _on_this_machine(value: Any) -> Any:
     return value
 
 
-def _without_secret(value: str) -> str:
+def _place(value: str) -> str:
     """A path or URL: what is in it goes into messages, records and reports."""
-    if "://" in value and "@" in value.split("://", 1)[1].split("/", 1)[0]:
+    _, url, where = value.partition("://")
+    if url and not where.strip("/"):
+        raise ValueError("expected a place behind ://, as in s3://bucket/folder")
+    if "@" in where.split("/", 1)[0]:
         raise ValueError("expected a URL without user and password; credentials are those of the environment")
     return value
 
@@ -148,7 +151,7 @@ class DataParams(Section):
         if value is None:
             return None
         if _URL.match(value) or found.data.get("listing") is not None:
-            return _without_secret(value)
+            return _place(value)
         try:
             return _below_root(value)
         except ValueError as error:
@@ -270,7 +273,7 @@ class ExecutionParams(Section):
 
     engine: Literal["local", "ray"] = "local"
     ray: RayExecution = RayExecution()
-    results: Annotated[str, Field(min_length=1), AfterValidator(_without_secret)] | None = None
+    results: Annotated[str, Field(min_length=1), AfterValidator(_place)] | None = None
 
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$"), BeforeValidator(_not_mps)] = "auto"
     decode_workers: PositiveInt = 2

@@ -76,6 +76,7 @@ def test_the_shipped_params_are_valid() -> None:
         ("  listing:", "  listing: ../list", r"data\.listing: found '\.\./list', expected a path below data\.root"),
         ("  images: images", "  images: s3://me:pass@x/y", r"images: found 's3://…@x/y', expected a URL without user"),
         ("\n  results: ", "\n  results: https://me@x/y  ", r"results: found 'https://…@x/y', expected a URL without"),
+        ("\n  results: ", "\n  results: s3://  ", r"results: found 's3://', expected a place behind ://"),
         ("{id}.jpg", "{name}.jpg", r"data\.image_name: found '\{name\}\.jpg'"),
         ("{id}.jpg", "{id}}.jpg", r"yaml:\d+: data\.image_name: found '\{id\}\}\.jpg', expected .*no other braces"),
         ("  types: {}", "  types: {OTHER: ''}", r"params\.yaml:\d+: data\.types\.OTHER: found ''"),
