@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from ner.bioes import allowed_transitions
 from ner.crf.chain import LinearChainCRF
+from ner.encoder.casing import FEATURES
 from ner.models.base import TaggerModel
 from ner.models.config import TaggerConfig
 from ner.models.folder import ONNX_GRAPH, load_config, load_tagger, load_view_encoder
@@ -325,6 +326,7 @@ def _batch(shape: _Shape, ids: Callable[[int], list[int]], pad: int, rows: int =
                 closings=closings,
                 context_used="",
                 words=words,
+                casing=[[(token + has) % 3 / 2 for has in range(len(FEATURES))] for token, _ in enumerate(firsts)],
             )
         )
     return collate(tweets, pad)

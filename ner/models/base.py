@@ -201,17 +201,13 @@ class TaggerModel(Losses):
         Raises:
             UserError: it is to, and the tagger reads nothing of the kind.
         """
-        if self.casing is not None:
-            raise UserError(
-                "the tagger looks at how tokens are written (train.casing), which an exported graph does not; run it "
-                "by torch, or train one without"
-            )
         if with_pictures:
             raise UserError(
                 f"a tagger of system {self.config.system!r} reads pictures as words behind the tweet, or has been "
                 "trained without; leave out --pictures"
             )
-        return ["input_ids", "attention_mask", "firsts"]
+        names: list[GraphInput] = ["input_ids", "attention_mask", "firsts"]
+        return names if self.casing is None else [*names, "casing"]
 
     def token_emissions(self, inputs: GraphInputs) -> Tensor:
         """Emissions from a part of a batch, free of Python control flow: what an exported graph computes.
@@ -263,6 +259,10 @@ class TaggerModel(Losses):
         if any("casing" not in view for view in views):
             raise ValueError("this tagger looks at how tokens are written: its views need `casing`")
         return vectors + self.casing(torch.cat([view["casing"] for view in views]).to(self.casing.weight.dtype))
+
+    def with_casing_in_graph(self, vectors: Tensor, inputs: GraphInputs) -> Tensor:
+        """As :meth:`with_casing`, of N tokens in an exported graph, *Shape:* (N, hidden_width)."""
+        return vectors if self.casing is None else vectors + self.casing(inputs["casing"])
 
     def drop_words(self, vectors: Tensor) -> Tensor:
         """Word dropout as in flair: in training, zeroes all of a token's vector, and does not rescale the others.

@@ -19,6 +19,7 @@ GraphInput = Literal[
     "firsts",
     "owners",
     "words",
+    "casing",
     "mask",
     "slots",
     "leading",
@@ -50,6 +51,8 @@ class GraphInputs(TypedDict, total=False):
     """which of the N tokens each sub-token is a part of; N where of none, *Shape:* (W, S)."""
     words: Tensor
     """rows of the table of word vectors at tokens' first sub-tokens, 0 elsewhere, *Shape:* (W, S)."""
+    casing: Tensor
+    """how each of the N tokens is written (:mod:`ner.encoder.casing`), float32, *Shape:* (N, FEATURES)."""
     mask: Tensor
     """1 on tokens, 0 on padding, *Shape:* (B, L)."""
     slots: Tensor
@@ -76,6 +79,7 @@ DYNAMIC: Mapping[GraphInput, tuple[str, ...]] = {
     "firsts": ("tokens",),
     "owners": ("windows", "width"),
     "words": ("windows", "width"),
+    "casing": ("tokens",),
     "mask": ("tweets", "longest"),
     "slots": ("tokens",),
     "leading": ("windows",),
@@ -156,6 +160,8 @@ def inputs_of(
     )
     if "words" in view:
         found["words"] = view["words"][windows, :width]
+    if "casing" in view:
+        found["casing"] = view["casing"][scored]
     if reads_pictures(names):
         found |= _of_pictures(visual, tweets, facts.get("region_width") or 0)
     return {name: found[name] for name in names}, scored  # type: ignore[return-value]  # keys are not literal

@@ -223,7 +223,7 @@ class Iie4mnerTagger(TaggerModel):
             if self.fine is not None:
                 visual["objects"] = inputs["objects"]
             fused = fused + self.fuse_picture(self._seen(text, cast("ViewBatch", each), cast("VisualBatch", visual)))
-        return self.emission(fused.flatten(0, 1)[firsts])
+        return self.emission(self.with_casing_in_graph(fused.flatten(0, 1)[firsts], inputs))
 
     def extra_losses(
         self, labels: Tensor, mask: Tensor, text_only: ViewBatch | None, cross_modal: ViewBatch | None

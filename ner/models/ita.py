@@ -104,7 +104,7 @@ class ItaTagger(TaggerModel):
                 hidden = self._encode(input_ids, mask)[0]
         else:
             hidden = self._encode(input_ids, mask).flatten(0, 1)[firsts]
-        return self.emission(hidden)
+        return self.emission(self.with_casing_in_graph(hidden, inputs))
 
     def training_views(self, batch: Sequence[Mapping[ViewName, EncodedView]]) -> list[Mapping[ViewName, EncodedView]]:
         """Context dropout: replaces each tweet's cross-modal view by its text-only view at that probability.

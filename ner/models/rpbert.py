@@ -175,6 +175,7 @@ class RpbertTagger(TaggerModel):
         vectors = hidden[inputs["firsts"]]
         if self.options.pooling == "mean":
             vectors = mean_by_owner(hidden, inputs["owners"].flatten(), vectors)
+        vectors = self.with_casing_in_graph(vectors, inputs)
         if self.lstm is not None:
             mask, slots = inputs["mask"], inputs["slots"]
             laid = vectors.new_zeros(mask.shape[0] * mask.shape[1], vectors.shape[1]).index_copy(0, slots, vectors)
