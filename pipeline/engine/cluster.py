@@ -1,18 +1,16 @@
-"""A cluster, for whatever is read there: connecting to it, how many tasks at once, what became of one; and on the nodes
-the project's folder, and a clock that ends a process which hangs.
+"""A cluster, for whatever is read there: connecting to it, how many tasks at once, what became of one.
 
 What tasks do is left to :mod:`pipeline.engine.worker` and :mod:`pipeline.engine.images`.
 """
 
 import os
-import platform
 import secrets
 import shutil
 import signal
 import socket
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -171,30 +169,3 @@ def _variables(settings: RayExecution, environment: Environment | None) -> dict[
         CORES: str(settings.num_cpus),
         "RAY_USAGE_STATS_ENABLED": "0",
     }
-
-
-def enter(folder: str) -> None:
-    """Go to the project's folder, on a node; raises UserError where it is not there."""
-    try:
-        os.chdir(folder)
-    except OSError as error:
-        raise UserError(
-            f"node {platform.node()} has no folder {folder} ({error.strerror}); put the project there on every node: "
-            "on a file system that they share, or in the image that they run"
-        ) from None
-
-
-@contextmanager
-def timed(seconds: float) -> Iterator[Callable[[], None]]:
-    """Have the system end this process where it makes no progress for so long, whatever it does; it is killed as by a
-    crash, as a library that hangs lets no Python run. What is given is to be called at each progress."""
-    signal.signal(signal.SIGALRM, signal.SIG_DFL)
-
-    def start() -> None:
-        signal.setitimer(signal.ITIMER_REAL, seconds)
-
-    start()
-    try:
-        yield start
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)

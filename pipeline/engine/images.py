@@ -17,8 +17,9 @@ from pipeline.core.parts import Parts
 from pipeline.core.records import ImageRow
 from pipeline.core.results import Kept, Results, of_shard, save
 from pipeline.core.store import Store
-from pipeline.engine.cluster import POLL_SECONDS, Lost, answer_of, cluster, enter, most_tasks, timed
+from pipeline.engine.cluster import POLL_SECONDS, Lost, answer_of, cluster, most_tasks
 from pipeline.engine.shards import Part, cut
+from pipeline.engine.task import enter, timed
 from pipeline.images import manifest as images
 from pipeline.images.decoding import PictureError
 from pipeline.images.manifest import Window
@@ -134,45 +135,60 @@ def _on_cluster(
     shards: Iterable[_Shard], place: StampedPictures, order: Order, settings: RayExecution
 ) -> Iterator[ImageRow]:
     """The rows in order; the cluster is there from the first shard on that lacks some."""
-    settings, key = settings.model_copy(update={"num_gpus": 0.0}), images.key_of(order.limits)
-    waiting: deque[_Shard] = deque()
-    ray: Any = None
-    task: Any = None  # one for all shards, as the cluster's head keeps each that is made
+    key, waiting = images.key_of(order.limits), deque[_Shard]()
     with ExitStack() as stack:
-
-        def start(shard: _Shard) -> None:
-            shard.task = task.remote(order, shard.name, shard.lacking, of(place, shard.lacking))
-
-        def settled() -> Iterator[ImageRow]:
-            shard = waiting.popleft()
-            while shard.task is not None:
-                while not ray.wait([shard.task], timeout=POLL_SECONDS)[0]:
-                    pass
-                answer = answer_of(ray, shard.task, "images", order.folder)
-                if isinstance(answer, Lost):
-                    shard.lost += 1
-                    if shard.lost > settings.retries:
-                        raise UserError(_given_up(shard, answer))
-                    start(shard)
-                    continue
-                _keep(shard, answer, key, place)
-            yield from (shard.known[name] for name in shard.window.names)
-
+        run = _Run(place, order, settings.model_copy(update={"num_gpus": 0.0}), key, stack)
         for shard in shards:
             stamps = images.stamped(shard.window.names, place)
             shard.known = images.known(shard.window, stamps, key)
             shard.lacking = [name for name in shard.window.names if name not in shard.known]
             shard.seen = stamps.keys() - shard.known.keys()
             if shard.lacking:
-                if ray is None:
-                    ray = stack.enter_context(cluster(settings))
-                    task = ray.remote(num_cpus=settings.num_cpus, max_retries=0)(examine)
-                start(shard)
+                run.start(shard)
             waiting.append(shard)
-            while waiting and (waiting[0].task is None or len(waiting) >= most_tasks(ray, settings)):
-                yield from settled()
+            while waiting and (waiting[0].task is None or len(waiting) >= run.most()):
+                yield from run.rows(waiting.popleft())
         while waiting:
-            yield from settled()
+            yield from run.rows(waiting.popleft())
+
+
+@dataclass(slots=True)
+class _Run:
+    """Tasks that examine shards, on a cluster that is there from the first one on, until `stack` ends it."""
+
+    place: StampedPictures
+    order: Order
+    settings: RayExecution
+    key: str
+    stack: ExitStack
+    _ray: Any = None
+    _task: Any = None  # one for all shards, as the cluster's head keeps each that is made
+
+    def start(self, shard: _Shard) -> None:
+        """Have what a shard lacks examined."""
+        if self._ray is None:
+            self._ray = self.stack.enter_context(cluster(self.settings))
+            self._task = self._ray.remote(num_cpus=self.settings.num_cpus, max_retries=0)(examine)
+        shard.task = self._task.remote(self.order, shard.name, shard.lacking, of(self.place, shard.lacking))
+
+    def most(self) -> int:
+        """How many tasks are to be under way, once there is one."""
+        return most_tasks(self._ray, self.settings)
+
+    def rows(self, shard: _Shard) -> Iterator[ImageRow]:
+        """The rows of a shard, once they are there; raises UserError as :func:`manifest`."""
+        while shard.task is not None:
+            while not self._ray.wait([shard.task], timeout=POLL_SECONDS)[0]:
+                pass
+            answer = answer_of(self._ray, shard.task, "images", self.order.folder)
+            if not isinstance(answer, Lost):
+                _keep(shard, answer, self.key, self.place)
+            elif shard.lost == self.settings.retries:
+                raise UserError(_given_up(shard, answer))
+            else:
+                shard.lost += 1
+                self.start(shard)
+        yield from (shard.known[name] for name in shard.window.names)
 
 
 def _keep(shard: _Shard, answer: Answer, key: str, place: StampedPictures) -> None:
@@ -204,8 +220,9 @@ def _require_unreadable(row: ImageRow, node: str, place: StampedPictures) -> Non
 
 def _given_up(shard: _Shard, lost: Lost) -> str:
     how = f"went with its node ({lost.how[:200]})" if lost.node else lost.how
+    tries = shard.lost + 1
     return (
-        f"images: {shard.lost} of {shard.lost} workers were lost under one shard, of {len(shard.lacking):,} pictures "
+        f"images: {tries} of {tries} workers were lost under one shard, of {len(shard.lacking):,} pictures "
         f"from {shard.lacking[0]} on; the last {how}. What was found before is kept; see that a node has memory "
         "enough, that execution.ray.max_seconds is, or raise execution.ray.retries"
     )

@@ -14,12 +14,12 @@ from pipeline.core.errors import UserError
 from pipeline.core.parts import Parts
 from pipeline.core.results import Kept, Results
 from pipeline.core.store import digest
-from pipeline.engine.cluster import enter, timed
 from pipeline.engine.inputs import Shown
 from pipeline.engine.local import Reading
 from pipeline.engine.one_pass import Together
 from pipeline.engine.outcome import Outcome
 from pipeline.engine.plan import Job, Lacking
+from pipeline.engine.task import enter, timed
 from pipeline.extractors.base import Extractor, LookupExtractor, PostExtractor, UnavailableError, fingerprint_of
 from pipeline.extractors.registry import choose
 from pipeline.settings.params import EXECUTION

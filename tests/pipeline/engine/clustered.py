@@ -8,9 +8,11 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import pytest
 from PIL import Image
 
 from pipeline.core.errors import run_cli
@@ -23,7 +25,10 @@ from pipeline.engine.ray import RayEngine
 from pipeline.engine.run import Summary, extract
 from pipeline.extractors.registry import choose
 from pipeline.settings.params import EXECUTION
-from tests.pipeline.engine.bench import MeanColour, colour, reddish, rows_of
+from tests.pipeline.engine.bench import Bench, MeanColour, colour, figures, reddish, rows_of
+
+NEEDED = pytest.mark.skipif(not find_spec("ray"), reason="ray is not installed (requirements-ray.lock)")
+COUNT = 60
 
 
 class Logged(MeanColour):
@@ -129,6 +134,37 @@ class Booked(RayEngine):
 
     def cluster(self) -> AbstractContextManager[Any]:
         return nullcontext(self.in_turn)
+
+
+class Place:
+    """Pictures, what the local engine makes of them, and a log of what workers read."""
+
+    def __init__(self, place: Path, count: int = COUNT) -> None:
+        self.bench, self.log, self.place = Bench(place, count), place / "log", place
+        self.expected = self.local()
+
+    def local(self) -> bytes:
+        run(self.bench.folder, self.bench.output, self.bench.store, {}, None)
+        return self.bench.output.read_bytes()
+
+    def run(self, settings: Any, results: Any = None, **options: Any) -> tuple[int, int, int]:
+        self.bench.output.unlink(missing_ok=True)
+        results = results or Store.open(self.place / "other store")
+        given = {"log": str(self.log), **options}
+        return figures(run(self.bench.folder, self.bench.output, results, given, settings))
+
+    @property
+    def same(self) -> bool:
+        return self.bench.output.read_bytes() == self.expected
+
+    def logged(self, what: str = "batch") -> list[tuple[int, int]]:
+        """Process and number of pictures of each batch that was begun (batch) or read; or of each load, its cores."""
+        lines = self.log.read_text(encoding="ascii").splitlines() if self.log.exists() else []
+        found = (line.split() for line in lines)
+        return [(int(one[0]), int(one[2]) if len(one) > 2 else 0) for one in found if one[1] == what]
+
+    def rows(self) -> dict[str, dict[str, Any]]:
+        return {row["image"]: row for row in map(json.loads, self.bench.output.read_text().splitlines())}
 
 
 def small() -> None:

@@ -2,9 +2,13 @@
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
+
+from pipeline.engine import shards
+from tests.pipeline.engine.clustered import Place
 
 
 @pytest.fixture(scope="module")
@@ -18,3 +22,16 @@ def cluster() -> Iterator[Any]:
         yield made
     finally:
         made.shutdown()
+
+
+@pytest.fixture
+def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Shards of some eight pictures."""
+    for name, size in (("MEAN", 8), ("LEAST", 2), ("MOST", 20)):
+        monkeypatch.setattr(shards, name, size)
+
+
+@pytest.fixture
+def place(tmp_path: Path, small_shards: None) -> Place:
+    """Pictures, and what the local engine makes of them."""
+    return Place(tmp_path)

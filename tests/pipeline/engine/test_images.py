@@ -9,19 +9,14 @@ import pytest
 from pipeline.core.errors import UserError
 from pipeline.core.parts import Parts
 from pipeline.core.store import Store
-from pipeline.engine import images, shards
+from pipeline.engine import images
 from pipeline.engine.shards import Part
 from pipeline.images import manifest as of_one_machine
 from pipeline.images.remote import Objects
 from tests.pipeline.engine.album import BROKEN, LIMITS, MISSING, Album, expected, make, rows, settle, written
 from tests.pipeline.images.made import encoded, two_halves
 
-
-@pytest.fixture(autouse=True)
-def _small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Shards of some eight pictures."""
-    for name, size in (("MEAN", 8), ("LEAST", 2), ("MOST", 20)):
-        monkeypatch.setattr(shards, name, size)
+pytestmark = pytest.mark.usefixtures("small_shards")
 
 
 @pytest.fixture

@@ -4,11 +4,8 @@ import pickle
 import random
 from pathlib import Path
 
-import pytest
-
 from pipeline.core.records import ImageRow
 from pipeline.core.store import Store
-from pipeline.engine import shards
 from pipeline.engine.inputs import PictureInputs
 from pipeline.engine.plan import Job, batches, lacking, stored
 from pipeline.engine.shards import Part
@@ -35,9 +32,7 @@ def test_a_job_is_what_can_be_read_and_has_no_result(tmp_path: Path) -> None:
     assert pickle.loads(pickle.dumps(shard.jobs)) == shard.jobs  # noqa: S301  (our own)
 
 
-def test_of_copies_in_several_shards_the_first_has_the_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, size in (("MEAN", 8), ("LEAST", 2), ("MOST", 20)):
-        monkeypatch.setattr(shards, name, size)
+def test_of_copies_in_several_shards_the_first_has_the_job(tmp_path: Path, small_shards: None) -> None:
     rng = random.Random(1)
     rows = [row(f"{number:03}", rng.choice([None, *range(60)])) for number in range(200)]
     inputs = PictureInputs(rows, None, ImagesParams())

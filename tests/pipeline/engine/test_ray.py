@@ -5,7 +5,6 @@ import json
 import os
 import random
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -20,7 +19,7 @@ from PIL import Image
 from pipeline.core.errors import UserError
 from pipeline.core.parts import Parts
 from pipeline.core.store import Store
-from pipeline.engine import shards, worker
+from pipeline.engine import worker
 from pipeline.engine.ray import RayEngine
 from pipeline.engine.run import extract
 from pipeline.extractors.registry import choose
@@ -28,63 +27,17 @@ from pipeline.settings import params
 from pipeline.settings.params import EXECUTION
 from tests.conftest import ROOT
 from tests.pipeline.engine import clustered
-from tests.pipeline.engine.bench import Bench, figures, make_pictures, rows_of
-from tests.pipeline.engine.clustered import Booked, InTurn, execution, run
+from tests.pipeline.engine.bench import figures, make_pictures, rows_of
+from tests.pipeline.engine.clustered import COUNT, NEEDED, Booked, InTurn, Place, execution, run
 from tests.project import wait_for
 
-NEEDED = pytest.mark.skipif(
-    not __import__("importlib.util").util.find_spec("ray"), reason="ray is not installed (requirements-ray.lock)"
-)
-COUNT = 60
-
-
-@pytest.fixture(autouse=True)
-def _small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Shards of some eight pictures."""
-    for name, size in (("MEAN", 8), ("LEAST", 2), ("MOST", 20)):
-        monkeypatch.setattr(shards, name, size)
-
-
-class Place:
-    """Pictures, what the local engine makes of them, and a log of what workers read."""
-
-    def __init__(self, place: Path, count: int = COUNT) -> None:
-        self.bench, self.log, self.place = Bench(place, count), place / "log", place
-        self.expected = self.local()
-
-    def local(self) -> bytes:
-        run(self.bench.folder, self.bench.output, self.bench.store, {}, None)
-        return self.bench.output.read_bytes()
-
-    def run(self, settings: Any, results: Any = None, **options: Any) -> tuple[int, int, int]:
-        self.bench.output.unlink(missing_ok=True)
-        results = results or Store.open(self.place / "other store")
-        given = {"log": str(self.log), **options}
-        return figures(run(self.bench.folder, self.bench.output, results, given, settings))
-
-    @property
-    def same(self) -> bool:
-        return self.bench.output.read_bytes() == self.expected
-
-    def logged(self, what: str = "batch") -> list[tuple[int, int]]:
-        """Process and number of pictures of each batch that was begun (batch) or read; or of each load, its cores."""
-        lines = self.log.read_text(encoding="ascii").splitlines() if self.log.exists() else []
-        found = (line.split() for line in lines)
-        return [(int(one[0]), int(one[2]) if len(one) > 2 else 0) for one in found if one[1] == what]
-
-    def rows(self) -> dict[str, dict[str, Any]]:
-        return {row["image"]: row for row in map(json.loads, self.bench.output.read_text().splitlines())}
-
-
-@pytest.fixture
-def place(tmp_path: Path) -> Place:
-    return Place(tmp_path)
+pytestmark = pytest.mark.usefixtures("small_shards")
 
 
 def test_without_ray_there_is_one_message(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(UserError, match=r"ray: it is not installed here .*requirements-ray\.lock"):
-        place.run(execution())
+        place.run(execution("127.0.0.1:1"))
     assert not place.bench.output.exists()
 
 
@@ -236,101 +189,6 @@ def test_a_node_that_is_lost_costs_no_row(place: Place, cluster: Any) -> None:
     assert place.same
 
 
-def start(place: Place, kept: str = "parts", **of_ray: Any) -> "subprocess.Popen[str]":
-    """A run by a driver of its own; without an address, with a cluster of its own, of which a process has but one."""
-    asked = {
-        "folder": str(place.bench.folder),
-        "output": str(place.bench.output),
-        kept: str(place.place / kept),
-        "options": {"log": str(place.log), "seconds": 0.05},
-        "ray": of_ray,
-    }
-    command = [sys.executable, "-c", "from tests.pipeline.engine.clustered import main; main()", json.dumps(asked)]
-    return subprocess.Popen(command, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-
-
-@NEEDED
-@pytest.mark.slow
-@pytest.mark.parametrize("workers", [1, 2])
-def test_a_cluster_of_this_machine_ends_with_the_run(
-    place: Place, workers: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("SIGHTREAD_CORES", str(workers))
-    output, errors = start(place, "other store").communicate(timeout=120)
-    assert output == f"{COUNT} pictures: {COUNT} read, 0 from the store, 0 failed\n", errors
-    assert "Traceback" not in errors
-    assert place.same
-    assert len({process for process, _ in place.logged()}) == workers
-    wait_for(lambda: not ray_processes(), 30)
-
-
-def whole(place: Place) -> int:
-    return len(list((place.place / "parts").rglob("*.parquet")))
-
-
-def ray_processes() -> list[psutil.Process]:
-    """The servers of a cluster of this machine alone."""
-    found = []
-    for process in psutil.process_iter(["cmdline"]):
-        line = " ".join(process.info["cmdline"] or [])
-        if ("raylet" in line or "gcs_server" in line) and "/ray-" in line:
-            found.append(process)
-    return found
-
-
-@NEEDED
-@pytest.mark.slow
-def test_a_driver_killed_at_ten_moments_goes_on_with_the_parts_that_are_missing(place: Place, cluster: Any) -> None:
-    pytest.importorskip("pyarrow")
-    place.bench.output.unlink()
-    rng = random.Random(4)
-    for _ in range(10):
-        before = len(place.logged("load"))
-        process = start(place, address=cluster.address)
-        wait_for(lambda before=before: len(place.logged("load")) > before)
-        time.sleep(rng.uniform(0, 0.4))
-        process.kill()
-        process.communicate()
-    kept = whole(place)
-    counted = {path: path.read_bytes() for path in (place.place / "parts").rglob("*.parquet")}
-    place.log.unlink(missing_ok=True)
-    read, known, failed = place.run(execution(cluster.address), Parts(str(place.place / "parts")))
-    assert (read + known, failed) == (COUNT, 0)
-    assert kept > 0
-    assert sum(count for _, count in place.logged()) == read, "only what is missing"
-    assert all(path.read_bytes() == content for path, content in counted.items())
-    assert place.same
-
-
-@NEEDED
-@pytest.mark.slow
-def test_of_a_killed_driver_no_process_is_left_after_90_seconds(place: Place) -> None:
-    pytest.importorskip("pyarrow")
-    process = start(place)
-    wait_for(lambda: whole(place) > 0)
-    servers = ray_processes()
-    assert len(servers) >= 2
-    listening = {one.laddr.ip for server in servers for one in server.net_connections() if one.status == "LISTEN"}
-    assert listening <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}, "on loopback alone"
-    process.kill()
-    process.communicate()
-    wait_for(lambda: not ray_processes(), 90)
-
-
-@NEEDED
-@pytest.mark.slow
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_a_signal_ends_the_driver_without_a_traceback(place: Place, number: int, status: int) -> None:
-    pytest.importorskip("pyarrow")
-    process = start(place)
-    wait_for(lambda: whole(place) > 0)
-    process.send_signal(number)
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == status, errors
-    assert "Traceback" not in errors
-    wait_for(lambda: not ray_processes(), 30)
-
-
 @NEEDED
 @pytest.mark.slow
 def test_a_node_that_makes_another_extractor_is_named(
@@ -340,23 +198,6 @@ def test_a_node_that_makes_another_extractor_is_named(
     with pytest.raises(UserError, match=r"node .* reads with another extractor than this machine: host None for"):
         place.run(execution(cluster.address), host="ONLY_OF_THE_DRIVER")
     assert not place.bench.output.exists()
-
-
-@NEEDED
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("of_ray", "message"),
-    [
-        ({"num_gpus": 3}, "a worker takes CPU 1, GPU 3 (num_cpus, num_gpus), and no node has that"),
-        ({"address": "127.0.0.1:1"}, "execution.ray.address: 127.0.0.1:1: no cluster there"),
-    ],
-)
-def test_a_cluster_that_will_not_do_is_an_error(place: Place, of_ray: dict[str, Any], message: str) -> None:
-    process = start(place, **of_ray)
-    _, errors = process.communicate(timeout=120)
-    assert process.returncode == 2, errors
-    assert message in errors
-    assert "Traceback" not in errors
 
 
 @NEEDED

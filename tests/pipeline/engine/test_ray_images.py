@@ -14,24 +14,16 @@ import pytest
 from pipeline.core.errors import UserError
 from pipeline.core.parts import Parts
 from pipeline.core.store import Store
-from pipeline.engine import images, shards
+from pipeline.engine import images
 from pipeline.images.digests import Digests, Listed, write
 from pipeline.images.pictures import StampedPictures
 from pipeline.images.remote import Objects, Tars
 from pipeline.settings.params import RayExecution
 from tests.pipeline.engine.album import LIMITS, MISSING, Album, expected, make, rows, written
+from tests.pipeline.engine.clustered import NEEDED
 from tests.project import wait_for
 
-NEEDED = pytest.mark.skipif(
-    not __import__("importlib.util").util.find_spec("ray"), reason="ray is not installed (requirements-ray.lock)"
-)
-
-
-@pytest.fixture(autouse=True)
-def _small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Shards of some eight pictures."""
-    for name, size in (("MEAN", 8), ("LEAST", 2), ("MOST", 20)):
-        monkeypatch.setattr(shards, name, size)
+pytestmark = pytest.mark.usefixtures("small_shards")
 
 
 class Place:

@@ -1,7 +1,6 @@
 """One pass for several kinds on a cluster: the rows of separate passes, and no kind that costs another a row."""
 
 import dataclasses
-import importlib.util
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from pipeline.extractors.base import fingerprint_of
 from pipeline.extractors.registry import choose
 from pipeline.settings.params import EXECUTION
 from tests.pipeline.engine.bench import make_pictures
-from tests.pipeline.engine.clustered import Booked, InTurn
+from tests.pipeline.engine.clustered import NEEDED, Booked, InTurn
 from tests.pipeline.engine.together import (
     SHARDS,
     SIZES,
@@ -37,7 +36,6 @@ from tests.pipeline.engine.together import (
     batched,
 )
 
-NEEDED = pytest.mark.skipif(not importlib.util.find_spec("ray"), reason="ray is not installed (requirements-ray.lock)")
 COUNT = 60
 RED = "0_0030.png"
 

@@ -24,13 +24,6 @@ from tests.pipeline.engine.bench import Bench, MeanColour, figures, make_picture
 from tests.project import wait_for
 
 
-@pytest.fixture
-def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Shards of some eight pictures."""
-    for name, size in (("MEAN", 8), ("LEAST", 2), ("MOST", 20)):
-        monkeypatch.setattr(shards, name, size)
-
-
 def named(count: int, seed: int) -> list[str]:
     rng = random.Random(seed)
     return sorted(f"{rng.getrandbits(60):015x}.jpg" for _ in range(count))
@@ -76,7 +69,7 @@ class Batches(MeanColour):
         return super().extract(images)
 
 
-def test_batches_end_where_shards_do(tmp_path: Path, small: None) -> None:
+def test_batches_end_where_shards_do(tmp_path: Path, small_shards: None) -> None:
     bench = Bench(tmp_path, 60)
     rows = rows_of(bench.folder)
     extractor = Batches()
@@ -90,7 +83,7 @@ def test_batches_end_where_shards_do(tmp_path: Path, small: None) -> None:
     assert extractor.shown == expected
 
 
-def test_pictures_in_two_shards_are_read_once(tmp_path: Path, small: None) -> None:
+def test_pictures_in_two_shards_are_read_once(tmp_path: Path, small_shards: None) -> None:
     bench = Bench(tmp_path, 40)
     (bench.folder / "9.png").write_bytes((bench.folder / "0_0001.png").read_bytes())
     assert figures(bench.run(MeanColour())) == (40, 1, 0)
@@ -111,7 +104,7 @@ def files(parts: Parts) -> dict[str, bytes]:
 
 
 def test_parts_give_the_bytes_of_the_store_and_only_what_is_missing_is_read(
-    tmp_path: Path, small: None, parts: Parts
+    tmp_path: Path, small_shards: None, parts: Parts
 ) -> None:
     bench = Bench(tmp_path, 60)
     bench.run(MeanColour())
@@ -133,7 +126,7 @@ def test_parts_give_the_bytes_of_the_store_and_only_what_is_missing_is_read(
     assert bench.output.read_bytes() == expected
 
 
-def test_a_failure_is_no_part_and_is_tried_again(tmp_path: Path, small: None, parts: Parts) -> None:
+def test_a_failure_is_no_part_and_is_tried_again(tmp_path: Path, small_shards: None, parts: Parts) -> None:
     bench = Bench(tmp_path, 20)
 
     class Failing(MeanColour):
@@ -150,7 +143,7 @@ def test_a_failure_is_no_part_and_is_tried_again(tmp_path: Path, small: None, pa
 
 @pytest.mark.parametrize("kept", ["store", "parts"])
 def test_processes_share_out_shards_and_the_stage_finds_all_read(
-    tmp_path: Path, small: None, parts: Parts, kept: str
+    tmp_path: Path, small_shards: None, parts: Parts, kept: str
 ) -> None:
     bench = Bench(tmp_path, 60)
     bench.run(MeanColour())
@@ -222,7 +215,7 @@ print(extract("captions", MeanColour(seconds=0.05), rows_of(folder), folder, out
 
 
 def test_a_killed_run_loses_the_shard_in_hand_and_leaves_no_file_in_part(
-    tmp_path: Path, small: None, parts: Parts
+    tmp_path: Path, small_shards: None, parts: Parts
 ) -> None:
     bench = Bench(tmp_path, 60)
     bench.run(MeanColour())
