@@ -17,6 +17,7 @@ from tqdm import tqdm
 from pipeline.core.errors import UserError
 from pipeline.core.parts import Parts
 from pipeline.engine.along import Along, WithOthers
+from pipeline.engine.cluster import require_unreadable
 from pipeline.engine.outcome import Outcome
 from pipeline.engine.plan import Job, Lacking, stored
 from pipeline.engine.run import Work
@@ -68,12 +69,16 @@ class Asked:
         """Store what a worker has found of some jobs of a shard.
 
         Raises:
-            UserError: the worker's, or it cannot be stored.
+            UserError: the worker's, or it cannot be stored; its node does not see pictures that this machine does.
         """
         shard.results.put_many(self.work.key, answer.values)
         self.outcome.add(answer.outcome)
         if answer.error:
             raise UnavailableError(answer.error) if answer.unavailable else UserError(answer.error)
+        unfit = next((job for job in jobs if job.key in answer.outcome.unfit), None)
+        if unfit is not None:
+            why, read = answer.outcome.failures[unfit.key], partial(self.work.inputs.of([unfit]).load, unfit)
+            require_unreadable(self.work.kind, unfit.name, why, answer.node, read)
         if answer.outcome.count:
             self._sound = [job for job in jobs if job.key not in answer.outcome.failures][:1]
 

@@ -10,7 +10,7 @@ import signal
 import socket
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -19,6 +19,7 @@ from pipeline.core.environments import Environment
 from pipeline.core.errors import UserError
 from pipeline.core.machine import CORES, cores
 from pipeline.engine.nodes import require
+from pipeline.images.decoding import PictureError
 from pipeline.settings.params import RayExecution
 
 POLL_SECONDS = 1.0
@@ -78,6 +79,29 @@ def answer_of(ray: Any, reference: Any, what: str, folder: str) -> Any:
                 "on every node, with the packages of requirements.lock"
             ) from None
         raise
+
+
+def require_unreadable(what: str, name: str, why: str, node: str, read: Callable[[], object]) -> None:
+    """See that this machine cannot read either what a worker could not, as where a node lacks the pictures.
+
+    Args:
+        what: is read.
+        name: a picture's, or that of a post with pictures.
+        why: the worker could not.
+        node: where it ran.
+        read: reads it here; raises PictureError where that fails.
+
+    Raises:
+        UserError: this machine can.
+    """
+    try:
+        read()
+    except PictureError:
+        return
+    raise UserError(
+        f"{what}: node {node} cannot read {name} ({why}), and this machine can; see that each node has the pictures "
+        "(data.images) under the same path, and may read them. What was found before is kept"
+    )
 
 
 def _reason(error: BaseException) -> str:

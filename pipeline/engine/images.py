@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence, Set
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, NamedTuple
 
 from pipeline.core.errors import UserError
@@ -17,11 +18,10 @@ from pipeline.core.parts import Parts
 from pipeline.core.records import ImageRow
 from pipeline.core.results import Kept, Results, of_shard, save
 from pipeline.core.store import Store
-from pipeline.engine.cluster import POLL_SECONDS, Lost, answer_of, cluster, most_tasks
+from pipeline.engine.cluster import POLL_SECONDS, Lost, answer_of, cluster, most_tasks, require_unreadable
 from pipeline.engine.shards import Part, cut
 from pipeline.engine.task import enter, timed
 from pipeline.images import manifest as images
-from pipeline.images.decoding import PictureError
 from pipeline.images.manifest import Window
 from pipeline.images.pictures import StampedPictures, of
 from pipeline.images.remote import Objects
@@ -201,21 +201,10 @@ def _keep(shard: _Shard, answer: Answer, key: str, place: StampedPictures) -> No
         raise UserError(answer.error)
     for row in answer.rows:
         if row.sha256 is None and row.image in shard.seen:
-            _require_unreadable(row, answer.node, place)
+            why = f"{row.status}: {row.error}"
+            require_unreadable("images", row.image, why, answer.node, partial(place.read, row.image))
     shard.known |= {row.image: row for row in answer.rows}
     shard.task = None
-
-
-def _require_unreadable(row: ImageRow, node: str, place: StampedPictures) -> None:
-    """See that this machine cannot read either what a worker could not; raises UserError where it can."""
-    try:
-        place.read(row.image)
-    except PictureError:
-        return
-    raise UserError(
-        f"images: node {node} cannot read {row.image} ({row.status}: {row.error}), and this machine can; see that each "
-        "node has the pictures (data.images) under the same path, and may read them. What was found before is kept"
-    )
 
 
 def _given_up(shard: _Shard, lost: Lost) -> str:

@@ -232,12 +232,12 @@ class Reading(Outcome):
 
     def _read_apart(self, shown: Shown, batch: list[Job]) -> _Answer:
         """Read a batch in a child process, which goes on from where its parent was and leaves the store alone."""
-        self.failures, self.broken, self.last = {}, 0, ""
+        self.failures, self.unfit, self.broken, self.last = {}, set(), 0, ""
         self._in_a_row = -len(batch)
         with ThreadPoolExecutor(self.workers, thread_name_prefix="decode") as decoders:
             values = self._read(*self._loaded(batch, [decoders.submit(self._load, shown, job) for job in batch]))
-        outcome = Outcome(failures=self.failures, count=len(values), broken=self.broken, last=self.last)
-        return _Answer(values, outcome)
+        self.count = len(values)
+        return _Answer(values, self.alone())
 
     def _died(self, job: Job, died: Died, in_a_row: int) -> None:
         """Write down that a process died of a picture; it stays among what is left, for other runs to take care.
@@ -286,6 +286,7 @@ class Reading(Outcome):
                 raise
             except PictureError as error:
                 self.failures[job.key] = described(error)
+                self.unfit.add(job.key)
             except Exception as error:  # the extractor's preparation may fail in any way; it becomes the picture's row
                 self._show(error)
                 self._fail(job, described(error))

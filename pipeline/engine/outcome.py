@@ -12,10 +12,12 @@ from pipeline.images.decoding import PictureError
 class Outcome:
     """What became of jobs; `failures` has the errors of those that gave nothing, by key.
 
-    Of these, the extractor failed on `broken`, lastly on `last`; in the others a picture was unfit. `count` were read.
+    Of these, the extractor failed on `broken`, lastly on `last`; of the others, `unfit`, a picture cannot be read.
+    `count` were read.
     """
 
     failures: dict[str, str] = field(default_factory=dict)
+    unfit: set[str] = field(default_factory=set)
     count: int = 0
     broken: int = 0
     last: str = ""
@@ -23,9 +25,14 @@ class Outcome:
     def add(self, other: "Outcome") -> None:
         """Count in what became of others."""
         self.failures |= other.failures
+        self.unfit |= other.unfit
         self.count += other.count
         self.broken += other.broken
         self.last = other.last or self.last
+
+    def alone(self) -> "Outcome":
+        """The same, of whatever else there is about a reading; another process may be told of it."""
+        return Outcome(failures=self.failures, unfit=self.unfit, count=self.count, broken=self.broken, last=self.last)
 
     def refuse_nothing(self, kind: str) -> None:
         """Stop where the extractor failed on all that it was given, which speaks against it, not the pictures.

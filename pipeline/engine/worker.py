@@ -69,7 +69,8 @@ class Unit:
 
 @dataclass(slots=True)
 class Answer:
-    """What became of a unit; `error` and `unavailable` where that was the end of it, as a UserError says it.
+    """What became of a unit, and on which node; `error` and `unavailable` where that was the end of it, as a UserError
+    says it.
 
     `along` has what became of units of other kinds.
     """
@@ -78,6 +79,7 @@ class Answer:
     values: dict[str, bytes] = field(default_factory=dict)
     error: str = ""
     unavailable: bool = False
+    node: str = ""
     along: dict[str, "Answer"] = field(default_factory=dict)
 
 
@@ -112,7 +114,7 @@ def read(order: Order, unit: Unit, *along: tuple[Order, Unit]) -> Answer:
             ended = error
     answers = {one.kind: Answer() for one in (order, *(theirs for theirs, _ in along))}
     for kind, one in begun.items():
-        answers[kind] = Answer(_counts(one.reading), one.kept.values)
+        answers[kind] = Answer(one.reading.alone(), one.kept.values, node=platform.node())
     for kind, why in errors.items():
         answers[kind].error = why
     answer = answers.pop(order.kind)
@@ -157,10 +159,6 @@ def planned(order: Order, unit: Unit) -> list[list[Job]]:
     """
     with timed(order.max_seconds) as progressed:
         return list(_reading(order, unit, progressed).batches(unit.jobs))
-
-
-def _counts(outcome: Outcome) -> Outcome:
-    return Outcome(failures=outcome.failures, count=outcome.count, broken=outcome.broken, last=outcome.last)
 
 
 def _reading(order: Order, unit: Unit, progressed: Callable[[], None]) -> Reading:

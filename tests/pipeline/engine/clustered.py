@@ -24,6 +24,7 @@ from pipeline.engine import shards, worker
 from pipeline.engine.ray import RayEngine
 from pipeline.engine.run import Summary, extract
 from pipeline.extractors.registry import choose
+from pipeline.images.pictures import Pictures
 from pipeline.settings.params import EXECUTION
 from tests.pipeline.engine.bench import Bench, MeanColour, colour, figures, reddish, rows_of
 
@@ -76,11 +77,18 @@ def execution(address: str | None = None, **of_ray: Any) -> Any:
     return EXECUTION.model_validate(settings)
 
 
-def run(folder: Path, output: Path, results: Any, options: Mapping[str, Any], settings: Any) -> Summary:
+def run(
+    folder: Path,
+    output: Path,
+    results: Any,
+    options: Mapping[str, Any],
+    settings: Any,
+    pictures: Pictures | None = None,
+) -> Summary:
     """Read captions of a folder's pictures on a cluster, or with `settings` None in this process."""
     choice = choose("captions", section(**options), "params.yaml")
     engine = None if settings is None else RayEngine(section(**options), settings)
-    return extract("captions", choice.create(), rows_of(folder), folder, output, results, 4, engine=engine)
+    return extract("captions", choice.create(), rows_of(folder), pictures or folder, output, results, 4, engine=engine)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -137,7 +145,13 @@ class Booked(RayEngine):
 
 
 class Place:
-    """Pictures, what the local engine makes of them, and a log of what workers read."""
+    """Pictures, what the local engine makes of them, and a log of what workers read.
+
+    Attributes:
+        pictures: where workers are to look for them; None: in their folder.
+    """
+
+    pictures: Pictures | None = None
 
     def __init__(self, place: Path, count: int = COUNT) -> None:
         self.bench, self.log, self.place = Bench(place, count), place / "log", place
@@ -151,7 +165,7 @@ class Place:
         self.bench.output.unlink(missing_ok=True)
         results = results or Store.open(self.place / "other store")
         given = {"log": str(self.log), **options}
-        return figures(run(self.bench.folder, self.bench.output, results, given, settings))
+        return figures(run(self.bench.folder, self.bench.output, results, given, settings, self.pictures))
 
     @property
     def same(self) -> bool:

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import platform
 import random
 import signal
 import sys
@@ -27,6 +28,7 @@ from pipeline.settings import params
 from pipeline.settings.params import EXECUTION
 from tests.conftest import ROOT
 from tests.pipeline.engine import clustered
+from tests.pipeline.engine.album import Album
 from tests.pipeline.engine.bench import figures, make_pictures, rows_of
 from tests.pipeline.engine.clustered import COUNT, NEEDED, Booked, InTurn, Place, execution, run
 from tests.project import wait_for
@@ -198,6 +200,31 @@ def test_a_node_that_makes_another_extractor_is_named(
     with pytest.raises(UserError, match=r"node .* reads with another extractor than this machine: host None for"):
         place.run(execution(cluster.address), host="ONLY_OF_THE_DRIVER")
     assert not place.bench.output.exists()
+
+
+@NEEDED
+@pytest.mark.slow
+def test_a_node_that_does_not_see_the_pictures_is_named(place: Place, cluster: Any) -> None:
+    place.pictures = Album(place.bench.folder, place.place / "reads", sighted=os.getpid())
+    message = rf"^captions: node {platform.node()} cannot read \S+ \(No such .*data\.images"
+    with pytest.raises(UserError, match=message):
+        place.run(execution(cluster.address))
+    assert not place.bench.output.exists()
+    place.pictures = None
+    assert place.run(execution(cluster.address)) == (COUNT, 0, 0)
+    assert place.same
+
+
+@NEEDED
+@pytest.mark.slow
+def test_a_picture_that_no_machine_sees_any_more_is_a_row(place: Place, cluster: Any) -> None:
+    manifest = rows_of(place.bench.folder)
+    (place.bench.folder / "0_0007.png").unlink()
+    output, results = place.bench.output, Store.open(place.place / "other store")
+    captioner = choose("captions", clustered.section(), "params.yaml").create()
+    engine = RayEngine(clustered.section(), execution(cluster.address))
+    found = extract("captions", captioner, manifest, place.bench.folder, output, results, 4, engine=engine)
+    assert figures(found) == (COUNT - 1, 0, 1)
 
 
 @NEEDED
