@@ -187,15 +187,18 @@ class Tars:
         store.put_many(self._key, {done: b"[]"})
 
     def _members(self, name: str) -> Iterator[tuple[str, int, int]]:
-        """Name, offset and size of each file in a tar; a warning where it is cut short."""
+        """Name, offset and size of each file in a tar; a warning where it is cut short, or has what is not read."""
         size, _ = self._state(name)
-        source = _Blocks(self._remote, name, size)
+        source, n_sparse = _Blocks(self._remote, name, size), 0
         try:
             with tarfile.open(fileobj=source, mode="r:") as tar:  # type: ignore[call-overload]
                 for member in tar:
+                    tar.members = []  # which would hold all of them
+                    if member.issparse():
+                        n_sparse += 1
+                        continue
                     if member.isreg():
                         yield member.name.removeprefix("./"), member.offset_data, member.size
-                    tar.members = []  # which would hold all of them
                     if member.size < 0:  # it would go back, and round in a circle
                         raise tarfile.ReadError("a size below 0")
                     if member.offset_data + member.size > size:
@@ -207,6 +210,12 @@ class Tars:
             print(
                 f"warning: {self._remote.url}/{name}: this tar is damaged or cut short ({error}); what stands before "
                 "that is read",
+                file=sys.stderr,
+            )
+        if n_sparse:
+            print(
+                f"warning: {self._remote.url}/{name}: {n_sparse:,} of its files are kept without their holes, and are "
+                "not read; write the tar without --sparse",
                 file=sys.stderr,
             )
 

@@ -1,6 +1,8 @@
 """Pictures in buckets and tars: the rows of a folder, whatever is cut, missing or away."""
 
 import pickle
+import shutil
+import subprocess
 import tarfile
 import threading
 from collections.abc import Callable, Iterator
@@ -145,6 +147,27 @@ def test_a_tar_that_is_cut_short_has_what_it_has(
         (bucket.folder / "0_0016.png").stat().st_size
     )
     assert all(rows[name].status == "ok" for name in bucket.names[::3] if name != "0_0003.png")
+
+
+@pytest.mark.skipif(shutil.which("tar") is None, reason="no tar")
+@pytest.mark.parametrize("form", ["gnu", "posix"])
+def test_files_kept_without_their_holes_are_missing_and_counted(
+    tmp_path: Path, store: Store, capsys: pytest.CaptureFixture[str], form: str
+) -> None:
+    for name in ("a.png", "b.png", "c.png"):
+        (tmp_path / name).write_bytes(name.encode())
+    with (tmp_path / "b.png").open("r+b") as file:
+        file.truncate(1_000_000)
+        file.seek(900_000)
+        file.write(b"end")
+    files = ["-cf", str(tmp_path / "x.tar"), "a.png", "b.png", "c.png"]
+    command = ["tar", "--sparse", f"--format={form}", "-C", str(tmp_path), *files]
+    subprocess.run(command, check=True)
+    tars = Tars(str(tmp_path / "x.tar"), LIMITS, store)
+    assert [tars.read(name) for name in ("a.png", "c.png")] == [b"a.png", b"c.png"]
+    with pytest.raises(PictureError):
+        tars.read("b.png")
+    assert "x.tar: 1 of its files are kept without their holes, and are not read" in capsys.readouterr().err
 
 
 def _header(name: str, size: int, kind: bytes = tarfile.REGTYPE, data: bytes = b"") -> bytes:
