@@ -194,14 +194,13 @@ class Tars:
             with tarfile.open(fileobj=source, mode="r:") as tar:  # type: ignore[call-overload]
                 for member in tar:
                     tar.members = []  # which would hold all of them
-                    if member.issparse():
-                        n_sparse += 1
-                        continue
-                    if member.isreg():
-                        yield member.name.removeprefix("./"), member.offset_data, member.size
-                    if member.size < 0:  # it would go back, and round in a circle
+                    if member.size < 0 or tar.offset < member.offset_data:  # it would go back, and round in a circle
                         raise tarfile.ReadError("a size below 0")
-                    if member.offset_data + member.size > size:
+                    sparse = member.issparse()  # its size is not that of what stands there
+                    n_sparse += sparse
+                    if member.isreg() and not sparse:
+                        yield member.name.removeprefix("./"), member.offset_data, member.size
+                    if (tar.offset if sparse else member.offset_data + member.size) > size:
                         raise tarfile.ReadError("unexpected end of data")
                 source.seek(tar.offset)
                 if source.read(tarfile.BLOCKSIZE).strip(b"\0"):  # where tarfile ends without a word
