@@ -75,10 +75,10 @@ class Asked:
         self.outcome.add(answer.outcome)
         if answer.error:
             raise UnavailableError(answer.error) if answer.unavailable else UserError(answer.error)
-        unfit = next((job for job in jobs if job.key in answer.outcome.unfit), None)
-        if unfit is not None:
-            why, read = answer.outcome.failures[unfit.key], partial(self.work.inputs.of([unfit]).load, unfit)
-            require_unreadable(self.work.kind, unfit.name, why, answer.node, read)
+        for job in jobs:
+            if job.key in answer.outcome.unfit:
+                why, read = answer.outcome.failures[job.key], partial(self.work.inputs.of([job]).load, job)
+                require_unreadable(self.work.kind, job.name, why, answer.node, read)
         if answer.outcome.count:
             self._sound = [job for job in jobs if job.key not in answer.outcome.failures][:1]
 

@@ -39,7 +39,7 @@ pytestmark = pytest.mark.usefixtures("small_shards")
 def test_without_ray_there_is_one_message(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(UserError, match=r"ray: it is not installed here .*requirements-ray\.lock"):
-        place.run(execution("127.0.0.1:1"))
+        place.run(execution("127.0.0.1:1"))  # a cluster of its own would leave a token in this process
     assert not place.bench.output.exists()
 
 

@@ -188,7 +188,15 @@ def _header(name: str, size: int, kind: bytes = tarfile.REGTYPE, data: bytes = b
         _header("b.png", -512, tarfile.GNUTYPE_SPARSE),
         _header("x", 44, tarfile.XHDTYPE, b"22 GNU.sparse.major=1\n22 GNU.sparse.minor=0\n") + _header("c.png", 0),
     ],
-    ids=["in a circle", "back", "a name of megabytes", "a name of less than none", "no header", "sparse and in a circle", "sparse"],
+    ids=[
+        "in a circle",
+        "back",
+        "a name of megabytes",
+        "a name of less than none",
+        "no header",
+        "sparse and in a circle",
+        "sparse",
+    ],
 )
 def test_a_hostile_tar_ends_where_it_is_odd(
     odd: bytes, tmp_path: Path, store: Store, capsys: pytest.CaptureFixture[str]
