@@ -2,6 +2,8 @@
 
 - `shards`: memory of the driver, and processor time a row, at 1,000 rows and more, all of them stored.
 - `stages`: memory of the stages posts, images and views, and their processor time a post, at 10,000 posts and more.
+- `spread`: what of posts and views stays with the driver where workers of a cluster read, and how long they take with
+  one and two. Needs ray.
 - `finished`: a run that finds 10,000 shards finished, as parts.
 - `ray`: the same pictures read by the local engine and by one and two workers of a cluster of this machine: processor
   time a picture, and time in the shards. Needs ray.
@@ -28,6 +30,7 @@ from PIL import Image
 
 from benchmarks import Ratio, machine, report
 from benchmarks.scale_repro import compare_repro
+from benchmarks.scale_stages import compare_spread, compare_stages
 from pipeline.core.errors import run_cli
 from pipeline.core.parts import Parts
 from pipeline.core.records import Caption
@@ -38,12 +41,11 @@ from pipeline.engine.plan import lacking
 from pipeline.engine.run import extract
 from pipeline.images.listing import list_pictures
 from pipeline.images.manifest import manifest
-from pipeline.settings import yaml
 from pipeline.settings.params import EXECUTION, ImagesParams
 
 ROOT = Path(__file__).resolve().parent.parent
 LIMITS = ImagesParams()
-PARTS = ("shards", "stages", "finished", "ray", "tasks", "repro")
+PARTS = ("shards", "stages", "spread", "finished", "ray", "tasks", "repro")
 VALUE = b'[{"text": "a dog on a beach with a red ball and two people behind it", "score": 0.5}]'
 
 
@@ -169,65 +171,6 @@ def compare_shards(counts: Sequence[int], folder: Path) -> Iterator[Ratio]:
         yield Ratio(f"{results}: a row's cost at {many:,} rows to that at {few:,}", dearer, 1.15, ceiling=True)
 
 
-def write_data_set(folder: Path, count: int) -> Path:
-    """A project of `count` posts with ids in no order and a picture each, all but one of them missing, and contexts."""
-    pictures = folder / "set/pictures"
-    pictures.mkdir(parents=True)
-    ids = [f"{number * 7919 % 999_999_937:010}" for number in range(count)]
-    Image.new("RGB", (8, 8)).save(pictures / f"{ids[0]}.jpg")
-    words = ("RT\tO", "with\tO", "Ada\tB-PER", "Lovelace\tI-PER")
-    with (folder / "set/train.txt").open("w", encoding="utf-8") as file:
-        for number, each in enumerate(ids):
-            file.write(f"IMGID:{each}\n" + "\n".join((*words, f"n{number % (count // 2)}\tO")) + "\n\n")
-    settings, _ = yaml.load(ROOT / "params.yaml")
-    files = {"root": "set", "format": "conll", "train": ["train.txt"], "dev": [], "test": []}
-    settings["data"] |= {**files, "unlabelled": [], "relation": [], "images": "pictures", "label_column": 2}
-    settings["views"]["kinds"] = list(_SAID)
-    (folder / "params.yaml").write_text(yaml.dump(settings), encoding="utf-8")
-    (folder / "data/contexts").mkdir(parents=True)
-    for kind, items in _SAID.items():
-        with (folder / f"data/contexts/{kind}.jsonl").open("w", encoding="utf-8") as file:
-            for each in sorted(ids):
-                head = {"image": f"{each}.jpg", "sha256": None, "status": "ok", "error": None}
-                file.write(json.dumps({**head, kind: items}) + "\n")
-    return folder
-
-
-_SAID: dict[str, list[dict[str, Any]]] = {
-    "captions": [{"text": "a dog on a beach with a red ball", "score": 0.5}],
-    "objects": [{"label": name, "attribute": None, "score": 0.9, "box": [1, 2, 30, 40]} for name in ("dog", "ball")],
-    "ocr": [{"text": "BEACH", "score": 0.8, "polygon": None}],
-}
-_STAGE = """
-import importlib, sys, time
-started = time.process_time()
-importlib.import_module("stages." + sys.argv.pop()).main()
-seconds = time.process_time() - started
-[peak] = [line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM")]
-print(int(peak) / 1000, seconds)
-"""
-
-
-def compare_stages(counts: Sequence[int], folder: Path) -> Iterator[Ratio]:
-    """Memory and processor time of the stages that go through all posts, each run in a process of its own."""
-    memory: dict[tuple[str, int], float] = {}
-    for count in counts:
-        project = write_data_set(folder / f"posts {count}", count)
-        for stage in ("posts", "images", "views"):
-            command = [sys.executable, "-c", _STAGE, stage]
-            place = {"PYTHONPATH": str(ROOT), "SIGHTREAD_STORE": str(project / "store")}
-            done = subprocess.run(
-                command, check=True, capture_output=True, text=True, cwd=project, env={**os.environ, **place}
-            )
-            megabytes, seconds = map(float, done.stdout.splitlines()[-1].split())
-            memory[stage, count] = megabytes
-            print(f"{stage}, {count:,} posts: {megabytes:.1f} MB, {seconds / count * 1e6:.0f} µs of a core a post")
-    few, many = counts[0], counts[-1]
-    for stage in ("posts", "images", "views"):
-        growth = memory[stage, many] / memory[stage, few]
-        yield Ratio(f"{stage}: memory at {many:,} posts to that at {few:,}", growth, 1.15, ceiling=True)
-
-
 def compare_finished(count: int, folder: Path) -> Iterator[Ratio]:
     """A run that finds all its shards as parts, of one row each, to the 30 s that it may take."""
     shards.MEAN, shards.LEAST, shards.MOST = 1, 1, 1
@@ -344,6 +287,7 @@ def main() -> None:
         "--rows", nargs="+", type=int, default=[1000, 10_000, 1_000_000], help="of the manifest [%(default)s]"
     )
     parser.add_argument("--posts", nargs="+", type=int, default=[10_000, 1_000_000], help="of a data set [%(default)s]")
+    parser.add_argument("--spread", type=int, default=500_000, help="posts that a cluster reads [%(default)s]")
     parser.add_argument("--shards", type=int, default=10_000, help="finished ones, and tasks [%(default)s]")
     parser.add_argument("--pictures", type=int, default=240, help="read by each engine [%(default)s]")
     parser.add_argument("--listed", type=int, default=100_000, help="pictures of `repro` [%(default)s]")
@@ -357,12 +301,13 @@ def main() -> None:
         steps: dict[str, Callable[[], Iterator[Ratio]]] = {
             "shards": lambda: compare_shards(arguments.rows, folder),
             "stages": lambda: compare_stages(arguments.posts, folder),
+            "spread": lambda: compare_spread(arguments.spread, folder),
             "ray": lambda: compare_ray(arguments.pictures, arguments.seconds, folder),
             "tasks": lambda: compare_tasks(arguments.shards),
             "finished": lambda: compare_finished(arguments.shards, folder),
             "repro": lambda: compare_repro(arguments.listed, folder),
         }
-        needs = {"ray": "ray", "tasks": "ray", "finished": "pyarrow"}
+        needs = {"ray": "ray", "spread": "ray", "tasks": "ray", "finished": "pyarrow"}
         missing = {name: package for name, package in needs.items() if find_spec(package) is None}
         for name, step in steps.items():
             if name in chosen and name not in missing:

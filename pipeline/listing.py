@@ -11,11 +11,10 @@ from pipeline.core.records import Post, RelationPost
 from pipeline.core.store import Store
 from pipeline.corpus.dataset import each_of_split
 from pipeline.corpus.relation import each_of_relation
-from pipeline.corpus.unlabelled import each_unlabelled
 from pipeline.images.digests import described, write
 from pipeline.images.remote import opened
 from pipeline.settings import params
-from pipeline.settings.params import SPLITS
+from pipeline.settings.params import POST_SPLITS
 
 
 def main() -> None:
@@ -34,7 +33,7 @@ def main() -> None:
             f"{arguments.file}: data.listing: null; expected the file to write, below data.root: pictures.sha256, say"
         )
     posts: Iterable[Post | RelationPost] = chain(
-        *(each_of_split(data, split) for split in SPLITS), each_unlabelled(data), each_of_relation(data)
+        *(each_of_split(data, split) for split in POST_SPLITS), each_of_relation(data)
     )
     names = {image for post in posts for image in post.images}
     if data.limit is not None:

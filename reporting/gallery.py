@@ -11,7 +11,7 @@ from typing import Any
 from pipeline.core.kinds import PICTURE_KINDS, POST_KINDS, TEXT_KINDS, TextKind
 from pipeline.core.labels import entities
 from pipeline.core.records import Context, Post, Prediction
-from pipeline.corpus.report import is_invisible
+from pipeline.corpus.counts import is_invisible
 from reporting.scores import NAMES, glosses
 from reporting.sources import Predicted, Results
 from reporting.text import visible, visible_token

@@ -28,7 +28,6 @@ from pipeline.settings import params
 from pipeline.settings.params import SPLITS, EvaluateParams, Params
 from sample.dataset import KINDS, read_decides
 from stages.shared import paths
-from stages.views import make_views
 
 READING: Reading = "strict"
 SYSTEMS: dict[str, tuple[str, dict[str, str]]] = {
@@ -45,8 +44,7 @@ def split_views(settings: Params, left_out: str | None) -> dict[str, list[View]]
     template = settings.views.model_copy(update={"kinds": [kind for kind in settings.views.kinds if kind != left_out]})
     found = FoundWords(paths.CONTEXTS, template)
     return {
-        split: list(make_views(records.read(paths.POSTS / f"{split}.jsonl", Post, "posts"), split, found))
-        for split in SPLITS
+        split: found.views(list(records.read(paths.POSTS / f"{split}.jsonl", Post, "posts")), split) for split in SPLITS
     }
 
 

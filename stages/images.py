@@ -39,9 +39,9 @@ def main() -> None:
 
 def _rows(settings: Params, store: Store, part: Part | None = None) -> Iterator[ImageRow]:
     """The rows of all pictures, or of those of `part`."""
-    data, limits, execution = settings.data, settings.images, settings.execution
+    data, limits = settings.data, settings.images
     place = images.place_of(held(data, limits, store), limits, data.linked_folders)
-    ray = execution.ray if execution.engine == "ray" and part is None else None
+    ray = settings.execution.cluster if part is None else None
     return manifest(_names(), place, limits, results_of(settings, store), part=part, ray=ray)
 
 

@@ -7,14 +7,14 @@ from pipeline.core import records
 from pipeline.core.errors import run_cli
 from pipeline.core.files import write_json
 from pipeline.core.locks import stage_lock
-from pipeline.core.records import Post, RelationPost
+from pipeline.core.records import RelationPost
 from pipeline.core.scratch import Sorted
-from pipeline.corpus.dataset import each_of_split
+from pipeline.corpus.dataset import settled
 from pipeline.corpus.relation import each_of_relation
 from pipeline.corpus.report import Report, described
-from pipeline.corpus.unlabelled import each_unlabelled
+from pipeline.engine.posts import posts
 from pipeline.settings import params
-from pipeline.settings.params import POST_SPLITS, SPLITS, PostSplit
+from pipeline.settings.params import POST_SPLITS, SPLITS, Params, PostSplit
 from stages.shared import paths
 from stages.shared.record import recorded
 
@@ -24,14 +24,10 @@ def main() -> None:
     settings = params.load(paths.PARAMS)
     with stage_lock("posts"), recorded("posts") as record:
         odd: dict[PostSplit, Counter[str]] = {split: Counter() for split in POST_SPLITS}
-        given: dict[PostSplit, Iterator[Post]] = {
-            split: each_of_split(settings.data, split, odd[split]) for split in SPLITS
-        }
-        given["unlabelled"] = each_unlabelled(settings.data, odd["unlabelled"])
         found = Report()
-        splits = {split: _sorted(found.counted(split, posts)) for split, posts in given.items()}
+        splits = {split: _lines(settings, split, odd[split], found) for split in POST_SPLITS}
         adds = Counter[bool]()
-        relation = _sorted(_counted(each_of_relation(settings.data), adds))
+        relation = Sorted((post.id, records.line(post)) for post in _counted(each_of_relation(settings.data), adds))
         for split, lines in splits.items():  # once all is read: what is refused leaves the files as they were
             records.write_lines(paths.POSTS / f"{split}.jsonl", lines)
         records.write_lines(paths.RELATION, relation)
@@ -61,13 +57,14 @@ def main() -> None:
         print(f"relation: {adds.total():,} posts, {adds[True]:,} whose picture adds")
 
 
-def _sorted(posts: Iterable[Post | RelationPost]) -> Sorted:
-    """The lines of posts, by their ids."""
-    return Sorted((post.id, records.line(post)) for post in posts)
+def _lines(settings: Params, split: PostSplit, odd: Counter[str], found: Report) -> Sorted:
+    """The lines of the posts of a split, by their ids; what is found in them is counted."""
+    given = posts(settings.data, split, odd, found.counts(split), settings.execution.cluster)
+    return Sorted((post.id, post.line) for post in found.noted(split, settled(given, split, odd)))
 
 
-def _counted(posts: Iterable[RelationPost], adds: "Counter[bool]") -> Iterator[RelationPost]:
-    for post in posts:
+def _counted(given: Iterable[RelationPost], adds: "Counter[bool]") -> Iterator[RelationPost]:
+    for post in given:
         adds[bool(post.relation)] += 1
         yield post
 

@@ -5,21 +5,18 @@ beside them records what the views were made of, for the card of a tagger that i
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
-from pipeline.contexts.found import FoundWords
 from pipeline.core import records
 from pipeline.core.errors import run_cli
 from pipeline.core.files import portable
 from pipeline.core.locks import stage_lock
-from pipeline.core.records import Post, View, ViewSources
-from pipeline.core.store import batched
+from pipeline.core.records import ViewSources
+from pipeline.engine.views import views
 from pipeline.settings import params
 from pipeline.settings.params import POST_SPLITS, Params
 from stages.shared import paths
 from stages.shared.record import recorded
-
-_WINDOW = 500  # posts whose contexts are looked up at a time
 
 
 def main() -> None:
@@ -27,28 +24,22 @@ def main() -> None:
     settings = params.load(paths.PARAMS)
     with stage_lock("views"), recorded("views") as record:
         record |= {"items": 0, "unit": "posts"}
-        found = FoundWords(paths.CONTEXTS, settings.views)
         for split in POST_SPLITS:
-            posts = records.read(paths.POSTS / f"{split}.jsonl", Post, "posts")
-            contexts = Counter[bool]()
-            records.write(paths.VIEWS / f"{split}.jsonl", _counted(make_views(posts, split, found), contexts))
-            record["items"] += contexts.total()
-            if contexts or split != "unlabelled":
-                print(f"{split}: {contexts[True]:,} of {contexts.total():,} posts have a context")
+            counts = Counter[str]()
+            records.write_lines(paths.VIEWS / f"{split}.jsonl", _lines(settings, split, counts))
+            record["items"] += counts["posts"]
+            if counts["posts"] or split != "unlabelled":
+                print(f"{split}: {counts['with a context']:,} of {counts['posts']:,} posts have a context")
         records.write_one(paths.SOURCES, sources(settings))
 
 
-def make_views(posts: Iterable[Post], split: str, found: FoundWords) -> Iterator[View]:
-    """The posts of a split with their contexts."""
-    for some in batched(posts, _WINDOW):
-        for post, context in zip(some, found.contexts(some, split), strict=True):
-            yield View(post.id, post.tokens, post.labels, context, post.images)
-
-
-def _counted(views: Iterable[View], contexts: "Counter[bool]") -> Iterator[View]:
-    for view in views:
-        contexts[bool(view.context)] += 1
-        yield view
+def _lines(settings: Params, split: str, counts: "Counter[str]") -> Iterator[str]:
+    """The lines of the views of a split, which are counted."""
+    ray = settings.execution.cluster
+    for made in views(paths.POSTS / f"{split}.jsonl", split, paths.CONTEXTS, settings.views, ray):
+        counts["posts"] += len(made.lines)
+        counts["with a context"] += made.with_context
+        yield from made.lines
 
 
 def sources(settings: Params) -> ViewSources:

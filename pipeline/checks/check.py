@@ -19,11 +19,10 @@ from pipeline.core.folders import default_folder
 from pipeline.core.kinds import KINDS
 from pipeline.core.names import has_unpaired_surrogate
 from pipeline.corpus.dataset import each_of_split
-from pipeline.corpus.unlabelled import each_unlabelled
 from pipeline.extractors import registry
 from pipeline.images.manifest import look, nothing_readable
 from pipeline.settings import params
-from pipeline.settings.params import SPLITS, Params
+from pipeline.settings.params import POST_SPLITS, SPLITS, Params
 from pipeline.settings.training import TrainParams
 
 _NEEDED_BYTES = 500_000_000  # of DVC's copies of outs, the tagger and its training checkpoints for a small encoder
@@ -151,7 +150,7 @@ def _pictures(settings: Params) -> tuple[str, bool] | None:
     if data.images_folder is None:
         return None
     try:
-        posts = chain(*(each_of_split(data, split) for split in SPLITS), each_unlabelled(data))
+        posts = chain(*(each_of_split(data, split) for split in POST_SPLITS))
         names = dict.fromkeys(image for post in posts for image in post.images)
     except UserError:
         return None  # the stage `posts` says what is wrong with a text, and where

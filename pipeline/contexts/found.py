@@ -4,16 +4,20 @@ Rendering it is left to :mod:`pipeline.contexts.template`.
 """
 
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipeline.contexts.ordered import OrderedContexts
 from pipeline.contexts.template import Items, join_post, kind_in_words, render_post
 from pipeline.core.kinds import PICTURE_KINDS, TEXT_KINDS
-from pipeline.core.records import Post
-from pipeline.core.scratch import Scratch
-from pipeline.core.store import lookups
+from pipeline.core.records import Post, View
 from pipeline.settings.params import ViewsParams
+
+
+def file_of(folder: Path, kind: str) -> Path:
+    """The file of a kind's context records, in a folder such as data/contexts."""
+    return folder / f"{kind}.jsonl"
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +45,7 @@ class Found:
         posts: dict[tuple[str, str | None], dict[str, list[object]]] = defaultdict(dict)
         for kind in kinds:
             entry = TEXT_KINDS[kind]
-            for context in entry.read(folder / f"{kind}.jsonl"):
+            for context in entry.read(file_of(folder, kind)):
                 if entry.about == "picture":
                     pictures[context.name][kind] = context.items
                 else:
@@ -55,47 +59,44 @@ class Found:
 
 
 class FoundWords:
-    """What was found in pictures and said of posts, in words by one template; on disk, so that memory stays flat.
+    """What was found in pictures and said of posts, in words by one template; looked up in the files themselves.
 
     Args:
         folder: of the files, such as data/contexts.
         views: the template; it says which kinds are read.
 
     Raises:
-        UserError: a file is missing, or a line of it is no record.
+        UserError: a file is missing.
     """
 
     def __init__(self, folder: Path, views: ViewsParams) -> None:
         self._views = views
-        self._table = Scratch(
-            "CREATE TABLE found (kind TEXT, name TEXT, split TEXT, words TEXT, PRIMARY KEY (kind, name, split)) "
-            "WITHOUT ROWID"
-        )
-        for kind in views.kinds:
-            rows = TEXT_KINDS[kind].read(folder / f"{kind}.jsonl")
-            self._table.fill(
-                "INSERT OR REPLACE INTO found VALUES (?, ?, ?, ?)",
-                ((kind, row.name, row.split or "", kind_in_words(views, kind, row.items)) for row in rows),
-            )
+        self._files = {kind: OrderedContexts(file_of(folder, kind), TEXT_KINDS[kind]) for kind in views.kinds}
+
+    def views(self, posts: Sequence[Post], split: str) -> list[View]:
+        """Some posts of a split with their contexts; raises as :meth:`contexts`."""
+        return [
+            View(post.id, post.tokens, post.labels, context, post.images)
+            for post, context in zip(posts, self.contexts(posts, split), strict=True)
+        ]
 
     def contexts(self, posts: Sequence[Post], split: str) -> list[str]:
-        """The contexts of some posts of a split."""
+        """The contexts of some posts of a split.
+
+        Raises:
+            UserError: a line that is looked at is no record, or not in order; the message names file and line.
+        """
         pictures: dict[str, dict[str, str]] = defaultdict(dict)
         said: dict[str, dict[str, str]] = defaultdict(dict)
         images = {image for post in posts for image in post.images}
         for kind in self._views.kinds:
             if kind in PICTURE_KINDS:
-                found, about = pictures, self._of(kind, images, "")
+                found, keys = pictures, [(image, "") for image in images]
             else:
-                found, about = said, self._of(kind, [post.id for post in posts], split)
-            for name, words in about:
-                found[name][kind] = words
+                found, keys = said, [(post.id, split) for post in posts]
+            for row in self._files[kind].find(sorted(keys)):
+                found[row.name][kind] = kind_in_words(self._views, kind, row.items)
         return [
             join_post(self._views, [pictures.get(image, {}) for image in post.images], said.get(post.id, {}))
             for post in posts
         ]
-
-    def _of(self, kind: str, names: Collection[str], split: str) -> Iterator[tuple[str, str]]:
-        for marks, some in lookups(names):
-            query = f"SELECT name, words FROM found WHERE kind = ? AND split = ? AND name IN ({marks})"  # noqa: S608
-            yield from self._table.rows(query, (kind, split, *some))

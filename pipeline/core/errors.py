@@ -14,6 +14,17 @@ class UserError(Exception):
     """A mistake in params, data or setup. The message says what was found, where, what was expected and what to do."""
 
 
+def damaged(place: object, trouble: object, stage: str) -> UserError:
+    """The error of a file that a stage has written and that is not as it was written.
+
+    Args:
+        place: the file, with the line where there is one.
+        trouble: what is wrong with it.
+        stage: which writes it.
+    """
+    return UserError(f"{place}: {trouble}; to write the file again: dvc repro --force --single-item {stage}")
+
+
 def run_cli(main: Callable[[], int | None], about: str | None = None) -> NoReturn:
     """Run `main` and exit with its status: 2 and the message for a :class:`UserError`, 130 for Ctrl-C, 143 for SIGTERM.
 

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from pydantic import ConfigDict, Field
 
 from pipeline.core import records
-from pipeline.core.errors import UserError
+from pipeline.core.errors import UserError, damaged
 from pipeline.core.files import atomic_write
 from pipeline.core.records import STRICT
 
@@ -334,4 +334,4 @@ def _size(regions: int, width: int) -> str:
 
 
 def _damaged(path: Path, trouble: str) -> UserError:
-    return UserError(f"{path}: {trouble}; to write it again: dvc repro --force --single-item {STAGE}")
+    return damaged(path, trouble, STAGE)

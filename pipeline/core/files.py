@@ -7,14 +7,15 @@ A file is written whole or not at all, so whoever finds one can trust it. What t
 import errno
 import fcntl
 import glob
+import io
 import json
 import os
 import stat
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePath
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 from pipeline.core.errors import UserError
 
@@ -164,19 +165,69 @@ def numbered_lines(path: str | os.PathLike[str]) -> Iterator[tuple[int, str]]:
     Raises:
         UserError: the file is missing, is no file, cannot be read or is not UTF-8; the message names file and line.
     """
+    with _opened(path) as file:
+        yield from decoded_lines(file, str(path))
+
+
+class Piece(NamedTuple):
+    """Whole lines of a file, and the number of the first of them, from 1."""
+
+    number: int
+    data: bytes
+
+    def lines(self, name: str) -> Iterator[tuple[int, str]]:
+        """As :func:`numbered_lines`, of these; `name` stands for the file in messages."""
+        return decoded_lines(io.BytesIO(self.data), name, self.number)
+
+
+PIECE_BYTES = 1 << 19
+"""Bytes of a piece, or some more where the lines are long."""
+
+
+def after_line(data: bytes, start: int) -> int:
+    """Where the last line of `data` ends that ends behind byte `start`; 0 where none does."""
+    return data.rfind(b"\n", start) + 1
+
+
+def pieces(path: str | os.PathLike[str], after: Callable[[bytes, int], int] = after_line) -> Iterator[Piece]:
+    """A file in pieces of :data:`PIECE_BYTES`; raises as :func:`numbered_lines`.
+
+    Args:
+        path: the file.
+        after: where a piece may end, as far behind a byte as possible: 0 where it may not, and is to be longer.
+    """
+    number, data = 1, b""
+    with _opened(path) as file:
+        while block := file.read(PIECE_BYTES):
+            data, start = data + block, len(data)
+            if end := after(data, start):
+                yield Piece(number, data[:end])
+                number, data = number + data.count(b"\n", 0, end), data[end:]
+    if data:
+        yield Piece(number, data)
+
+
+@contextmanager
+def _opened(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
     try:
         require_regular(path)
         with open(path, "rb") as file:
-            yield from decoded_lines(file, str(path))
+            yield file
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from None
 
 
-def decoded_lines(file: Iterable[bytes], name: str) -> Iterator[tuple[int, str]]:
-    """As :func:`numbered_lines`, of an open file (stdin, say); `name` stands for it in messages."""
-    for number, raw in enumerate(file, start=1):
+def decoded_lines(file: Iterable[bytes], name: str, first: int = 1) -> Iterator[tuple[int, str]]:
+    """As :func:`numbered_lines`, of an open file (stdin, say).
+
+    Args:
+        file: its lines.
+        name: stands for it in messages.
+        first: the number of its first line.
+    """
+    for number, raw in enumerate(file, start=first):
         try:
             line = raw.decode("utf-8-sig" if number == 1 else "utf-8")
         except UnicodeDecodeError as error:

@@ -8,6 +8,7 @@ stage in dvc.yaml) and its extractors.
 """
 
 import json
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
@@ -18,7 +19,7 @@ from typing import IO, TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Protoco
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, create_model
 
-from pipeline.core.errors import UserError
+from pipeline.core.errors import damaged
 from pipeline.core.files import atomic_write, numbered_lines
 from pipeline.core.records import STRICT, Caption, Context, Note, ObjectTag, TextLine, adapter, as_json, mistakes
 
@@ -51,6 +52,15 @@ _NAMED: dict[Subject, dict[str, Any]] = {
     "post": {"id": (str, ...), "split": (str | None, ...)},
 }
 """The fields of a row that say which picture or post: name → type and default, as pydantic takes them."""
+
+Key = tuple[str, str]
+"""Name and split, or "", of a context record: data/contexts/{kind}.jsonl is in their order."""
+
+_PLAIN_HEAD: dict[Subject, re.Pattern[str]] = {
+    "picture": re.compile(r'\{"image": "([^"\\]*)", '),
+    "post": re.compile(r'\{"id": "([^"\\]*)", "split": "([^"\\]*)", '),
+}
+"""How a line with these fields begins, where nothing in them is escaped."""
 
 Row = Mapping[str, Any]
 """A row of what is read, such as one of the manifest: the fields that say which picture or post, `status`, `error`."""
@@ -191,19 +201,28 @@ class TextKind(Kind):
         Raises:
             UserError: a line is no context record of this kind; the message names file and line.
         """
-        parse = self._row.model_validate_json
         for number, line in numbered_lines(path):
-            if not line:
-                continue
-            try:
-                row: Any = parse(line)
-            except ValidationError as error:
-                raise UserError(
-                    f"{path}:{number}: {mistakes(error)}; to write the file again: dvc repro --force --single-item "
-                    f"{self.name}"
-                ) from None
-            name, split = (row.image, None) if self.about == "picture" else (row.id, row.split)
-            yield Context(name, split, row.status, row.error, getattr(row, self.name))
+            if line:
+                try:
+                    yield self.parse(line)
+                except ValueError as error:
+                    raise damaged(f"{path}:{number}", error, self.name) from None
+
+    def parse(self, line: str) -> Context:
+        """The context record of a line; raises ValueError where it is none of this kind."""
+        try:
+            row: Any = self._row.model_validate_json(line)
+        except ValidationError as error:
+            raise ValueError(mistakes(error)) from None
+        name, split = (row.image, None) if self.about == "picture" else (row.id, row.split)
+        return Context(name, split, row.status, row.error, getattr(row, self.name))
+
+    def key(self, line: str) -> Key:
+        """The key of a line's record; raises ValueError where it has none."""
+        if found := _PLAIN_HEAD[self.about].match(line):  # without reading the rest of it, as of most lines
+            return found[1], found[2] if self.about == "post" else ""
+        row = self.parse(line)
+        return row.name, row.split or ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from typing import Annotated, Any, ClassVar, Literal, TypeVar
 from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
 from typing_extensions import TypedDict  # pydantic asks for this one before Python 3.12
 
-from pipeline.core.errors import UserError
+from pipeline.core.errors import UserError, damaged
 from pipeline.core.files import atomic_write, contents, numbered_lines, write_json
 
 T = TypeVar("T")
@@ -385,14 +385,17 @@ def read(path: str | os.PathLike[str], record: type[T], stage: str) -> Iterator[
     """
     if not os.path.exists(path):
         raise UserError(f"{path}: no such file; run the stage that writes it: dvc repro {stage}")
+    return parsed(numbered_lines(path), record, path, stage)
+
+
+def parsed(lines: Iterable[tuple[int, str]], record: type[T], path: str | os.PathLike[str], stage: str) -> Iterator[T]:
+    """As :func:`read`, of some lines of the file with their numbers."""
     parse = adapter(record).validate_json
-    for number, line in numbered_lines(path):
+    for number, line in lines:
         try:
             yield parse(line)
         except ValidationError as error:
-            raise UserError(
-                f"{path}:{number}: {mistakes(error)}; to write the file again: dvc repro --force --single-item {stage}"
-            ) from None
+            raise damaged(f"{path}:{number}", mistakes(error), stage) from None
 
 
 def checked(record: T) -> T:
@@ -463,9 +466,7 @@ def read_one(path: Path, record: Any, stage: str) -> Any:
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; run the stage that writes it: dvc repro {stage}") from None
     except ValidationError as error:
-        raise UserError(
-            f"{path}: {mistakes(error)}; to write the file again: dvc repro --force --single-item {stage}"
-        ) from None
+        raise damaged(path, mistakes(error), stage) from None
 
 
 def write_one(path: Path, record: Any, type_: Any = None) -> None:

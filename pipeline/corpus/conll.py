@@ -11,14 +11,26 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pipeline.core.errors import UserError
-from pipeline.core.files import numbered_lines
 from pipeline.core.labels import Scheme
 from pipeline.core.records import Post
-from pipeline.corpus.reading import AS_THEY_ARE, Labels, Problems, final, images_of, listed, without_mark
+from pipeline.corpus.reading import (
+    AS_THEY_ARE,
+    Labels,
+    Portion,
+    Problems,
+    Throughout,
+    final,
+    images_of,
+    lines_of,
+    listed,
+    without_mark,
+)
 
 _IMAGE = "IMGID:"
 _CONTROL = re.compile("-DOCSTART-(?![^\t ])")
 _COMMENT = "# "
+_LAST = re.compile(rb"(IMGID:[^\t\r]*)?\t*\r?\r?")
+_NO_TOKEN = re.compile(rb"\t*\r?\r?$|IMGID:|# |-DOCSTART-|\xef\xbb\xbf")
 
 
 def each(
@@ -29,6 +41,7 @@ def each(
     image_name: str | None = "{id}.jpg",
     types: Mapping[str, str] = AS_THEY_ARE,
     odd: Counter[str] | None = None,
+    portion: Portion | None = None,
 ) -> Iterator[Post]:
     """Read a CoNLL-like file, its posts as they come.
 
@@ -43,35 +56,37 @@ def each(
         image_name: how an id names its picture, or None for no picture.
         types: new names of entity types; types it does not name stay.
         odd: counts what is skipped and what is dropped, by the names of :data:`pipeline.corpus.report.ODD`.
+        portion: of the file, where that is read in pieces, which end :func:`after_post`; a post without an `IMGID`
+            line then has an empty id, and of its posts is told which seem to be separated by spaces.
 
     Raises:
         UserError: the file is missing, not UTF-8, or has malformed lines; the first few are named.
     """
     path, known = Path(path), Labels(scheme, types)
     odd = Counter() if odd is None else odd
+    by_spaces = Throughout() if portion is None else portion.throughout
     problems, without_tokens = Problems(path), Problems(path)
 
     def posts() -> Iterator[Post]:
         first: tuple[int, Post] | None = None
-        by_spaces = True
         for number, post in parse(
-            numbered_lines(path),
+            lines_of(path, portion),
             lambda number, problem: problems.add(f"{path}:{number}: {problem}"),
             known,
             label_column,
             image_name,
-            lambda count: f"{path.stem}-{count}",
+            lambda count: f"{path.stem}-{count}" if portion is None else "",
             odd,
         ):
             first = first or (number, post)
-            by_spaces = by_spaces and _is_separated_by_spaces(post, known)
+            by_spaces.add(by_spaces.such == by_spaces.posts and _is_separated_by_spaces(post, known))
             if not post.tokens:
                 shown = post.id if post.id.isprintable() else repr(post.id)
                 without_tokens.add(
                     f"{path}:{number}: post {shown} has no tokens; expected token<TAB>label lines, or no post"
                 )
             yield post
-        if not problems.count and first is not None and by_spaces:
+        if not problems.count and portion is None and first is not None and by_spaces.holds:
             problems.add(_separated_by_spaces(str(path), *first))
         if not problems.count:
             without_tokens.refuse()
@@ -80,6 +95,23 @@ def each(
 
 
 read = listed(each)
+
+
+def after_post(data: bytes, start: int) -> int:
+    """Where a post of `data` ends, behind byte `start` and as far behind it as can be told; 0: nowhere.
+
+    It ends at a blank line, or before an `IMGID` line, whose line before is a token: what follows is then read as if it
+    were a file's beginning. Of other lines, what they are depends on those before.
+    """
+    end = data.rfind(b"\n", start)
+    while end >= start:
+        before = data.rfind(b"\n", 0, end)
+        if before > 0 and (found := _LAST.fullmatch(data, before + 1, end)):
+            token = data.rfind(b"\n", 0, before) + 1
+            if not _NO_TOKEN.match(data, token, before):
+                return (before if found[1] else end) + 1
+        end = before
+    return 0
 
 
 def stream(

@@ -5,12 +5,21 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any, TypeVar
 
 from pipeline.core.errors import UserError
+from pipeline.core.files import after_line
 from pipeline.core.records import Post
-from pipeline.corpus import conll, csv, jsonl, label_studio, parquet
+from pipeline.corpus import conll, csv, jsonl, label_studio, parquet, unlabelled
+from pipeline.corpus.described import Described
 from pipeline.corpus.reading import P, numbered
-from pipeline.settings.params import DataParams, Split
+from pipeline.corpus.sources import Source
+from pipeline.settings.params import DataParams, PostSplit
+
+L = TypeVar("L", Post, Described)
+
+_AFTER = {"conll": conll.after_post, "jsonl": after_line}
+"""Where pieces of a file may end, of the formats that are read in pieces."""
 
 _ROUNDED = re.compile(r"\d([.,]\d+)?[eE]\+?\d+")
 """A long number as a spreadsheet shows it, and saves it: 7.91E+17."""
@@ -20,27 +29,37 @@ _BY_CHANCE = 5
 """Zeros behind those, in all ids together, that a data set may well have by chance."""
 
 
-def each_of_split(data: DataParams, split: Split, odd: Counter[str] | None = None) -> Iterator[Post]:
-    """Read the files of one split in the data set's format, rename types, and make ids unique (`id`, `id#2`, …).
+def each_of_split(data: DataParams, split: PostSplit, odd: Counter[str] | None = None) -> Iterator[Post]:
+    """Read the files of one split, rename types, and make ids unique (`id`, `id#2`, …).
 
     Args:
         data: where the data set lies and how it is written.
-        split: which of its splits.
+        split: which of its splits; of posts of `unlabelled`, labels are not read.
         odd: counts what was skipped, dropped or given twice, by the names of :data:`pipeline.corpus.report.ODD`.
 
     Raises:
         UserError: a file is missing or malformed, or some posts of a split that is scored have labels and others none.
     """
     odd = Counter() if odd is None else odd
-    rounded = _Rounded()
-    for post, same_form in numbered(rounded.noted(limited(_of_files(data, split, odd), data, odd))):
-        if same_form is not None:
-            odd["repeated_ids" if same_form else "ids_in_other_forms"] += 1
-        yield post
-    odd["rounded_ids"] += rounded.count
+    return settled(of_files(data, split, odd), split, odd)
 
 
-def _of_files(data: DataParams, split: Split, odd: Counter[str]) -> Iterator[Post]:
+def of_files(data: DataParams, split: PostSplit, odd: Counter[str]) -> Iterator[Post]:
+    """As :func:`each_of_split`, ids as they are."""
+    given = ((source.path, post) for source in sources(data, split) for post in source.posts(odd))
+    return limited(alike(given, split), data, odd)
+
+
+def sources(data: DataParams, split: PostSplit) -> Iterator[Source]:
+    """The files of one split, each with its reader.
+
+    Raises:
+        UserError: as they are gone through: the format of a file cannot be told, as it cannot be read.
+    """
+    if split == "unlabelled":
+        yield from (unlabelled.source(data.root / name, data) for name in data.unlabelled)
+        return
+    options: dict[str, Any] = {"scheme": data.scheme, "image_name": data.image_name, "types": data.types}
     readers: dict[str, Callable[..., Iterator[Post]]] = {
         "conll": partial(conll.each, label_column=data.label_column),
         "jsonl": partial(jsonl.each, spans=data.spans),
@@ -48,13 +67,8 @@ def _of_files(data: DataParams, split: Split, odd: Counter[str]) -> Iterator[Pos
         "datasets": parquet.each,
         "label_studio": partial(label_studio.each, spans=data.spans),
     }
-    read = readers[data.format]
-    alike = _Alike(split)
     for path in data.files(split):
-        for post in read(path, scheme=data.scheme, image_name=data.image_name, types=data.types, odd=odd):
-            alike.add(path, post)
-            yield post
-    alike.require()
+        yield Source(path, partial(readers[data.format], **options), _AFTER.get(data.format))
 
 
 def limited(posts: Iterable[P], data: DataParams, odd: Counter[str]) -> Iterator[P]:
@@ -66,31 +80,39 @@ def limited(posts: Iterable[P], data: DataParams, odd: Counter[str]) -> Iterator
             odd["beyond_limit"] += 1
 
 
-class _Alike:
-    """Whether all posts of a split have labels, or none, as is required of those that are scored."""
+def settled(posts: Iterable[L], split: PostSplit, odd: Counter[str]) -> Iterator[L]:
+    """The posts of a split, ids made unique; what is odd about their ids is counted."""
+    rounded = _Rounded()
+    for post, same_form in numbered(posts if split == "unlabelled" else rounded.noted(posts)):
+        if same_form is not None:
+            odd["repeated_ids" if same_form or split == "unlabelled" else "ids_in_other_forms"] += 1
+        yield post
+    odd["rounded_ids"] += rounded.count
 
-    def __init__(self, split: Split) -> None:
-        self._split = split
-        self._lacking = self._labelled = 0
-        self._first_lacking = self._first_labelled = ""
 
-    def add(self, path: Path, post: Post) -> None:
+def alike(posts: Iterable[tuple[Path, L]], split: PostSplit) -> Iterator[L]:
+    """The posts of a split, each given with its file.
+
+    Raises:
+        UserError: behind the last of them: some have labels and others none, where all are to be scored or predicted.
+    """
+    lacking = labelled = 0
+    first_lacking = first_labelled = ""
+    for path, post in posts:
         if post.labels is None:
-            self._first_lacking = self._first_lacking or f"{post.id} of {path}"
-            self._lacking += 1
+            first_lacking = first_lacking or f"{post.id} of {path}"
+            lacking += 1
         else:
-            self._first_labelled = self._first_labelled or str(path)
-            self._labelled += 1
-
-    def require(self) -> None:
-        """See that they have; raises UserError, which names a post and the files."""
-        if self._split != "train" and self._lacking and self._labelled:
-            raise UserError(
-                f"data.{self._split}: {self._lacking:,} of {self._lacking + self._labelled:,} posts have no labels, "
-                f"the first of them {self._first_lacking}; others have, such as those of {self._first_labelled}. A "
-                "split is scored as a whole: leave those without labels out, or give them a split of their own, which "
-                "is then predicted only, or name them in data.unlabelled to learn from"
-            )
+            first_labelled = first_labelled or str(path)
+            labelled += 1
+        yield post
+    if split in ("dev", "test") and lacking and labelled:
+        raise UserError(
+            f"data.{split}: {lacking:,} of {lacking + labelled:,} posts have no labels, the first of them "
+            f"{first_lacking}; others have, such as those of {first_labelled}. A split is scored as a whole: leave "
+            "those without labels out, or give them a split of their own, which is then predicted only, or name them "
+            "in data.unlabelled to learn from"
+        )
 
 
 class _Rounded:

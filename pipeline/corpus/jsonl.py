@@ -5,10 +5,19 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from pipeline.core.files import numbered_lines
 from pipeline.core.labels import Scheme
 from pipeline.core.records import Post
-from pipeline.corpus.reading import AS_THEY_ARE, Labels, Problems, final, from_row, listed, without_mark
+from pipeline.corpus.reading import (
+    AS_THEY_ARE,
+    Labels,
+    Portion,
+    Problems,
+    final,
+    from_row,
+    lines_of,
+    listed,
+    without_mark,
+)
 from pipeline.corpus.spans import of_row
 from pipeline.settings.params import SpanMode
 
@@ -21,6 +30,7 @@ def each(
     types: Mapping[str, str] = AS_THEY_ARE,
     odd: Counter[str] | None = None,
     spans: SpanMode = "snap",
+    portion: Portion | None = None,
 ) -> Iterator[Post]:
     """Read posts from JSON Lines, as they come.
 
@@ -35,6 +45,7 @@ def each(
         types: new names of entity types; types it does not name stay.
         odd: counts what is skipped and what is dropped, by the names of :data:`pipeline.corpus.report.ODD`.
         spans: what becomes of a span that begins or ends inside of a token.
+        portion: of the file, where that is read in pieces.
 
     Raises:
         UserError: the file is missing, not UTF-8, or has malformed lines; the first few are named.
@@ -44,7 +55,7 @@ def each(
     problems = Problems(path)
 
     def posts() -> Iterator[Post]:
-        for number, line in numbered_lines(path):
+        for number, line in lines_of(path, portion):
             if not line.strip():
                 continue
             try:

@@ -14,6 +14,7 @@ from types import MappingProxyType
 from typing import Any, ParamSpec, TypeVar
 
 from pipeline.core.errors import UserError
+from pipeline.core.files import Piece, numbered_lines
 from pipeline.core.labels import Scheme, check_type, split_label, to_iob2
 from pipeline.core.names import composed, has_unpaired_surrogate
 from pipeline.core.records import Post, RelationPost
@@ -21,9 +22,10 @@ from pipeline.core.scratch import Scratch, as_key
 from pipeline.core.store import batched, lookups
 from pipeline.core.tokens import tokenize
 from pipeline.corpus import spans
+from pipeline.corpus.described import Described
 from pipeline.settings.params import RESERVED_TYPES, SpanMode
 
-P = TypeVar("P", Post, RelationPost)
+P = TypeVar("P", Post, RelationPost, Described)
 Q = ParamSpec("Q")
 
 AS_THEY_ARE: Mapping[str, str] = MappingProxyType({})
@@ -267,6 +269,52 @@ class Problems:
         if self.count:
             rest = self.count - _MAX_REPORTED
             raise UserError("\n".join([*self._shown, *([f"… and {rest} more in {self._path}"] if rest > 0 else [])]))
+
+
+@dataclass(slots=True)
+class Throughout:
+    """Whether all posts of a file are as none of a sound one would be, so that it must be in another format.
+
+    Attributes:
+        posts: how many there are.
+        such: how many of them are like that.
+    """
+
+    posts: int = 0
+    such: int = 0
+
+    def add(self, such: bool) -> None:
+        """Count a post."""
+        self.posts += 1
+        self.such += such
+
+    def add_all(self, other: "Throughout") -> None:
+        """Count the posts that another has counted."""
+        self.posts += other.posts
+        self.such += other.such
+
+    @property
+    def holds(self) -> bool:
+        """Whether all of them are, and there is one."""
+        return 0 < self.posts == self.such
+
+
+@dataclass(frozen=True, slots=True)
+class Portion:
+    """A piece of a file that is read in pieces.
+
+    Attributes:
+        piece: its lines.
+        throughout: is told of its posts, as the file is not refused by one of its pieces.
+    """
+
+    piece: Piece
+    throughout: Throughout = field(default_factory=Throughout)
+
+
+def lines_of(path: Path, portion: Portion | None) -> Iterator[tuple[int, str]]:
+    """The numbered lines of a file, or of a portion of it."""
+    return numbered_lines(path) if portion is None else portion.piece.lines(str(path))
 
 
 def final(posts: Iterable[Post], problems: Problems, known: Labels, odd: Counter[str]) -> Iterator[Post]:

@@ -1,17 +1,16 @@
 """What is in a data set, and what is odd about it: counts by split, for data/posts/report.json and the report."""
 
-import unicodedata
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import combinations
 from typing import Any
 
-from pipeline.core.labels import Reading, entities, orphans
-from pipeline.core.names import FORMS, composed
+from pipeline.core.names import FORMS
 from pipeline.core.records import Post
-from pipeline.core.scratch import Scratch, as_key
+from pipeline.core.scratch import Scratch
 from pipeline.core.store import batched
-from pipeline.corpus.digests import of_all, of_labels, of_text
+from pipeline.corpus.counts import Counts
+from pipeline.corpus.described import Described, describe
+from pipeline.corpus.digests import of_all
 from pipeline.settings.params import PostSplit
 
 ODD = {
@@ -70,7 +69,7 @@ def report(
     """As :meth:`Report.found`, of posts that are gone through for nothing else."""
     found = Report()
     for split, posts in splits.items():
-        for _ in found.counted(split, posts):
+        for _ in found.noted(split, describe(posts, found.counts(split))):
             pass
     return found.found(odd or {})
 
@@ -82,23 +81,23 @@ class Report:
     """
 
     def __init__(self) -> None:
-        self._splits: dict[PostSplit, _Counts] = {}
+        self._splits: dict[PostSplit, Counts] = {}
         self._table = Scratch(
             "CREATE TABLE texts (split INTEGER, text BLOB, labels BLOB)",
             "CREATE TABLE images (split INTEGER, name BLOB)",
         )
 
-    def counted(self, split: PostSplit, posts: Iterable[Post]) -> Iterator[Post]:
-        """The posts of a split themselves, which are counted as they are gone through."""
-        number = len(self._splits)
-        counts = self._splits[split] = _Counts()
+    def counts(self, split: PostSplit) -> Counts:
+        """The counts of a split, for its posts to be added to."""
+        return self._splits.setdefault(split, Counts())
+
+    def noted(self, split: PostSplit, posts: Iterable[Described]) -> Iterator[Described]:
+        """The posts of a split themselves, which are compared with all others."""
+        self.counts(split)
+        number = list(self._splits).index(split)
         for some in batched(posts, _WINDOW):
-            for post in some:
-                counts.add(post)
-            self._table.fill(
-                "INSERT INTO texts VALUES (?, ?, ?)", ((number, of_text(post), of_labels(post)) for post in some)
-            )
-            names = ((number, as_key(composed(image))) for post in some for image in post.images)
+            self._table.fill("INSERT INTO texts VALUES (?, ?, ?)", ((number, post.text, post.labels) for post in some))
+            names = ((number, image) for post in some for image in post.images)
             self._table.fill("INSERT INTO images VALUES (?, ?)", names)
             yield from some
 
@@ -119,7 +118,11 @@ class Report:
         different = dict(self._table.rows(f"SELECT split, count(*) FROM ({alike}) GROUP BY split"))  # noqa: S608
         return {
             "splits": {
-                split: counts.found(different.get(number, 0), self._digests(number), odd.get(split, {}))
+                split: {
+                    **counts.found(different.get(number, 0)),
+                    **self._digests(number),
+                    "odd": {name: odd.get(split, {}).get(name, 0) for name in ODD},
+                }
                 for number, (split, counts) in enumerate(self._splits.items())
             },
             "shared_texts": self._shared(),
@@ -143,52 +146,3 @@ class Report:
             f"{one}/{other}": sum(count for which, count in sets.items() if which >> first & which >> second & 1)
             for (first, one), (second, other) in combinations(enumerate(self._splits), 2)
         }
-
-
-class _Counts:
-    """The counts of one split."""
-
-    def __init__(self) -> None:
-        self._counts = Counter[str]()
-        self._entities: dict[Reading, Counter[str]] = {"conlleval": Counter(), "strict": Counter()}
-
-    def add(self, post: Post) -> None:
-        counts = self._counts
-        counts["posts"] += 1
-        counts["tokens"] += len(post.tokens)
-        counts["invisible_tokens"] += sum(map(is_invisible, post.tokens))
-        counts["without_image"] += not post.images
-        counts["several_images"] += len(post.images) > 1
-        counts["images"] += len(post.images)
-        if post.labels is not None:
-            counts["labelled"] += 1
-            counts["orphan_i"] += orphans(post.labels)
-            for reading, types in self._entities.items():
-                for entity in entities(post.labels, reading):
-                    types[entity.type] += 1
-
-    def found(self, different_images: int, digests: Mapping[str, str], odd: Mapping[str, int]) -> dict[str, Any]:
-        counts = self._counts
-        return {
-            "posts": counts["posts"],
-            "labelled": counts["labelled"],
-            "tokens": counts["tokens"],
-            "entities": {
-                reading: {"total": types.total(), **dict(sorted(types.items()))}
-                for reading, types in self._entities.items()
-            },
-            "orphan_i": counts["orphan_i"],
-            "invisible_tokens": counts["invisible_tokens"],
-            "without_image": counts["without_image"],
-            "several_images": counts["several_images"],
-            "sharing_an_image": counts["images"] - different_images,
-            **digests,
-            "odd": {name: odd.get(name, 0) for name in ODD},
-        }
-
-
-def is_invisible(token: str) -> bool:
-    """Whether a token shows nothing: only separators, control and format characters, or variation selectors."""
-    if token[:1].isalnum():  # as most do
-        return False
-    return all(unicodedata.category(char)[0] in "ZC" or unicodedata.category(char) == "Mn" for char in token)

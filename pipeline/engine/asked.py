@@ -17,10 +17,10 @@ from tqdm import tqdm
 from pipeline.core.errors import UserError
 from pipeline.core.parts import Parts
 from pipeline.engine.along import Along, WithOthers
-from pipeline.engine.cluster import require_unreadable
 from pipeline.engine.outcome import Outcome
 from pipeline.engine.plan import Job, Lacking, stored
 from pipeline.engine.run import Work
+from pipeline.engine.seen import require_unreadable
 from pipeline.engine.worker import Answer, Order, Unit
 from pipeline.extractors.base import TaughtExtractor, UnavailableError, fingerprint_of
 from pipeline.settings.params import ExecutionParams

@@ -10,7 +10,7 @@ import signal
 import socket
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -19,7 +19,6 @@ from pipeline.core.environments import Environment
 from pipeline.core.errors import UserError
 from pipeline.core.machine import CORES, cores
 from pipeline.engine.nodes import require
-from pipeline.images.decoding import PictureError
 from pipeline.settings.params import RayExecution
 
 POLL_SECONDS = 1.0
@@ -29,7 +28,7 @@ _AHEAD = 2  # tasks under way or waiting, for each that can run at once
 _CONNECT_SECONDS = 10.0
 _CLUSTERS = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"  # the name is of where its default is off; Linux heeds it, too
 _ANOTHER = "Version mismatch:"  # as Ray says it, where a driver is not as its cluster
-_SAID = "failed to import on the worker"  # by Ray, where a worker has none of our modules
+_SAID = ("failed to import on the worker", "No module named 'pipeline'")  # by Ray, where it has none of our modules
 
 
 class Lost(NamedTuple):
@@ -73,35 +72,12 @@ def answer_of(ray: Any, reference: Any, what: str, folder: str) -> Any:
     except exceptions.RayTaskError as error:
         if isinstance(error, UserError):
             raise UserError(str(getattr(error, "cause", error))) from None
-        if _SAID in str(error):
+        if any(said in str(error) for said in _SAID):
             raise UserError(
                 f"{what}: a worker has none of Sightread's modules: {_line(error)[-300:]}. Put the project in {folder} "
                 "on every node, with the packages of requirements.lock"
             ) from None
         raise
-
-
-def require_unreadable(what: str, name: str, why: str, node: str, read: Callable[[], object]) -> None:
-    """See that this machine cannot read either what a worker could not, as where a node lacks the pictures.
-
-    Args:
-        what: is read.
-        name: a picture's, or that of a post with pictures.
-        why: the worker could not.
-        node: where it ran.
-        read: reads it here; raises PictureError where that fails.
-
-    Raises:
-        UserError: this machine can.
-    """
-    try:
-        read()
-    except PictureError:
-        return
-    raise UserError(
-        f"{what}: node {node} cannot read {name} ({why}), and this machine can; see that each node has the pictures "
-        "(data.images) under the same path, and may read them. What was found before is kept"
-    )
 
 
 def _reason(error: BaseException) -> str:

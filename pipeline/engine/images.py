@@ -6,19 +6,18 @@ the store, or as a part of each shard, which several machines share.
 
 import os
 import platform
-from collections import deque
 from collections.abc import Iterable, Iterator, Sequence, Set
-from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from pipeline.core.errors import UserError
 from pipeline.core.parts import Parts
 from pipeline.core.records import ImageRow
 from pipeline.core.results import Kept, Results, of_shard, save
 from pipeline.core.store import Store
-from pipeline.engine.cluster import POLL_SECONDS, Lost, answer_of, cluster, most_tasks, require_unreadable
+from pipeline.engine.in_order import Tasks, Unit, in_order
+from pipeline.engine.seen import require_unreadable
 from pipeline.engine.shards import Part, cut
 from pipeline.engine.task import enter, timed
 from pipeline.images import manifest as images
@@ -119,7 +118,6 @@ class _Shard:
     Attributes:
         known: its rows that were kept, by name; `lacking`: the other names, `seen`: those whose state this machine
             tells.
-        task: that examines these; `lost`: how many such were.
     """
 
     name: str
@@ -127,68 +125,29 @@ class _Shard:
     known: dict[str, ImageRow] = field(default_factory=dict)
     lacking: list[str] = field(default_factory=list)
     seen: Set[str] = frozenset()
-    task: Any = None
-    lost: int = 0
 
 
 def _on_cluster(
     shards: Iterable[_Shard], place: StampedPictures, order: Order, settings: RayExecution
 ) -> Iterator[ImageRow]:
-    """The rows in order; the cluster is there from the first shard on that lacks some."""
-    key, waiting = images.key_of(order.limits), deque[_Shard]()
-    with ExitStack() as stack:
-        run = _Run(place, order, settings.model_copy(update={"num_gpus": 0.0}), key, stack)
-        for shard in shards:
-            stamps = images.stamped(shard.window.names, place)
-            shard.known = images.known(shard.window, stamps, key)
-            shard.lacking = [name for name in shard.window.names if name not in shard.known]
-            shard.seen = stamps.keys() - shard.known.keys()
-            if shard.lacking:
-                run.start(shard)
-            waiting.append(shard)
-            while waiting and (waiting[0].task is None or len(waiting) >= run.most()):
-                yield from run.rows(waiting.popleft())
-        while waiting:
-            yield from run.rows(waiting.popleft())
-
-
-@dataclass(slots=True)
-class _Run:
-    """Tasks that examine shards, on a cluster that is there from the first one on, until `stack` ends it."""
-
-    place: StampedPictures
-    order: Order
-    settings: RayExecution
-    key: str
-    stack: ExitStack
-    _ray: Any = None
-    _task: Any = None  # one for all shards, as the cluster's head keeps each that is made
-
-    def start(self, shard: _Shard) -> None:
-        """Have what a shard lacks examined."""
-        if self._ray is None:
-            self._ray = self.stack.enter_context(cluster(self.settings))
-            self._task = self._ray.remote(num_cpus=self.settings.num_cpus, max_retries=0)(examine)
-        shard.task = self._task.remote(self.order, shard.name, shard.lacking, of(self.place, shard.lacking))
-
-    def most(self) -> int:
-        """How many tasks are to be under way, once there is one."""
-        return most_tasks(self._ray, self.settings)
-
-    def rows(self, shard: _Shard) -> Iterator[ImageRow]:
-        """The rows of a shard, once they are there; raises UserError as :func:`manifest`."""
-        while shard.task is not None:
-            while not self._ray.wait([shard.task], timeout=POLL_SECONDS)[0]:
-                pass
-            answer = answer_of(self._ray, shard.task, "images", self.order.folder)
-            if not isinstance(answer, Lost):
-                _keep(shard, answer, self.key, self.place)
-            elif shard.lost == self.settings.retries:
-                raise UserError(_given_up(shard, answer))
-            else:
-                shard.lost += 1
-                self.start(shard)
+    """The rows in order; a shard that lacks some is a task's."""
+    key = images.key_of(order.limits)
+    units = (_unit(shard, place, order, key) for shard in shards)
+    for shard, answer in in_order(units, Tasks("images", examine, order.folder, settings)):
+        if answer is not None:
+            _keep(shard, answer, key, place)
         yield from (shard.known[name] for name in shard.window.names)
+
+
+def _unit(shard: _Shard, place: StampedPictures, order: Order, key: str) -> Unit[_Shard]:
+    stamps = images.stamped(shard.window.names, place)
+    shard.known = images.known(shard.window, stamps, key)
+    shard.lacking = [name for name in shard.window.names if name not in shard.known]
+    shard.seen = stamps.keys() - shard.known.keys()
+    if not shard.lacking:
+        return Unit(shard, None, shard.name)
+    called = f"of {len(shard.lacking):,} pictures from {shard.lacking[0]} on (what was found before is kept)"
+    return Unit(shard, (order, shard.name, shard.lacking, of(place, shard.lacking)), called)
 
 
 def _keep(shard: _Shard, answer: Answer, key: str, place: StampedPictures) -> None:
@@ -204,14 +163,3 @@ def _keep(shard: _Shard, answer: Answer, key: str, place: StampedPictures) -> No
             why = f"{row.status}: {row.error}"
             require_unreadable("images", row.image, why, answer.node, partial(place.read, row.image))
     shard.known |= {row.image: row for row in answer.rows}
-    shard.task = None
-
-
-def _given_up(shard: _Shard, lost: Lost) -> str:
-    how = f"went with its node ({lost.how[:200]})" if lost.node else lost.how
-    tries = shard.lost + 1
-    return (
-        f"images: {tries} of {tries} workers were lost under one shard, of {len(shard.lacking):,} pictures "
-        f"from {shard.lacking[0]} on; the last {how}. What was found before is kept; see that a node has memory "
-        "enough, that execution.ray.max_seconds is, or raise execution.ray.retries"
-    )

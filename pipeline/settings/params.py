@@ -285,6 +285,11 @@ class ExecutionParams(Section):
     processes: PositiveInt = 1
     ddp_timeout: PositiveFloat = 1800.0
 
+    @property
+    def cluster(self) -> RayExecution | None:
+        """The cluster that stages run on, or None where they run in this process."""
+        return self.ray if self.engine == "ray" else None
+
 
 class Params(Section):
     """The whole of params.yaml; each kind of results has a section of its own (:meth:`extraction`)."""

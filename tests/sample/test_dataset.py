@@ -9,7 +9,7 @@ from PIL import Image
 from pipeline.core.labels import entities, orphans
 from pipeline.core.records import Post
 from pipeline.corpus import conll
-from pipeline.corpus.report import is_invisible
+from pipeline.corpus.counts import is_invisible
 from sample import dataset, render, text
 from sample.dataset import KINDS, OBJECT_CUES, SCENE_CUES, SIGN_CUES, SIZES_OF_SPLITS, Item
 

@@ -2,27 +2,28 @@
 
 import json
 import tracemalloc
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from pipeline.contexts.found import FoundWords
-from pipeline.core import records
+from pipeline.core import files, records
 from pipeline.core.records import Post
 from pipeline.core.scratch import Sorted
 from pipeline.core.store import Store, digest
-from pipeline.corpus.dataset import each_of_split
+from pipeline.corpus.dataset import settled
 from pipeline.corpus.report import Report
 from pipeline.engine import shards
 from pipeline.engine.inputs import PictureInputs
+from pipeline.engine.posts import posts
 from pipeline.engine.run import extract
+from pipeline.engine.views import views
 from pipeline.extractors.base import fingerprint_of
 from pipeline.images.manifest import manifest
 from pipeline.settings.params import DataParams, ImagesParams
-from stages.views import make_views
-from tests.pipeline.contexts.test_template import views
+from tests.pipeline.contexts.test_template import views as template
 from tests.pipeline.engine.bench import MeanColour
 
 FEW, MANY = 1_000, 6_000
@@ -57,8 +58,9 @@ def test_posts(tmp_path: Path) -> None:
             for number in range(count):
                 file.write(f"IMGID:{number * 7919 % 99_991}\nRome\tB-LOC\nn{number % 500}\tO\n\n")
         report = Report()
-        posts = report.counted("train", each_of_split(data, "train"))
-        assert records.write_lines(tmp_path / "out", Sorted((post.id, records.line(post)) for post in posts)) == count
+        given = posts(data, "train", Counter(), report.counts("train"), None)
+        lines = Sorted((post.id, post.line) for post in report.noted("train", settled(given, "train", Counter())))
+        assert records.write_lines(tmp_path / "out", lines) == count
         assert report.found({})["splits"]["train"]["posts"] == count
 
     assert_flat(work)
@@ -73,7 +75,9 @@ def test_images(tmp_path: Path) -> None:
     assert_flat(work)
 
 
-def test_views(tmp_path: Path) -> None:
+def test_views(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "PIECE_BYTES", 20_000)  # of which few posts make more than one
+
     def work(count: int) -> None:
         with (tmp_path / "captions.jsonl").open("w", encoding="utf-8") as file:
             for number in range(count):
@@ -81,10 +85,11 @@ def test_views(tmp_path: Path) -> None:
                 file.write(
                     json.dumps({**row, "captions": [{"text": f"a dog on beach {number}", "score": None}]}) + "\n"
                 )
-        found = FoundWords(tmp_path, views(("captions",)))
-        posts = (Post(f"{number}", ["x"], None, [f"{number:09}.jpg"]) for number in range(count))
-        made = make_views(posts, "train", found)
-        assert all(view.context.endswith(f"beach {view.id}") for view in made)
+        names = (Post(f"{number}", ["x"], None, [f"{number:09}.jpg"]) for number in range(count))
+        records.write(tmp_path / "train.jsonl", names)
+        made = views(tmp_path / "train.jsonl", "train", tmp_path, template(("captions",)), None)
+        for view in (json.loads(line) for shard in made for line in shard.lines):
+            assert view["context"].endswith(f"beach {view['id']}")
 
     assert_flat(work)
 

@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 from pipeline.core.errors import UserError
 from pipeline.core.records import Post
 from pipeline.corpus import conll, jsonl
+from pipeline.corpus.counts import is_invisible
 from pipeline.corpus.csv import read as read_csv
 from pipeline.corpus.dataset import each_of_split
 from pipeline.corpus.reading import unique_ids
 from pipeline.corpus.relation import each_of_relation
-from pipeline.corpus.report import described, is_invisible, report
-from pipeline.corpus.unlabelled import each_unlabelled
+from pipeline.corpus.report import described, report
 from pipeline.settings.params import RESERVED_TYPES, SPLITS, DataParams
 
 TWO_POSTS = "IMGID:1\nRT\tO\nJordan\tB-PER\n\nIMGID:O_2\n\u200b\tO\nNike\tI-ORG\n"
@@ -376,7 +376,7 @@ def test_a_limit_takes_the_first_posts_of_each_split_and_counts_the_rest(tmp_pat
     odd: Counter[str] = Counter()
     assert [post.id for post in list(each_of_split(data, "train", odd))] == ["0", "1"]
     assert odd["beyond_limit"] == 7
-    assert [post.id for post in list(each_unlabelled(data))] == ["more-1", "more-2"]
+    assert [post.id for post in each_of_split(data, "unlabelled")] == ["more-1", "more-2"]
     assert [post.relation for post in list(each_of_relation(data))] == [0, 1]
     assert "7 posts left out (data.limit)" in described(odd)
 

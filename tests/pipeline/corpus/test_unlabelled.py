@@ -7,7 +7,7 @@ import pytest
 
 from pipeline.core.errors import UserError
 from pipeline.core.records import Post
-from pipeline.corpus.unlabelled import each_unlabelled
+from pipeline.corpus.dataset import each_of_split
 from pipeline.settings.params import DataParams
 
 FILES = {
@@ -23,7 +23,7 @@ FILES = {
 def read(folder: Path, files: dict[str, str], odd: Counter[str] | None = None) -> list[Post]:
     for name, text in files.items():
         (folder / name).write_text(text, encoding="utf-8")
-    return list(each_unlabelled(DataParams(root=folder, unlabelled=list(files)), odd))
+    return list(each_of_split(DataParams(root=folder, unlabelled=list(files)), "unlabelled", odd))
 
 
 def test_files_of_all_formats_are_one_split_without_labels(tmp_path: Path) -> None:
