@@ -290,7 +290,7 @@ def main() -> None:
     parser.add_argument("file", metavar="FILE", nargs="?", default="-", help="input; - or nothing: stdin")
     parser.add_argument("--format", choices=FORMATS, default="text", help="as of ner.predict [%(default)s]")
     parser.add_argument("--batch-size", type=int, default=32, help="posts the encoder reads at once [%(default)s]")
-    arguments = parser.parse_args()
+    arguments = parser.parse_intermixed_args()
     if arguments.batch_size < 1:
         raise UserError(f"--batch-size: expected at least 1, found {arguments.batch_size}")
     tagger = LightTagger.load(arguments.folder)

@@ -93,7 +93,7 @@ def main() -> None:
     )
     parser.add_argument("--batch-size", type=int, default=32, help="posts the encoder reads at once [%(default)s]")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, … [%(default)s]")
-    arguments = parser.parse_args()
+    arguments = parser.parse_intermixed_args()
     if arguments.batch_size < 1:
         raise UserError(f"--batch-size: expected at least 1, found {arguments.batch_size}")
     tagger = Tagger.load(arguments.model, arguments.device, arguments.revision)

@@ -183,4 +183,4 @@ def main(prog: str | None = None) -> None:
         prog=prog, description="Find named entities in posts, with their pictures and without them."
     )
     add_arguments(parser)
-    run(parser.parse_args())
+    run(parser.parse_intermixed_args())

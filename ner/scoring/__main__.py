@@ -92,7 +92,7 @@ def main() -> None:
     )
     parser.add_argument("--confidence", type=float, default=CONFIDENCE, help="of the intervals [%(default)s]")
     parser.add_argument("--seed", type=int, default=SEED, help="of the bootstrap [%(default)s]")
-    arguments = parser.parse_args()
+    arguments = parser.parse_intermixed_args()
     samples, confidence, seed = arguments.bootstrap_samples, arguments.confidence, arguments.seed
     if samples < 0 or not 0 < confidence < 1 or seed < 0:
         raise UserError("--bootstrap-samples and --seed must be at least 0 and --confidence between 0 and 1")
