@@ -7,6 +7,7 @@ beside them records what the views were made of, for the card of a tagger that i
 from collections import Counter
 from collections.abc import Iterator
 
+from pipeline.contexts.found import FoundWords
 from pipeline.core import records
 from pipeline.core.errors import run_cli
 from pipeline.core.files import portable
@@ -24,19 +25,19 @@ def main() -> None:
     settings = params.load(paths.PARAMS)
     with stage_lock("views"), recorded("views") as record:
         record |= {"items": 0, "unit": "posts"}
+        found = FoundWords(paths.CONTEXTS, settings.views)
         for split in POST_SPLITS:
             counts = Counter[str]()
-            records.write_lines(paths.VIEWS / f"{split}.jsonl", _lines(settings, split, counts))
+            records.write_lines(paths.VIEWS / f"{split}.jsonl", _lines(settings, split, found, counts))
             record["items"] += counts["posts"]
             if counts["posts"] or split != "unlabelled":
                 print(f"{split}: {counts['with a context']:,} of {counts['posts']:,} posts have a context")
         records.write_one(paths.SOURCES, sources(settings))
 
 
-def _lines(settings: Params, split: str, counts: "Counter[str]") -> Iterator[str]:
+def _lines(settings: Params, split: str, found: FoundWords, counts: "Counter[str]") -> Iterator[str]:
     """The lines of the views of a split, which are counted."""
-    ray = settings.execution.cluster
-    for made in views(paths.POSTS / f"{split}.jsonl", split, paths.CONTEXTS, settings.views, ray):
+    for made in views(paths.POSTS / f"{split}.jsonl", split, found, settings.execution.cluster):
         counts["posts"] += len(made.lines)
         counts["with a context"] += made.with_context
         yield from made.lines

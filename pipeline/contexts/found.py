@@ -64,14 +64,17 @@ class FoundWords:
     Args:
         folder: of the files, such as data/contexts.
         views: the template; it says which kinds are read.
+        known: whether the files are known to be whole and in order.
 
     Raises:
-        UserError: a file is missing.
+        UserError: a file is missing, or not as its stage has written it; the message names file and line.
     """
 
-    def __init__(self, folder: Path, views: ViewsParams) -> None:
-        self._views = views
+    def __init__(self, folder: Path, views: ViewsParams, *, known: bool = False) -> None:
+        self.folder, self.template = folder, views
         self._files = {kind: OrderedContexts(file_of(folder, kind), TEXT_KINDS[kind]) for kind in views.kinds}
+        for file in self._files.values() if not known else ():
+            file.require()
 
     def views(self, posts: Sequence[Post], split: str) -> list[View]:
         """Some posts of a split with their contexts; raises as :meth:`contexts`."""
@@ -84,19 +87,19 @@ class FoundWords:
         """The contexts of some posts of a split.
 
         Raises:
-            UserError: a line that is looked at is no record, or not in order; the message names file and line.
+            UserError: a line that is looked at is no record; the message names file and line.
         """
         pictures: dict[str, dict[str, str]] = defaultdict(dict)
         said: dict[str, dict[str, str]] = defaultdict(dict)
         images = {image for post in posts for image in post.images}
-        for kind in self._views.kinds:
+        for kind in self.template.kinds:
             if kind in PICTURE_KINDS:
                 found, keys = pictures, [(image, "") for image in images]
             else:
                 found, keys = said, [(post.id, split) for post in posts]
             for row in self._files[kind].find(sorted(keys)):
-                found[row.name][kind] = kind_in_words(self._views, kind, row.items)
+                found[row.name][kind] = kind_in_words(self.template, kind, row.items)
         return [
-            join_post(self._views, [pictures.get(image, {}) for image in post.images], said.get(post.id, {}))
+            join_post(self.template, [pictures.get(image, {}) for image in post.images], said.get(post.id, {}))
             for post in posts
         ]

@@ -2,7 +2,7 @@
 
 The stages write them in order. So the file is halved at the ends of lines, and what is wanted with it, until what is
 left is short, or is wanted for the most part, and is gone through: a few rows of a large file cost a few short reads
-each, and many that stand together little more than their bytes. Nothing is held but a line.
+each, and many that stand together little more than their bytes.
 """
 
 import os
@@ -11,28 +11,27 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, NamedTuple
 
-from pipeline.core.errors import UserError, damaged
+from pipeline.core.errors import damaged
+from pipeline.core.files import opened
 from pipeline.core.kinds import Key, TextKind
 from pipeline.core.records import Context
 
 _BLOCK = 4096  # bytes that are read at a time, and gone through rather than halved
-_DENSE = 512  # so many bytes for each row wanted, as well
+_DENSE = 4  # as many rows to go through, for each that is wanted
 _COUNTED = 1 << 20  # bytes read at a time to count lines
 
 
 class _Range(NamedTuple):
-    """Bytes `start` up to `end` of a file, whole lines; the keys from `first` up to `last` may be there.
+    """Bytes `start` up to `end` of a file, whole lines, in which the keys from `first` up to `last` may be.
 
-    Attributes:
-        floor, ceiling: the keys of the lines at `start` and at `end`, where they are known.
+    `length` is that of one of the lines; 0: none is known.
     """
 
     first: int
     last: int
     start: int
     end: int
-    floor: Key | None = None
-    ceiling: Key | None = None
+    length: int = 0
 
 
 class OrderedContexts:
@@ -41,15 +40,28 @@ class OrderedContexts:
     Args:
         path: data/contexts/{kind}.jsonl.
         kind: which.
-
-    Raises:
-        UserError: there is no such file.
     """
 
     def __init__(self, path: Path, kind: TextKind) -> None:
-        if not path.exists():
-            raise UserError(f"{path}: no such file; run the stage that writes it: dvc repro {kind.name}")
         self._path, self._kind = path, kind
+
+    def require(self) -> None:
+        """See that the file is one that the stage has written: whole records, in order.
+
+        Raises:
+            UserError: it is missing or cannot be read, or a line has no key, is cut off or not in order.
+        """
+        previous, start = None, 0
+        with opened(self._path, self._kind.name) as file:
+            for line in file:
+                if line != b"\n" or start > 0:  # of no rows at all the file has an empty line
+                    key = self._key(line, start)
+                    if not line.rstrip(b"\r\n").endswith(b"}"):
+                        raise self._damaged(start, "this row is cut off")
+                    if previous is not None and key <= previous:
+                        raise self._damaged(start, f"the row of {key[0]!r} stands behind that of {previous[0]!r}")
+                    previous = key
+                start += len(line)
 
     def find(self, keys: Sequence[Key]) -> Iterator[Context]:
         """Yield the records of those of the keys that are there.
@@ -58,7 +70,7 @@ class OrderedContexts:
             keys: in order, each once.
 
         Raises:
-            UserError: a line that was come upon is no record of this kind or not in order; the message names it.
+            UserError: a line that was come upon is no record of this kind; the message names it.
         """
         with self._path.open("rb", buffering=_BLOCK) as file:
             waiting = [_Range(0, len(keys), 0, os.fstat(file.fileno()).st_size)]
@@ -74,37 +86,32 @@ class OrderedContexts:
 
     def _halves(self, file: IO[bytes], keys: Sequence[Key], one: _Range) -> Sequence[_Range]:
         """Both halves of a range, the second one first; none of one that is to be gone through."""
-        if one.end - one.start <= max(_BLOCK, _DENSE * (one.last - one.first)):
+        if one.end - one.start <= max(_BLOCK, _DENSE * one.length * (one.last - one.first)):
             return ()
         file.seek((one.start + one.end) // 2 - 1)
         middle = file.tell() + len(file.readline())
         if middle >= one.end:  # a line has all of this half
             return ()
-        key = self._key(file.readline(), middle)
-        if (one.floor is not None and key <= one.floor) or (one.ceiling is not None and key >= one.ceiling):
-            raise self._disordered(middle)
-        split = bisect_left(keys, key, one.first, one.last)
+        line = file.readline()
+        split = bisect_left(keys, self._key(line, middle), one.first, one.last)
         return (
-            _Range(split, one.last, middle, one.end, key, one.ceiling),
-            _Range(one.first, split, one.start, middle, one.floor, key),
+            _Range(split, one.last, middle, one.end, len(line)),
+            _Range(one.first, split, one.start, middle, len(line)),
         )
 
     def _among(self, file: IO[bytes], keys: Sequence[Key], start: int, end: int) -> Iterator[Context]:
         """As :meth:`find`, of a range, whose lines are gone through."""
-        wanted, previous = set(keys), None
+        wanted = set(keys)
         file.seek(start)
-        while start < end and (previous is None or previous < keys[-1]):
+        while start < end and wanted:
             line = file.readline()
-            if line.strip():  # of no rows at all the file has an empty line
-                key = self._key(line, start)
-                if previous is not None and key <= previous:
-                    raise self._disordered(start)
-                if key in wanted:
-                    try:
-                        yield self._kind.parse(line.decode())
-                    except ValueError as error:
-                        raise self._damaged(start, error) from None
-                previous = key
+            key = self._key(line, start) if line != b"\n" else None
+            if key in wanted:
+                wanted.remove(key)
+                try:
+                    yield self._kind.parse(line.decode())
+                except ValueError as error:
+                    raise self._damaged(start, error) from None
             start += len(line)
 
     def _key(self, line: bytes, start: int) -> Key:
@@ -113,10 +120,7 @@ class OrderedContexts:
         except ValueError as error:  # a UnicodeDecodeError is a ValueError
             raise self._damaged(start, error) from None
 
-    def _disordered(self, start: int) -> UserError:
-        return self._damaged(start, "this row is not in the order of the others")
-
-    def _damaged(self, start: int, trouble: object) -> UserError:
+    def _damaged(self, start: int, trouble: object) -> Exception:
         """The error of the line that begins at a byte."""
         number = 1
         with self._path.open("rb") as file:

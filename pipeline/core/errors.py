@@ -25,6 +25,11 @@ def damaged(place: object, trouble: object, stage: str) -> UserError:
     return UserError(f"{place}: {trouble}; to write the file again: dvc repro --force --single-item {stage}")
 
 
+def absent(path: object, stage: str) -> UserError:
+    """The error of a file that is not there, as the stage that writes it has not run."""
+    return UserError(f"{path}: no such file; run the stage that writes it: dvc repro {stage}")
+
+
 def run_cli(main: Callable[[], int | None], about: str | None = None) -> NoReturn:
     """Run `main` and exit with its status: 2 and the message for a :class:`UserError`, 130 for Ctrl-C, 143 for SIGTERM.
 

@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path, PurePath
 from typing import IO, Any, NamedTuple
 
-from pipeline.core.errors import UserError
+from pipeline.core.errors import UserError, absent
 
 
 @contextmanager
@@ -121,7 +121,7 @@ def read_json(path: Path, stage: str) -> dict[str, Any]:
     try:
         value = json.loads(contents(path))
     except FileNotFoundError:
-        raise UserError(f"{path}: no such file; run the stage that writes it: dvc repro {stage}") from None
+        raise absent(path, stage) from None
     except ValueError as error:
         raise UserError(
             f"{path}: not JSON ({error}); run the stage that writes it again: dvc repro --force --single-item {stage}"
@@ -165,7 +165,7 @@ def numbered_lines(path: str | os.PathLike[str]) -> Iterator[tuple[int, str]]:
     Raises:
         UserError: the file is missing, is no file, cannot be read or is not UTF-8; the message names file and line.
     """
-    with _opened(path) as file:
+    with opened(path) as file:
         yield from decoded_lines(file, str(path))
 
 
@@ -197,7 +197,7 @@ def pieces(path: str | os.PathLike[str], after: Callable[[bytes, int], int] = af
         after: where a piece may end, as far behind a byte as possible: 0 where it may not, and is to be longer.
     """
     number, data = 1, b""
-    with _opened(path) as file:
+    with opened(path) as file:
         while block := file.read(PIECE_BYTES):
             data, start = data + block, len(data)
             if end := after(data, start):
@@ -208,13 +208,14 @@ def pieces(path: str | os.PathLike[str], after: Callable[[bytes, int], int] = af
 
 
 @contextmanager
-def _opened(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
+def opened(path: str | os.PathLike[str], stage: str | None = None) -> Iterator[IO[bytes]]:
+    """Open a file for reading; raises as :func:`numbered_lines`, of one that `stage` is to write as :func:`absent`."""
     try:
         require_regular(path)
         with open(path, "rb") as file:
             yield file
     except FileNotFoundError:
-        raise UserError(f"{path}: no such file") from None
+        raise UserError(f"{path}: no such file") if stage is None else absent(path, stage) from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from None
 

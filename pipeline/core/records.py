@@ -15,7 +15,7 @@ from typing import Annotated, Any, ClassVar, Literal, TypeVar
 from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
 from typing_extensions import TypedDict  # pydantic asks for this one before Python 3.12
 
-from pipeline.core.errors import UserError, damaged
+from pipeline.core.errors import absent, damaged
 from pipeline.core.files import atomic_write, contents, numbered_lines, write_json
 
 T = TypeVar("T")
@@ -384,7 +384,7 @@ def read(path: str | os.PathLike[str], record: type[T], stage: str) -> Iterator[
         UserError: the file is missing, or a line is no such record; the message names file, line and stage.
     """
     if not os.path.exists(path):
-        raise UserError(f"{path}: no such file; run the stage that writes it: dvc repro {stage}")
+        raise absent(path, stage)
     return parsed(numbered_lines(path), record, path, stage)
 
 
@@ -464,7 +464,7 @@ def read_one(path: Path, record: Any, stage: str) -> Any:
     try:
         return adapter(record).validate_json(contents(path))
     except FileNotFoundError:
-        raise UserError(f"{path}: no such file; run the stage that writes it: dvc repro {stage}") from None
+        raise absent(path, stage) from None
     except ValidationError as error:
         raise damaged(path, mistakes(error), stage) from None
 

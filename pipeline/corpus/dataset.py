@@ -3,6 +3,7 @@
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -47,15 +48,20 @@ def each_of_split(data: DataParams, split: PostSplit, odd: Counter[str] | None =
 def of_files(data: DataParams, split: PostSplit, odd: Counter[str]) -> Iterator[Post]:
     """As :func:`each_of_split`, ids as they are."""
     given = ((source.path, post) for source in sources(data, split) for post in source.posts(odd))
-    return limited(alike(given, split), data, odd)
+    return read_of(limited(alike(given, split), data, odd), split, odd)
+
+
+def read_of(posts: Iterable[Post], split: PostSplit, odd: Counter[str]) -> Iterator[Post]:
+    """The posts of a split without labels that are not read there, which are counted."""
+    for post in posts:
+        if split == "unlabelled" and post.labels is not None:
+            odd["labels_not_read"] += 1
+            post = replace(post, labels=None)
+        yield post
 
 
 def sources(data: DataParams, split: PostSplit) -> Iterator[Source]:
-    """The files of one split, each with its reader.
-
-    Raises:
-        UserError: as they are gone through: the format of a file cannot be told, as it cannot be read.
-    """
+    """The files of one split, each with its reader."""
     if split == "unlabelled":
         yield from (unlabelled.source(data.root / name, data) for name in data.unlabelled)
         return

@@ -277,7 +277,7 @@ class Throughout:
 
     Attributes:
         posts: how many there are.
-        such: how many of them are like that.
+        such: how many of them are like that; those behind one that is not need not be looked at.
     """
 
     posts: int = 0

@@ -2,9 +2,8 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from pipeline.core.files import Piece, pieces
 from pipeline.core.records import Post
@@ -19,17 +18,15 @@ class Source:
         path: the file.
         read: reads it: the function `each` of a reader, given its options.
         after: where a piece of it may end, as of :func:`pipeline.core.files.pieces`; None: it is read whole.
-        unlabelled: whether labels in it are not read.
     """
 
     path: Path
     read: Callable[..., Iterator[Post]]
     after: Callable[[bytes, int], int] | None = None
-    unlabelled: bool = False
 
     def posts(self, odd: Counter[str]) -> Iterator[Post]:
         """The posts of the file; what is odd is counted. Raises UserError as its reader does."""
-        return self._read(odd)
+        return self.read(self.path, odd=odd)
 
     def pieces(self) -> Iterator[Piece]:
         """The file in pieces."""
@@ -42,11 +39,4 @@ class Source:
         Raises:
             UserError: something is wrong with it; what, :meth:`posts` says of the file as a whole.
         """
-        return self._read(odd, portion=portion)
-
-    def _read(self, odd: Counter[str], **options: Any) -> Iterator[Post]:
-        for post in self.read(self.path, odd=odd, **options):
-            if self.unlabelled:
-                odd["labels_not_read"] += post.labels is not None
-                post = replace(post, labels=None)
-            yield post
+        return self.read(self.path, odd=odd, portion=portion)

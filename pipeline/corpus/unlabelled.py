@@ -6,6 +6,7 @@ have labelled posts in one format and others in another. Labels that are there a
 
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -25,7 +26,7 @@ _BY_NAME: dict[str, Callable[..., Iterator[Post]]] = {".jsonl": jsonl.each, ".cs
 
 
 def source(path: Path, data: DataParams) -> Source:
-    """A file of `data.unlabelled`, and its reader.
+    """A file of `data.unlabelled`, and its reader; one that cannot be read is an error once it is.
 
     A name that ends in .jsonl is JSON Lines, one in .csv a CSV file, one in .parquet a Parquet file. Any other file is
     CoNLL-like where a line begins with ``IMGID:`` or holds a tab, else a text with a post a line, without pictures.
@@ -33,22 +34,20 @@ def source(path: Path, data: DataParams) -> Source:
     Args:
         path: the file.
         data: how its posts are written.
-
-    Raises:
-        UserError: the file is missing or cannot be read.
     """
     options: dict[str, Any] = {"scheme": data.scheme, "image_name": data.image_name, "types": data.types}
     ending = path.suffix.lower()
     if (read := _BY_NAME.get(ending)) is not None:
-        return Source(path, partial(read, **options), after_line if ending == ".jsonl" else None, unlabelled=True)
+        return Source(path, partial(read, **options), after_line if ending == ".jsonl" else None)
     if any(line.lstrip("\ufeff").startswith("IMGID:") or "\t" in line.strip("\t") for line in _first_lines(path)):
         read = partial(conll.each, label_column=data.label_column, **options)
-        return Source(path, read, conll.after_post, unlabelled=True)
-    return Source(path, each_of_text, after_line, unlabelled=True)
+        return Source(path, read, conll.after_post)
+    return Source(path, each_of_text, after_line)
 
 
-def _first_lines(path: Path) -> list[str]:
-    return [line for _, line in islice(numbered_lines(path), _LOOKED_AT)]
+def _first_lines(path: Path) -> Iterator[str]:
+    with suppress(UserError):
+        yield from (line for _, line in islice(numbered_lines(path), _LOOKED_AT))
 
 
 def each_of_text(

@@ -1,6 +1,6 @@
 """A cluster, for whatever is read there: connecting to it, how many tasks at once, what became of one.
 
-What tasks do is left to :mod:`pipeline.engine.worker` and :mod:`pipeline.engine.images`.
+What tasks do is left to :mod:`pipeline.engine.worker`, and to what :mod:`pipeline.engine.in_order` serves.
 """
 
 import os
@@ -28,7 +28,7 @@ _AHEAD = 2  # tasks under way or waiting, for each that can run at once
 _CONNECT_SECONDS = 10.0
 _CLUSTERS = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"  # the name is of where its default is off; Linux heeds it, too
 _ANOTHER = "Version mismatch:"  # as Ray says it, where a driver is not as its cluster
-_SAID = ("failed to import on the worker", "No module named 'pipeline'")  # by Ray, where it has none of our modules
+_SAID = ("failed to import on the worker", "No module named 'pipeline")  # by Ray, where it has none of our modules
 
 
 class Lost(NamedTuple):

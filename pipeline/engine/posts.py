@@ -15,7 +15,7 @@ from typing import NamedTuple
 from pipeline.core.errors import UserError
 from pipeline.core.files import Piece
 from pipeline.corpus.counts import Counts
-from pipeline.corpus.dataset import alike, of_files, sources
+from pipeline.corpus.dataset import alike, of_files, read_of, sources
 from pipeline.corpus.described import Described, describe
 from pipeline.corpus.reading import Portion, Throughout
 from pipeline.corpus.sources import Source
@@ -39,9 +39,9 @@ def posts(
     Raises:
         UserError: as of :func:`pipeline.corpus.dataset.of_files`; there is no cluster, or its workers are lost.
     """
-    if ray is None or data.limit is not None or not worthwhile(source.path for source in sources(data, split)):
+    if ray is None or data.limit is not None or not worthwhile(data.files(split)):
         return describe(of_files(data, split, odd), counts)
-    return alike(_on_cluster(sources(data, split), odd, counts, ray), split)
+    return alike(_on_cluster(data, split, odd, counts, ray), split)
 
 
 class Read(NamedTuple):
@@ -54,12 +54,12 @@ class Read(NamedTuple):
     wrong: bool = False
 
 
-def read(source: Source, piece: Piece, max_seconds: float) -> Read:
+def read(source: Source, split: PostSplit, piece: Piece, max_seconds: float) -> Read:
     """Read a piece of a file, on a worker."""
     portion, odd, counts = Portion(piece), Counter[str](), Counts()
     with timed(max_seconds):
         try:
-            found = list(describe(source.posts_of(portion, odd), counts))
+            found = list(describe(read_of(source.posts_of(portion, odd), split, odd), counts))
         except UserError:
             return Read([], Counts(), Counter(), Throughout(), wrong=True)
     return Read(found, counts, odd, portion.throughout)
@@ -67,10 +67,11 @@ def read(source: Source, piece: Piece, max_seconds: float) -> Read:
 
 @dataclass(slots=True, eq=False)
 class _File:
-    """A file that is being read: how many posts it had so far, and how they are."""
+    """A file that is being read: how many posts it had so far, how they are, and the error that was the end of it."""
 
     source: Source
     posts: int = 0
+    error: UserError | None = None
     throughout: Throughout = field(default_factory=Throughout)
 
     def named(self, found: Iterable[Described]) -> Iterator[Described]:
@@ -86,13 +87,16 @@ class _File:
 
 
 def _on_cluster(
-    given: Iterable[Source], odd: Counter[str], counts: Counts, ray: RayExecution
+    data: DataParams, split: PostSplit, odd: Counter[str], counts: Counts, ray: RayExecution
 ) -> Iterator[tuple[Path, Described]]:
-    for file, answer in in_order(_units(given, ray), Tasks("posts", read, os.getcwd(), ray)):
+    for file, answer in in_order(_units(data, split, ray), Tasks("posts", read, os.getcwd(), ray)):
         path = file.source.path
+        if file.error is not None and answer is None:
+            raise file.error
         if answer is None:
             if file.source.after is None:
-                yield from ((path, post) for post in describe(file.source.posts(odd), counts))
+                given = read_of(file.source.posts(odd), split, odd)
+                yield from ((path, post) for post in describe(given, counts))
             elif file.throughout.holds:
                 file.refuse()
             continue
@@ -105,11 +109,17 @@ def _on_cluster(
         yield from ((path, post) for post in file.named(answer.posts))
 
 
-def _units(given: Iterable[Source], ray: RayExecution) -> Iterator[Unit[_File]]:
-    """The pieces of files that are read in pieces, and of each file one without a task, at its end."""
-    for source in given:
+def _units(data: DataParams, split: PostSplit, ray: RayExecution) -> Iterator[Unit[_File]]:
+    """The pieces of files that are read in pieces, and of each file one without a task, at its end.
+
+    Units are asked for ahead of their answers: so the error of a file is kept until those before it have been read.
+    """
+    for source in sources(data, split):
         file = _File(source)
-        for piece in source.pieces() if source.after is not None else ():
-            called = f"of {source.path} from line {piece.number:,} on"
-            yield Unit(file, (source, piece, ray.max_seconds), called)
+        try:
+            for piece in source.pieces() if source.after is not None else ():
+                called = f"of {source.path} from line {piece.number:,} on"
+                yield Unit(file, (source, split, piece, ray.max_seconds), called)
+        except UserError as error:
+            file.error = error
         yield Unit(file, None, str(source.path))

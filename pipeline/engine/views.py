@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from pipeline.contexts.found import FoundWords, file_of
 from pipeline.core import records
-from pipeline.core.errors import UserError
+from pipeline.core.errors import UserError, absent
 from pipeline.core.files import Piece, pieces
 from pipeline.core.records import Post
 from pipeline.engine.in_order import Tasks, Unit, in_order, worthwhile
@@ -31,27 +31,25 @@ class Made(NamedTuple):
     error: str = ""
 
 
-def views(posts: Path, split: str, contexts: Path, template: ViewsParams, ray: RayExecution | None) -> Iterator[Made]:
+def views(posts: Path, split: str, found: FoundWords, ray: RayExecution | None) -> Iterator[Made]:
     """Yield the views of a split in order, shard by shard.
 
     Args:
         posts: the file of its posts.
         split: which.
-        contexts: the folder of the files of contexts.
-        template: puts these into words.
+        found: the contexts.
         ray: the cluster whose workers make those of large files; None: this process makes them.
 
     Raises:
         UserError: a file is missing or malformed; there is no cluster, its workers are lost, or see other files.
     """
     if not posts.exists():
-        raise UserError(f"{posts}: no such file; run the stage that writes it: dvc repro posts")
-    found = FoundWords(contexts, template)
+        raise absent(posts, "posts")
     if ray is None or not worthwhile([posts]):
         yield from (_made(posts, piece, split, found) for piece in pieces(posts))
         return
-    told = {str(path): _told(path) for path in (file_of(contexts, kind) for kind in template.kinds)}
-    order = Order(os.getcwd(), posts, split, contexts, template, told, ray.max_seconds)
+    told = {str(path): _told(path) for path in (file_of(found.folder, kind) for kind in found.template.kinds)}
+    order = Order(os.getcwd(), posts, split, found.folder, found.template, told, ray.max_seconds)
     units = (Unit(None, (order, piece), f"of {posts} from line {piece.number:,} on") for piece in pieces(posts))
     for _, made in in_order(units, Tasks("views", make, order.folder, ray)):
         if made.error:
@@ -64,7 +62,8 @@ class Order(NamedTuple):
 
     Attributes:
         folder: the project's on every node.
-        posts, split, contexts, template: as of :func:`views`.
+        posts, split: as of :func:`views`.
+        contexts, template: as of :class:`pipeline.contexts.found.FoundWords`.
         told: of each file of contexts what tells it from another.
         max_seconds: after which the worker is killed.
     """
@@ -89,7 +88,7 @@ def make(order: Order, piece: Piece) -> Made:
                         f"views: node {platform.node()} does not see the {path} that this machine sees; have data/ on "
                         "a file system that all nodes share, or run this stage with execution.engine: local"
                     )
-            return _made(order.posts, piece, order.split, FoundWords(order.contexts, order.template))
+            return _made(order.posts, piece, order.split, FoundWords(order.contexts, order.template, known=True))
         except UserError as error:
             return Made([], 0, str(error))
 
@@ -101,13 +100,14 @@ def _made(posts: Path, piece: Piece, split: str, found: FoundWords) -> Made:
 
 
 def _told(path: Path) -> str:
-    """What tells a file from another: its size, and what is at its ends."""
-    if not path.exists():
-        return "missing"
-    with path.open("rb") as file:
-        size = file.seek(0, os.SEEK_END)
-        found = hashlib.blake2b(str(size).encode())
-        for place in (0, max(0, size - _END)):
-            file.seek(place)
-            found.update(file.read(_END))
+    """What tells a file from another: its size, and what is at its ends; empty where it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            found = hashlib.blake2b(str(size).encode())
+            for place in (0, max(0, size - _END)):
+                file.seek(place)
+                found.update(file.read(_END))
+    except OSError:
+        return ""
     return found.hexdigest()

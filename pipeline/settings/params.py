@@ -163,7 +163,7 @@ class DataParams(Section):
             raise ValueError("listing: names a file, but data.images says of no place where the pictures lie")
         return self
 
-    def files(self, split: Split) -> list[Path]:
+    def files(self, split: "PostSplit") -> list[Path]:
         """The text files of one split."""
         return [self.root / name for name in getattr(self, split)]
 

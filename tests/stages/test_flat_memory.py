@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.contexts.found import FoundWords
 from pipeline.core import files, records
 from pipeline.core.records import Post
 from pipeline.core.scratch import Sorted
@@ -87,7 +88,7 @@ def test_views(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
                 )
         names = (Post(f"{number}", ["x"], None, [f"{number:09}.jpg"]) for number in range(count))
         records.write(tmp_path / "train.jsonl", names)
-        made = views(tmp_path / "train.jsonl", "train", tmp_path, template(("captions",)), None)
+        made = views(tmp_path / "train.jsonl", "train", FoundWords(tmp_path, template(("captions",))), None)
         for view in (json.loads(line) for shard in made for line in shard.lines):
             assert view["context"].endswith(f"beach {view['id']}")
 

@@ -1,5 +1,6 @@
 """Context records are found in the file itself: all that are wanted, by a few reads, and none out of order."""
 
+import os
 import random
 from dataclasses import fields
 from pathlib import Path
@@ -77,35 +78,65 @@ def test_a_few_rows_of_a_large_file_cost_a_few_reads(tmp_path: Path) -> None:
     assert len(kind.asked) < 6000, "what stands together is gone through"
 
 
+def test_rows_of_any_length_that_stand_together_are_gone_through(tmp_path: Path) -> None:
+    path, names = tmp_path / "captions.jsonl", [f"{number:06}.jpg" + "x" * 3000 for number in range(500)]
+    kind = counting(write(path, names))
+    assert len(list(OrderedContexts(path, kind).find([(name, "") for name in names]))) == 500
+    assert len(kind.asked) < 520
+
+
 def test_a_file_of_nothing_has_nothing(tmp_path: Path) -> None:
     path = tmp_path / "captions.jsonl"
     contexts = OrderedContexts(path, write(path, []))
     assert path.read_bytes() == b"\n"
+    contexts.require()
     assert list(contexts.find([("a", "")])) == []
 
 
-def test_what_is_wrong_with_a_row_is_said_with_its_number(tmp_path: Path) -> None:
+def test_a_file_that_is_not_as_it_was_written_is_refused_with_the_line(tmp_path: Path) -> None:
     path, names = tmp_path / "captions.jsonl", [f"{number:05}.jpg" for number in range(2000)]
     contexts = OrderedContexts(path, write(path, names))
+    contexts.require()
     lines = path.read_bytes().splitlines()
-    wanted = [(name, "") for name in names]
     bad = {
-        b'{"image": 3}': r"captions\.jsonl:1235: .*image.*; to write the file again: dvc repro .* captions$",
-        b'{"image": "01234.jpg", ': r"captions\.jsonl:1235: .*JSON",
-        b'{"image": "\xff", ': r"captions\.jsonl:1235: .*utf-8",
-        lines[1230]: r"captions\.jsonl:1235: this row is not in the order of the others",
-        lines[1240]: r"captions\.jsonl:1236: this row is not in the order of the others",
+        b'{"image": 3}': r":1235: .*image.*; to write the file again: dvc repro .* captions$",
+        b'{"image": "01234.jpg", ': r":1235: this row is cut off; to write the file again",
+        b'{"image": "\xff", ': r":1235: .*utf-8",
+        b"": r":1235: .*JSON",
+        b"\xef\xbb\xbf" + lines[1234]: r":1235: .*JSON",
+        lines[1230]: r":1235: the row of '01230.jpg' stands behind that of '01233.jpg'",
+        lines[1240]: r":1236: the row of '01235.jpg' stands behind that of '01240.jpg'",
+        lines[1233]: r":1235: the row of '01233.jpg' stands behind that of '01233.jpg'",
     }
     for line, message in bad.items():
         path.write_bytes(b"\n".join([*lines[:1234], line, *lines[1235:], b""]))
-        with pytest.raises(UserError, match=message):
-            list(contexts.find(wanted))
+        with pytest.raises(UserError, match="captions\\.jsonl" + message):
+            contexts.require()
+    path.write_bytes(b"\n".join([*lines[1000:], *lines[:1000], b""]))
+    with pytest.raises(UserError, match=r"captions\.jsonl:1001: the row of '00000\.jpg' stands behind that of '01999"):
+        contexts.require()
 
 
-def test_rows_in_another_order_are_refused_when_few_are_wanted_as_well(tmp_path: Path) -> None:
-    path, names = tmp_path / "captions.jsonl", [f"{number:05}.jpg" for number in range(5000)]
+def test_what_is_no_record_is_said_once_it_is_wanted(tmp_path: Path) -> None:
+    path, names = tmp_path / "captions.jsonl", [f"{number:05}.jpg" for number in range(2000)]
     contexts = OrderedContexts(path, write(path, names))
     lines = path.read_bytes().splitlines()
-    path.write_bytes(b"\n".join([*reversed(lines), b""]))
-    with pytest.raises(UserError, match=r"captions\.jsonl:\d+: this row is not in the order of the others"):
-        list(contexts.find([(names[77], "")]))
+    lines[1234] = b'{"image": "01234.jpg", "sha256": 3}'
+    path.write_bytes(b"\n".join([*lines, b""]))
+    contexts.require()
+    with pytest.raises(UserError, match=r"captions\.jsonl:1235: sha256: .*; to write the file again"):
+        list(contexts.find([("01234.jpg", "")]))
+
+
+def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "captions.jsonl"
+    contexts = OrderedContexts(path, TEXT_KINDS["captions"])
+    with pytest.raises(UserError, match=r"captions\.jsonl: no such file; run the stage .*: dvc repro captions$"):
+        contexts.require()
+    path.mkdir()
+    with pytest.raises(UserError, match=r"captions\.jsonl: a folder; expected a file"):
+        contexts.require()
+    path.rmdir()
+    os.mkfifo(path)
+    with pytest.raises(UserError, match=r"captions\.jsonl: a named pipe; expected a file"):
+        contexts.require()

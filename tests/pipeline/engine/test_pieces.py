@@ -29,8 +29,8 @@ WRONG = ["no label", "\tO", "x\tB-", "IMGID:", "# \u00e9 amid"]
 
 
 def in_turn(units: Iterable[Unit[Any]], tasks: Tasks) -> Iterator[tuple[Any, Any]]:
-    """What workers give, one after another, by way of bytes."""
-    for unit in units:
+    """What workers give, one after another, by way of bytes; units are asked for ahead, as there."""
+    for unit in list(units):
         arguments = unit.arguments
         yield unit.of, None if arguments is None else pickle.loads(pickle.dumps(tasks.run(*arguments)))  # noqa: S301
 
@@ -151,6 +151,18 @@ def test_labels_in_some_posts_of_a_split_and_bytes_that_are_no_text(
     assert "a.txt: no such file" in same(data, "train", monkeypatch)
 
 
+def test_of_two_files_that_are_wrong_the_first_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a.txt").write_text("Rome\n" * 300, encoding="utf-8")
+    (tmp_path / "c.txt").write_bytes(b"in R\xe9me\n")
+    data = DataParams(root=tmp_path, train=["a.txt", "b.txt"], unlabelled=["a.txt", "c.txt", "b.txt"])
+    assert "b.txt: no such file" in same(data, "train", monkeypatch)
+    assert "a.txt: every line is one token" in same(data, "unlabelled", monkeypatch)
+    (tmp_path / "a.txt").write_text("Rome\tB-\n", encoding="utf-8")
+    assert "a.txt:1: " in same(data, "train", monkeypatch)
+    (tmp_path / "a.txt").write_text("in Rome\n", encoding="utf-8")
+    assert "c.txt:1: not UTF-8" in same(data, "unlabelled", monkeypatch)
+
+
 def test_other_formats_and_a_limit_are_read_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "a.csv").write_text("id,text\n" + "".join(f"{n},in Rome\n" for n in range(30)), encoding="utf-8")
     (tmp_path / "a.txt").write_text("IMGID:1\nRome\tB-LOC\n\n" * 20, encoding="utf-8")
@@ -158,6 +170,8 @@ def test_other_formats_and_a_limit_are_read_here(tmp_path: Path, monkeypatch: py
     lines, report = same(DataParams(root=tmp_path, train=["a.txt"], limit=7), "train", monkeypatch)
     assert (len(lines), report["splits"]["train"]["posts"]) == (7, 7)
     assert report["splits"]["train"]["odd"]["beyond_limit"] == 13
+    _, report = same(DataParams(root=tmp_path, unlabelled=["a.txt"], limit=7), "unlabelled", monkeypatch)
+    assert report["splits"]["unlabelled"]["odd"]["labels_not_read"] == 7
 
 
 def test_a_file_that_changes_under_the_readers_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

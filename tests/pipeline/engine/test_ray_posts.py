@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.contexts.found import file_of
+from pipeline.contexts.found import FoundWords, file_of
 from pipeline.core import files, records
 from pipeline.core.errors import UserError
 from pipeline.core.files import Piece
@@ -22,7 +22,7 @@ from pipeline.corpus.dataset import settled
 from pipeline.corpus.report import Report
 from pipeline.corpus.sources import Source
 from pipeline.engine import in_order, posts, views
-from pipeline.settings.params import DataParams, RayExecution
+from pipeline.settings.params import DataParams, PostSplit, RayExecution
 from tests.pipeline.contexts.test_template import views as template
 from tests.pipeline.engine.clustered import NEEDED
 
@@ -62,7 +62,7 @@ class Project:
         return [post.line for post in report.noted("train", settled(given, "train", odd))], report.found({"train": odd})
 
     def view(self, ray: RayExecution | None) -> tuple[list[str], int]:
-        made = list(views.views(self.posts, "train", self.folder, TEMPLATE, ray))
+        made = list(views.views(self.posts, "train", FoundWords(self.folder, TEMPLATE), ray))
         return [line for shard in made for line in shard.lines], sum(shard.with_context for shard in made)
 
 
@@ -75,13 +75,13 @@ def order(project: Project, folder: str) -> views.Order:
     return views.Order(folder, project.posts, "train", project.folder, TEMPLATE, {}, 60.0)
 
 
-def read_or_die(source: Source, piece: Piece, max_seconds: float) -> posts.Read:
+def read_or_die(source: Source, split: PostSplit, piece: Piece, max_seconds: float) -> posts.Read:
     """As of the engine, but that the first worker with a certain piece dies of it."""
     mark = source.path.with_name("mark")
     if piece.number > DEADLY and not mark.exists():
         mark.touch()
         os.kill(os.getpid(), signal.SIGKILL)
-    return posts.read(source, piece, max_seconds)
+    return posts.read(source, split, piece, max_seconds)
 
 
 def make_alone(order: views.Order, piece: Piece) -> views.Made:
