@@ -66,6 +66,9 @@ class FoundWords:
         views: the template; it says which kinds are read.
         known: whether the files are known to be whole and in order.
 
+    Attributes:
+        folder, template: the first two.
+
     Raises:
         UserError: a file is missing, or not as its stage has written it; the message names file and line.
     """

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, NamedTuple
 
-from pipeline.core.errors import damaged
+from pipeline.core.errors import UserError, damaged
 from pipeline.core.files import opened
 from pipeline.core.kinds import Key, TextKind
 from pipeline.core.records import Context
@@ -46,7 +46,7 @@ class OrderedContexts:
         self._path, self._kind = path, kind
 
     def require(self) -> None:
-        """See that the file is one that the stage has written: whole records, in order.
+        """See that the file is one that the stage has written: lines that begin and end as records do, in order.
 
         Raises:
             UserError: it is missing or cannot be read, or a line has no key, is cut off or not in order.
@@ -56,7 +56,7 @@ class OrderedContexts:
             for line in file:
                 if line != b"\n" or start > 0:  # of no rows at all the file has an empty line
                     key = self._key(line, start)
-                    if not line.rstrip(b"\r\n").endswith(b"}"):
+                    if not line.endswith(b"}\n"):
                         raise self._damaged(start, "this row is cut off")
                     if previous is not None and key <= previous:
                         raise self._damaged(start, f"the row of {key[0]!r} stands behind that of {previous[0]!r}")
@@ -67,7 +67,7 @@ class OrderedContexts:
         """Yield the records of those of the keys that are there.
 
         Args:
-            keys: in order, each once.
+            keys: in order, each once; so is the file, as :meth:`require` sees to.
 
         Raises:
             UserError: a line that was come upon is no record of this kind; the message names it.
@@ -120,7 +120,7 @@ class OrderedContexts:
         except ValueError as error:  # a UnicodeDecodeError is a ValueError
             raise self._damaged(start, error) from None
 
-    def _damaged(self, start: int, trouble: object) -> Exception:
+    def _damaged(self, start: int, trouble: object) -> UserError:
         """The error of the line that begins at a byte."""
         number = 1
         with self._path.open("rb") as file:

@@ -83,7 +83,7 @@ def make(order: Order, piece: Piece) -> Made:
         try:
             enter(order.folder)
             for path, told in order.told.items():
-                if _told(Path(path)) != told:
+                if not told or _told(Path(path)) != told:
                     raise UserError(
                         f"views: node {platform.node()} does not see the {path} that this machine sees; have data/ on "
                         "a file system that all nodes share, or run this stage with execution.engine: local"
