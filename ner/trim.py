@@ -124,9 +124,14 @@ def _special(config: Any) -> Iterator[int]:
             yield from (number for number in (given if isinstance(given, list) else [given]) if number is not None)
 
 
+def _writing(views: Iterable[View]) -> Writing:
+    """How the labelled ones write mentions and hashtags, as a tagger that is trained on them does."""
+    return Writing(marks.count(view.tokens for view in views if view.labels is not None))
+
+
 def _as_tagged(views: Sequence[View]) -> Iterator[View]:
-    """Those of the views whose mentions or hashtags are written otherwise than most labelled ones have them."""
-    writing = Writing(marks.count(view.tokens for view in views if view.labels is not None))
+    """Those of the views whose mentions or hashtags a tagger writes otherwise, written so."""
+    writing = _writing(views)
     for view in views:
         if (found := writing.adapt(view.tokens)) is not None:
             yield replace(view, tokens=found[0], labels=None)
@@ -201,7 +206,7 @@ def read_views(folder: Path, texts: Iterable[Path], *, test: bool) -> list[View]
     views = [view for path in files for view in records.read(path, View, "views")]
     if not views:
         raise UserError(f"{folder}: no views here; run dvc repro views, or name another folder in --views")
-    writing = Writing(marks.count(view.tokens for view in views if view.labels is not None))
+    writing = _writing(views)
     for path in texts:
         lines = (line for _, line in numbered_lines(path) if line.strip())
         views += (View("-", [token for token, _ in writing.split(line)], None, line) for line in lines)

@@ -189,15 +189,18 @@ def after_line(data: bytes, start: int) -> int:
     return data.rfind(b"\n", start) + 1
 
 
-def pieces(path: str | os.PathLike[str], after: Callable[[bytes, int], int] = after_line) -> Iterator[Piece]:
+def pieces(
+    path: str | os.PathLike[str], after: Callable[[bytes, int], int] = after_line, stage: str | None = None
+) -> Iterator[Piece]:
     """A file in pieces of :data:`PIECE_BYTES`; raises as :func:`numbered_lines`.
 
     Args:
         path: the file.
         after: where a piece may end, as far behind a byte as possible: 0 where it may not, and is to be longer.
+        stage: that writes the file, where one does.
     """
     number, data = 1, b""
-    with opened(path) as file:
+    with opened(path, stage) as file:
         while block := file.read(PIECE_BYTES):
             data, start = data + block, len(data)
             if end := after(data, start):

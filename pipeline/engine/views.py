@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from pipeline.contexts.found import FoundWords, file_of
 from pipeline.core import records
-from pipeline.core.errors import UserError, absent
+from pipeline.core.errors import UserError
 from pipeline.core.files import Piece, pieces
 from pipeline.core.records import Post
 from pipeline.engine.in_order import Tasks, Unit, in_order, worthwhile
@@ -43,14 +43,13 @@ def views(posts: Path, split: str, found: FoundWords, ray: RayExecution | None) 
     Raises:
         UserError: a file is missing or malformed; there is no cluster, its workers are lost, or see other files.
     """
-    if not posts.exists():
-        raise absent(posts, "posts")
+    given = pieces(posts, stage="posts")
     if ray is None or not worthwhile([posts]):
-        yield from (_made(posts, piece, split, found) for piece in pieces(posts))
+        yield from (_made(posts, piece, split, found) for piece in given)
         return
     told = {str(path): _told(path) for path in (file_of(found.folder, kind) for kind in found.template.kinds)}
     order = Order(os.getcwd(), posts, split, found.folder, found.template, told, ray.max_seconds)
-    units = (Unit(None, (order, piece), f"of {posts} from line {piece.number:,} on") for piece in pieces(posts))
+    units = (Unit(None, (order, piece), f"of {posts} from line {piece.number:,} on") for piece in given)
     for _, made in in_order(units, Tasks("views", make, order.folder, ray)):
         if made.error:
             raise UserError(made.error)

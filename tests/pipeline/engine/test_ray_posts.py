@@ -128,6 +128,13 @@ def test_what_is_wrong_with_a_line_of_posts_is_said_with_its_number(project: Pro
     assert made.error.startswith(f"{project.posts}:41: tokens: missing")
 
 
+def test_posts_that_are_not_there_are_said_with_their_stage(project: Project) -> None:
+    project.posts.unlink()
+    for ray in (None, RayExecution()):
+        with pytest.raises(UserError, match=r"posts\.jsonl: no such file; run the stage .*: dvc repro posts$"):
+            project.view(ray)
+
+
 @NEEDED
 @pytest.mark.slow
 def test_two_nodes_give_the_bytes_of_the_local_engine(project: Project, cluster: Any) -> None:
